@@ -1,0 +1,5 @@
+"""``python -m clipaffect``."""
+
+from clipaffect.cli import main
+
+main()
