@@ -1,0 +1,239 @@
+"""The command line: one command for each stage, called by the workflow's rules.
+
+A user's mistake prints three lines (what, where, mend) and exits with 2; nothing else does.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from clipaffect.config import load_config, parse_config
+from clipaffect.config.models import Data, Encoder, Faces, Probe, Section, Training
+from clipaffect.errors import UserError
+from clipaffect.store import Store
+from clipaffect.tasks import TASKS, TaskName
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
+)
+store_app = typer.Typer(no_args_is_help=True, help="The work store.")
+app.add_typer(store_app, name="store")
+
+Settings = Annotated[str, typer.Option("--settings", help="The stage's settings as JSON.")]
+Out = Annotated[Path, typer.Option("--out", help="What to write.")]
+StorePath = Annotated[
+    Path, typer.Option("--store", envvar="CLIPAFFECT_STORE", help="The work store's folder.")
+]
+Assets = Annotated[
+    Path, typer.Option("--assets", envvar="CLIPAFFECT_ASSETS", help="Folder of fetched assets.")
+]
+
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+def _section(settings: str, name: str, model: type[SectionType]) -> SectionType:
+    """One section of the settings that a rule passed; the Snakefile has validated them."""
+    return model.model_validate(json.loads(settings)[name])
+
+
+@app.command()
+def fetch_asset(name: str, out: Annotated[Path, typer.Argument()]) -> None:
+    """Fetch one pinned asset into a folder."""
+    from clipaffect import assets
+
+    assets.fetch_asset(name, out)
+
+
+@app.command()
+def index_dataset(
+    settings: Settings, task: Annotated[list[str], typer.Option("--task")], out: Out
+) -> None:
+    """Find videos and annotations; write manifests, labels and a summary."""
+    from clipaffect.dataset.index import index_dataset
+
+    index_dataset(_section(settings, "data", Data), tuple(_task(name) for name in task), out)
+
+
+@app.command()
+def extract_frames(manifest: Path, store: StorePath, out: Out) -> None:
+    """Write the frame index of a shard."""
+    from clipaffect.frames import extract_frames
+
+    extract_frames(manifest, Store(store), out)
+
+
+@app.command()
+def align_faces(
+    settings: Settings, manifest: Path, frames: Path, assets: Assets, store: StorePath, out: Out
+) -> None:
+    """Detect, track, align and crop the faces of a shard."""
+    from clipaffect.faces.stage import align_faces
+
+    align_faces(manifest, frames, _section(settings, "faces", Faces), assets, Store(store), out)
+
+
+@app.command()
+def embed_faces(
+    settings: Settings, manifest: Path, faces: Path, assets: Assets, store: StorePath, out: Out
+) -> None:
+    """Embed the crops of a shard with one encoder."""
+    from clipaffect.embeddings import embed_faces
+
+    crops, encoder = _section(settings, "faces", Faces), _section(settings, "encoder", Encoder)
+    embed_faces(manifest, faces, crops, encoder, assets, Store(store), out)
+
+
+@app.command()
+def build_table(labels: Path, embeddings: list[Path], out: Out) -> None:
+    """Join labels and embeddings into a training table."""
+    from clipaffect.table import build_table
+
+    build_table(labels, embeddings, out)
+
+
+@app.command()
+def train_heads(
+    settings: Settings, task: str, table: Path, part: int, store: StorePath, out: Out
+) -> None:
+    """Train one part of a task's grid of heads."""
+    from clipaffect.training.stage import train_heads
+
+    training = _section(settings, "training", Training)
+    train_heads(table, _task(task), training, part, Store(store), out)
+
+
+@app.command()
+def fit_references(settings: Settings, task: str, encoder: str, table: Path, out: Out) -> None:
+    """Fit the linear probe on one encoder's features."""
+    from clipaffect.evaluation.stage import fit_references
+
+    fit_references(table, _task(task), encoder, _section(settings, "probe", Probe), out)
+
+
+@app.command()
+def evaluate_heads(
+    settings: Settings,
+    task: str,
+    encoder: str,
+    table: Path,
+    out: Out,
+    bundle: Annotated[list[Path], typer.Option("--bundle")],
+    reference: Annotated[list[Path], typer.Option("--reference")],
+) -> None:
+    """Score every head and reference of a task."""
+    from clipaffect.evaluation.stage import evaluate_heads
+
+    training = _section(settings, "training", Training)
+    evaluate_heads(training, encoder, _task(task), table, bundle, reference, out)
+
+
+@app.command()
+def build_report(settings: Settings, results: Path, out: Out) -> None:
+    """Build the report's pages, figures and tables from a results folder."""
+    from clipaffect.report.build import build_report
+
+    build_report(parse_config(json.loads(settings)["config"], "--settings"), results, out)
+
+
+@app.command()
+def first_page(settings: Settings, results: Path, out: Out) -> None:
+    """Write the page that stands while the long work runs: data and coverage."""
+    from clipaffect.report.build import first_page
+
+    first_page(parse_config(json.loads(settings)["config"], "--settings"), results, out)
+
+
+@app.command()
+def check(config: Path) -> None:
+    """Read a configuration and the data it names; say what is wrong, or what was found."""
+    from clipaffect.dataset.aff_wild2 import scan_tree
+
+    loaded = load_config(config)
+    tree = scan_tree(loaded.data, loaded.training.tasks)
+    print(
+        f"{config}: {len(tree.videos)} videos, {len(tree.annotations)} annotation files, no error"
+    )
+
+
+@app.command()
+def docs(root: Annotated[Path, typer.Option(help="The repository's root.")] = Path()) -> None:
+    """Write the pages and the schema that are generated from the code."""
+    from clipaffect.config.reference import write_generated
+
+    for path in write_generated(root):
+        print(path)
+
+
+@app.command()
+def make_data(
+    out: Annotated[Path, typer.Argument(help="Folder for videos/ and annotations/.")],
+    rig: Annotated[Path, typer.Option(help="The head rig.")] = Path("resources/demo/head_rig.npz"),
+    train_people: Annotated[int, typer.Option(min=1)] = 40,
+    validation_people: Annotated[int, typer.Option(min=1)] = 24,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Length of a clip.")] = 8.0,
+    seed: int = 2024,
+    processes: Annotated[int, typer.Option(min=1)] = 1,
+) -> None:
+    """Render a labelled data set of any size, laid out on disk as Aff-Wild2 is."""
+    from clipaffect.demo.generate import generate
+
+    generate(out, rig, train_people, validation_people, seconds, seed, processes)
+
+
+@store_app.command()
+def gc(
+    path: Annotated[Path, typer.Option(help="The store's folder.")] = Path("store"),
+    days: Annotated[float, typer.Option(min=0, help="Keep what was used since.")] = 30.0,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete; without it, only list.")
+    ] = False,
+) -> None:
+    """List (or delete) finished pieces that no present stage would use, and say why."""
+    import shutil
+
+    from clipaffect.stages import VERSIONS
+
+    total = 0
+    for piece in Store(path).unused(VERSIONS, days):
+        print(f"{piece.path}  {piece.bytes / 1e6:.1f} MB  {piece.reason}")
+        total += piece.bytes
+        if delete:
+            shutil.rmtree(piece.path)
+    print(f"{'deleted' if delete else 'would delete'} {total / 1e6:.1f} MB")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run(context: typer.Context) -> None:
+    """Call Snakemake with these arguments; free the lock of a run that was killed."""
+    from clipaffect.launch import launch
+
+    raise typer.Exit(launch(context.args))
+
+
+def _task(name: str) -> TaskName:
+    for known in TASKS:
+        if name == known:
+            return known
+    raise UserError(f"no task is called '{name}'", where="the task", mend=" or ".join(TASKS))
+
+
+def main() -> None:
+    """Run a command; show a user's mistake as a message."""
+    try:
+        app()
+    except UserError as error:
+        text = Text(f"{error.what}\n\nwhere: {error.where}\nmend:  {error.mend}")
+        Console(stderr=True).print(Panel(text, title="cannot go on", border_style="red"))
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

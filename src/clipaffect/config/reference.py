@@ -1,0 +1,122 @@
+"""Write what follows from the models: the JSON schema and the reference page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from clipaffect.config.load import model_in
+from clipaffect.config.models import Config
+from clipaffect.environments import environment_files
+from clipaffect.outcomes import MEANING
+from clipaffect.tables import write_text
+
+HEAD = """# Configuration reference
+
+Generated from `src/clipaffect/config/models.py` by `clipaffect docs`; do not edit by hand.
+A key that is not listed here is refused. Every key has a default, so a configuration names only
+what differs. Numbers may be written as `0.001` or `1e-3`.
+"""
+OUTCOMES_HEAD = """# What becomes of a frame
+
+Generated from `src/clipaffect/outcomes.py` by `clipaffect docs`; do not edit by hand.
+
+No frame is dropped in silence. Every annotated frame, and every frame of every video, keeps its
+row in the tables under `results/<run>/` with one of these statuses, and the report counts them.
+
+| status | meaning |
+|---|---|
+"""
+OUTCOMES_TAIL = """
+What is wrong with the whole tree is an error before any work starts, and names file, line and
+mend:
+
+| found | what is said |
+|---|---|
+| an annotation whose first line is not the task's header | the file, both lines |
+| a row with too few or too many values, or a value out of range | the file and the line |
+| an annotation file with no rows | the file |
+| two video files of one name (`a.mp4` and `a.avi`, or in two folders) | both files |
+| a video annotated in both splits | its name and both files |
+| a file name that is not UTF-8, or has control characters | the name, escaped |
+| no annotation, or no annotated video, for a task | the folder and what was looked for |
+
+Rows beyond the last frame of a video are kept as `beyond_video` (the organisers count one frame
+more than common decoders in some videos). A video with fewer rows than frames is normal: frames
+without a row are not annotated.
+"""
+
+
+def json_schema() -> str:
+    """The JSON schema of the configuration."""
+    return json.dumps(Config.model_json_schema(), indent=2, sort_keys=True) + "\n"
+
+
+def _rows(model: type[BaseModel], prefix: str) -> list[str]:
+    rows: list[str] = []
+    for name, field in model.model_fields.items():
+        key = f"{prefix}{name}"
+        inner = model_in(field.annotation)
+        rows.append(f"| `{key}` | {_default(field)} | {_bounds(field)}{field.description} |")
+        if inner is not None:
+            several = "dict[" in str(field.annotation)
+            rows.extend(_rows(inner, f"{key}.<name>." if several else f"{key}."))
+    return rows
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value: Any = field.get_default(call_default_factory=True)
+    if isinstance(value, (BaseModel, dict)):
+        return "see below"
+    if isinstance(value, tuple):
+        value = list(value)
+    return f"`{json.dumps(value)}`"
+
+
+def _bounds(field: FieldInfo) -> str:
+    words = []
+    for rule in field.metadata:
+        for name, text in (("gt", "> "), ("ge", "≥ "), ("lt", "< "), ("le", "≤ ")):
+            if getattr(rule, name, None) is not None:
+                words.append(text + str(getattr(rule, name)))
+    choices = [
+        str(arg) for arg in getattr(field.annotation, "__args__", ()) if isinstance(arg, str)
+    ]
+    if choices:
+        words.append("one of " + ", ".join(choices))
+    return f"({'; '.join(words)}) " if words else ""
+
+
+def reference_page() -> str:
+    """The Markdown page of every key."""
+    rows = ["| key | default | meaning |", "|---|---|---|", *_rows(Config, "")]
+    return HEAD + "\n" + "\n".join(rows) + "\n"
+
+
+def outcomes_page() -> str:
+    """The Markdown page of every outcome."""
+    rows = "".join(f"| `{outcome}` | {meaning} |\n" for outcome, meaning in MEANING.items())
+    return OUTCOMES_HEAD + rows + OUTCOMES_TAIL
+
+
+def generated_files(root: Path) -> dict[Path, str]:
+    """Every generated file, by path from the repository's root."""
+    return environment_files(root) | {
+        Path("docs/configuration.md"): reference_page(),
+        Path("docs/outcomes.md"): outcomes_page(),
+        Path("workflow/schemas/config.schema.json"): json_schema(),
+    }
+
+
+def write_generated(root: Path) -> list[Path]:
+    """Write them under ``root``; returns the paths."""
+    files = generated_files(root)
+    for path, text in files.items():
+        write_text(root / path, text)
+    return list(files)

@@ -1,0 +1,45 @@
+"""What can become of a frame. Every row of every table carries one of these.
+
+docs/outcomes.md explains them to users and is generated from here; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """Status of a frame (and of the person in it)."""
+
+    OK = "ok"
+    NO_FACE = "no_face"
+    PERSON_ABSENT = "person_absent"
+    FRAME_UNREADABLE = "frame_unreadable"
+    BEYOND_VIDEO = "beyond_video"
+    VIDEO_MISSING = "video_missing"
+    VIDEO_EMPTY = "video_empty"
+    VIDEO_UNREADABLE = "video_unreadable"
+    NO_VIDEO_STREAM = "no_video_stream"
+
+
+MEANING: dict[Outcome, str] = {
+    Outcome.OK: "a face was found and cut out",
+    Outcome.NO_FACE: "the frame was decoded and no face was found in it",
+    Outcome.PERSON_ABSENT: "faces were found, but none belongs to this person of the video",
+    Outcome.FRAME_UNREADABLE: "the decoder failed at this frame (damaged or truncated file)",
+    Outcome.BEYOND_VIDEO: "an annotation row beyond the last frame of the video",
+    Outcome.VIDEO_MISSING: "annotated, but there is no video of this name",
+    Outcome.VIDEO_EMPTY: "the video file has no bytes",
+    Outcome.VIDEO_UNREADABLE: "the file is not a video that FFmpeg can open",
+    Outcome.NO_VIDEO_STREAM: "the file holds no video stream (an audio file, for instance)",
+}
+
+# Outcomes of a whole file: it has one row, frame 0, instead of a row for each frame.
+VIDEO_OUTCOMES = frozenset(
+    {
+        Outcome.VIDEO_MISSING,
+        Outcome.VIDEO_EMPTY,
+        Outcome.VIDEO_UNREADABLE,
+        Outcome.NO_VIDEO_STREAM,
+    }
+)

@@ -1,0 +1,73 @@
+"""Progress of long work: a bar on a terminal, lines in a log; rate and time left in both."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+LINE_EVERY = 10.0  # seconds between lines when the output is a file
+
+
+class Progress:
+    """Counts ``unit`` up to ``total``.
+
+    Use as a context manager and call ``advance`` as work finishes.
+    """
+
+    def __init__(self, unit: str, total: int) -> None:
+        self.unit, self.total, self.done = unit, total, 0
+        self.started = self.printed = time.monotonic()
+        self.bar: Bar | None = None
+        if sys.stderr.isatty():
+            self.bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+
+    def __enter__(self) -> Self:
+        if self.bar:
+            self.bar.start()
+            self.task = self.bar.add_task(self.unit, total=self.total, rate="")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.bar:
+            self.bar.stop()
+        elif kind is None:
+            self._line()
+
+    def advance(self, count: int = 1) -> None:
+        """Record that ``count`` more are done."""
+        self.done += count
+        if self.bar:
+            self.bar.update(self.task, completed=self.done, rate=f"{self._rate():.1f}/s")
+        elif time.monotonic() - self.printed > LINE_EVERY:
+            self._line()
+
+    def _rate(self) -> float:
+        return self.done / max(time.monotonic() - self.started, 1e-6)
+
+    def _line(self) -> None:
+        self.printed = time.monotonic()
+        rate = self._rate()
+        left = f"{(self.total - self.done) / rate:.0f} s left" if rate > 0 else "time left unknown"
+        print(
+            f"{self.unit}: {self.done}/{self.total}, {rate:.1f}/s, {left}",
+            file=sys.stderr,
+            flush=True,
+        )

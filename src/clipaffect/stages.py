@@ -1,0 +1,42 @@
+"""Stage versions and the settings each stage depends on: what makes a rule run again.
+
+A rule gets the version and its sections as one JSON text. A version is raised by hand when a
+stage's output changes (golden tests fail otherwise), so that mending a docstring does not cost
+two weeks of embedding.
+"""
+
+from __future__ import annotations
+
+from clipaffect.config.models import Config
+from clipaffect.digest import canonical_json
+
+# Keyed by the kind of piece in the work store, which is the stage's name.
+VERSIONS = {
+    "dataset": 1,
+    "frames": 1,
+    "detections": 1,
+    "embeddings": 1,
+    "encoders": 1,
+    "table": 1,
+    "heads": 1,
+    "references": 1,
+    "evaluation": 1,
+    "report": 1,
+}
+
+
+def settings_json(config: Config, stage: str, *sections: str) -> str:
+    """The named sections of a configuration and the stage's version, as canonical JSON.
+
+    A section is a top-level key; ``encoders.NAME`` is that encoder, as ``encoder``; ``config``
+    is everything.
+    """
+    values = config.model_dump(mode="json")
+    chosen: dict[str, object] = {"version": VERSIONS[stage]}
+    for section in sections:
+        head, _, name = section.partition(".")
+        if name:
+            chosen["encoder"] = values[head][name]
+        else:
+            chosen[section] = values if section == "config" else values[section]
+    return canonical_json(chosen)

@@ -1,0 +1,117 @@
+"""The work store: finished pieces of work, keyed by everything they depend on.
+
+A piece lives in ``store/<kind>/<first two digits>/<digest>/`` and its key beside it in
+``key.json``. Jobs assemble their declared outputs from pieces and make only what is missing.
+Snakemake deletes the outputs of an interrupted job and DVC deletes a stage's outputs before it
+runs; the store lies outside both, so a killed job, one more seed or one corrected label costs
+only itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from clipaffect.digest import canonical_json, digest
+
+KEY_FILE = "key.json"
+
+
+@dataclass(frozen=True)
+class Unused:
+    """A piece that garbage collection would delete, and why."""
+
+    path: Path
+    bytes: int
+    reason: str
+
+
+class Store:
+    """Pieces of finished work under one folder, shared by runs and by people.
+
+    Args:
+        root: the folder (``store.path`` in the configuration).
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, kind: str, key: dict[str, Any]) -> Path:
+        """Where the piece of this key lies, made or not."""
+        name = digest({"kind": kind, **key})
+        return self.root / kind / name[:2] / name
+
+    def has(self, kind: str, key: dict[str, Any]) -> bool:
+        """Whether the piece is finished."""
+        return (self.path(kind, key) / KEY_FILE).is_file()
+
+    def get_or_make(
+        self,
+        kind: str,
+        key: dict[str, Any],
+        make: Callable[[Path], None],
+        *,
+        keep_partial: bool = False,
+    ) -> Path:
+        """The finished piece's folder; ``make(folder)`` fills it when it is missing.
+
+        A piece is made in a folder beside its place and renamed when it is whole, under a lock:
+        two jobs that want the same piece make it once. The operating system frees the lock of a
+        killed process.
+
+        Args:
+            kind: the piece's stage, a folder name.
+            key: JSON values that decide the piece's bytes, the stage version among them.
+            make: writes the piece's files into the folder it is given.
+            keep_partial: hand an interrupted attempt's folder to ``make`` again (checkpoints)
+                instead of an empty one.
+        """
+        piece = self.path(kind, key)
+        if self.has(kind, key):
+            os.utime(piece / KEY_FILE)  # garbage collection goes by the last use
+            return piece
+        piece.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(piece.with_suffix(".lock")):
+            if self.has(kind, key):
+                return piece
+            partial = piece.with_suffix(".part")
+            if partial.exists() and not keep_partial:
+                shutil.rmtree(partial)
+            partial.mkdir(exist_ok=True)
+            make(partial)
+            (partial / KEY_FILE).write_text(canonical_json({"kind": kind, **key}) + "\n")
+            if piece.exists():  # left by a file system that tore a rename: not whole, no key
+                shutil.rmtree(piece)
+            partial.rename(piece)
+        piece.with_suffix(".lock").unlink(missing_ok=True)
+        return piece
+
+    def pieces(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Every finished piece and its key."""
+        for path in sorted(self.root.glob(f"*/*/*/{KEY_FILE}")):
+            if path.parent.suffix != ".part":
+                yield path.parent, json.loads(path.read_text())
+
+    def unused(self, versions: dict[str, int], days: float) -> list[Unused]:
+        """Pieces of another stage version, or not used for ``days``."""
+        found = []
+        for piece, key in self.pieces():
+            age = (time.time() - (piece / KEY_FILE).stat().st_mtime) / 86400
+            current = versions.get(key["kind"])
+            if current is not None and key.get("version") != current:
+                reason = f"stage version {key.get('version')}, now {current}"
+            elif age > days:
+                reason = f"not used for {age:.0f} days"
+            else:
+                continue
+            size = sum(file.stat().st_size for file in piece.rglob("*") if file.is_file())
+            found.append(Unused(piece, size, reason))
+        return found
