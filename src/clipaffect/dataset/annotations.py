@@ -1,0 +1,61 @@
+"""Annotation files of the ABAW challenges: a header line, then row i is frame i."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from clipaffect.errors import UserError
+from clipaffect.tasks import NOT_ANNOTATED, Task
+
+
+def read_annotation(path: Path, task: Task) -> np.ndarray:
+    """Labels (rows, 1) of EXPR or (rows, 12) of AU; -1 is not annotated.
+
+    Raises:
+        UserError: wrong header, a row of the wrong length, or a value out of range, naming the
+            line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"byte {error.start} is not text", where=path, mend="give the organisers' text file"
+        ) from None
+    header = [name.strip() for name in lines[0].split(",")] if lines else []
+    if header != list(task.targets):
+        raise UserError(
+            f"the first line is '{lines[0][:80] if lines else ''}', not '{task.header}'",
+            where=f"{path}, line 1",
+            mend=f"put {task.name} annotations here, with their header line",
+        )
+    while len(lines) > 1 and not lines[-1].strip():
+        lines.pop()
+    if len(lines) == 1:
+        raise UserError("no row follows the header", where=path, mend="remove or complete the file")
+    width = len(task.columns)
+    highest = 1 if task.multilabel else len(task.targets) - 1
+    rows = np.empty((len(lines) - 1, width), np.int8)
+    for number, line in enumerate(lines[1:], start=2):
+        fields = line.split(",")
+        if len(fields) != width:
+            raise UserError(
+                f"'{line[:80]}' has {len(fields)} values, expected {width}",
+                where=f"{path}, line {number}",
+                mend="give one row a frame",
+            )
+        for column, field in enumerate(fields):
+            try:
+                value = int(field)
+            except ValueError:
+                value = NOT_ANNOTATED - 1
+            if not NOT_ANNOTATED <= value <= highest:
+                raise UserError(
+                    f"'{field.strip()[:40]}' is not a {task.name} label: a whole number from "
+                    f"{NOT_ANNOTATED} (not annotated) to {highest}",
+                    where=f"{path}, line {number}",
+                    mend="correct the value, or write -1",
+                )
+            rows[number - 2, column] = value
+    return rows

@@ -1,0 +1,1 @@
+"""From video to one aligned face crop for every frame and person."""

@@ -1,0 +1,210 @@
+"""Stage ``faces``: one row for every frame and annotated person of a shard, with its crop.
+
+Detections of a video are a piece of the work store that knows nothing of labels; who of the
+faces is the annotated person is decided when the shard's table is assembled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipaffect.assets import asset_file, known_assets
+from clipaffect.config.models import Faces
+from clipaffect.faces.alignment import align, crop_box
+from clipaffect.faces.detector import Face, FaceDetector
+from clipaffect.faces.tracks import Tracker, assign_persons
+from clipaffect.frames import manifest_frames, video_key
+from clipaffect.outcomes import Outcome
+from clipaffect.progress import Progress
+from clipaffect.stages import VERSIONS
+from clipaffect.store import Store
+from clipaffect.tables import ROW_GROUP, read_frame, take_rows, write_batches
+from clipaffect.video import Frame
+
+ASSET = "face-networks"
+JPEG = (
+    cv2.IMWRITE_JPEG_QUALITY, 95,
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+)  # fmt: skip
+FRAME_COLUMNS: list[tuple[str, pa.DataType]] = [
+    ("frame", pa.int32()),
+    ("time", pa.float64()),
+    ("status", pa.string()),
+    ("score", pa.float32()),
+    ("box", pa.list_(pa.float32(), 4)),
+    ("points", pa.list_(pa.float32(), 10)),
+    ("sharpness", pa.float32()),
+    ("faces_in_frame", pa.int16()),
+]
+DETECTIONS = pa.schema([("track", pa.int32()), *FRAME_COLUMNS, ("crop", pa.large_binary())])
+SCHEMA = pa.schema(
+    [
+        ("video", pa.string()),
+        ("person", pa.string()),
+        *FRAME_COLUMNS,
+        ("crop", pa.large_binary()),
+    ]
+)
+
+
+def detection_key(video: dict[str, Any], settings: Faces) -> dict[str, Any]:
+    """What a video's detections depend on."""
+    return {
+        "version": VERSIONS["detections"],
+        **video_key(video),
+        "opencv": cv2.__version__,
+        "networks": [member.sha256 for member in known_assets()[ASSET].members.values()],
+        "settings": settings.model_dump(mode="json"),
+    }
+
+
+def _cut(frame: np.ndarray, face: Face, settings: Faces) -> tuple[bytes, float]:
+    """The crop as JPEG, and its sharpness (variance of the Laplacian)."""
+    if settings.crop == "aligned":
+        crop = align(frame, face.points, settings.size)
+    else:
+        crop = crop_box(frame, face.box, settings.margin, settings.size)
+    sharpness = cv2.Laplacian(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var()
+    done, jpeg = cv2.imencode(".jpg", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), list(JPEG))
+    if not done:
+        raise RuntimeError("OpenCV could not encode a crop")
+    return jpeg.tobytes(), float(sharpness)
+
+
+def _frame_rows(
+    frame: Frame, detector: FaceDetector, tracker: Tracker, settings: Faces
+) -> list[dict[str, Any]]:
+    empty = {"frame": frame.number, "time": frame.time, "track": -1, "faces_in_frame": 0}
+    if frame.pixels is None:
+        return [empty | {"status": str(frame.outcome)}]
+    faces = detector(frame.pixels)
+    numbers = tracker.update(faces)
+    if not faces:
+        return [empty | {"status": str(Outcome.NO_FACE)}]
+    rows = []
+    for face, number in zip(faces, numbers, strict=True):
+        crop, sharpness = _cut(frame.pixels, face, settings)
+        rows.append(
+            empty
+            | {
+                "track": number,
+                "status": str(Outcome.OK),
+                "score": face.score,
+                "box": face.box.tolist(),
+                "points": face.points.ravel().tolist(),
+                "sharpness": sharpness,
+                "faces_in_frame": len(faces),
+                "crop": crop,
+            }
+        )
+    return rows
+
+
+def detect_video(
+    video: dict[str, Any], detector: FaceDetector, settings: Faces, progress: Progress
+) -> Iterator[pa.Table]:
+    """Detections of a video in frame order, a table for each row group."""
+    tracker = Tracker()
+    rows: list[dict[str, Any]] = []
+    for frame in manifest_frames(video, pixels=True):
+        rows.extend(_frame_rows(frame, detector, tracker, settings))
+        progress.advance()
+        if len(rows) >= ROW_GROUP:
+            yield pa.Table.from_pylist(rows, DETECTIONS)
+            rows = []
+    yield pa.Table.from_pylist(rows, DETECTIONS)
+
+
+def _plan(detections: pd.DataFrame, persons: list[str]) -> pd.DataFrame:
+    """The rows of a video's table: person, frame, status and the detection to copy from.
+
+    Args:
+        detections: columns frame, track, status and box.
+        persons: the annotated ones of '', 'left', 'right', sorted.
+    """
+    found = detections["track"].to_numpy() >= 0
+    boxes = np.array(detections.loc[found, "box"].tolist(), float).reshape(-1, 4)
+    detections = detections.assign(owner=-1, source=np.arange(len(detections)))
+    detections.loc[found, "owner"] = assign_persons(
+        detections.loc[found, "frame"].to_numpy(),
+        detections.loc[found, "track"].to_numpy(),
+        boxes,
+        persons,
+    )
+    first = detections.drop_duplicates("frame")
+    parts = []
+    for index, person in enumerate(persons):
+        own = detections[detections["owner"] == index]
+        absent = first[~first["frame"].isin(own["frame"])]
+        status = absent["status"].where(absent["status"] != Outcome.OK, Outcome.PERSON_ABSENT)
+        absent = absent.assign(status=status.astype(str), owner=-1)
+        parts.append(pd.concat([own, absent]).assign(person=person))
+    return pd.concat(parts).sort_values(["frame", "person"], ignore_index=True)
+
+
+def _assemble(video: dict[str, Any], piece: Path) -> Iterator[pa.Table]:
+    """The video's rows of the shard's table, a few row groups in memory at a time."""
+    file = pq.ParquetFile(piece / "detections.parquet")
+    light = pq.read_table(piece / "detections.parquet", columns=["frame", "track", "status", "box"])
+    plan = _plan(light.to_pandas(), sorted(video["persons"]))
+    for start in range(0, len(plan), ROW_GROUP):
+        part = plan.iloc[start : start + ROW_GROUP]
+        rows = take_rows(file, part["source"].to_numpy()).to_pylist()
+        keep = ("frame", "time", "faces_in_frame")
+        yield pa.Table.from_pylist(
+            [
+                (row if owner >= 0 else {name: row[name] for name in keep})
+                | {"video": video["video"], "person": person, "status": status}
+                for row, person, status, owner in zip(
+                    rows, part["person"], part["status"], part["owner"], strict=True
+                )
+            ],
+            SCHEMA,
+        )
+
+
+def align_faces(
+    manifest: Path, frames: Path, settings: Faces, assets: Path, store: Store, out: Path
+) -> None:
+    """Write ``out``: the faces of every video in ``manifest``.
+
+    Args:
+        manifest: the shard's videos.
+        frames: the shard's frame index; every row of it comes back, for each person.
+        settings: the ``faces`` section.
+        assets: folder of fetched assets.
+        store: the work store.
+        out: Parquet file with columns ``SCHEMA``.
+    """
+    videos = read_frame(manifest).to_dict("records")
+    index = read_frame(frames, ["video", "frame"])
+    detector = FaceDetector(
+        asset_file(assets, ASSET, "detector.tflite"),
+        asset_file(assets, ASSET, "landmarks.tflite"),
+        settings.min_score,
+        settings.min_presence,
+    )
+    counts = index["video"].value_counts()
+
+    def tables() -> Iterator[pa.Table]:
+        with Progress("frames", len(index)) as progress:
+            for video in videos:
+                before = progress.done
+
+                def make(folder: Path, video: dict[str, Any] = video) -> None:
+                    found = detect_video(video, detector, settings, progress)
+                    write_batches(folder / "detections.parquet", DETECTIONS, found)
+
+                piece = store.get_or_make("detections", detection_key(video, settings), make)
+                progress.advance(before + int(counts[video["video"]]) - progress.done)
+                yield from _assemble(video, piece)
+
+    write_batches(out, SCHEMA, tables())

@@ -1,0 +1,73 @@
+"""Stage ``frames``: the frame index of a shard: number, presentation time, size, status."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import av
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipaffect.progress import Progress
+from clipaffect.stages import VERSIONS
+from clipaffect.store import Store
+from clipaffect.tables import read_frame, write_batches, write_frame
+from clipaffect.video import Frame, read_frames
+
+SCHEMA = pa.schema(
+    [
+        ("video", pa.string()),
+        ("frame", pa.int32()),
+        ("time", pa.float64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("status", pa.string()),
+    ]
+)
+ROW_GROUP = 65536
+
+
+def manifest_frames(video: dict[str, Any], *, pixels: bool) -> Iterator[Frame]:
+    """The frames of a manifest row: all of them, or the first ``frame_limit``."""
+    path = Path(video["path"]) if video["path"] else None
+    frames = read_frames(path, pixels=pixels)
+    return islice(frames, int(video["frame_limit"]) or None)
+
+
+def video_key(video: dict[str, Any]) -> dict[str, Any]:
+    """What a video's decoded frames depend on: its bytes, the limit, the decoder's version."""
+    return {
+        "video_sha256": video["sha256"],
+        "frame_limit": int(video["frame_limit"]),
+        "decoder": av.__version__,
+    }
+
+
+def extract_frames(manifest: Path, store: Store, out: Path) -> None:
+    """Write the frame index of every video in ``manifest`` to ``out`` (Parquet)."""
+    videos = read_frame(manifest).to_dict("records")
+
+    def index(video: dict[str, Any], folder: Path) -> None:
+        rows = [
+            (frame.number, frame.time, frame.width, frame.height, str(frame.outcome))
+            for frame in manifest_frames(video, pixels=False)
+        ]
+        columns = [name for name in SCHEMA.names if name != "video"]
+        write_frame(folder / "frames.parquet", pd.DataFrame(rows, columns=columns))
+
+    def tables() -> Iterator[pa.Table]:
+        with Progress("videos", len(videos)) as progress:
+            for video in videos:
+                key = {"version": VERSIONS["frames"], **video_key(video)}
+                piece = store.get_or_make("frames", key, partial(index, video))
+                table = pq.read_table(piece / "frames.parquet")
+                name = pa.array([video["video"]] * table.num_rows, pa.string())
+                yield table.add_column(0, "video", name)
+                progress.advance()
+
+    write_batches(out, SCHEMA, tables(), ROW_GROUP)

@@ -1,0 +1,101 @@
+"""Decode a video frame by frame with real presentation times and an outcome for each frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+
+from clipaffect.outcomes import Outcome
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of a video.
+
+    Attributes:
+        number: counted from 1, as Aff-Wild2's images are. 0 stands for the whole file when it
+            cannot be read at all.
+        time: presentation time in seconds, NaN where unknown.
+        width, height: pixels, 0 where unknown.
+        outcome: ``OK``, ``FRAME_UNREADABLE`` or the file's outcome.
+        pixels: (height, width, 3) uint8 RGB; None unless asked for and decoded.
+    """
+
+    number: int
+    time: float
+    width: int
+    height: int
+    outcome: Outcome
+    pixels: np.ndarray | None = None
+
+
+def _whole_file(outcome: Outcome) -> Frame:
+    return Frame(0, float("nan"), 0, 0, outcome)
+
+
+def read_frames(path: Path | None, *, pixels: bool = True) -> Iterator[Frame]:
+    """Yield every frame in presentation order.
+
+    Memory is bounded by the decoder's own few reference frames. A file that cannot be read
+    yields a single frame of number 0. After a decoder error the packets that remain are tried;
+    a container that states more frames than were decoded gets the rest as unreadable rows.
+    """
+    if path is None or not path.exists():
+        yield _whole_file(Outcome.VIDEO_MISSING)
+        return
+    if path.stat().st_size == 0:
+        yield _whole_file(Outcome.VIDEO_EMPTY)
+        return
+    try:
+        container = av.open(str(path), metadata_errors="replace")
+    except (av.error.FFmpegError, OSError):
+        yield _whole_file(Outcome.VIDEO_UNREADABLE)
+        return
+    with container:
+        if not container.streams.video:
+            yield _whole_file(Outcome.NO_VIDEO_STREAM)
+            return
+        stream = container.streams.video[0]
+        stream.thread_count = 1  # one job is one thread: other cores run other jobs
+        number = 0
+        for decoded in _decode(container, stream):
+            number += 1
+            if decoded is None:
+                yield Frame(number, float("nan"), 0, 0, Outcome.FRAME_UNREADABLE)
+                continue
+            yield Frame(
+                number,
+                float(decoded.time) if decoded.time is not None else float("nan"),
+                decoded.width,
+                decoded.height,
+                Outcome.OK,
+                decoded.to_ndarray(format="rgb24") if pixels else None,
+            )
+        if number == 0 and stream.frames == 0:
+            yield _whole_file(Outcome.VIDEO_UNREADABLE)
+        for missing in range(number + 1, stream.frames + 1):
+            yield Frame(missing, float("nan"), 0, 0, Outcome.FRAME_UNREADABLE)
+
+
+def _decode(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> Iterator[av.VideoFrame | None]:
+    """Decoded frames in order, None for a packet that the decoder refused."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except av.error.FFmpegError:
+            return  # the container itself is damaged from here on
+        try:
+            yield from packet.decode()
+        except av.error.EOFError:
+            return
+        except av.error.FFmpegError:
+            yield None
