@@ -1,0 +1,1 @@
+"""Frozen image encoders, loaded through open_clip, and the raw-pixel floor."""

@@ -1,0 +1,210 @@
+"""Build an encoder from its configuration: model, weights, activation, preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from clipaffect.assets import asset_file, known_assets
+from clipaffect.config.models import Encoder
+from clipaffect.digest import file_digest
+from clipaffect.encoders import dinov2
+from clipaffect.encoders.torchvision_ops import ensure_torchvision
+from clipaffect.errors import UserError
+
+ensure_torchvision()  # open_clip imports torchvision
+import open_clip  # noqa: E402
+from open_clip.transformer import QuickGELU  # noqa: E402
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+NORMALISATIONS = {
+    "clip": (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+
+
+@dataclass(frozen=True)
+class LoadedEncoder:
+    """A ready encoder.
+
+    Attributes:
+        prepare: one RGB crop (H, W, 3) uint8 to the network's input tensor.
+        embed: a batch of prepared crops to features (n, dimension) float32.
+        dimension: of a feature.
+    """
+
+    prepare: Callable[[np.ndarray], torch.Tensor]
+    embed: Callable[[torch.Tensor], torch.Tensor]
+    dimension: int
+
+
+def encoder_record(settings: Encoder, device: str) -> dict[str, Any]:
+    """What a feature depends on besides the crop: part of every work-store key.
+
+    The device enters as its class (``cpu``, ``cuda``).
+    """
+    record: dict[str, Any] = {"settings": settings.model_dump(mode="json"), "device": device}
+    if settings.kind == "open_clip":
+        record |= {"torch": torch.__version__, "open_clip": version("open_clip_torch")}
+    if settings.asset is not None:
+        members = known_assets()[settings.asset].members
+        record["asset"] = {name: member.sha256 for name, member in members.items()}
+    return record
+
+
+def load_encoder(settings: Encoder, assets: Path, device: str) -> LoadedEncoder:
+    """Load an encoder for inference.
+
+    Args:
+        settings: its configuration.
+        assets: folder of fetched assets.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        UserError: unknown model or tag, a wrong file, or an activation that is not the stated one.
+    """
+    if settings.kind == "pixels":
+        return _pixels(settings)
+    visual = build_model(settings, assets).visual
+    dtype = DTYPES[settings.precision]
+    visual = visual.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    preprocessing = open_clip.get_model_preprocess_cfg(visual)
+    size = preprocessing["size"]
+    transform = open_clip.image_transform(
+        size, is_train=False, mean=preprocessing["mean"], std=preprocessing["std"]
+    )
+
+    def prepare(crop: np.ndarray) -> torch.Tensor:
+        tensor: torch.Tensor = transform(Image.fromarray(crop))
+        return tensor
+
+    @torch.inference_mode()
+    def embed(batch: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = visual(batch.to(device=device, dtype=dtype))
+        return features.float().cpu()
+
+    height, width = (size, size) if isinstance(size, int) else size
+    return LoadedEncoder(prepare, embed, int(embed(torch.zeros(1, 3, height, width)).shape[1]))
+
+
+def build_model(settings: Encoder, assets: Path) -> Any:
+    """The open_clip model with its weights, float32 on the CPU, activation checked."""
+    with resources.as_file(resources.files(__package__) / "models") as folder:
+        open_clip.add_model_config(folder)
+    if settings.model not in open_clip.list_models():
+        raise UserError(
+            f"open_clip {version('open_clip_torch')} has no model '{settings.model}'",
+            where="encoders.<name>.model",
+            mend="python -c 'import open_clip; print(open_clip.list_models())' lists them",
+        )
+    if settings.tag is not None:
+        _check_tag(settings)
+    normalise = None
+    if settings.normalise is not None:
+        mean, std = NORMALISATIONS[settings.normalise]
+        normalise = {"mean": mean, "std": std}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.random or 0)
+        try:
+            model = open_clip.create_model(
+                settings.model, pretrained=settings.tag, force_preprocess_cfg=normalise
+            )
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"open_clip could not load '{settings.model}': {str(error).splitlines()[0]}",
+                where="encoders.<name>.tag",
+                mend="fetch the weights on a machine with internet and name them with 'file' and "
+                "'sha256'",
+            ) from None
+    if settings.file is not None:
+        _load_file(model, Path(settings.file), settings)
+    elif settings.asset == "dinov2-s14":
+        # Before the weights: the tower's own position embedding is for 518 px.
+        model.visual.set_input_size(224)
+        state = dinov2.load_state(asset_file(assets, settings.asset, "encoder.onnx"))
+        model.visual.trunk.load_state_dict(state, strict=True)
+    _check_activation(model.visual, settings)
+    return model
+
+
+def _check_tag(settings: Encoder) -> None:
+    tags = open_clip.list_pretrained_tags_by_model(settings.model)
+    if settings.tag not in tags:
+        raise UserError(
+            f"open_clip has no weights '{settings.tag}' for '{settings.model}'",
+            where="encoders.<name>.tag",
+            mend=f"one of: {', '.join(tags) or 'none; give a file'}",
+        )
+    trained = open_clip.get_pretrained_cfg(settings.model, settings.tag).get("quick_gelu", False)
+    if trained != (settings.activation == "quickgelu"):
+        right = "quickgelu" if trained else "gelu"
+        raise UserError(
+            f"the weights '{settings.tag}' were trained with {right}, not {settings.activation}",
+            where="encoders.<name>.activation",
+            mend=f"set activation: {right}"
+            + (" and a model name that ends in -quickgelu" if trained else ""),
+        )
+
+
+def _load_file(model: Any, path: Path, settings: Encoder) -> None:
+    if not path.is_file():
+        raise UserError(
+            "no such weights file", where=f"{path} (encoders.<name>.file)", mend="set it"
+        )
+    found = file_digest(path)
+    if found != settings.sha256:
+        raise UserError(
+            f"the weights have sha256 {found}, not {settings.sha256}",
+            where=path,
+            mend="fetch the right file, or correct encoders.<name>.sha256 if this one is meant",
+        )
+    try:
+        open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True)
+    except Exception as error:
+        # open_clip and torch raise a dozen kinds here: pickled code, other shapes, not a file.
+        raise UserError(
+            f"not the weights of a {settings.model}: {str(error).splitlines()[0][:200]}",
+            where=path,
+            mend="give open_clip's format as safetensors or a plain state dict (code in a pickle "
+            "is never run), of the same model",
+        ) from None
+
+
+def visual_activations(visual: nn.Module) -> set[str]:
+    """Which of gelu and quickgelu the image tower really runs."""
+    kinds = {QuickGELU: "quickgelu", nn.GELU: "gelu"}
+    return {name for module in visual.modules() for kind, name in kinds.items()
+            if isinstance(module, kind)}  # fmt: skip
+
+
+def _check_activation(visual: nn.Module, settings: Encoder) -> None:
+    runs = visual_activations(visual)
+    if runs and runs != {settings.activation}:
+        raise UserError(
+            f"'{settings.model}' runs {' and '.join(sorted(runs))}, the weights are said to be "
+            f"trained with {settings.activation}: every embedding would be off",
+            where="encoders.<name>.model and .activation",
+            mend="use the model name with -quickgelu for quickgelu weights, without it for gelu",
+        )
+
+
+def _pixels(settings: Encoder) -> LoadedEncoder:
+    side = settings.side
+
+    def prepare(crop: np.ndarray) -> torch.Tensor:
+        grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
+        small = cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA)
+        return torch.from_numpy(small.reshape(-1).astype(np.float32) / 255)
+
+    return LoadedEncoder(prepare, lambda batch: batch.float(), side * side)
