@@ -1,0 +1,60 @@
+"""What a head must beat: constants, and a linear probe on the same features."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from clipaffect.config.models import Probe
+from clipaffect.table import Split
+from clipaffect.tasks import NOT_ANNOTATED, Task
+
+
+def constant_scores(train: Split, rows: int, task: Task) -> np.ndarray:
+    """Probabilities (rows, targets) of always giving the training split's most frequent answer.
+
+    EXPR: the largest class. AU: every unit present, the best constant under F1.
+    """
+    scores = np.zeros((rows, len(task.targets)), np.float32)
+    if task.multilabel:
+        scores[:] = 1.0
+    else:
+        counts = np.bincount(train.labels[:, 0].numpy(), minlength=len(task.targets))
+        scores[:, counts.argmax()] = 1.0
+    return scores
+
+
+def _fit(features: np.ndarray, labels: np.ndarray, probe: Probe) -> LogisticRegression:
+    model = make_pipeline(
+        StandardScaler(), LogisticRegression(C=probe.strength, max_iter=probe.iterations)
+    )
+    with warnings.catch_warnings():
+        # Stopping early is a stated setting (probe.iterations), not a mistake.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(features, labels)
+
+
+def probe_scores(train: Split, validation: Split, task: Task, probe: Probe) -> np.ndarray:
+    """Probabilities (n, targets) on the validation split by logistic regression.
+
+    Features are standardised by the training split; the strength is fixed beforehand.
+    """
+    x, y = train.features.numpy(), train.labels.numpy()
+    queries = validation.features.numpy()
+    scores = np.zeros((len(queries), len(task.targets)), np.float32)
+    if not len(queries):
+        return scores
+    if not task.multilabel:
+        model = _fit(x, y[:, 0], probe)
+        scores[:, model.classes_] = model.predict_proba(queries)
+        return scores
+    for unit in range(len(task.targets)):
+        known = y[:, unit] != NOT_ANNOTATED
+        model = _fit(x[known], y[known, unit], probe)
+        scores[:, unit] = model.predict_proba(queries)[:, list(model.classes_).index(1)]
+    return scores

@@ -1,0 +1,1 @@
+"""Heads on frozen features: CVaR over the losses, SAM over the weights."""
