@@ -1,0 +1,1 @@
+"""The pages, figures and tables that a person reads."""

@@ -1,0 +1,167 @@
+"""Read a results folder into the few tables that pages and figures are made of."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clipaffect.config.models import Config
+from clipaffect.tables import read_frame
+from clipaffect.tasks import TASKS, Task, TaskName
+
+
+@dataclass(frozen=True)
+class TaskResults:
+    """Everything about one task.
+
+    Attributes:
+        metrics: tidy table of ``evaluation/<task>/metrics.parquet``.
+        heads: one row a head: alpha, seed, status.
+        rows: annotated frames: split, status.
+    """
+
+    task: Task
+    metrics: pd.DataFrame
+    heads: pd.DataFrame
+    rows: pd.DataFrame
+
+    def values(self, metric: str, method: str, **where: Any) -> pd.DataFrame:
+        """Rows of one metric and method, with further columns fixed."""
+        m = self.metrics
+        chosen = (m["metric"] == metric) & (m["method"] == method)
+        for column, value in where.items():
+            chosen &= m[column] == value
+        return m[chosen]
+
+    def over_alpha(self) -> pd.DataFrame:
+        """Columns alpha, mean, deviation (over seeds, n - 1), seeds: macro F1 of the heads."""
+        by_alpha = self.values("macro_f1", "head").groupby("alpha")["value"]
+        return by_alpha.agg(mean="mean", deviation="std", seeds="count").reset_index()
+
+    def references(self) -> list[tuple[str, float]]:
+        """(name, macro F1) of every reference, weakest first."""
+        m = self.metrics[
+            (self.metrics["metric"] == "macro_f1") & (self.metrics["method"] != "head")
+        ]
+        found = [(_reference_name(r["method"], r["encoder"]), r["value"]) for _, r in m.iterrows()]
+        return sorted(found, key=lambda pair: (pair[1], pair[0]))
+
+    def f1_of_targets(self, alpha: float) -> np.ndarray:
+        """Mean over seeds of each target's F1 (targets,) at one alpha."""
+        means = self.values("f1", "head", alpha=alpha).groupby("target")["value"].mean()
+        return means.reindex(list(self.task.targets)).to_numpy()
+
+    def counts(self, alpha: float) -> dict[str, float]:
+        """Confusion counts by ``truth>decision`` at one alpha, seeds pooled."""
+        sums = self.values("count", "head", alpha=alpha).groupby("target")["value"].sum()
+        return {str(key): float(value) for key, value in sums.items()}
+
+
+def _reference_name(method: str, encoder: str) -> str:
+    names = {
+        "constant": "constant (largest class)",
+        "all_positive": "every unit always present",
+        "linear_probe": f"linear probe on {encoder}",
+    }
+    return names[method]
+
+
+@dataclass(frozen=True)
+class Results:
+    """A results folder.
+
+    Attributes:
+        config: what was run.
+        summary: ``dataset/summary.json``.
+        tasks: by name, in the configuration's order.
+    """
+
+    config: Config
+    summary: dict[str, Any]
+    tasks: dict[TaskName, TaskResults]
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The data set's summary."""
+    summary: dict[str, Any] = json.loads((folder / "dataset/summary.json").read_text())
+    return summary
+
+
+def read_results(config: Config, folder: Path) -> Results:
+    """Read what the evaluation left in a results folder."""
+    tasks = {}
+    for name in config.training.tasks:
+        rows = folder / "tables" / config.encoder / name / "rows.parquet"
+        tasks[name] = TaskResults(
+            TASKS[name],
+            read_frame(folder / "evaluation" / name / "metrics.parquet"),
+            read_frame(folder / "evaluation" / name / "heads.parquet"),
+            read_frame(rows, ["split", "status"]),
+        )
+    return Results(config, read_summary(folder), tasks)
+
+
+def runs_table(results: Results) -> pd.DataFrame:
+    """One row for every head and reference: task, method, encoder, alpha, seed, status, scores."""
+    parts = []
+    for name, task in results.tasks.items():
+        scores = task.metrics[task.metrics["metric"].isin(["macro_f1", "accuracy"])]
+        keys = ["method", "encoder", "alpha", "seed"]
+        wide = scores.pivot_table(index=keys, columns="metric", values="value", dropna=False)
+        wide = wide.dropna(how="all").reset_index()
+        wide = wide.merge(
+            task.heads[["alpha", "seed", "status"]], on=["alpha", "seed"], how="outer"
+        )
+        wide["status"] = wide["status"].fillna("ok")
+        wide["method"] = wide["method"].fillna("head")
+        wide.insert(0, "task", name)
+        parts.append(wide)
+    columns = ["task", *keys, "status", "macro_f1", "accuracy"]
+    table = pd.concat(parts, ignore_index=True)[columns]
+    table["seed"] = table["seed"].astype("Int64").where(table["seed"] >= 0)
+    return table.sort_values(["task", "method", "encoder", "alpha", "seed"], ignore_index=True)
+
+
+def coverage_table(results: Results) -> pd.DataFrame:
+    """Annotated frames by task, split and status."""
+    parts = [
+        task.rows.groupby(["split", "status"])
+        .size()
+        .rename("frames")
+        .reset_index()
+        .assign(task=name)
+        for name, task in results.tasks.items()
+    ]
+    table = pd.concat(parts, ignore_index=True)[["task", "split", "status", "frames"]]
+    total = table.groupby(["task", "split"])["frames"].transform("sum")
+    return table.assign(share=table["frames"] / total)
+
+
+def headline(results: Results) -> dict[str, Any]:
+    """The numbers of ``metrics.json``."""
+    found: dict[str, Any] = {"run": results.config.run, "split": "validation", "tasks": {}}
+    for name, task in results.tasks.items():
+        alphas = {
+            f"{row['alpha']:g}": {
+                "mean": float(row["mean"]),
+                "deviation": None if np.isnan(row["deviation"]) else float(row["deviation"]),
+                "seeds": int(row["seeds"]),
+            }
+            for _, row in task.over_alpha().iterrows()
+        }
+        alpha = f"{results.config.training.headline_alpha:g}"
+        found["tasks"][name] = {
+            "metric": "macro_f1",
+            "headline_alpha": float(alpha),
+            "headline": alphas.get(alpha),
+            "erm": alphas.get("1"),
+            "alphas": alphas,
+            "references": dict(task.references()),
+            "failed_heads": int((task.heads["status"] != "ok").sum()),
+        }
+    return found

@@ -1,0 +1,64 @@
+"""Shared by the workflow: the validated configuration, folders, how Python is called."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+SOURCE = Path(workflow.basedir) / "src"
+sys.path.insert(0, str(SOURCE))
+
+from clipaffect.config import parse_config
+from clipaffect.errors import UserError
+from clipaffect.stages import settings_json
+
+try:
+    CONFIG = parse_config(
+        config, ", ".join(map(str, workflow.configfiles)) or "--config"
+    )
+except UserError as error:
+    raise WorkflowError(str(error))
+
+RESULTS = Path("results") / CONFIG.run
+LOGS = Path("logs") / CONFIG.run
+TIMINGS = RESULTS / "timings"
+ASSETS = Path(CONFIG.paths.assets)
+SHARDS = [f"{number:04d}" for number in range(CONFIG.data.shards)]
+TASKS = CONFIG.training.tasks
+PARTS = range(CONFIG.training.parts)
+ENV = f"../envs/{CONFIG.environment}.yaml"
+
+# In a conda job `python` is the environment's; elsewhere it is the one that runs Snakemake,
+# whether or not its environment is activated.
+IN_CONDA = any(
+    method.name == "CONDA" for method in workflow.deployment_settings.deployment_method
+)
+PYTHON = "python" if IN_CONDA else shlex.quote(sys.executable)
+
+# In front of every command. Snakemake clears PYTHONPATH in conda jobs, so it is set again. One
+# thread a job: the same bytes under any load, and many jobs side by side use the cores better.
+shell.prefix(
+    f"export PYTHONPATH={shlex.quote(str(SOURCE.resolve()))} PYTHONUNBUFFERED=1 "
+    f"CLIPAFFECT_STORE={shlex.quote(CONFIG.paths.store)} "
+    f"CLIPAFFECT_ASSETS={shlex.quote(CONFIG.paths.assets)} "
+    "OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1; "
+    f'clipaffect() {{{{ {PYTHON} -m clipaffect "$@"; }}}}; '
+)
+
+
+def weights_of(wildcards):
+    """The asset or file an encoder's weights come from, fetched before any job needs it."""
+    encoder = CONFIG.encoders[wildcards.encoder]
+    if encoder.asset is not None:
+        return [ASSETS / encoder.asset / "manifest.json"]
+    return [encoder.file] if encoder.file is not None else []
+
+
+wildcard_constraints:
+    shard=r"\d{4}",
+    encoder="|".join(re.escape(name) for name in CONFIG.encoders),
+    task="|".join(TASKS),
+    part=r"\d+",
+    asset=r"[a-z0-9-]+",

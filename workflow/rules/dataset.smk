@@ -1,0 +1,47 @@
+"""The data set's index.
+
+in:  data.videos and data.annotations, as Aff-Wild2 lies on disk
+out: a label-free manifest of each shard, the labels of each task, a summary
+"""
+
+from clipaffect.dataset.aff_wild2 import inventory
+
+
+rule index_dataset:
+    output:
+        manifests=expand(RESULTS / "dataset/manifests/{shard}.parquet", shard=SHARDS),
+        labels=expand(RESULTS / "dataset/labels/{task}.parquet", task=TASKS),
+        summary=RESULTS / "dataset/summary.json",
+    log:
+        LOGS / "index_dataset.log",
+    benchmark:
+        TIMINGS / "index_dataset.tsv"
+    conda:
+        ENV
+    params:
+        settings=settings_json(CONFIG, "dataset", "data"),
+        # The files themselves would be thousands of inputs; any change to one changes this.
+        inventory=lambda wildcards: inventory(CONFIG.data, TASKS),
+        tasks=" ".join(f"--task {task}" for task in TASKS),
+        folder=RESULTS / "dataset",
+    shell:
+        "clipaffect index-dataset --settings {params.settings:q} {params.tasks} "
+        "--out {params.folder:q} > {log:q} 2>&1"
+
+
+rule extract_frames:
+    input:
+        manifest=RESULTS / "dataset/manifests/{shard}.parquet",
+    output:
+        RESULTS / "frames/{shard}.parquet",
+    log:
+        LOGS / "extract_frames/{shard}.log",
+    benchmark:
+        TIMINGS / "extract_frames/{shard}.tsv"
+    conda:
+        ENV
+    params:
+        settings=settings_json(CONFIG, "frames"),
+    shell:
+        "clipaffect extract-frames {input.manifest:q} --out {output:q} "
+        "> {log:q} 2>&1"

@@ -1,0 +1,50 @@
+"""Embeddings of a shard by one encoder, and the tables that training reads.
+
+in:  the shard's faces; for a table, the labels and every shard
+out: one row for each row of faces, with a float16 feature; one memory-mappable table for each
+     encoder and task
+"""
+
+
+rule embed_faces:
+    input:
+        manifest=RESULTS / "dataset/manifests/{shard}.parquet",
+        faces=RESULTS / "faces/{shard}.parquet",
+        weights=weights_of,
+    output:
+        RESULTS / "embeddings/{encoder}/{shard}.parquet",
+    log:
+        LOGS / "embed_faces/{encoder}/{shard}.log",
+    benchmark:
+        TIMINGS / "embed_faces/{encoder}/{shard}.tsv"
+    conda:
+        ENV
+    params:
+        settings=lambda wildcards: settings_json(
+            CONFIG, "embeddings", "faces", f"encoders.{wildcards.encoder}"
+        ),
+    shell:
+        "clipaffect embed-faces --settings {params.settings:q} {input.manifest:q} "
+        "{input.faces:q} --out {output:q} > {log:q} 2>&1"
+
+
+rule build_table:
+    input:
+        labels=RESULTS / "dataset/labels/{task}.parquet",
+        embeddings=expand(
+            RESULTS / "embeddings/{{encoder}}/{shard}.parquet", shard=SHARDS
+        ),
+    output:
+        rows=RESULTS / "tables/{encoder}/{task}/rows.parquet",
+        features=RESULTS / "tables/{encoder}/{task}/features.npy",
+    log:
+        LOGS / "build_table/{encoder}/{task}.log",
+    benchmark:
+        TIMINGS / "build_table/{encoder}/{task}.tsv"
+    conda:
+        ENV
+    params:
+        settings=settings_json(CONFIG, "table"),
+    shell:
+        "clipaffect build-table {input.labels:q} {input.embeddings:q} "
+        "--out $(dirname {output.rows:q}) > {log:q} 2>&1"
