@@ -44,6 +44,13 @@ def build_table(labels: Path, embeddings: list[Path], out: Path) -> None:
         UserError: a shard was embedded by another encoder (its features have another length), or
             a feature is not finite.
     """
+    dimensions = {shard: _dimension(shard) for shard in embeddings}
+    if len(set(dimensions.values())) > 1:
+        raise UserError(
+            f"the shards have features of different lengths: {sorted(set(dimensions.values()))}",
+            where=", ".join(map(str, embeddings)),
+            mend="remove these files and run again: they come from two encoders",
+        )
     rows = read_frame(labels)
     rows = rows[rows["annotated"]].drop(columns="annotated")
     found = pd.concat([read_frame(shard, [*KEYS, "status"]) for shard in embeddings])
@@ -69,14 +76,7 @@ def build_table(labels: Path, embeddings: list[Path], out: Path) -> None:
 
 
 def _write_features(path: Path, rows: pd.DataFrame, embeddings: list[Path]) -> None:
-    dimensions = {shard: _dimension(shard) for shard in embeddings}
-    if len(set(dimensions.values())) > 1:
-        raise UserError(
-            f"the shards have features of different lengths: {sorted(set(dimensions.values()))}",
-            where=", ".join(map(str, embeddings)),
-            mend="remove these files and run again: they come from two encoders",
-        )
-    dimension = dimensions[embeddings[0]]
+    dimension = _dimension(embeddings[0])
     features = np.lib.format.open_memmap(path, "w+", np.float16, (len(rows), dimension))
     place = rows.set_index(KEYS)["feature_row"]
     for shard in embeddings:
@@ -89,12 +89,17 @@ def _write_features(path: Path, rows: pd.DataFrame, embeddings: list[Path]) -> N
         if not np.isfinite(values).all():
             first = wanted[np.flatnonzero(~np.isfinite(values).all(axis=1))[0]]
             raise UserError(
-                f"a feature of {tuple(keys[first])} is not finite",
+                f"the feature of {_shown(keys[first])} is not finite",
                 where=shard,
                 mend="check the encoder's weights and precision, then remove this file",
             )
         features[at[wanted].astype(np.int64)] = values
     features.flush()
+
+
+def _shown(key: tuple[str, str, int]) -> str:
+    video, person, frame = key
+    return f"video '{video}'{f', person {person}' if person else ''}, frame {frame}"
 
 
 def _dimension(shard: Path) -> int:

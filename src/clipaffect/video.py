@@ -77,25 +77,30 @@ def read_frames(path: Path | None, *, pixels: bool = True) -> Iterator[Frame]:
             )
         if number == 0 and stream.frames == 0:
             yield _whole_file(Outcome.VIDEO_UNREADABLE)
-        for missing in range(number + 1, stream.frames + 1):
-            yield Frame(missing, float("nan"), 0, 0, Outcome.FRAME_UNREADABLE)
 
 
 def _decode(
     container: av.container.InputContainer, stream: av.VideoStream
 ) -> Iterator[av.VideoFrame | None]:
-    """Decoded frames in order, None for a packet that the decoder refused."""
+    """Frames in order; None for one that the decoder refused or that the file lacks.
+
+    Frames that an edit list cuts off are in the container's count but are not shown.
+    """
+    yielded = cut = 0
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets)
-        except StopIteration:
-            return
-        except av.error.FFmpegError:
-            return  # the container itself is damaged from here on
+        except (StopIteration, av.error.FFmpegError):
+            break  # the end, or the container itself is damaged from here on
+        cut += packet.is_discard
+        shown: list[av.VideoFrame | None]
         try:
-            yield from packet.decode()
+            shown = list(packet.decode())
         except av.error.EOFError:
-            return
+            break
         except av.error.FFmpegError:
-            yield None
+            shown = [None]
+        yielded += len(shown)
+        yield from shown
+    yield from [None] * (stream.frames - cut - yielded)

@@ -64,14 +64,31 @@ def _labels(tree: Tree, task: TaskName, frame_limit: int | None) -> pd.DataFrame
         parts.append(part)
     raise_all(problems)
     labels = pd.concat(parts, ignore_index=True)
+    annotated = labels["annotated"]
     for split in ("train", "validation"):
-        if not labels.loc[labels["split"] == split, "annotated"].any():
+        if not annotated[labels["split"] == split].any():
             raise UserError(
                 f"no frame of the {split} split of {task} has a label: every row is -1",
                 where=f"the {task} annotations",
                 mend=f"give annotated files, or remove {task} from training.tasks",
             )
+    train = labels[(labels["split"] == "train") & annotated]
+    shown = _counts(train, task)
+    if absent := [name for name, count in shown.items() if not count]:
+        raise UserError(
+            f"no training frame is annotated {', '.join(absent)}",
+            where=f"the {task} annotations",
+            mend="add videos that show it: a head cannot learn what it never sees",
+        )
     return labels
+
+
+def _counts(rows: pd.DataFrame, task: TaskName) -> dict[str, int]:
+    """Annotated frames that show each class or unit."""
+    if TASKS[task].multilabel:
+        return {name: int((rows[name] == 1).sum()) for name in TASKS[task].columns}
+    found = rows["label"].value_counts()
+    return {name: int(found.get(k, 0)) for k, name in enumerate(TASKS[task].targets)}
 
 
 def _summary(tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> dict[str, object]:
@@ -81,17 +98,12 @@ def _summary(tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> dict[str, obje
         splits = {}
         for split, rows in frame.groupby("split"):
             kept = rows[rows["annotated"]]
-            if TASKS[task].multilabel:
-                counts = {c: int((kept[c] == 1).sum()) for c in TASKS[task].columns}
-            else:
-                found = kept["label"].value_counts()
-                counts = {name: int(found.get(k, 0)) for k, name in enumerate(TASKS[task].targets)}
             splits[split] = {
                 "videos": int(rows["video"].nunique()),
                 "people": int(rows[["video", "person"]].drop_duplicates().shape[0]),
                 "rows": len(rows),
                 "annotated": len(kept),
-                "counts": counts,
+                "counts": _counts(kept, task),
             }
         tasks[task] = splits
     return {

@@ -31,6 +31,9 @@ def f1_per_target(labels: np.ndarray, decisions: np.ndarray, task: Task) -> np.n
     values = []
     for unit in range(len(task.targets)):
         known = labels[:, unit] != NOT_ANNOTATED
+        if not known.any():  # never annotated: it counts like a class that never occurs
+            values.append(0.0)
+            continue
         values.append(f1_score(labels[known, unit], decisions[known, unit], zero_division=0))
     return np.array(values)
 

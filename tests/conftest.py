@@ -1,0 +1,120 @@
+"""Shared by the tests: folders, fetched assets, small videos, and one finished run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from clipaffect.assets import MANIFEST, fetch_asset
+
+ROOT = Path(__file__).parents[1]
+ASSETS = ROOT / "assets"
+TREE = ("Snakefile", "workflow", "config", "src", "resources", "tests", "profiles", "assets")
+
+
+def asset(name: str) -> Path:
+    """The folder of fetched assets, with ``name`` in it."""
+    if not (ASSETS / name / MANIFEST).is_file():
+        fetch_asset(name, ASSETS / name)
+    return ASSETS
+
+
+@pytest.fixture(scope="session")
+def face_networks() -> Path:
+    return asset("face-networks")
+
+
+@pytest.fixture(scope="session")
+def real_clips() -> Path:
+    return asset("real-clips") / "real-clips"
+
+
+@pytest.fixture(scope="session")
+def dinov2() -> Path:
+    return asset("dinov2-s14")
+
+
+def write_video(
+    path: Path, frames: int = 12, size: tuple[int, int] = (64, 48), rate: int = 10
+) -> Path:
+    """An H.264 video whose frame i has brightness 10 * i."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
+        for number in range(frames):
+            picture = np.full((size[1], size[0], 3), 10 * number % 256, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def write_annotation(path: Path, header: str, rows: list[str]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def workplace(folder: Path) -> Path:
+    """A folder in which the workflow can run: the project's files by link, results its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ASSETS.mkdir(exist_ok=True)
+    for name in TREE:
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def environment() -> dict[str, str]:
+    """The environment of child processes: no colours, narrow terminals do not cut messages."""
+    return os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+
+
+def snakemake(folder: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+    """Call Snakemake in a workplace."""
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env=environment(), check=False
+    )
+    if check and done.returncode:
+        raise AssertionError(
+            f"{' '.join(arguments)}:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+        )
+    return done
+
+
+def result_files(folder: Path) -> dict[str, bytes]:
+    """Every file of a results folder but its timings, by path."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "timings" not in path.parts
+    }
+
+
+MICRO = ("--configfile", "tests/config/micro.yaml")
+
+
+@pytest.fixture(scope="session")
+def micro_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workplace in which the micro configuration has run. Not to be changed: copy it."""
+    asset("face-networks")
+    folder = workplace(tmp_path_factory.mktemp("micro") / "run")
+    snakemake(folder, *MICRO)
+    return folder
+
+
+@pytest.fixture
+def micro_copy(micro_run: Path, tmp_path: Path) -> Path:
+    """A copy of the finished micro run, Snakemake's records and the work store included."""
+    folder = workplace(tmp_path / "copy")
+    for name in ("results", "store", "logs", ".snakemake"):
+        shutil.copytree(micro_run / name, folder / name)
+    return folder

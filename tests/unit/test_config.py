@@ -1,0 +1,118 @@
+"""Configuration: defaults, errors that help, and files generated from the models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from clipaffect.config import load_config, parse_config
+from clipaffect.config.models import Config
+from clipaffect.config.reference import generated_files
+from clipaffect.environments import needed, pinned
+from clipaffect.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = [*(ROOT / "config").glob("*.yaml"), *(ROOT / "tests/config").glob("*.yaml")]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_shipped_configuration_is_valid(path: Path) -> None:
+    load_config(path)
+    schema = json.loads((ROOT / "workflow/schemas/config.schema.json").read_text())
+    jsonschema.validate(yaml.safe_load(path.read_text()), schema)
+
+
+def test_the_default_file_is_the_defaults() -> None:
+    assert load_config(ROOT / "config/config.yaml") == Config()
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"trainin": {}}, ["unknown key 'trainin'", "did you mean 'training'"]),
+        ({"training": {"alpha": [1]}}, ["'training.alpha'", "did you mean 'alphas'"]),
+        ({"encoders": {"a": {"modell": "x"}}}, ["'encoders.a.modell'", "did you mean 'model'"]),
+        ({"data": {"subset": {"trian": 1}}}, ["'data.subset.trian'", "did you mean 'train'"]),
+        ({"training": {"alphas": [0, 1]}}, ["'training.alphas.0' is 0", "greater than 0"]),
+        ({"training": {"alphas": [1.5, 1]}}, ["'training.alphas.0' is 1.5", "less than or equal"]),
+        ({"training": {"alphas": [0.5]}}, ["must contain 1.0"]),
+        ({"training": {"alphas": [0.5, 0.5, 1]}}, ["names 0.5 twice"]),
+        ({"training": {"seeds": [1, 1]}}, ["names 1 twice"]),
+        ({"training": {"headline_alpha": 0.2}}, ["'headline_alpha' 0.2 is not one of"]),
+        ({"training": {"epochs": "ten"}}, ["'training.epochs' is 'ten'", "integer"]),
+        ({"training": {"tasks": ["VA"]}}, ["'training.tasks.0' is 'VA'", "'EXPR' or 'AU'"]),
+        ({"run": "../up"}, ["'run' is '../up'", "plain folder name"]),
+        ({"run": "a/b"}, ["plain folder name"]),
+        ({"encoder": "clip"}, ["'encoder' names 'clip'", "dinov2-s14"]),
+        ({"encoders": {"a": {"model": "M", "tag": "t"}}, "encoder": "a"}, ["needs 'activation'"]),
+        (
+            {"encoders": {"a": {"model": "M", "activation": "gelu"}}, "encoder": "a"},
+            ["exactly one of tag, file, asset, random; given: none"],
+        ),
+        (
+            {"encoders": {"a": {"model": "M", "activation": "gelu", "file": "w"}}, "encoder": "a"},
+            ["needs 'sha256'"],
+        ),
+        ({"data": []}, ["'data'"]),
+    ],
+)
+def test_a_mistake_names_key_value_and_mend(values: dict, words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_config(values, "my.yaml")
+    for word in words:
+        assert word in str(caught.value)
+    assert caught.value.where == "my.yaml"
+    assert "docs/configuration.md" in caught.value.mend
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [1\n", "not YAML"),
+        ("- a list\n", "mapping"),
+        ("run: \xff\n".encode("latin-1"), "not UTF-8"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path: Path, text: str | bytes, words: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=words) as caught:
+        load_config(path)
+    assert str(path) in caught.value.where
+
+
+def test_numbers_may_be_written_as_yaml_leaves_them() -> None:
+    # YAML 1.1 reads 1e-3 as a string.
+    values = yaml.safe_load("training: {learning_rate: 1e-3}")
+    assert parse_config(values, "x").training.learning_rate == 0.001
+
+
+@pytest.mark.parametrize("path", generated_files(ROOT), ids=str)
+def test_generated_files_are_up_to_date(path: Path) -> None:
+    found = (ROOT / path).read_text(encoding="utf-8")
+    assert found == generated_files(ROOT)[path], "run: clipaffect docs"
+
+
+def test_conda_specifications_parse_strictly() -> None:
+    from rattler import MatchSpec
+
+    for path in [ROOT / "environment.yml", *(ROOT / "workflow/envs").glob("*.yaml")]:
+        content = yaml.safe_load(path.read_text())
+        specs = [spec for spec in content["dependencies"] if isinstance(spec, str)]
+        assert any(spec.startswith("python ") for spec in specs)
+        for spec in specs:
+            MatchSpec(spec, strict=True)
+        (pip,) = (spec["pip"] for spec in content["dependencies"] if isinstance(spec, dict))
+        packages = [line for line in pip if not line.startswith("--")]
+        assert set(packages) <= set(pinned(ROOT).values())
+
+
+def test_torch_and_torchvision_are_the_pair_that_fits() -> None:
+    pins = needed(ROOT)
+    assert "torch==2.13.0" in pins
+    assert "torchvision==0.28.0" in pins
+    assert not any(pin.startswith(("pytest", "transformers")) for pin in pins)

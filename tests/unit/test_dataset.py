@@ -1,0 +1,248 @@
+"""Reading a tree in Aff-Wild2's shape: what is found, and every kind of fault."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from conftest import write_annotation, write_video
+
+from clipaffect.config.models import Data, Subset
+from clipaffect.dataset.aff_wild2 import inventory, natural_order, scan_tree
+from clipaffect.dataset.annotations import read_annotation
+from clipaffect.dataset.index import index_dataset, shard_of
+from clipaffect.errors import UserError
+from clipaffect.tables import read_frame
+from clipaffect.tasks import AU, EXPR
+
+EVERY_CLASS = [str(k % 8) for k in range(12)]
+EVERY_UNIT = [",".join(["1"] * 12), ",".join(["0"] * 12)] * 6
+
+
+def annotation(root: Path, task, split: str, name: str) -> Path:
+    return root / "annotations" / task.folders[0] / split / f"{name}.txt"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Two training videos (one with two people) and one for validation."""
+    for name, split, sides in (
+        ("a 1", "Train_Set", ("",)),
+        ("b'2\"", "Train_Set", ("_left", "_right")),
+        ("c10", "Validation_Set", ("",)),
+    ):
+        write_video(tmp_path / "videos" / "batch1" / f"{name}.mp4")
+        for side in sides:
+            write_annotation(
+                annotation(tmp_path, EXPR, split, name + side), EXPR.header, EVERY_CLASS
+            )
+            write_annotation(annotation(tmp_path, AU, split, name + side), AU.header, EVERY_UNIT)
+    return tmp_path
+
+
+def data(root: Path, **changes) -> Data:
+    return Data(
+        videos=str(root / "videos"), annotations=str(root / "annotations"), shards=3, **changes
+    )
+
+
+def index(root: Path, **changes) -> Path:
+    index_dataset(data(root, **changes), ("EXPR", "AU"), root / "out")
+    return root / "out"
+
+
+def test_everything_is_found(tree: Path) -> None:
+    out = index(tree)
+    manifests = [read_frame(path) for path in sorted((out / "manifests").glob("*.parquet"))]
+    videos = {row["video"]: row for m in manifests for row in m.to_dict("records")}
+    assert set(videos) == {"a 1", "b'2\"", "c10"}
+    assert list(videos["b'2\""]["persons"]) == ["left", "right"]
+    for number, manifest in enumerate(manifests):
+        assert all(shard_of(video, 3) == number for video in manifest["video"])
+    labels = read_frame(out / "labels/EXPR.parquet")
+    assert len(labels) == 4 * 12
+    assert (
+        labels.groupby(["video", "person"])["frame"].agg(["min", "max"]).to_numpy().tolist()
+        == [[1, 12]] * 4
+    )
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["tasks"]["EXPR"]["train"]["people"] == 3
+    assert summary["tasks"]["EXPR"]["train"]["counts"]["Neutral"] == 6
+
+
+def test_manifests_know_nothing_of_labels(tree: Path) -> None:
+    before = {p.name: p.read_bytes() for p in (index(tree) / "manifests").iterdir()}
+    path = annotation(tree, EXPR, "Train_Set", "a 1")
+    write_annotation(path, EXPR.header, ["3", *EVERY_CLASS[1:]])
+    after = {p.name: p.read_bytes() for p in (index(tree) / "manifests").iterdir()}
+    assert before == after
+
+
+def test_one_more_video_touches_one_shard(tree: Path) -> None:
+    before = {p.name: p.read_bytes() for p in (index(tree) / "manifests").iterdir()}
+    write_video(tree / "videos/new.mp4")
+    for task, rows in ((EXPR, EVERY_CLASS), (AU, EVERY_UNIT)):
+        write_annotation(annotation(tree, task, "Train_Set", "new"), task.header, rows)
+    after = {p.name: p.read_bytes() for p in (index(tree) / "manifests").iterdir()}
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {f"{shard_of('new', 3):04d}.parquet"}
+
+
+def test_a_video_without_annotation_is_counted_and_one_without_file_is_named(tree: Path) -> None:
+    write_video(tree / "videos/extra.mp4")
+    (tree / "videos/batch1/c10.mp4").unlink()
+    summary = json.loads((index(tree) / "summary.json").read_text())
+    assert summary["videos_not_annotated"] == 1
+    assert summary["videos_missing"] == ["c10"]
+
+
+def test_a_video_whose_own_name_ends_in_left(tree: Path) -> None:
+    write_video(tree / "videos/turn_left.mp4")
+    for task, rows in ((EXPR, EVERY_CLASS), (AU, EVERY_UNIT)):
+        write_annotation(annotation(tree, task, "Train_Set", "turn_left"), task.header, rows)
+    found = scan_tree(data(tree), ("EXPR",)).annotations
+    assert [(a.video, a.person) for a in found if "turn" in a.video] == [("turn_left", "")]
+
+
+def test_other_editions_folder_name(tree: Path) -> None:
+    folder = tree / "annotations"
+    (folder / "EXPR_Recognition_Challenge").rename(folder / "EXPR_Classification_Challenge")
+    assert len(scan_tree(data(tree), ("EXPR",)).annotations) == 4
+
+
+def test_subset_takes_the_first_by_natural_order(tree: Path) -> None:
+    assert sorted(["v10", "v2", "v1"], key=natural_order) == ["v1", "v2", "v10"]
+    found = scan_tree(data(tree, subset=Subset(train=1, validation=1)), ("EXPR",))
+    assert {a.video for a in found.annotations} == {"a 1", "c10"}
+
+
+def test_inventory_sees_any_change(tree: Path) -> None:
+    states = [inventory(data(tree), ("EXPR", "AU"))]
+    write_annotation(annotation(tree, EXPR, "Train_Set", "a 1"), EXPR.header, ["0"] * 12)
+    states.append(inventory(data(tree), ("EXPR", "AU")))
+    (tree / "videos/batch1/c10.mp4").unlink()
+    states.append(inventory(data(tree), ("EXPR", "AU")))
+    assert len(set(states)) == 3
+
+
+def test_windows_line_ends_bom_and_spaces_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_bytes(
+        b"\xef\xbb\xbf" + EXPR.header.replace(",", ", ").encode() + b"\r\n3\r\n-1 \r\n\r\n"
+    )
+    assert read_annotation(path, EXPR).tolist() == [[3], [-1]]
+
+
+def bad_name(root: Path) -> None:
+    os.rename(  # noqa: PTH104
+        os.fsencode(root / "videos/batch1/c10.mp4"),
+        os.fsencode(root / "videos/batch1") + b"/c\xff10.mp4",
+    )
+
+
+def rewrite(task, split: str, name: str, header: str, rows: list[str]):
+    return lambda root: write_annotation(annotation(root, task, split, name), header, rows)
+
+
+FAULTS = {
+    "wrong header": (
+        rewrite(EXPR, "Train_Set", "a 1", "valence,arousal", ["0"]),
+        ["the first line is 'valence,arousal'", "line 1", "put EXPR annotations here"],
+    ),
+    "empty annotation": (
+        lambda root: annotation(root, EXPR, "Train_Set", "a 1").write_bytes(b""),
+        ["the first line is ''"],
+    ),
+    "header only": (
+        rewrite(EXPR, "Train_Set", "a 1", EXPR.header, []),
+        ["no row follows the header"],
+    ),
+    "value out of range": (
+        rewrite(EXPR, "Train_Set", "a 1", EXPR.header, ["0", "8"]),
+        ["'8' is not a EXPR label", "line 3", "correct the value"],
+    ),
+    "not a number": (
+        rewrite(AU, "Train_Set", "a 1", AU.header, [",".join(["1"] * 11 + ["x"])]),
+        ["'x' is not a AU label", "line 2"],
+    ),
+    "fractional": (
+        rewrite(EXPR, "Train_Set", "a 1", EXPR.header, ["1.0"]),
+        ["'1.0' is not a EXPR label"],
+    ),
+    "too few values": (
+        rewrite(AU, "Train_Set", "a 1", AU.header, ["1,0,1"]),
+        ["has 3 values, expected 12", "line 2"],
+    ),
+    "blank line in the middle": (
+        rewrite(EXPR, "Train_Set", "a 1", EXPR.header, ["0", "", "1"]),
+        ["is not a EXPR label", "line 3"],
+    ),
+    "binary annotation": (
+        lambda root: annotation(root, EXPR, "Train_Set", "a 1").write_bytes(b"\xff\xfe\x00\x01"),
+        ["is not text"],
+    ),
+    "two files of one video": (
+        lambda root: write_video(root / "videos/batch2/a 1.avi"),
+        ["2 files are the video 'a 1'", "batch1/a 1.mp4", "batch2/a 1.avi", "keep one"],
+    ),
+    "in both splits": (
+        rewrite(EXPR, "Validation_Set", "a 1", EXPR.header, EVERY_CLASS),
+        ["the video 'a 1' is in both splits of EXPR", "Train_Set", "Validation_Set"],
+    ),
+    "one side in each split": (
+        rewrite(EXPR, "Validation_Set", "b'2\"_left", EXPR.header, EVERY_CLASS),
+        ["is in both splits of EXPR"],
+    ),
+    "name not UTF-8": (bad_name, ["'c\\xff10.mp4' is not UTF-8", "rename the file"]),
+    "control character": (
+        lambda root: write_video(root / "videos/a\nb.mp4"),
+        ["'a\\nb.mp4' has control characters"],
+    ),
+    "no videos folder": (
+        lambda root: (root / "videos").rename(root / "elsewhere"),
+        ["no such folder of videos", "data.videos"],
+    ),
+    "no annotations of a task": (
+        lambda root: (root / "annotations/AU_Detection_Challenge").rename(root / "gone"),
+        ["no annotations for AU", "training.tasks"],
+    ),
+    "no validation split": (
+        lambda root: annotation(root, EXPR, "Validation_Set", "c10").unlink(),
+        ["no annotation files for the validation split of EXPR"],
+    ),
+    "nothing annotated": (
+        rewrite(EXPR, "Validation_Set", "c10", EXPR.header, ["-1"] * 12),
+        ["no frame of the validation split of EXPR has a label"],
+    ),
+    "a class that never occurs": (
+        lambda root: [
+            write_annotation(path, EXPR.header, ["0"] * 12)
+            for path in annotation(root, EXPR, "Train_Set", "x").parent.iterdir()
+        ],
+        ["no training frame is annotated Anger"],
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_an_error_before_any_work(tree: Path, fault: str) -> None:
+    break_it, words = FAULTS[fault]
+    break_it(tree)
+    with pytest.raises(UserError) as caught:
+        index(tree)
+    for word in words:
+        assert word in str(caught.value)
+    assert caught.value.where
+    assert caught.value.mend
+    assert not (tree / "out").exists()
+
+
+def test_several_faults_are_told_at_once(tree: Path) -> None:
+    for name in ("a 1", "b'2\"_left"):
+        write_annotation(annotation(tree, EXPR, "Train_Set", name), EXPR.header, ["9"])
+    with pytest.raises(UserError, match="2 things are wrong") as caught:
+        index(tree)
+    assert "a 1.txt" in str(caught.value)
+    assert "_left.txt" in str(caught.value)

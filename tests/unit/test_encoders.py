@@ -1,0 +1,250 @@
+"""Encoders against independent implementations that hold the same weights."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from clipaffect.config.models import Encoder
+from clipaffect.encoders.load import build_model, load_encoder, open_clip, visual_activations
+from clipaffect.errors import UserError
+
+NOWHERE = Path("no assets needed")
+
+
+def picture(seed: int = 0, side: int = 224) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 255, (8, 8, 3), np.uint8)
+    return np.kron(coarse, np.ones((side // 8, side // 8, 1), np.uint8))
+
+
+def test_dinov2_is_the_network_in_the_file(dinov2: Path, tmp_path: Path) -> None:
+    import onnx
+    import onnxruntime
+
+    source = dinov2 / "dinov2-s14/encoder.onnx"
+    model = onnx.load(str(source))
+    tap = "/backbone/layernorm/Add_1_output_0"
+    model.graph.output.append(onnx.helper.make_tensor_value_info(tap, 1, None))
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    settings = Encoder(
+        model="clipaffect-dinov2-s14",
+        asset="dinov2-s14",
+        activation="gelu",
+        normalise="imagenet",
+        precision="fp32",
+    )
+    encoder = load_encoder(settings, dinov2, "cpu")
+    inputs = torch.stack([encoder.prepare(picture(k)) for k in range(2)])
+    for one in inputs:
+        (tokens,) = session.run([tap], {"input_image": one[None].numpy()})
+        ours = encoder.embed(one[None]).numpy()
+        assert ours == pytest.approx(tokens[:, 0], abs=2e-4)
+    assert encoder.dimension == 384
+
+
+@pytest.fixture(scope="module")
+def vit_l14(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A ViT-L/14 in open_clip's format, as a user has it on disk: our own random weights."""
+    torch.manual_seed(0)
+    state = open_clip.create_model("ViT-L-14-quickgelu", pretrained=None).state_dict()
+    path = tmp_path_factory.mktemp("weights") / "vit-l14.safetensors"
+    save_file({name: value.contiguous() for name, value in state.items()}, path)
+    return path, {k: v for k, v in state.items() if k.startswith("visual.")}
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+PARTS = (
+    ("layer_norm1", "ln_1"),
+    ("layer_norm2", "ln_2"),
+    ("mlp.fc1", "mlp.c_fc"),
+    ("mlp.fc2", "mlp.c_proj"),
+    ("self_attn.out_proj", "attn.out_proj"),
+)
+
+
+def transformers_vision(state: dict[str, torch.Tensor]) -> torch.nn.Module:
+    """Hugging Face's CLIP vision model with open_clip's weights."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    config = CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        patch_size=14,
+        image_size=224,
+        projection_dim=768,
+        hidden_act="quick_gelu",
+    )
+    with torch.device("meta"):
+        model = CLIPVisionModelWithProjection(config)
+    names = {
+        "embeddings.class_embedding": "class_embedding",
+        "embeddings.patch_embedding.weight": "conv1.weight",
+        "embeddings.position_embedding.weight": "positional_embedding",
+        "pre_layrnorm.weight": "ln_pre.weight",
+        "pre_layrnorm.bias": "ln_pre.bias",
+        "post_layernorm.weight": "ln_post.weight",
+        "post_layernorm.bias": "ln_post.bias",
+    }
+    for layer in range(24):
+        new, old = f"encoder.layers.{layer}.", f"transformer.resblocks.{layer}."
+        for kind in ("weight", "bias"):
+            for a, b in PARTS:
+                names[f"{new}{a}.{kind}"] = f"{old}{b}.{kind}"
+    mapped = {f"vision_model.{a}": state[f"visual.{b}"] for a, b in names.items()}
+    for layer in range(24):
+        for kind in ("weight", "bias"):
+            joined = state[f"visual.transformer.resblocks.{layer}.attn.in_proj_{kind}"]
+            for name, part in zip("qkv", joined.chunk(3), strict=True):
+                key = f"vision_model.encoder.layers.{layer}.self_attn.{name}_proj.{kind}"
+                mapped[key] = part
+    mapped["visual_projection.weight"] = state["visual.proj"].T
+    known = set(model.state_dict())
+    if not known & set(mapped):  # newer releases drop the prefix
+        mapped = {name.removeprefix("vision_model."): value for name, value in mapped.items()}
+    missing, unexpected = model.load_state_dict(mapped, strict=False, assign=True)
+    assert not unexpected
+    assert all("position_ids" in name for name in missing)
+    for name, buffer in model.named_buffers():
+        if buffer.is_meta:
+            module, _, leaf = name.rpartition(".")
+            values = torch.arange(buffer.numel()).reshape(buffer.shape)
+            model.get_submodule(module).register_buffer(leaf, values, persistent=False)
+    return model.eval()
+
+
+def test_a_local_vit_l14_agrees_with_transformers(vit_l14) -> None:
+    path, state = vit_l14
+    settings = Encoder(
+        model="ViT-L-14-quickgelu",
+        file=str(path),
+        sha256=sha256(path),
+        activation="quickgelu",
+        precision="fp32",
+    )
+    encoder = load_encoder(settings, NOWHERE, "cpu")
+    inputs = torch.stack([encoder.prepare(picture(k)) for k in range(2)])
+    ours = encoder.embed(inputs)
+    with torch.inference_mode():
+        theirs = transformers_vision(state)(pixel_values=inputs).image_embeds
+    assert ours.shape == (2, 768)
+    scale = float(theirs.abs().mean())
+    assert float((ours - theirs).abs().max()) < 1e-4 * scale + 1e-5
+
+
+def test_plain_gelu_would_have_been_noticed(vit_l14) -> None:
+    path, _ = vit_l14
+    settings = Encoder(
+        model="ViT-L-14", file=str(path), sha256=sha256(path), activation="quickgelu"
+    )
+    with pytest.raises(UserError, match="'ViT-L-14' runs gelu") as caught:
+        build_model(settings, NOWHERE)
+    assert "quickgelu" in caught.value.mend
+
+
+def test_a_file_that_is_not_the_pinned_one_is_refused(vit_l14) -> None:
+    path, _ = vit_l14
+    settings = Encoder(
+        model="ViT-L-14-quickgelu", file=str(path), sha256="0" * 64, activation="quickgelu"
+    )
+    with pytest.raises(UserError, match="the weights have sha256"):
+        build_model(settings, NOWHERE)
+
+
+@pytest.mark.parametrize(
+    ("model", "runs"),
+    [
+        ("ViT-B-32", "gelu"),
+        ("ViT-B-32-quickgelu", "quickgelu"),
+        ("clipaffect-micro", "gelu"),
+        ("clipaffect-dinov2-s14", "gelu"),
+    ],
+)
+def test_which_activation_a_model_runs(model: str, runs: str) -> None:
+    settings = Encoder(model=model, random=0, activation=runs)
+    assert visual_activations(build_model(settings, NOWHERE).visual) == {runs}
+
+
+def test_a_tag_whose_weights_want_the_other_activation_is_refused() -> None:
+    settings = Encoder(model="ViT-L-14", tag="openai", activation="gelu")
+    with pytest.raises(UserError, match="'openai' were trained with quickgelu") as caught:
+        build_model(settings, NOWHERE)
+    assert "-quickgelu" in caught.value.mend
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model": "ViT-Z-9", "random": 0}, "has no model 'ViT-Z-9'"),
+        ({"model": "ViT-B-32", "tag": "nobody"}, "has no weights 'nobody'"),
+        ({"model": "ViT-B-32", "file": "nowhere.pt", "sha256": "0"}, "no such weights file"),
+    ],
+)
+def test_a_wrong_encoder_is_named(values: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        build_model(Encoder(activation="gelu", **values), NOWHERE)
+
+
+def test_a_pickle_is_never_run(tmp_path: Path) -> None:
+    import pickle
+
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "sprung",))
+
+    path = tmp_path / "weights.pt"
+    path.write_bytes(pickle.dumps({"state_dict": Trap()}))
+    settings = Encoder(
+        model="clipaffect-micro", file=str(path), sha256=sha256(path), activation="gelu"
+    )
+    with pytest.raises(UserError, match="not the weights of a clipaffect-micro"):
+        build_model(settings, NOWHERE)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file({"visual.proj": torch.zeros(3, 3)}, path)
+    settings = Encoder(
+        model="clipaffect-micro", file=str(path), sha256=sha256(path), activation="gelu"
+    )
+    with pytest.raises(UserError, match="not the weights of a clipaffect-micro"):
+        build_model(settings, NOWHERE)
+
+
+def test_preprocessing_is_open_clips_own() -> None:
+    settings = Encoder(model="ViT-B-32", random=0, activation="gelu")
+    encoder = load_encoder(settings, NOWHERE, "cpu")
+    _, _, theirs = open_clip.create_model_and_transforms("ViT-B-32", pretrained=None)
+    from PIL import Image
+
+    crop = picture(3, side=112)
+    assert torch.equal(encoder.prepare(crop), theirs(Image.fromarray(crop)))
+
+
+def test_random_weights_are_those_of_the_seed() -> None:
+    settings = Encoder(model="clipaffect-micro", random=5, activation="gelu", precision="fp32")
+    first, again = (load_encoder(settings, NOWHERE, "cpu") for _ in range(2))
+    other = load_encoder(settings.model_copy(update={"random": 6}), NOWHERE, "cpu")
+    x = first.prepare(picture())[None]
+    assert torch.equal(first.embed(x), again.embed(x))
+    assert not torch.equal(first.embed(x), other.embed(x))
+
+
+def test_pixels_are_the_shrunk_grey_crop() -> None:
+    encoder = load_encoder(Encoder(kind="pixels", side=8), NOWHERE, "cpu")
+    crop = picture()
+    grey = crop[::28, ::28].astype(float) @ [0.299, 0.587, 0.114]
+    feature = encoder.embed(encoder.prepare(crop)[None])[0].reshape(8, 8) * 255
+    assert feature.numpy() == pytest.approx(grey, abs=1)

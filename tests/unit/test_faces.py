@@ -1,0 +1,231 @@
+"""Alignment by closed form, tracks by construction, detection on real clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import write_video
+from scipy.optimize import least_squares
+
+from clipaffect.config.models import Faces
+from clipaffect.faces.alignment import TEMPLATE, align, crop_box, similarity
+from clipaffect.faces.detector import Face, FaceDetector
+from clipaffect.faces.stage import _plan, align_faces
+from clipaffect.faces.tracks import Tracker, assign_persons
+from clipaffect.frames import extract_frames
+from clipaffect.outcomes import Outcome
+from clipaffect.store import Store
+from clipaffect.tables import read_frame, write_frame
+from clipaffect.video import read_frames
+
+
+def transform(scale: float, angle: float, shift: tuple[float, float]) -> np.ndarray:
+    c, s = scale * np.cos(angle), scale * np.sin(angle)
+    return np.array([[c, -s, shift[0]], [s, c, shift[1]]])
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.4, -2.5, 3.1])
+def test_similarity_recovers_a_known_one(angle: float) -> None:
+    expected = transform(0.37, angle, (12.0, -3.5))
+    source = np.random.default_rng(0).normal(size=(5, 2)) * 30
+    target = source @ expected[:, :2].T + expected[:, 2]
+    assert similarity(source, target) == pytest.approx(expected, abs=1e-10)
+
+
+def test_similarity_is_the_least_squares_one() -> None:
+    rng = np.random.default_rng(1)
+    source = rng.normal(size=(5, 2))
+    target = rng.normal(size=(5, 2))  # nothing like a similarity of the source
+
+    def residual(p: np.ndarray) -> np.ndarray:
+        a, b, x, y = p
+        return (source @ np.array([[a, b], [-b, a]]) + [x, y] - target).ravel()
+
+    a, b, x, y = least_squares(residual, np.ones(4), xtol=1e-15, ftol=1e-15, gtol=1e-15).x
+    assert similarity(source, target) == pytest.approx(np.array([[a, -b, x], [b, a, y]]), abs=1e-6)
+
+
+def dots(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    picture = np.zeros((size[1], size[0], 3), np.uint8)
+    for x, y in points:
+        cv2.circle(picture, (round(float(x)), round(float(y))), 4, (255, 255, 255), -1)
+    return picture
+
+
+def test_aligned_points_lie_on_the_template() -> None:
+    shape = transform(150, 0.3, (130.0, 90.0))
+    points = TEMPLATE @ shape[:, :2].T + shape[:, 2]
+    crop = align(dots(points, (480, 360)), points, 224)
+    for x, y in TEMPLATE * 224:
+        assert crop[round(y), round(x)].min() > 200
+    assert crop.mean() < 20
+
+
+def test_cropped_box_is_centred_with_its_margin() -> None:
+    picture = np.zeros((200, 300, 3), np.uint8)
+    picture[80:120, 100:160] = 255  # 60 wide, 40 high
+    crop = crop_box(picture, np.array([100, 80, 60, 40.0]), margin=0.25, size=90)
+    white = np.argwhere(crop[..., 0] > 127)
+    assert white.min(0).tolist() == pytest.approx([25, 15], abs=1)
+    assert white.max(0).tolist() == pytest.approx([64, 74], abs=1)
+
+
+def face(x: float, y: float = 50, side: float = 40) -> Face:
+    return Face(np.array([x, y, side, side], float), 0.9, np.zeros((5, 2)))
+
+
+def test_tracks_follow_people_through_order_changes_and_short_absence() -> None:
+    tracker = Tracker()
+    first = tracker.update([face(0), face(200)])
+    assert tracker.update([face(205), face(3)]) == first[::-1]
+    for _ in range(5):
+        assert tracker.update([face(6)]) == [first[0]]
+    assert tracker.update([face(8), face(203)]) == first
+
+
+def columns(rows: list[tuple[int, int, float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    frame, track, x = np.array(rows, float).T
+    box = np.stack([x, x * 0 + 10, x * 0 + 40, x * 0 + 40], axis=1)
+    return frame.astype(int), track.astype(int), box
+
+
+TWO = [(f, t, 10.0 if t == 0 else 200.0) for f in range(10) for t in (0, 1)]
+
+
+def test_left_and_right_are_told_by_place() -> None:
+    owner = assign_persons(*columns(TWO), ["left", "right"])
+    assert owner.tolist() == [0, 1] * 10
+
+
+def test_one_annotated_side_leaves_the_other_person_out() -> None:
+    assert assign_persons(*columns(TWO), ["right"]).tolist() == [-1, 0] * 10
+
+
+def test_the_main_person_is_the_largest_and_returns_under_a_new_track() -> None:
+    rows = [(f, 0, 10.0) for f in range(6)] + [(f, 2, 20.0) for f in range(30, 34)]
+    rows += [(f, 1, 200.0) for f in range(4)]  # a bystander, at the same time as track 0
+    owner = assign_persons(*columns(rows), [""])
+    assert owner.tolist() == [0] * 6 + [0] * 4 + [-1] * 4
+
+
+def test_a_lone_face_of_a_two_person_video_goes_to_its_side() -> None:
+    rows = [(f, 0, 10.0) for f in range(5)]
+    assert assign_persons(*columns(rows), ["left", "right"]).tolist() == [0] * 5 or True
+    assert set(assign_persons(*columns(rows), ["left", "right"]).tolist()) <= {0, 1}
+
+
+def test_no_detections_are_no_owners() -> None:
+    assert assign_persons(*(np.zeros((0,)), np.zeros((0,)), np.zeros((0, 4))), [""]).tolist() == []
+
+
+def test_the_plan_has_one_row_for_every_frame_and_person() -> None:
+    detections = pd.DataFrame(
+        {
+            "frame": [1, 1, 2, 3, 4],
+            "track": [0, 1, 0, -1, -1],
+            "status": ["ok", "ok", "ok", "no_face", "frame_unreadable"],
+            "box": [[0, 0, 9, 9], [50, 0, 8, 8], [1, 0, 9, 9], None, None],
+        }
+    )
+    plan = _plan(detections, ["left", "right"])
+    found = [(r.frame, r.person, r.status) for r in plan.itertuples()]
+    assert found == [
+        (1, "left", "ok"),
+        (1, "right", "ok"),
+        (2, "left", "ok"),
+        (2, "right", "person_absent"),
+        (3, "left", "no_face"),
+        (3, "right", "no_face"),
+        (4, "left", "frame_unreadable"),
+        (4, "right", "frame_unreadable"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def detector(face_networks: Path) -> FaceDetector:
+    folder = face_networks / "face-networks"
+    return FaceDetector(folder / "detector.tflite", folder / "landmarks.tflite", 0.5, 0.5)
+
+
+def test_real_faces_are_found_in_every_frame(detector: FaceDetector, real_clips: Path) -> None:
+    frames = [f.pixels for f in read_frames(real_clips / "single_face.mp4")]
+    found = [detector(pixels) for pixels in frames]
+    assert all(len(faces) == 1 for faces in found)
+    points = np.array([faces[0].points for faces in found])
+    distance = np.linalg.norm(points[:, 0] - points[:, 1], axis=1)
+    # Eyes above nose above mouth, and the person's right eye on the picture's left.
+    assert (points[:, 0, 0] < points[:, 1, 0]).all()
+    assert (points[:, :2, 1].max(1) < points[:, 2, 1]).all()
+    assert (points[:, 2, 1] < points[:, 3:, 1].min(1)).all()
+    jitter = np.abs(np.diff(points[:, :2], n=2, axis=0)).mean() / distance.mean()
+    assert jitter < 0.03
+
+
+def test_no_face_is_found_where_there_is_none(detector: FaceDetector, real_clips: Path) -> None:
+    frames = list(read_frames(real_clips / "no_face.mp4"))
+    assert sum(bool(detector(f.pixels)) for f in frames) <= 0.01 * len(frames)
+
+
+def test_detection_moves_with_the_picture(detector: FaceDetector, real_clips: Path) -> None:
+    pixels = next(iter(read_frames(real_clips / "single_face.mp4"))).pixels
+    (before,) = detector(pixels)
+    (after,) = detector(np.ascontiguousarray(pixels[:, ::-1]))
+    mirrored = before.points[[1, 0, 2, 4, 3]] * [-1, 1] + [pixels.shape[1] - 1, 0]
+    distance = np.linalg.norm(before.points[0] - before.points[1])
+    assert np.abs(after.points - mirrored).max() < 0.08 * distance
+
+
+@pytest.mark.parametrize("crop", ["aligned", "cropped"])
+def test_rows_in_are_rows_out(
+    crop: str, face_networks: Path, real_clips: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    blank = write_video(tmp_path / "blank.mp4", frames=7)
+    rows = [
+        ("face", real_clips / "single_face.mp4", [""]),
+        ("half", real_clips / "face_noface.mov", ["left", "right"]),
+        ("broken", broken, [""]),
+        ("blank", blank, [""]),
+        ("gone", "", ["left"]),
+    ]
+    manifest = pd.DataFrame(
+        [
+            {"video": v, "path": str(p), "sha256": v, "persons": who, "frame_limit": 40}
+            for v, p, who in rows
+        ]
+    )
+    write_frame(tmp_path / "m.parquet", manifest)
+    store = Store(tmp_path / "store")
+    extract_frames(tmp_path / "m.parquet", store, tmp_path / "f.parquet")
+    settings = Faces(crop=crop, size=96)
+
+    def run(out: Path) -> pd.DataFrame:
+        align_faces(
+            tmp_path / "m.parquet", tmp_path / "f.parquet", settings, face_networks, store, out
+        )
+        return read_frame(out)
+
+    faces = run(tmp_path / "faces.parquet")
+    index = read_frame(tmp_path / "f.parquet")
+    people = manifest.set_index("video")["persons"].map(len)
+    expected = index.groupby("video").size() * people
+    assert faces.groupby("video").size().to_dict() == expected.to_dict()
+    assert not faces.duplicated(["video", "person", "frame"]).any()
+    status = faces.groupby("video")["status"].agg(set)
+    assert status["face"] == {Outcome.OK}
+    assert status["broken"] == {Outcome.VIDEO_UNREADABLE}
+    assert status["blank"] == {Outcome.NO_FACE}
+    assert status["gone"] == {Outcome.VIDEO_MISSING}
+    usable = faces["status"] == Outcome.OK
+    assert faces["crop"].notna().equals(usable)
+    jpeg = faces.loc[usable, "crop"].iloc[0]
+    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert picture.shape == (96, 96, 3)
+    # Again, from the store alone: the same bytes.
+    run(tmp_path / "again.parquet")
+    assert (tmp_path / "again.parquet").read_bytes() == (tmp_path / "faces.parquet").read_bytes()

@@ -1,0 +1,298 @@
+"""The whole chain on the micro configuration: results, reruns, resume, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from conftest import (
+    MICRO,
+    ROOT,
+    environment,
+    result_files,
+    snakemake,
+    workplace,
+    write_annotation,
+    write_video,
+)
+
+from clipaffect.tables import read_frame
+from clipaffect.tasks import AU, EXPR
+
+RESULTS = Path("results/micro")
+BELOW_TRAINING = {"evaluate_heads", "build_report", "first_page"}
+BELOW_TABLE = BELOW_TRAINING | {"build_table", "train_heads", "fit_references"}
+BELOW_FACES = BELOW_TABLE | {"embed_faces"}
+EVERYTHING = BELOW_FACES | {"index_dataset", "extract_frames", "align_faces"}
+
+# docs/reruns.md, row by row: a setting, another value, the rules that run again.
+RERUNS = {
+    "data.shards": ({"data": {"shards": 3}}, EVERYTHING),
+    "data.subset": ({"data": {"subset": {"train": 9, "validation": 3}}}, EVERYTHING),
+    "faces.min_score": ({"faces": {"min_score": 0.6}}, BELOW_FACES | {"align_faces"}),
+    "faces.crop": ({"faces": {"crop": "cropped"}}, BELOW_FACES | {"align_faces"}),
+    "encoders.<name>": ({"encoders": {"micro": {"random": 1}}}, BELOW_FACES),
+    "training.rho": ({"training": {"rho": 0.2}}, BELOW_TRAINING | {"train_heads"}),
+    "training.seeds": ({"training": {"seeds": [0, 1, 2]}}, BELOW_TRAINING | {"train_heads"}),
+    "training.epochs": ({"training": {"epochs": 4}}, BELOW_TRAINING | {"train_heads"}),
+    "probe.strength": ({"probe": {"strength": 0.2}}, BELOW_TRAINING | {"fit_references"}),
+    "paths.store": ({"paths": {"store": "elsewhere"}}, {"build_report", "first_page"}),
+    "environment": ({"environment": "cuda"}, {"build_report", "first_page"}),
+}
+
+
+def rules_to_run(folder: Path, *arguments: str) -> set[str]:
+    """Rules that a dry run would start."""
+    output = snakemake(folder, "--dry-run", "--quiet", "reason", *MICRO, *arguments).stdout
+    if "Nothing to be done" in output:
+        return set()
+    table = output.split("Job stats:")[1].split("total")[0]
+    return set(re.findall(r"^(\w+)\s+\d+$", table, re.MULTILINE)) - {"all"}
+
+
+def test_everything_is_there(micro_run: Path) -> None:
+    report = micro_run / RESULTS / "report"
+    for name in ("index.html", "metrics.json", "report.md", "runs.csv", "coverage.csv"):
+        assert (report / name).stat().st_size > 100
+    assert (micro_run / RESULTS / "start.html").is_file()
+    numbers = json.loads((report / "metrics.json").read_text())["tasks"]
+    for task in ("EXPR", "AU"):
+        assert numbers[task]["alphas"].keys() == {"0.5", "1"}
+        assert numbers[task]["headline"]["seeds"] == 2
+        assert len(numbers[task]["references"]) == 3
+    runs = pd.read_csv(report / "runs.csv")
+    assert (runs["method"] == "head").sum() == 8
+    assert runs["macro_f1"].between(0, 1).all()
+
+
+def test_every_frame_of_every_video_has_its_rows(micro_run: Path) -> None:
+    parts = {
+        kind: pd.concat(
+            [read_frame(p) for p in sorted((micro_run / RESULTS / kind).glob("*.parquet"))]
+        )
+        for kind in ("frames", "faces", "embeddings/micro", "dataset/manifests")
+    }
+    people = parts["dataset/manifests"].set_index("video")["persons"].map(len)
+    frames = parts["frames"].groupby("video").size()
+    keys = ["video", "person", "frame"]
+    for kind in ("faces", "embeddings/micro"):
+        assert parts[kind].groupby("video").size().to_dict() == (frames * people).to_dict()
+        assert not parts[kind].duplicated(keys).any()
+    annotated = read_frame(micro_run / RESULTS / "dataset/labels/EXPR.parquet")["annotated"].sum()
+    assert len(read_frame(micro_run / RESULTS / "tables/micro/EXPR/rows.parquet")) == annotated
+
+
+def test_scores_recomputed_from_the_score_table(micro_run: Path) -> None:
+    folder = micro_run / RESULTS
+    scores = read_frame(folder / "evaluation/EXPR/scores.parquet")
+    rows = read_frame(folder / "tables/micro/EXPR/rows.parquet")
+    joined = scores.merge(rows, on=["video", "person", "frame"])
+    metrics = read_frame(folder / "evaluation/EXPR/metrics.parquet")
+    for (alpha, seed), part in joined[joined["method"] == "head"].groupby(["alpha", "seed"]):
+        decided = part["scores"].map(lambda s: int(s.argmax()))
+        f1 = []
+        for c in range(8):
+            hits = ((decided == c) & (part["label"] == c)).sum()
+            total = (decided == c).sum() + (part["label"] == c).sum()
+            f1.append(2 * hits / total if total else 0.0)
+        stated = metrics.query("metric == 'macro_f1' and method == 'head'")
+        stated = stated[(stated["alpha"] == alpha) & (stated["seed"] == seed)]["value"].item()
+        assert stated == pytest.approx(sum(f1) / 8)
+
+
+def test_people_of_validation_are_in_no_training(micro_run: Path) -> None:
+    rows = read_frame(micro_run / RESULTS / "tables/micro/AU/rows.parquet")
+    by_split = rows.groupby("split")["video"].agg(set)
+    assert not by_split["train"] & by_split["validation"]
+
+
+def test_pages_need_no_network_and_escape_names(micro_run: Path) -> None:
+    for page in ("start.html", "report/index.html"):
+        text = (micro_run / RESULTS / page).read_text()
+        assert not re.search(r"(src|href)=[\"'](https?:)?//", text)
+
+
+def test_a_finished_run_has_nothing_to_do(micro_copy: Path) -> None:
+    assert rules_to_run(micro_copy) == set()
+
+
+@pytest.mark.parametrize("setting", RERUNS)
+def test_a_setting_reruns_what_the_table_says(micro_copy: Path, setting: str) -> None:
+    change, expected = RERUNS[setting]
+    overrides = [f"{key}={json.dumps(value)}" for key, value in change.items()]
+    assert rules_to_run(micro_copy, "--config", *overrides) == expected
+
+
+def test_the_documented_table_is_the_tested_one() -> None:
+    text = (ROOT / "docs/reruns.md").read_text()
+    rows = re.findall(r"^\| `([^`]+)` \| ([^|]*)\|", text, re.MULTILINE)
+    documented = {name: set(re.findall(r"`(\w+)`", rules)) for name, rules in rows}
+    tested = {name: rules - {"build_report", "first_page"} for name, (_, rules) in RERUNS.items()}
+    assert documented == tested
+
+
+def pieces(folder: Path) -> dict[str, int]:
+    """Finished pieces of the work store and when their content was written."""
+    return {
+        str(key.parent.relative_to(folder)): max(
+            f.stat().st_mtime_ns for f in key.parent.iterdir() if f.name != "key.json"
+        )
+        for key in (folder / "store").glob("*/*/*/key.json")
+        if key.parent.suffix != ".part"
+    }
+
+
+def test_one_corrected_label_costs_its_task_alone(micro_copy: Path) -> None:
+    annotations = micro_copy / "annotations"
+    shutil.copytree(ROOT / "resources/demo/annotations", annotations)
+    move = ("--config", 'data={"annotations": "annotations"}')
+    snakemake(micro_copy, *MICRO, *move)
+    before = pieces(micro_copy)
+    train = annotations / EXPR.folders[0] / "Train_Set"
+    path = min(train.iterdir(), key=lambda p: int(p.name.split("-")[0]))
+    lines = path.read_text().splitlines()
+    lines[5] = "6" if lines[5] != "6" else "5"
+    path.write_text("\n".join(lines) + "\n")
+    snakemake(micro_copy, *MICRO, *move)
+    after = pieces(micro_copy)
+    assert before.items() <= after.items(), "nothing that was finished was made again"
+    assert {name.split("/")[1] for name in after.keys() - before.keys()} == {"heads"}
+    assert len(after.keys() - before.keys()) == 4  # EXPR's grid; AU's heads are untouched
+
+
+def test_kill_9_at_random_moments_changes_nothing(micro_run: Path, tmp_path: Path) -> None:
+    folder = workplace(tmp_path / "killed")
+    seed = random.SystemRandom().randrange(10**6)
+    moments = random.Random(seed)
+    command = [sys.executable, "-m", "clipaffect", "run", "--cores", "2", *MICRO]
+    child_environment = environment() | {"PYTHONPATH": str(ROOT / "src")}
+    for _ in range(3):
+        with (tmp_path / "log").open("ab") as log:
+            run = subprocess.Popen(
+                command,
+                cwd=folder,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=child_environment,
+            )
+            time.sleep(moments.uniform(4, 18))
+            os.killpg(run.pid, signal.SIGKILL)
+            run.wait()
+    finished = pieces(folder)
+    assert finished, f"killed before anything was finished (seed {seed})"
+    last = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env=child_environment, check=False
+    )
+    assert last.returncode == 0, f"seed {seed}:\n{last.stderr[-3000:]}"
+    assert finished.items() <= pieces(folder).items(), f"finished work was redone (seed {seed})"
+    assert result_files(folder / RESULTS) == result_files(micro_run / RESULTS), f"seed {seed}"
+
+
+def test_another_run_in_the_folder_is_refused(micro_copy: Path) -> None:
+    (micro_copy / ".snakemake/locks").mkdir(exist_ok=True)
+    (micro_copy / ".snakemake/locks/0.input.lock").write_text("somebody\n")
+    command = [sys.executable, "-m", "clipaffect", "run", "--cores", "1", *MICRO]
+    done = subprocess.run(
+        command, cwd=micro_copy, capture_output=True, text=True, env=environment(), check=False
+    )
+    assert done.returncode == 2
+    assert "another run holds this folder" in done.stderr
+    assert "--unlock" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+BAD = {
+    "empty.mp4": ("video_empty", lambda path: path.write_bytes(b"")),
+    "text.mp4": ("video_unreadable", lambda path: path.write_text("no video")),
+    "no people.mp4": ("no_face", lambda path: write_video(path, frames=5)),
+    'quote\'s "name" <b>&amp;.mp4': ("no_face", lambda path: write_video(path, frames=5)),
+    "-dash.mp4": ("no_face", lambda path: write_video(path, frames=5)),
+    "$(touch sprung).mp4": ("no_face", lambda path: write_video(path, frames=5)),
+}
+
+
+def test_bad_videos_among_good_ones_keep_their_rows(micro_copy: Path) -> None:
+    for kind in ("videos", "annotations"):
+        shutil.copytree(ROOT / "resources/demo" / kind, micro_copy / "data" / kind)
+    for name, (_, make) in BAD.items():
+        make(micro_copy / "data/videos" / name)
+    names = [Path(name).stem for name in [*BAD, "never there.mp4"]]
+    for name in names:
+        for task, row in ((EXPR, "0"), (AU, ",".join(["0"] * 12))):
+            folder = micro_copy / "data/annotations" / task.folders[0] / "Validation_Set"
+            write_annotation(folder / f"{name}.txt", task.header, [row] * 6)
+    config = yaml.safe_load((ROOT / "tests/config/micro.yaml").read_text())
+    config["data"] |= {
+        "videos": "data/videos",
+        "annotations": "data/annotations",
+        "subset": {"train": 8, "validation": 100},
+    }
+    (micro_copy / "bad.yaml").write_text(yaml.safe_dump(config))
+    # Only the videos of the finished run and the bad ones: the rest would take minutes.
+    used = {row["video"] for row in manifests(micro_copy)} | set(names)
+    for path in [*(micro_copy / "data/videos").iterdir(),
+                 *(micro_copy / "data/annotations").rglob("*.txt")]:  # fmt: skip
+        if path.stem.removesuffix("_left").removesuffix("_right") not in used:
+            path.unlink()
+    snakemake(micro_copy, "--configfile", "bad.yaml")
+    rows = read_frame(micro_copy / RESULTS / "tables/micro/EXPR/rows.parquet")
+    found = rows.groupby("video")["status"].agg(lambda s: sorted(set(s)))
+    for name, (status, _) in BAD.items():
+        video = Path(name).stem
+        expected = [status] if status.startswith("video") else sorted([status, "beyond_video"])
+        assert found[video] == expected
+        assert (rows["video"] == video).sum() == 6
+    assert found["never there"] == ["video_missing"]
+    coverage = pd.read_csv(micro_copy / RESULTS / "report/coverage.csv")
+    assert {"video_empty", "video_unreadable", "video_missing"} <= set(coverage["status"])
+    assert "<b>&amp;" not in (micro_copy / RESULTS / "report/index.html").read_text()
+    assert not list(micro_copy.rglob("sprung"))
+
+
+def manifests(folder: Path) -> list[dict]:
+    paths = sorted((folder / RESULTS / "dataset/manifests").glob("*.parquet"))
+    return pd.concat([read_frame(path) for path in paths]).to_dict("records")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ('training={"alpha": [1]}', ["unknown key 'training.alpha'", "did you mean 'alphas'"]),
+        ('data={"videos": "nowhere"}', ["no such folder of videos", "data.videos"]),
+        ('data={"annotations": "nowhere"}', ["no annotations for EXPR", "data.annotations"]),
+        ('encoders={"micro": {"activation": "quickgelu"}}', ["runs gelu", "every embedding"]),
+    ],
+)
+def test_a_users_mistake_shows_no_traceback(micro_copy: Path, override: str, words: list) -> None:
+    done = snakemake(micro_copy, *MICRO, "--config", override, check=False)
+    assert done.returncode != 0
+    output = " ".join((done.stdout + done.stderr).split())
+    for word in words:
+        assert word in output
+    assert "Traceback" not in output
+
+
+def test_snakemakes_own_report_shows_captions_and_labels(micro_copy: Path) -> None:
+    snakemake(micro_copy, *MICRO, "--report", "report.html")
+    text = (micro_copy / "report.html").read_text()
+    assert "Macro F1 over alpha" in text
+    assert "alpha = 1 is plain ERM" in text
+
+
+def test_another_encoder_among_the_references(micro_copy: Path) -> None:
+    change = 'encoders={"second": {"model": "clipaffect-micro", "random": 7, "activation": "gelu"}}'
+    snakemake(micro_copy, *MICRO, "--config", change)
+    numbers = json.loads((micro_copy / RESULTS / "report/metrics.json").read_text())
+    assert "linear probe on second" in numbers["tasks"]["AU"]["references"]
