@@ -178,7 +178,7 @@ def make_data(
     rig: Annotated[Path, typer.Option(help="The head rig.")] = Path("resources/demo/head_rig.npz"),
     train_people: Annotated[int, typer.Option(min=1)] = 40,
     validation_people: Annotated[int, typer.Option(min=1)] = 24,
-    seconds: Annotated[float, typer.Option(min=1.0, help="Length of a clip.")] = 8.0,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Length of a clip.")] = 7.0,
     seed: int = 2024,
     processes: Annotated[int, typer.Option(min=1)] = 1,
 ) -> None:

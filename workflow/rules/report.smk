@@ -65,6 +65,12 @@ rule build_report:
             category="Tables",
             labels={"what": "Frames by status"},
         ),
+        targets=report(
+            RESULTS / "report/targets.csv",
+            caption="../report/targets.rst",
+            category="Tables",
+            labels={"what": "F1 of each class and unit"},
+        ),
         figures=[
             report(
                 RESULTS / f"report/figures/{name}.svg",

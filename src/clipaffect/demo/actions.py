@@ -37,14 +37,13 @@ CENTRAL: dict[int, dict[str, float]] = {
 UNITS = tuple(sorted(PAIRED.keys() | CENTRAL.keys()))
 
 Ranges = dict[int, tuple[float, float]]
-# Peak intensities of each expression, after EMFACS; a variant is drawn with equal chance.
+# Peak intensities of each expression, after EMFACS; variants take turns.
 EXPRESSIONS: dict[str, tuple[Ranges, ...]] = {
     "Anger": (
         {4: (0.9, 1.0), 5: (0.5, 0.9), 7: (0.4, 0.8), 23: (0.8, 1.0), 17: (0.3, 0.7)},
         {4: (0.9, 1.0), 5: (0.2, 0.6), 7: (0.6, 1.0), 24: (0.8, 1.0), 17: (0.3, 0.7)},
-        {4: (0.9, 1.0), 7: (0.6, 1.0), 10: (0.5, 0.8), 16: (0.5, 0.9), 25: (0.6, 1.0)},
     ),
-    "Disgust": ({9: (0.7, 1.0), 10: (0.5, 1.0), 4: (0.2, 0.5), 7: (0.2, 0.6), 17: (0.0, 0.4)},),
+    "Disgust": ({9: (0.8, 1.0), 10: (0.6, 1.0), 4: (0.0, 0.25), 7: (0.2, 0.6), 17: (0.0, 0.4)},),
     "Fear": (
         {1: (0.8, 1.0), 2: (0.1, 0.35), 4: (0.6, 0.9), 5: (0.7, 1.0), 16: (0.4, 0.8),
          20: (0.8, 1.0), 25: (0.6, 1.0), 26: (0.0, 0.18)},
@@ -65,6 +64,7 @@ EXPRESSIONS: dict[str, tuple[Ranges, ...]] = {
         {2: (0.5, 1.0), 24: (0.5, 1.0), 17: (0.2, 0.6)},  # scepticism
         {43: (0.7, 1.0), 26: (0.6, 1.0), 25: (0.5, 0.8)},  # yawn
         {43: (0.8, 1.0), 12: (0.2, 0.4)},  # eyes closed, at ease
+        {23: (0.8, 1.0), 2: (0.0, 0.3)},  # resolve
     ),
 }  # fmt: skip
 
@@ -85,12 +85,9 @@ def blendshapes(intensity: dict[int, float], asymmetry: float) -> dict[str, floa
     return {name: float(np.clip(weight, 0, 1.6)) for name, weight in weights.items()}
 
 
-def draw_peaks(expression: str, rng: np.random.Generator) -> dict[int, float]:
+def draw_peaks(expression: str, variant: int, rng: np.random.Generator) -> dict[int, float]:
     """Peak action-unit intensities of one showing of an expression."""
-    if expression == "Neutral":
-        return {}
-    variants = EXPRESSIONS[expression]
-    ranges = variants[rng.integers(len(variants))]
+    ranges = EXPRESSIONS[expression][variant]
     return {unit: float(rng.uniform(low, high)) for unit, (low, high) in ranges.items()}
 
 

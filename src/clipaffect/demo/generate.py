@@ -17,13 +17,13 @@ from clipaffect.demo.actions import UNITS, blendshapes
 from clipaffect.demo.person import Person, make_person
 from clipaffect.demo.render import express, render
 from clipaffect.demo.rig import Rig, load_rig
-from clipaffect.demo.script import Script, deal, write_script
+from clipaffect.demo.script import Script, Showing, deal, write_script
 from clipaffect.progress import Progress
 from clipaffect.tasks import AU, EXPR, NOT_ANNOTATED, Task
 
 SPLIT_FOLDERS = {"train": "Train_Set", "validation": "Validation_Set"}
 SHOWINGS = 4  # expressions of one person in one clip of SECONDS
-SECONDS = 8.0
+SECONDS = 7.0
 # Streams of randomness, so that changing one does not redraw the others.
 PERSON, SCRIPT, SCENE, SENSOR, CASTING = range(5)
 
@@ -35,7 +35,7 @@ class Clip:
     number: int
     split: str
     people: tuple[int, ...]
-    showings: tuple[tuple[str, ...], ...]
+    showings: tuple[tuple[Showing, ...], ...]
     seconds: float
     seed: int
 
@@ -123,7 +123,7 @@ def make_clip(clip: Clip, rig_path: Path, root: Path) -> str:
     cast = []
     for place, number, showings in zip(places, clip.people, clip.showings, strict=True):
         person = make_person(rig, np.random.default_rng((clip.seed, PERSON, number)))
-        script = write_script(list(showings), frames, camera.fps, clip.rng(SCRIPT, number))
+        script = write_script(showings, frames, camera.fps, clip.rng(SCRIPT, number))
         take = scene.draw_take(frames, camera, place, len(clip.people), rng)
         cast.append((person, script, take))
     video = root / "videos" / f"{name}.mp4"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
-from clipaffect.demo.actions import UNITS, draw_peaks, units_shown
+from clipaffect.demo.actions import EXPRESSIONS, UNITS, draw_peaks, units_shown
 from clipaffect.demo.person import smoothstep
 from clipaffect.tasks import AU, EXPR, NOT_ANNOTATED
 
@@ -19,6 +20,14 @@ HAND = {
 UNIT_PRESENT = 0.20  # intensity from which a unit is coded as present
 CLEAR, GONE = 0.45, 0.12  # envelope above which an expression is labelled; below: neutral
 IDLE = 0.12  # involuntary movement stays below UNIT_PRESENT
+
+
+@dataclass(frozen=True)
+class Showing:
+    """One expression to show, in one of its variants."""
+
+    expression: str
+    variant: int
 
 
 @dataclass(frozen=True)
@@ -40,11 +49,17 @@ class Script:
     units: np.ndarray
 
 
-def deal(count: int, rng: np.random.Generator) -> list[str]:
-    """``count`` expressions from shuffled hands."""
+def deal(count: int, rng: np.random.Generator) -> list[Showing]:
+    """``count`` expressions from shuffled hands, each expression's variants in turn."""
     hand = [name for name, copies in HAND.items() for _ in range(copies)]
     hands = -(-count // len(hand))
-    return [str(name) for _ in range(hands) for name in rng.permutation(hand)][:count]
+    names = [str(name) for _ in range(hands) for name in rng.permutation(hand)][:count]
+    turn = Counter[str]()
+    showings = []
+    for name in names:
+        showings.append(Showing(name, turn[name] % len(EXPRESSIONS[name])))
+        turn[name] += 1
+    return showings
 
 
 def wander(frames: int, fps: float, rng: np.random.Generator, seconds: float = 1.5) -> np.ndarray:
@@ -78,7 +93,9 @@ def _blinks(frames: int, fps: float, rng: np.random.Generator) -> np.ndarray:
     return closed
 
 
-def write_script(showings: list[str], frames: int, fps: float, rng: np.random.Generator) -> Script:
+def write_script(
+    showings: tuple[Showing, ...], frames: int, fps: float, rng: np.random.Generator
+) -> Script:
     """Lay expressions out over ``frames``: neutral, onset, apex, offset, neutral, ...
 
     The speech, blinks, gaze and idle movement come from the same generator but never look at
@@ -94,16 +111,16 @@ def write_script(showings: list[str], frames: int, fps: float, rng: np.random.Ge
     lengths = np.ravel([(rng.uniform(0.35, 0.8), rng.uniform(0.9, 1.5)) for _ in showings])
     ends = np.cumsum(np.append(lengths, rng.uniform(0.2, 0.5)))
     bounds = np.round(np.append(0, ends / ends[-1]) * frames).astype(int)
-    for k, name in enumerate(showings):
+    for k, showing in enumerate(showings):
         first, last = bounds[2 * k + 1], bounds[2 * k + 2]
         x = (np.arange(last - first) + 0.5) / max(last - first, 1)
         envelope = smoothstep(x, 0.0, 0.22) * (1 - smoothstep(x, 0.80, 1.0))
-        for unit, peak in draw_peaks(name, rng).items():
+        for unit, peak in draw_peaks(showing.expression, showing.variant, rng).items():
             column_now = intensity[first:last, column[unit]]
             np.maximum(column_now, envelope * peak, out=column_now)
         now = label[first:last]
         now[envelope > GONE] = NOT_ANNOTATED
-        now[envelope >= CLEAR] = EXPR.targets.index(name)
+        now[envelope >= CLEAR] = EXPR.targets.index(showing.expression)
     jaw = column[26]
     intensity[:, jaw] = np.clip(intensity[:, jaw] + speech[:, 0] / 0.85, 0, 1)
     intensity[:, column[43]] = np.maximum(intensity[:, column[43]], _blinks(frames, fps, rng))

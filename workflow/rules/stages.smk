@@ -1,0 +1,46 @@
+"""Targets of dvc.yaml: each is one stage and ends where the next begins."""
+
+
+localrules:
+    dataset_all,
+    faces_all,
+    embeddings_all,
+    training_all,
+    report_all,
+
+
+rule dataset_all:
+    input:
+        RESULTS / "start.html",
+        expand(RESULTS / "frames/{shard}.parquet", shard=SHARDS),
+
+
+rule faces_all:
+    input:
+        expand(RESULTS / "faces/{shard}.parquet", shard=SHARDS),
+
+
+rule embeddings_all:
+    input:
+        expand(
+            RESULTS / "tables/{encoder}/{task}/rows.parquet",
+            encoder=CONFIG.encoders,
+            task=TASKS,
+        ),
+
+
+rule training_all:
+    input:
+        expand(
+            RESULTS / "models/{task}/{part}/heads.safetensors", task=TASKS, part=PARTS
+        ),
+        expand(
+            RESULTS / "references/{encoder}/{task}.parquet",
+            encoder=CONFIG.encoders,
+            task=TASKS,
+        ),
+
+
+rule report_all:
+    input:
+        RESULTS / "report/index.html",
