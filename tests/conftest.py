@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from clipaffect.assets import MANIFEST, fetch_asset
+from clipaffect.tasks import AU, EXPR, Task
 
 ROOT = Path(__file__).parents[1]
 ASSETS = ROOT / "assets"
@@ -61,6 +62,31 @@ def write_annotation(path: Path, header: str, rows: list[str]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join([header, *rows]) + "\n")
     return path
+
+
+EVERY_CLASS = [str(k % 8) for k in range(12)]
+EVERY_UNIT = [",".join(["1"] * 12), ",".join(["0"] * 12)] * 6
+
+
+def annotation(root: Path, task: Task, split: str, name: str) -> Path:
+    return root / "annotations" / task.folders[0] / split / f"{name}.txt"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Two training videos (one with two people) and one for validation."""
+    for name, split, sides in (
+        ("a 1", "Train_Set", ("",)),
+        ("b'2\"", "Train_Set", ("_left", "_right")),
+        ("c10", "Validation_Set", ("",)),
+    ):
+        write_video(tmp_path / "videos" / "batch1" / f"{name}.mp4")
+        for side in sides:
+            write_annotation(
+                annotation(tmp_path, EXPR, split, name + side), EXPR.header, EVERY_CLASS
+            )
+            write_annotation(annotation(tmp_path, AU, split, name + side), AU.header, EVERY_UNIT)
+    return tmp_path
 
 
 def workplace(folder: Path) -> Path:

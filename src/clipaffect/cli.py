@@ -228,7 +228,14 @@ def _task(name: str) -> TaskName:
 def main() -> None:
     """Run a command; show a user's mistake as a message."""
     try:
-        app()
+        try:
+            app()
+        except OSError as error:  # no permission, no space, a folder that is a file, ...
+            raise UserError(
+                error.strerror or str(error),
+                where=str(error.filename or "this machine"),
+                mend="check that it exists, may be read and written, and that the disk has room",
+            ) from None
     except UserError as error:
         text = Text(f"{error.what}\n\nwhere: {error.where}\nmend:  {error.mend}")
         Console(stderr=True).print(Panel(text, title="cannot go on", border_style="red"))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
-from conftest import write_annotation, write_video
+from conftest import EVERY_CLASS, EVERY_UNIT, annotation, write_annotation, write_video
 
 from clipaffect.config.models import Data, Subset
 from clipaffect.dataset.aff_wild2 import inventory, natural_order, scan_tree
@@ -16,30 +15,6 @@ from clipaffect.dataset.index import index_dataset, shard_of
 from clipaffect.errors import UserError
 from clipaffect.tables import read_frame
 from clipaffect.tasks import AU, EXPR
-
-EVERY_CLASS = [str(k % 8) for k in range(12)]
-EVERY_UNIT = [",".join(["1"] * 12), ",".join(["0"] * 12)] * 6
-
-
-def annotation(root: Path, task, split: str, name: str) -> Path:
-    return root / "annotations" / task.folders[0] / split / f"{name}.txt"
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """Two training videos (one with two people) and one for validation."""
-    for name, split, sides in (
-        ("a 1", "Train_Set", ("",)),
-        ("b'2\"", "Train_Set", ("_left", "_right")),
-        ("c10", "Validation_Set", ("",)),
-    ):
-        write_video(tmp_path / "videos" / "batch1" / f"{name}.mp4")
-        for side in sides:
-            write_annotation(
-                annotation(tmp_path, EXPR, split, name + side), EXPR.header, EVERY_CLASS
-            )
-            write_annotation(annotation(tmp_path, AU, split, name + side), AU.header, EVERY_UNIT)
-    return tmp_path
 
 
 def data(root: Path, **changes) -> Data:
@@ -133,110 +108,6 @@ def test_windows_line_ends_bom_and_spaces_are_read(tmp_path: Path) -> None:
         b"\xef\xbb\xbf" + EXPR.header.replace(",", ", ").encode() + b"\r\n3\r\n-1 \r\n\r\n"
     )
     assert read_annotation(path, EXPR).tolist() == [[3], [-1]]
-
-
-def bad_name(root: Path) -> None:
-    os.rename(  # noqa: PTH104
-        os.fsencode(root / "videos/batch1/c10.mp4"),
-        os.fsencode(root / "videos/batch1") + b"/c\xff10.mp4",
-    )
-
-
-def rewrite(task, split: str, name: str, header: str, rows: list[str]):
-    return lambda root: write_annotation(annotation(root, task, split, name), header, rows)
-
-
-FAULTS = {
-    "wrong header": (
-        rewrite(EXPR, "Train_Set", "a 1", "valence,arousal", ["0"]),
-        ["the first line is 'valence,arousal'", "line 1", "put EXPR annotations here"],
-    ),
-    "empty annotation": (
-        lambda root: annotation(root, EXPR, "Train_Set", "a 1").write_bytes(b""),
-        ["the first line is ''"],
-    ),
-    "header only": (
-        rewrite(EXPR, "Train_Set", "a 1", EXPR.header, []),
-        ["no row follows the header"],
-    ),
-    "value out of range": (
-        rewrite(EXPR, "Train_Set", "a 1", EXPR.header, ["0", "8"]),
-        ["'8' is not a EXPR label", "line 3", "correct the value"],
-    ),
-    "not a number": (
-        rewrite(AU, "Train_Set", "a 1", AU.header, [",".join(["1"] * 11 + ["x"])]),
-        ["'x' is not a AU label", "line 2"],
-    ),
-    "fractional": (
-        rewrite(EXPR, "Train_Set", "a 1", EXPR.header, ["1.0"]),
-        ["'1.0' is not a EXPR label"],
-    ),
-    "too few values": (
-        rewrite(AU, "Train_Set", "a 1", AU.header, ["1,0,1"]),
-        ["has 3 values, expected 12", "line 2"],
-    ),
-    "blank line in the middle": (
-        rewrite(EXPR, "Train_Set", "a 1", EXPR.header, ["0", "", "1"]),
-        ["is not a EXPR label", "line 3"],
-    ),
-    "binary annotation": (
-        lambda root: annotation(root, EXPR, "Train_Set", "a 1").write_bytes(b"\xff\xfe\x00\x01"),
-        ["is not text"],
-    ),
-    "two files of one video": (
-        lambda root: write_video(root / "videos/batch2/a 1.avi"),
-        ["2 files are the video 'a 1'", "batch1/a 1.mp4", "batch2/a 1.avi", "keep one"],
-    ),
-    "in both splits": (
-        rewrite(EXPR, "Validation_Set", "a 1", EXPR.header, EVERY_CLASS),
-        ["the video 'a 1' is in both splits of EXPR", "Train_Set", "Validation_Set"],
-    ),
-    "one side in each split": (
-        rewrite(EXPR, "Validation_Set", "b'2\"_left", EXPR.header, EVERY_CLASS),
-        ["is in both splits of EXPR"],
-    ),
-    "name not UTF-8": (bad_name, ["'c\\xff10.mp4' is not UTF-8", "rename the file"]),
-    "control character": (
-        lambda root: write_video(root / "videos/a\nb.mp4"),
-        ["'a\\nb.mp4' has control characters"],
-    ),
-    "no videos folder": (
-        lambda root: (root / "videos").rename(root / "elsewhere"),
-        ["no such folder of videos", "data.videos"],
-    ),
-    "no annotations of a task": (
-        lambda root: (root / "annotations/AU_Detection_Challenge").rename(root / "gone"),
-        ["no annotations for AU", "training.tasks"],
-    ),
-    "no validation split": (
-        lambda root: annotation(root, EXPR, "Validation_Set", "c10").unlink(),
-        ["no annotation files for the validation split of EXPR"],
-    ),
-    "nothing annotated": (
-        rewrite(EXPR, "Validation_Set", "c10", EXPR.header, ["-1"] * 12),
-        ["no frame of the validation split of EXPR has a label"],
-    ),
-    "a class that never occurs": (
-        lambda root: [
-            write_annotation(path, EXPR.header, ["0"] * 12)
-            for path in annotation(root, EXPR, "Train_Set", "x").parent.iterdir()
-        ],
-        ["no training frame is annotated Anger"],
-    ),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_an_error_before_any_work(tree: Path, fault: str) -> None:
-    break_it, words = FAULTS[fault]
-    break_it(tree)
-    with pytest.raises(UserError) as caught:
-        index(tree)
-    for word in words:
-        assert word in str(caught.value)
-    assert caught.value.where
-    assert caught.value.mend
-    assert not (tree / "out").exists()
 
 
 def test_several_faults_are_told_at_once(tree: Path) -> None:
