@@ -155,9 +155,12 @@ def first_page(settings: Settings, results: Path, out: Out) -> None:
 def check(config: Path) -> None:
     """Read a configuration and the data it names; say what is wrong, or what was found."""
     from clipaffect.dataset.aff_wild2 import scan_tree
+    from clipaffect.dataset.index import read_labels
 
     loaded = load_config(config)
     tree = scan_tree(loaded.data, loaded.training.tasks)
+    for task in loaded.training.tasks:
+        read_labels(tree, task, None)
     print(
         f"{config}: {len(tree.videos)} videos, {len(tree.annotations)} annotation files, no error"
     )
@@ -197,16 +200,15 @@ def gc(
     ] = False,
 ) -> None:
     """List (or delete) finished pieces that no present stage would use, and say why."""
-    import shutil
-
     from clipaffect.stages import VERSIONS
 
     total = 0
-    for piece in Store(path).unused(VERSIONS, days):
+    store = Store(path)
+    for piece in store.unused(VERSIONS, days):
         print(f"{piece.path}  {piece.bytes / 1e6:.1f} MB  {piece.reason}")
         total += piece.bytes
         if delete:
-            shutil.rmtree(piece.path)
+            store.delete(piece.path)
     print(f"{'deleted' if delete else 'would delete'} {total / 1e6:.1f} MB")
 
 

@@ -17,6 +17,7 @@ import torch
 
 from clipaffect.config.models import Encoder, Faces
 from clipaffect.encoders.load import LoadedEncoder, encoder_record, load_encoder
+from clipaffect.errors import UserError
 from clipaffect.faces.stage import detection_key
 from clipaffect.outcomes import Outcome
 from clipaffect.progress import Progress
@@ -94,7 +95,16 @@ def embed_faces(
 
         def make(folder: Path) -> None:
             crops = take_rows(table, found, ["crop"])["crop"].to_pylist()
-            np.save(folder / "features.npy", embed_crops(crops, encoder(), settings.batch))
+            features = embed_crops(crops, encoder(), settings.batch)
+            finite = np.isfinite(features).all(axis=1)
+            if not finite.all():
+                frame = part.loc[found[~finite][0], "frame"]
+                raise UserError(
+                    f"the feature of video '{video['video']}', frame {frame} is not finite",
+                    where="encoders.<name>.precision, or the weights",
+                    mend="set precision: fp32, or check the encoder's weights",
+                )
+            np.save(folder / "features.npy", features)
 
         key = {
             "version": VERSIONS["embeddings"],

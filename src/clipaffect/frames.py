@@ -13,6 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipaffect.digest import file_digest
+from clipaffect.errors import UserError
 from clipaffect.progress import Progress
 from clipaffect.stages import VERSIONS
 from clipaffect.store import Store
@@ -33,8 +35,19 @@ ROW_GROUP = 65536
 
 
 def manifest_frames(video: dict[str, Any], *, pixels: bool) -> Iterator[Frame]:
-    """The frames of a manifest row: all of them, or the first ``frame_limit``."""
+    """The frames of a manifest row: all of them, or the first ``frame_limit``.
+
+    Raises:
+        UserError: the file is not the one that was indexed. Its frames would enter the work store
+            under the key of another file.
+    """
     path = Path(video["path"]) if video["path"] else None
+    if path is not None and not (path.is_file() and file_digest(path) == video["sha256"]):
+        raise UserError(
+            "the video was changed or removed after it was indexed",
+            where=path,
+            mend="run the same command again: the index will be made anew",
+        )
     frames = read_frames(path, pixels=pixels)
     return islice(frames, int(video["frame_limit"]) or None)
 

@@ -1,7 +1,8 @@
 """Call Snakemake, and free the lock that a killed run left behind.
 
-Snakemake cannot tell a live lock from a dead one. The launcher records who holds it: host, process
-and that process's start time; it unlocks only when exactly that process is gone.
+Snakemake cannot tell a live lock from a dead one. The launcher records who holds it, itself and
+its Snakemake: host, process number and start time; it unlocks only when exactly those processes
+are gone.
 """
 
 from __future__ import annotations
@@ -18,17 +19,19 @@ from typing import Any
 import psutil
 
 from clipaffect.errors import UserError
+from clipaffect.tables import write_text
 
 OWNER = Path(".snakemake/clipaffect-owner.json")
 LOCKS = Path(".snakemake/locks")
 
 
-def _me() -> dict[str, Any]:
-    process = psutil.Process()
-    return {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
+def describe(pid: int) -> dict[str, Any]:
+    """A process as it is recorded: host, number and start time (numbers are used again)."""
+    started = psutil.Process(pid).create_time()
+    return {"host": socket.gethostname(), "pid": pid, "started": started}
 
 
-def owner_is_dead(owner: dict[str, Any]) -> bool:
+def is_dead(owner: dict[str, Any]) -> bool:
     """Whether the recorded process is gone; one on another host counts as alive."""
     if owner["host"] != socket.gethostname():
         return False
@@ -36,6 +39,15 @@ def owner_is_dead(owner: dict[str, Any]) -> bool:
         return bool(psutil.Process(owner["pid"]).create_time() != owner["started"])
     except psutil.NoSuchProcess:
         return True
+
+
+def _owners() -> list[dict[str, Any]]:
+    """The recorded owners of the lock: the launcher and its Snakemake; none if unknown."""
+    try:
+        owners: list[dict[str, Any]] = json.loads(OWNER.read_text())
+        return owners
+    except (OSError, json.JSONDecodeError):
+        return []
 
 
 def _locked() -> bool:
@@ -53,18 +65,19 @@ def launch(arguments: list[str]) -> int:
         UserError: another run holds the folder, or its owner is unknown.
     """
     if _locked():
-        owner = json.loads(OWNER.read_text()) if OWNER.is_file() else None
-        if owner is None or not owner_is_dead(owner):
-            who = f"process {owner['pid']} on {owner['host']}" if owner else "an unknown process"
+        owners = _owners()
+        alive = [owner for owner in owners if not is_dead(owner)]
+        if alive or not owners:
+            who = " and ".join(f"process {o['pid']} on {o['host']}" for o in alive)
+            who = who or "an unknown process"
             raise UserError(
                 f"another run holds this folder: {who}",
                 where=LOCKS,
                 mend="wait for it; if you are sure that it is gone, call 'snakemake --unlock'",
             )
         subprocess.run(_snakemake(["--unlock", "--quiet", "all"]), check=False)
-    OWNER.parent.mkdir(exist_ok=True)
-    OWNER.write_text(json.dumps(_me()))
     child = subprocess.Popen(_snakemake(arguments))
+    write_text(OWNER, json.dumps([describe(os.getpid()), describe(child.pid)]))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _: os.kill(child.pid, received))
     code = child.wait()

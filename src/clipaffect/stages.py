@@ -25,6 +25,11 @@ VERSIONS = {
 }
 
 
+def shard_names(shards: int) -> list[str]:
+    """File names, without suffix, of a run's shards."""
+    return [f"{number:04d}" for number in range(shards)]
+
+
 def settings_json(config: Config, stage: str, *sections: str) -> str:
     """The named sections of a configuration and the stage's version, as canonical JSON.
 

@@ -94,6 +94,16 @@ class Store:
         piece.with_suffix(".lock").unlink(missing_ok=True)
         return piece
 
+    def delete(self, piece: Path) -> None:
+        """Remove a piece; killed half way, it is no longer a piece.
+
+        A job that is reading it will fail and can be started again.
+        """
+        with FileLock(piece.with_suffix(".lock")):
+            (piece / KEY_FILE).unlink(missing_ok=True)
+            shutil.rmtree(piece)
+        piece.with_suffix(".lock").unlink(missing_ok=True)
+
     def pieces(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Every finished piece and its key."""
         for path in sorted(self.root.glob(f"*/*/*/{KEY_FILE}")):

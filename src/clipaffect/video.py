@@ -33,6 +33,14 @@ class Frame:
     pixels: np.ndarray | None = None
 
 
+# Containers of video and sound. A playlist (concat, hls) would read other files than the one that
+# was named and hashed.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,h264,hevc,asf,flv,ogg,"
+    "wav,mp3,aac,flac"
+)
+
+
 def _whole_file(outcome: Outcome) -> Frame:
     return Frame(0, float("nan"), 0, 0, outcome)
 
@@ -42,7 +50,7 @@ def read_frames(path: Path | None, *, pixels: bool = True) -> Iterator[Frame]:
 
     Memory is bounded by the decoder's own few reference frames. A file that cannot be read
     yields a single frame of number 0. After a decoder error the packets that remain are tried;
-    a container that states more frames than were decoded gets the rest as unreadable rows.
+    frames that the file's index names and that could not be decoded are unreadable rows.
     """
     if path is None or not path.exists():
         yield _whole_file(Outcome.VIDEO_MISSING)
@@ -51,7 +59,8 @@ def read_frames(path: Path | None, *, pixels: bool = True) -> Iterator[Frame]:
         yield _whole_file(Outcome.VIDEO_EMPTY)
         return
     try:
-        container = av.open(str(path), metadata_errors="replace")
+        options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+        container = av.open(str(path), metadata_errors="replace", options=options)
     except (av.error.FFmpegError, OSError):
         yield _whole_file(Outcome.VIDEO_UNREADABLE)
         return
@@ -67,16 +76,26 @@ def read_frames(path: Path | None, *, pixels: bool = True) -> Iterator[Frame]:
             if decoded is None:
                 yield Frame(number, float("nan"), 0, 0, Outcome.FRAME_UNREADABLE)
                 continue
+            # Phones store portrait video lying down, with the turn that shows it upright.
+            quarter_turns = round(decoded.rotation / 90)
+            width, height = decoded.width, decoded.height
+            if quarter_turns % 2:
+                width, height = height, width
             yield Frame(
                 number,
                 float(decoded.time) if decoded.time is not None else float("nan"),
-                decoded.width,
-                decoded.height,
+                width,
+                height,
                 Outcome.OK,
-                decoded.to_ndarray(format="rgb24") if pixels else None,
+                _upright(decoded, quarter_turns) if pixels else None,
             )
-        if number == 0 and stream.frames == 0:
+        if number == 0:
             yield _whole_file(Outcome.VIDEO_UNREADABLE)
+
+
+def _upright(frame: av.VideoFrame, quarter_turns: int) -> np.ndarray:
+    pixels: np.ndarray = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(pixels, quarter_turns)) if quarter_turns else pixels
 
 
 def _decode(
@@ -84,16 +103,17 @@ def _decode(
 ) -> Iterator[av.VideoFrame | None]:
     """Frames in order; None for one that the decoder refused or that the file lacks.
 
-    Frames that an edit list cuts off are in the container's count but are not shown.
+    What the file lacks is told by its index of samples, where it has one: the container's count
+    also holds frames that an edit list cuts off.
     """
-    yielded = cut = 0
+    expected = sum(not entry.is_discard for entry in stream.index_entries)
+    yielded = 0
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets)
         except (StopIteration, av.error.FFmpegError):
             break  # the end, or the container itself is damaged from here on
-        cut += packet.is_discard
         shown: list[av.VideoFrame | None]
         try:
             shown = list(packet.decode())
@@ -103,4 +123,5 @@ def _decode(
             shown = [None]
         yielded += len(shown)
         yield from shown
-    yield from [None] * (stream.frames - cut - yielded)
+    for _ in range(expected - yielded):
+        yield None

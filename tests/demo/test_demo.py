@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from conftest import ROOT, asset, snakemake, workplace
 
 from clipaffect.config.models import Data, Probe
@@ -106,6 +108,18 @@ def test_a_clip_can_be_made_again(tmp_path: Path) -> None:
     assert np.abs(made.astype(int) - committed).mean() < 1.5
 
 
+def test_a_clip_is_the_same_bytes_every_time(tmp_path: Path) -> None:
+    clip = replace(CLIPS[0], seconds=1.0, showings=tuple(s[:1] for s in CLIPS[0].showings))
+    rng = np.random.default_rng(0)
+    made = set()
+    for attempt in range(3):
+        # Leave other rubbish in freed memory: x264's mbtree reads it.
+        [bytearray(rng.bytes(int(size))) for size in rng.integers(1000, 400_000, 300)]
+        name = make_clip(clip, RIG, tmp_path / str(attempt))
+        made.add((tmp_path / str(attempt) / "videos" / f"{name}.mp4").read_bytes())
+    assert len(made) == 1
+
+
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     asset("face-networks")
@@ -177,3 +191,18 @@ def test_with_the_face_painted_over_the_crops_say_nothing(demo_run: Path) -> Non
 
     chance = [score(shifted(train), shifted(validation)) for _ in range(6)]
     assert score(train, validation) < max(chance) + 0.03
+
+
+@pytest.mark.demo
+def test_dvc_stages_cover_the_run(demo_run: Path) -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    folder = demo_run.parents[1]
+    covered: set[Path] = set()
+    for stage in stages.values():
+        arguments = stage["cmd"].removeprefix("snakemake --cores all ").split()
+        assert "Nothing to be done" in snakemake(folder, "--dry-run", *arguments).stdout
+        metrics = [path for entry in stage.get("metrics", []) for path in entry]
+        covered |= {folder / path for path in [*stage["outs"], *metrics]}
+    for path in demo_run.rglob("*"):
+        if path.is_file() and "timings" not in path.parts and path.suffix != ".snakemake_timestamp":
+            assert covered & {path, *path.parents}, f"{path} is in no stage of dvc.yaml"

@@ -139,13 +139,40 @@ TABLE: dict[str, tuple[Callable[[Path], object], Error | Rows]] = {
         rows_of(EXPR, VALIDATION, "a 1", EVERY_CLASS),
         Error(("the video 'a 1' is in both splits of EXPR", TRAIN, VALIDATION)),
     ),
+    "a person annotated twice": (
+        lambda root: write_annotation(
+            root / "annotations" / EXPR.folders[0] / TRAIN / "again/a 1.txt", EXPR.header, ["0"]
+        ),
+        Error(("2 annotations of 'a 1' for EXPR", "again/a 1.txt", "keep one")),
+    ),
     "two people of one video in different splits": (
         rows_of(EXPR, VALIDATION, "b'2\"_left", EVERY_CLASS),
         Error(("is in both splits of EXPR",)),
     ),
     "a name that is not UTF-8": (
         not_utf8,
-        Error(("'c\\xff10.mp4' is not UTF-8", "rename the file")),
+        Error(("c\\xff10.mp4' is not UTF-8", "rename the file")),
+    ),
+    "a folder whose name is not UTF-8": (
+        lambda root: os.rename(  # noqa: PTH104
+            os.fsencode(root / "videos/batch1"), os.fsencode(root / "videos") + b"/f\xff"
+        ),
+        Error(("is not UTF-8", "rename the file")),
+    ),
+    "a dangling link": (
+        video(lambda p: p.symlink_to("nowhere.mp4")),
+        Rows({"video_missing": 12}),
+    ),
+    "videos in a linked folder": (
+        lambda root: (
+            (root / "videos/batch1").rename(root / "real")
+            and (root / "videos/batch1").symlink_to(root / "real")
+        ),
+        Rows({"no_face": 12}),
+    ),
+    "a playlist named mp4": (
+        video(lambda p: p.write_text("ffconcat version 1.0\nfile 'a 1.mp4'\n")),
+        Rows({"video_unreadable": 12}),
     ),
     "a control character in a name": (
         lambda root: write_video(root / "videos/a\nb.mp4"),

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from conftest import ROOT, environment
 
-from clipaffect.launch import owner_is_dead
+from clipaffect.launch import is_dead
 
 
 def clipaffect(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess:
@@ -72,9 +72,9 @@ def test_a_lock_is_dead_only_when_its_process_is_gone() -> None:
 
     me = psutil.Process()
     owner = {"host": socket.gethostname(), "pid": me.pid, "started": me.create_time()}
-    assert not owner_is_dead(owner)
-    assert owner_is_dead(owner | {"started": me.create_time() - 100}), "the number was reused"
-    assert not owner_is_dead(owner | {"host": "elsewhere", "pid": 1, "started": 0})
+    assert not is_dead(owner)
+    assert is_dead(owner | {"started": me.create_time() - 100}), "the number was reused"
+    assert not is_dead(owner | {"host": "elsewhere", "pid": 1, "started": 0})
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    assert owner_is_dead(owner | {"pid": child.pid})
+    assert is_dead(owner | {"pid": child.pid})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,7 @@ import pytest
 
 from clipaffect.config.models import Encoder, Faces
 from clipaffect.embeddings import embed_crops, embed_faces
-from clipaffect.encoders.load import load_encoder
+from clipaffect.encoders.load import LoadedEncoder, load_encoder
 from clipaffect.errors import UserError
 from clipaffect.faces.stage import SCHEMA
 from clipaffect.store import Store
@@ -125,3 +126,17 @@ def test_a_feature_that_is_not_finite_is_named(shard: Path) -> None:
     write_batches(path, table.schema, [pa.Table.from_pylist(rows, table.schema)])
     with pytest.raises(UserError, match="the feature of video 'one', frame 9 is not finite"):
         build_table(labels(shard), [path], shard / "table")
+
+
+def test_a_feature_that_overflows_never_enters_the_store(
+    shard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(settings: Encoder, assets: Path, device: str) -> LoadedEncoder:
+        encoder = load_encoder(settings, assets, device)
+        return replace(encoder, embed=lambda batch: encoder.embed(batch) * float("inf"))
+
+    monkeypatch.setattr("clipaffect.embeddings.load_encoder", broken)
+    with pytest.raises(UserError, match="the feature of video 'one', frame 2 is not finite"):
+        embed(shard)
+    monkeypatch.undo()
+    assert read_frame(embed(shard))["feature"].notna().sum() == 257

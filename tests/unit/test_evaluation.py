@@ -90,7 +90,7 @@ def test_constant_is_the_largest_training_class() -> None:
 
 
 def test_a_task_that_cannot_be_trained_is_named() -> None:
-    with pytest.raises(UserError, match="no training frame of EXPR has both"):
+    with pytest.raises(UserError, match="0 training frames of EXPR have both"):
         check_trainable(split_of(np.zeros((0, 1), int), 0), EXPR)
     with pytest.raises(UserError, match="no training frame shows Other"):
         check_trainable(split_of(np.arange(7)[:, None], 0), EXPR)

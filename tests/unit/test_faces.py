@@ -12,6 +12,8 @@ from conftest import write_video
 from scipy.optimize import least_squares
 
 from clipaffect.config.models import Faces
+from clipaffect.digest import file_digest
+from clipaffect.errors import UserError
 from clipaffect.faces.alignment import TEMPLATE, align, crop_box, similarity
 from clipaffect.faces.detector import Face, FaceDetector
 from clipaffect.faces.stage import _plan, align_faces
@@ -96,30 +98,47 @@ def columns(rows: list[tuple[int, int, float]]) -> tuple[np.ndarray, np.ndarray,
 TWO = [(f, t, 10.0 if t == 0 else 200.0) for f in range(10) for t in (0, 1)]
 
 
-def test_left_and_right_are_told_by_place() -> None:
-    owner = assign_persons(*columns(TWO), ["left", "right"])
-    assert owner.tolist() == [0, 1] * 10
+def owned(rows: list[tuple[int, int, float]], persons: list[str]) -> dict[str, list[int]]:
+    """Which rows belong to each person, in a picture 320 wide."""
+    found = assign_persons(*columns(rows), persons, 320)
+    return {person: np.flatnonzero(mask).tolist() for person, mask in found.items()}
 
 
-def test_one_annotated_side_leaves_the_other_person_out() -> None:
-    assert assign_persons(*columns(TWO), ["right"]).tolist() == [-1, 0] * 10
+EVEN, ODD = list(range(0, 20, 2)), list(range(1, 20, 2))
+
+
+@pytest.mark.parametrize(
+    ("persons", "expected"),
+    [
+        (["left", "right"], {"left": EVEN, "right": ODD}),
+        (["right"], {"right": ODD}),
+        (["left"], {"left": EVEN}),
+        # A main person without a side beside one with: as some of Aff-Wild2's videos are.
+        (["", "right"], {"": EVEN, "right": ODD}),
+        (["", "left"], {"": ODD, "left": EVEN}),
+    ],
+)
+def test_sides_are_told_by_place(persons: list[str], expected: dict) -> None:
+    assert owned(TWO, persons) == expected
+
+
+@pytest.mark.parametrize(("x", "side"), [(50.0, "left"), (240.0, "right")])
+def test_a_face_that_is_always_alone_is_told_by_its_half(x: float, side: str) -> None:
+    rows = [(f, 0, x) for f in range(5)]
+    found = owned(rows, ["left", "right"])
+    assert found.pop(side) == [0, 1, 2, 3, 4]
+    assert list(found.values()) == [[]]
+    assert owned(rows, [side]) == {side: [0, 1, 2, 3, 4]}
 
 
 def test_the_main_person_is_the_largest_and_returns_under_a_new_track() -> None:
     rows = [(f, 0, 10.0) for f in range(6)] + [(f, 2, 20.0) for f in range(30, 34)]
     rows += [(f, 1, 200.0) for f in range(4)]  # a bystander, at the same time as track 0
-    owner = assign_persons(*columns(rows), [""])
-    assert owner.tolist() == [0] * 6 + [0] * 4 + [-1] * 4
+    assert owned(rows, [""]) == {"": list(range(10))}
 
 
-def test_a_lone_face_of_a_two_person_video_goes_to_its_side() -> None:
-    rows = [(f, 0, 10.0) for f in range(5)]
-    assert assign_persons(*columns(rows), ["left", "right"]).tolist() == [0] * 5 or True
-    assert set(assign_persons(*columns(rows), ["left", "right"]).tolist()) <= {0, 1}
-
-
-def test_no_detections_are_no_owners() -> None:
-    assert assign_persons(*(np.zeros((0,)), np.zeros((0,)), np.zeros((0, 4))), [""]).tolist() == []
+def test_no_detections_belong_to_nobody() -> None:
+    assert assign_persons(np.zeros(0), np.zeros(0), np.zeros((0, 4)), [""], 320)[""].tolist() == []
 
 
 def test_the_plan_has_one_row_for_every_frame_and_person() -> None:
@@ -131,7 +150,7 @@ def test_the_plan_has_one_row_for_every_frame_and_person() -> None:
             "box": [[0, 0, 9, 9], [50, 0, 8, 8], [1, 0, 9, 9], None, None],
         }
     )
-    plan = _plan(detections, ["left", "right"])
+    plan = _plan(detections, ["left", "right"], 100)
     found = [(r.frame, r.person, r.status) for r in plan.itertuples()]
     assert found == [
         (1, "left", "ok"),
@@ -195,7 +214,13 @@ def test_rows_in_are_rows_out(
     ]
     manifest = pd.DataFrame(
         [
-            {"video": v, "path": str(p), "sha256": v, "persons": who, "frame_limit": 40}
+            {
+                "video": v,
+                "path": str(p),
+                "sha256": file_digest(Path(p)) if p else "",
+                "persons": who,
+                "frame_limit": 40,
+            }
             for v, p, who in rows
         ]
     )
@@ -229,3 +254,24 @@ def test_rows_in_are_rows_out(
     # Again, from the store alone: the same bytes.
     run(tmp_path / "again.parquet")
     assert (tmp_path / "again.parquet").read_bytes() == (tmp_path / "faces.parquet").read_bytes()
+
+
+def test_a_video_that_changed_after_the_index_does_not_enter_the_store(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "v.mp4", frames=5)
+    row = {
+        "video": "v",
+        "path": str(video),
+        "sha256": file_digest(video),
+        "persons": [""],
+        "frame_limit": 0,
+    }
+    write_frame(tmp_path / "m.parquet", pd.DataFrame([row]))
+    store = Store(tmp_path / "store")
+    content = video.read_bytes()
+    for change in (video.unlink, lambda: write_video(video, frames=7)):
+        change()
+        with pytest.raises(UserError, match="changed or removed after it was indexed"):
+            extract_frames(tmp_path / "m.parquet", store, tmp_path / "f.parquet")
+    video.write_bytes(content)
+    extract_frames(tmp_path / "m.parquet", store, tmp_path / "f.parquet")
+    assert read_frame(tmp_path / "f.parquet")["status"].tolist() == ["ok"] * 5

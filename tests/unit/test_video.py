@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import wave
 from collections import Counter
 from fractions import Fraction
@@ -135,6 +136,33 @@ def test_frames_that_an_edit_list_cuts_are_not_lost_frames(real_clips: Path) -> 
     assert shown < stated
     assert len(frames) == shown
     assert {f.outcome for f in frames} == {Outcome.OK}
+
+
+def turned(path: Path) -> Path:
+    """A video whose display matrix asks for a quarter turn, as phones write it."""
+    write_video(path, frames=3, size=(64, 48))
+    data = bytearray(path.read_bytes())
+    # tkhd: ... matrix (9 x 32 bit) right before width and height.
+    start = data.index(b"tkhd") + 4
+    matrix = start + 4 + 20 + 8 + 8
+    quarter = [0, 0x10000, 0, -0x10000, 0, 0, 48 << 16, 0, 0x40000000]
+    data[matrix : matrix + 36] = struct.pack(">9i", *quarter)
+    path.write_bytes(bytes(data))
+    return path
+
+
+def test_a_turned_video_is_shown_upright(tmp_path: Path) -> None:
+    frames = list(read_frames(turned(tmp_path / "v.mp4")))
+    assert [(f.width, f.height) for f in frames] == [(48, 64)] * 3
+    assert all(f.pixels.shape == (64, 48, 3) for f in frames)
+
+
+def test_a_playlist_does_not_read_another_file(tmp_path: Path) -> None:
+    write_video(tmp_path / "other.mp4")
+    path = tmp_path / "list.mp4"
+    path.write_text("ffconcat version 1.0\nfile other.mp4\n")
+    (frame,) = read_frames(path)
+    assert frame.outcome is Outcome.VIDEO_UNREADABLE
 
 
 def test_every_outcome_has_a_meaning() -> None:

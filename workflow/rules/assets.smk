@@ -18,4 +18,4 @@ rule fetch_asset:
     conda:
         ENV
     shell:
-        "clipaffect fetch-asset {wildcards.asset} $(dirname {output:q}) > {log:q} 2>&1"
+        'clipaffect fetch-asset {wildcards.asset:q} "$(dirname {output:q})" > {log:q} 2>&1'

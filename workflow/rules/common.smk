@@ -12,7 +12,7 @@ sys.path.insert(0, str(SOURCE))
 
 from clipaffect.config import parse_config
 from clipaffect.errors import UserError
-from clipaffect.stages import settings_json
+from clipaffect.stages import settings_json, shard_names
 
 try:
     CONFIG = parse_config(
@@ -25,31 +25,37 @@ RESULTS = Path("results") / CONFIG.run
 LOGS = Path("logs") / CONFIG.run
 TIMINGS = RESULTS / "timings"
 ASSETS = Path(CONFIG.paths.assets)
-SHARDS = [f"{number:04d}" for number in range(CONFIG.data.shards)]
+SHARDS = shard_names(CONFIG.data.shards)
 TASKS = CONFIG.training.tasks
 PARTS = range(CONFIG.training.parts)
 ENV = f"../envs/{CONFIG.environment}.yaml"
+
+
+def quoted(word):
+    """A word for the shell that passes through Snakemake's formatting of commands unchanged."""
+    return shlex.quote(str(word)).replace("{", "{{").replace("}", "}}")
+
 
 # In a conda job `python` is the environment's; elsewhere it is the one that runs Snakemake,
 # whether or not its environment is activated.
 IN_CONDA = any(
     method.name == "CONDA" for method in workflow.deployment_settings.deployment_method
 )
-PYTHON = "python" if IN_CONDA else shlex.quote(sys.executable)
+PYTHON = "python" if IN_CONDA else quoted(sys.executable)
 
 # In front of every command. Snakemake clears PYTHONPATH in conda jobs, so it is set again. One
 # thread a job: the same bytes under any load, and many jobs side by side use the cores better.
 shell.prefix(
-    f"export PYTHONPATH={shlex.quote(str(SOURCE.resolve()))} PYTHONUNBUFFERED=1 "
-    f"CLIPAFFECT_STORE={shlex.quote(CONFIG.paths.store)} "
-    f"CLIPAFFECT_ASSETS={shlex.quote(CONFIG.paths.assets)} "
+    f"export PYTHONPATH={quoted(SOURCE.resolve())} PYTHONUNBUFFERED=1 "
+    f"CLIPAFFECT_STORE={quoted(CONFIG.paths.store)} "
+    f"CLIPAFFECT_ASSETS={quoted(CONFIG.paths.assets)} "
     "OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1; "
     f'clipaffect() {{{{ {PYTHON} -m clipaffect "$@"; }}}}; '
 )
 
 
 def weights_of(wildcards):
-    """The asset or file an encoder's weights come from, fetched before any job needs it."""
+    """The asset or file an encoder's weights come from; a tag is fetched by the job itself."""
     encoder = CONFIG.encoders[wildcards.encoder]
     if encoder.asset is not None:
         return [ASSETS / encoder.asset / "manifest.json"]

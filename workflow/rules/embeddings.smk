@@ -47,4 +47,4 @@ rule build_table:
         settings=settings_json(CONFIG, "table"),
     shell:
         "clipaffect build-table {input.labels:q} {input.embeddings:q} "
-        "--out $(dirname {output.rows:q}) > {log:q} 2>&1"
+        '--out "$(dirname {output.rows:q})" > {log:q} 2>&1'

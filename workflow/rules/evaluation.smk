@@ -21,7 +21,7 @@ rule fit_references:
         settings=settings_json(CONFIG, "references", "probe"),
     shell:
         "clipaffect fit-references --settings {params.settings:q} {wildcards.task} "
-        "{wildcards.encoder} $(dirname {input.rows:q}) --out {output:q} > {log:q} 2>&1"
+        '{wildcards.encoder:q} "$(dirname {input.rows:q})" --out {output:q} > {log:q} 2>&1'
 
 
 rule evaluate_heads:
@@ -53,5 +53,5 @@ rule evaluate_heads:
         ),
     shell:
         "clipaffect evaluate-heads --settings {params.settings:q} {wildcards.task} "
-        "{params.encoder} $(dirname {input.rows:q}) {params.bundles} {params.references} "
-        "--out $(dirname {output.scores:q}) > {log:q} 2>&1"
+        '{params.encoder:q} "$(dirname {input.rows:q})" {params.bundles} {params.references} '
+        '--out "$(dirname {output.scores:q})" > {log:q} 2>&1'

@@ -81,6 +81,7 @@ rule build_report:
             )
             for name, task, label in FIGURES
         ],
+        pictures=[RESULTS / f"report/figures/{name}.png" for name, _, _ in FIGURES],
     log:
         LOGS / "build_report.log",
     benchmark:
@@ -92,4 +93,4 @@ rule build_report:
         results=RESULTS,
     shell:
         "clipaffect build-report --settings {params.settings:q} {params.results:q} "
-        "--out $(dirname {output.page:q}) > {log:q} 2>&1"
+        '--out "$(dirname {output.page:q})" > {log:q} 2>&1'

@@ -23,5 +23,5 @@ rule train_heads:
         settings=settings_json(CONFIG, "heads", "training"),
     shell:
         "clipaffect train-heads --settings {params.settings:q} {wildcards.task} "
-        "$(dirname {input.rows:q}) {wildcards.part} "
-        "--out $(dirname {output.weights:q}) > {log:q} 2>&1"
+        '"$(dirname {input.rows:q})" {wildcards.part} '
+        '--out "$(dirname {output.weights:q})" > {log:q} 2>&1'

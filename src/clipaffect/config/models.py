@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -13,17 +13,26 @@ from clipaffect.tasks import TaskName
 class Section(BaseModel):
     """A part of the configuration; keys it does not know are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+# Names become folders and words of commands.
+FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# Which model an asset holds the weights of.
+WEIGHT_ASSETS = {"dinov2-s14": "clipaffect-dinov2-s14"}
 
 
 def _folder_name(value: str) -> str:
-    if value != PurePosixPath(value).name or value.startswith("."):
-        raise ValueError("must be a plain folder name, without '/' and without a leading dot")
+    if not FOLDER_NAME.fullmatch(value):
+        raise ValueError(
+            "must be a plain name: letters, digits, '.', '_' and '-', a letter or digit first"
+        )
     return value
 
 
 def _each_once(values: tuple[float | str, ...]) -> tuple[float | str, ...]:
-    repeated = sorted({str(v) for v in values if values.count(v) > 1})
+    names = [v if isinstance(v, str) else f"{v:g}" for v in values]
+    repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ValueError(f"names {', '.join(repeated)} twice; each value may stand once")
     return values
@@ -90,7 +99,9 @@ class Encoder(Section):
     file: str | None = Field(None, description="Local weights (safetensors, or a plain .pt state).")
     sha256: str | None = Field(None, description="Expected sha256 of `file`.")
     asset: str | None = Field(None, description="Weights from the project's asset manifest.")
-    random: int | None = Field(None, description="Random weights of this seed: a control.")
+    random: int | None = Field(
+        None, ge=0, lt=2**32, description="Random weights of this seed: a control."
+    )
     activation: Literal["gelu", "quickgelu"] | None = Field(
         None,
         description="What the weights were trained with; OpenAI's CLIP used quickgelu. A model "
@@ -115,6 +126,11 @@ class Encoder(Section):
         if len(sources) != 1:
             given = " and ".join(sources) or "none"
             raise ValueError(f"needs exactly one of tag, file, asset, random; given: {given}")
+        if self.asset is not None and WEIGHT_ASSETS.get(self.asset) != self.model:
+            known = ", ".join(f"asset {a} with model {m}" for a, m in WEIGHT_ASSETS.items())
+            raise ValueError(
+                f"'asset' {self.asset} has no weights of {self.model}; there is {known}"
+            )
         if self.activation is None:
             raise ValueError(
                 "needs 'activation': gelu or quickgelu, the one the weights were trained with"
@@ -125,6 +141,7 @@ class Encoder(Section):
 
 
 Alpha = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Training(Section):
@@ -139,7 +156,7 @@ class Training(Section):
         description="CVaR levels: the share of worst losses that is averaged; 1 is the plain mean "
         "(ERM).",
     )
-    seeds: Annotated[tuple[int, ...], AfterValidator(_each_once)] = Field(
+    seeds: Annotated[tuple[Seed, ...], AfterValidator(_each_once)] = Field(
         (0, 1, 2), min_length=1, description="Each seed sets initialisation, batches and dropout."
     )
     headline_alpha: Alpha = Field(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,8 +52,8 @@ def natural_order(name: str) -> tuple[tuple[int, int | str], ...]:
     return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in parts)
 
 
-def _check_name(path: Path) -> UserError | None:
-    name = path.name
+def _check_name(path: Path, root: Path) -> UserError | None:
+    name = str(path.relative_to(root))
     shown = name.encode("utf-8", "surrogateescape").decode("ascii", "backslashreplace")
     if any(0xDC80 <= ord(c) <= 0xDCFF for c in name):
         problem = f"the file name '{shown}' is not UTF-8"
@@ -60,13 +61,27 @@ def _check_name(path: Path) -> UserError | None:
         problem = f"the file name {name!a} has control characters"
     else:
         return None
-    folder = os.fsencode(path.parent).decode("ascii", "backslashreplace")
-    return UserError(problem, where=folder, mend="rename the file (and its annotations)")
+    return UserError(problem, where=root, mend="rename the file (and its annotations)")
 
 
 def _files(root: Path) -> list[Path]:
-    found = [Path(folder) / name for folder, _, names in os.walk(root) for name in names]
-    return sorted(path for path in found if not path.name.startswith("."))
+    """Every file below ``root`` that is not hidden; links to folders are followed, once each."""
+    if not root.is_dir():
+        return []
+    found: list[Path] = []
+    seen: set[Path] = set()
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=stop):
+        here = Path(folder).resolve()
+        if here in seen:
+            folders.clear()
+            continue
+        seen.add(here)
+        found += [Path(folder) / name for name in names if not name.startswith(".")]
+    return sorted(path for path in found if path.exists())
 
 
 def scan_videos(root: Path) -> dict[str, Path]:
@@ -84,7 +99,7 @@ def scan_videos(root: Path) -> dict[str, Path]:
     for path in _files(root):
         if path.suffix.lower() not in VIDEO_SUFFIXES:
             continue
-        problem = _check_name(path)
+        problem = _check_name(path, root)
         if problem:
             problems.append(problem)
         else:
@@ -125,44 +140,66 @@ def scan_tree(data: Data, tasks: tuple[TaskName, ...]) -> Tree:
     annotations: list[AnnotationFile] = []
     for name in tasks:
         folder = _task_folder(Path(data.annotations), TASKS[name])
-        placed: dict[str, dict[str, Path]] = defaultdict(dict)
-        for sub_folder, split in SPLITS.items():
-            for path in _files(folder / sub_folder):
-                if path.suffix.lower() != ".txt":
-                    continue
-                problem = _check_name(path)
-                if problem:
-                    problems.append(problem)
-                    continue
-                video, person = path.stem, ""
-                for side in SIDES:
-                    if video not in videos and video.endswith(f"_{side}"):
-                        video, person = video.removesuffix(f"_{side}"), side
-                annotations.append(AnnotationFile(path, name, split, video, person))
-                placed[video][split] = path
-        for video, by_split in placed.items():
-            if len(by_split) > 1:
-                problems.append(
-                    UserError(
-                        f"the video '{video}' is in both splits of {name}",
-                        where=" and ".join(map(str, by_split.values())),
-                        mend="keep one: no person may be in both training and validation",
-                    )
-                )
-        for split in SPLITS.values():
-            if not any(a.task == name and a.split == split for a in annotations):
-                problems.append(
-                    UserError(
-                        f"no annotation files for the {split} split of {name}",
-                        where=folder,
-                        mend=f"put them into its folder {' or '.join(SPLITS)}",
-                    )
-                )
+        found = _scan_task(folder, name, videos, problems)
+        problems += _misplaced(found, name, folder)
+        annotations += found
     raise_all(problems)
     annotations.sort(key=lambda a: (a.task, natural_order(a.video), a.person))
     if data.subset:
         annotations = _subset(annotations, data.subset.train, data.subset.validation)
     return Tree(videos, annotations)
+
+
+def _scan_task(
+    folder: Path, task: TaskName, videos: dict[str, Path], problems: list[UserError]
+) -> list[AnnotationFile]:
+    """The annotation files of a task; names that cannot be kept go to ``problems``."""
+    found = []
+    for sub_folder, split in SPLITS.items():
+        for path in _files(folder / sub_folder):
+            if path.suffix.lower() != ".txt":
+                continue
+            if problem := _check_name(path, folder):
+                problems.append(problem)
+                continue
+            video, person = path.stem, ""
+            if video not in videos:
+                for side in SIDES:
+                    if video.endswith(f"_{side}"):
+                        video, person = video.removesuffix(f"_{side}"), side
+                        break
+            found.append(AnnotationFile(path, task, split, video, person))
+    return found
+
+
+def _misplaced(found: list[AnnotationFile], task: TaskName, folder: Path) -> Iterator[UserError]:
+    """Videos in both splits, people annotated twice, splits without a file."""
+    splits: dict[str, dict[str, Path]] = defaultdict(dict)
+    people: dict[tuple[str, str, str], list[Path]] = defaultdict(list)
+    for annotation in found:
+        splits[annotation.video][annotation.split] = annotation.path
+        people[annotation.split, annotation.video, annotation.person].append(annotation.path)
+    for video, by_split in splits.items():
+        if len(by_split) > 1:
+            yield UserError(
+                f"the video '{video}' is in both splits of {task}",
+                where=" and ".join(map(str, by_split.values())),
+                mend="keep one: no person may be in both training and validation",
+            )
+    for paths in people.values():
+        if len(paths) > 1:
+            yield UserError(
+                f"{len(paths)} annotations of '{paths[0].stem}' for {task}",
+                where=" and ".join(map(str, paths)),
+                mend="keep one of them",
+            )
+    for split in SPLITS.values():
+        if not any(annotation.split == split for annotation in found):
+            yield UserError(
+                f"no annotation files for the {split} split of {task}",
+                where=folder,
+                mend=f"put them into its folder {' or '.join(SPLITS)}",
+            )
 
 
 def _subset(annotations: list[AnnotationFile], train: int, validation: int) -> list[AnnotationFile]:
@@ -182,7 +219,7 @@ def inventory(data: Data, tasks: tuple[TaskName, ...]) -> str:
     roots = [Path(data.videos)]
     roots += [Path(data.annotations) / folder for t in tasks for folder in TASKS[t].folders]
     states = []
-    for path in (path for root in roots if root.is_dir() for path in _files(root)):
+    for path in (path for root in roots for path in _files(root)):
         state = path.stat()
         states.append([os.fsencode(path).hex(), state.st_size, state.st_mtime_ns])
     return digest(states)

@@ -19,6 +19,7 @@ from clipaffect.dataset.aff_wild2 import Tree, natural_order, scan_tree
 from clipaffect.dataset.annotations import read_annotation
 from clipaffect.digest import file_digest
 from clipaffect.errors import UserError, raise_all
+from clipaffect.stages import shard_names
 from clipaffect.tables import write_frame, write_text
 from clipaffect.tasks import NOT_ANNOTATED, TASKS, TaskName
 
@@ -45,7 +46,12 @@ def label_schema(task: TaskName) -> pa.Schema:
     return pa.schema([*keys, ("frame", pa.int32()), *labels, ("annotated", pa.bool_())])
 
 
-def _labels(tree: Tree, task: TaskName, frame_limit: int | None) -> pd.DataFrame:
+def read_labels(tree: Tree, task: TaskName, frame_limit: int | None) -> pd.DataFrame:
+    """Every annotation row of a task: split, video, person, frame, labels, annotated.
+
+    Raises:
+        UserError: every wrong annotation, or a split or class without a frame.
+    """
     problems: list[UserError] = []
     parts = []
     for annotation in (a for a in tree.annotations if a.task == task):
@@ -123,7 +129,7 @@ def index_dataset(data: Data, tasks: tuple[TaskName, ...], out: Path) -> None:
     """
     tree = scan_tree(data, tasks)
     limit = data.subset.frames if data.subset else None
-    labels = {task: _labels(tree, task, limit) for task in tasks}
+    labels = {task: read_labels(tree, task, limit) for task in tasks}
     persons: dict[str, set[str]] = {}
     for annotation in tree.annotations:
         persons.setdefault(annotation.video, set()).add(annotation.person)
@@ -140,8 +146,8 @@ def index_dataset(data: Data, tasks: tuple[TaskName, ...], out: Path) -> None:
         }
     )
     shard = manifest["video"].map(lambda video: shard_of(video, data.shards))
-    for number in range(data.shards):
-        path = out / "manifests" / f"{number:04d}.parquet"
+    for number, name in enumerate(shard_names(data.shards)):
+        path = out / "manifests" / f"{name}.parquet"
         write_frame(path, manifest[shard == number], MANIFEST)
     for task, frame in labels.items():
         write_frame(out / "labels" / f"{task}.parquet", frame, label_schema(task))

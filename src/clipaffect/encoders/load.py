@@ -26,6 +26,7 @@ ensure_torchvision()  # open_clip imports torchvision
 import open_clip  # noqa: E402
 from open_clip.transformer import QuickGELU  # noqa: E402
 
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "pillow")
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 NORMALISATIONS = {
     "clip": (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD),
@@ -54,9 +55,12 @@ def encoder_record(settings: Encoder, device: str) -> dict[str, Any]:
 
     The device enters as its class (``cpu``, ``cuda``).
     """
-    record: dict[str, Any] = {"settings": settings.model_dump(mode="json"), "device": device}
-    if settings.kind == "open_clip":
-        record |= {"torch": torch.__version__, "open_clip": version("open_clip_torch")}
+    if settings.kind == "pixels":
+        return {"pixels": settings.side, "opencv": cv2.__version__}
+    # A file is known by its sha256, wherever it lies.
+    values = settings.model_dump(mode="json", exclude={"kind", "side", "file", "activation"})
+    record: dict[str, Any] = {"settings": values, "device": device}
+    record["versions"] = {name: version(name) for name in PACKAGES}
     if settings.asset is not None:
         members = known_assets()[settings.asset].members
         record["asset"] = {name: member.sha256 for name, member in members.items()}

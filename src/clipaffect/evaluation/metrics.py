@@ -1,7 +1,8 @@
 """The challenge's metrics.
 
 EXPR: mean of the F1 of all 8 classes; AU: mean of the positive-class F1 of all 12 units; frames
-pooled over videos, not-annotated ones left out. A class that never occurs counts as 0.
+pooled over videos, not-annotated ones left out. A class that never occurs counts as 0. Annotated
+frames without a face have no score; they are left out here and counted in the coverage.
 """
 
 from __future__ import annotations
@@ -53,5 +54,8 @@ def confusion(labels: np.ndarray, decisions: np.ndarray, task: Task) -> np.ndarr
     tables = []
     for unit in range(len(task.targets)):
         known = labels[:, unit] != NOT_ANNOTATED
+        if not known.any():
+            tables.append(np.zeros((2, 2), int))
+            continue
         tables.append(confusion_matrix(labels[known, unit], decisions[known, unit], labels=[0, 1]))
     return np.array(tables)

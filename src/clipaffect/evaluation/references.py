@@ -47,14 +47,15 @@ def probe_scores(train: Split, validation: Split, task: Task, probe: Probe) -> n
     x, y = train.features.numpy(), train.labels.numpy()
     queries = validation.features.numpy()
     scores = np.zeros((len(queries), len(task.targets)), np.float32)
-    if not len(queries):
-        return scores
     if not task.multilabel:
         model = _fit(x, y[:, 0], probe)
         scores[:, model.classes_] = model.predict_proba(queries)
         return scores
     for unit in range(len(task.targets)):
         known = y[:, unit] != NOT_ANNOTATED
+        if (y[known, unit] == 1).all():  # nothing to tell apart
+            scores[:, unit] = 1.0
+            continue
         model = _fit(x[known], y[known, unit], probe)
         scores[:, unit] = model.predict_proba(queries)[:, list(model.classes_).index(1)]
     return scores

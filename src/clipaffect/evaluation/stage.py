@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 
 from clipaffect.config.models import Probe, Training
+from clipaffect.errors import UserError
 from clipaffect.evaluation.metrics import accuracy, confusion, decide, f1_per_target
 from clipaffect.evaluation.references import constant_scores, probe_scores
 from clipaffect.table import Split, read_split
@@ -61,12 +62,24 @@ def head_scores(head: Head, features: torch.Tensor, task: Task) -> np.ndarray:
     return torch.cat(parts).numpy() if parts else np.zeros((0, len(task.targets)), np.float32)
 
 
+def _read_splits(table: Path, task: Task) -> tuple[Split, Split]:
+    """The training and validation split of a table, both fit for use."""
+    train, validation = (read_split(table, task, split) for split in ("train", "validation"))
+    check_trainable(train, task)
+    if not len(validation.rows):
+        raise UserError(
+            f"no validation frame of {task.name} has both a label and a face",
+            where=table,
+            mend="see the statuses in its rows.parquet; docs/outcomes.md explains them",
+        )
+    return train, validation
+
+
 def fit_references(table: Path, task_name: TaskName, encoder: str, probe: Probe, out: Path) -> None:
     """Write the linear probe's scores on one encoder's features to ``out``."""
     torch.set_num_threads(1)
     task = TASKS[task_name]
-    train, validation = (read_split(table, task, split) for split in ("train", "validation"))
-    check_trainable(train, task)
+    train, validation = _read_splits(table, task)
     scored = Scored("linear_probe", encoder, probe_scores(train, validation, task, probe))
     write_batches(out, score_schema(task), [_score_table(scored, validation, task)], 65536)
 
@@ -129,7 +142,7 @@ def evaluate_heads(
     """
     torch.set_num_threads(1)
     task = TASKS[task_name]
-    train, validation = (read_split(table, task, split) for split in ("train", "validation"))
+    train, validation = _read_splits(table, task)
     labels = validation.labels.numpy()
     listed = pd.concat([read_frame(bundle / "heads.parquet") for bundle in bundles])
     listed = listed.sort_values(["alpha", "seed"], ignore_index=True)

@@ -57,12 +57,14 @@ SCHEMA = pa.schema(
 
 def detection_key(video: dict[str, Any], settings: Faces) -> dict[str, Any]:
     """What a video's detections depend on."""
+    # The margin moves only cropped boxes.
+    unused = {"margin"} if settings.crop == "aligned" else set()
     return {
         "version": VERSIONS["detections"],
         **video_key(video),
         "opencv": cv2.__version__,
         "networks": [member.sha256 for member in known_assets()[ASSET].members.values()],
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json", exclude=unused),
     }
 
 
@@ -123,48 +125,46 @@ def detect_video(
     yield pa.Table.from_pylist(rows, DETECTIONS)
 
 
-def _plan(detections: pd.DataFrame, persons: list[str]) -> pd.DataFrame:
+def _plan(detections: pd.DataFrame, persons: list[str], width: float) -> pd.DataFrame:
     """The rows of a video's table: person, frame, status and the detection to copy from.
 
     Args:
         detections: columns frame, track, status and box.
         persons: the annotated ones of '', 'left', 'right', sorted.
+        width: of the picture.
     """
-    found = detections["track"].to_numpy() >= 0
-    boxes = np.array(detections.loc[found, "box"].tolist(), float).reshape(-1, 4)
-    detections = detections.assign(owner=-1, source=np.arange(len(detections)))
-    detections.loc[found, "owner"] = assign_persons(
-        detections.loc[found, "frame"].to_numpy(),
-        detections.loc[found, "track"].to_numpy(),
-        boxes,
-        persons,
+    detections = detections.assign(source=np.arange(len(detections)))
+    faces = detections[detections["track"] >= 0]
+    boxes = np.array(faces["box"].tolist(), float).reshape(-1, 4)
+    owned = assign_persons(
+        faces["frame"].to_numpy(), faces["track"].to_numpy(), boxes, persons, width
     )
     first = detections.drop_duplicates("frame")
     parts = []
-    for index, person in enumerate(persons):
-        own = detections[detections["owner"] == index]
+    for person in persons:
+        own = faces[owned[person]].assign(own=True)
         absent = first[~first["frame"].isin(own["frame"])]
         status = absent["status"].where(absent["status"] != Outcome.OK, Outcome.PERSON_ABSENT)
-        absent = absent.assign(status=status.astype(str), owner=-1)
+        absent = absent.assign(status=status.astype(str), own=False)
         parts.append(pd.concat([own, absent]).assign(person=person))
     return pd.concat(parts).sort_values(["frame", "person"], ignore_index=True)
 
 
-def _assemble(video: dict[str, Any], piece: Path) -> Iterator[pa.Table]:
+def _assemble(video: dict[str, Any], piece: Path, width: float) -> Iterator[pa.Table]:
     """The video's rows of the shard's table, a few row groups in memory at a time."""
     file = pq.ParquetFile(piece / "detections.parquet")
     light = pq.read_table(piece / "detections.parquet", columns=["frame", "track", "status", "box"])
-    plan = _plan(light.to_pandas(), sorted(video["persons"]))
+    plan = _plan(light.to_pandas(), sorted(video["persons"]), width)
     for start in range(0, len(plan), ROW_GROUP):
         part = plan.iloc[start : start + ROW_GROUP]
         rows = take_rows(file, part["source"].to_numpy()).to_pylist()
         keep = ("frame", "time", "faces_in_frame")
         yield pa.Table.from_pylist(
             [
-                (row if owner >= 0 else {name: row[name] for name in keep})
+                (row if own else {name: row[name] for name in keep})
                 | {"video": video["video"], "person": person, "status": status}
-                for row, person, status, owner in zip(
-                    rows, part["person"], part["status"], part["owner"], strict=True
+                for row, person, status, own in zip(
+                    rows, part["person"], part["status"], part["own"], strict=True
                 )
             ],
             SCHEMA,
@@ -185,7 +185,7 @@ def align_faces(
         out: Parquet file with columns ``SCHEMA``.
     """
     videos = read_frame(manifest).to_dict("records")
-    index = read_frame(frames, ["video", "frame"])
+    index = read_frame(frames, ["video", "frame", "width"])
     detector = FaceDetector(
         asset_file(assets, ASSET, "detector.tflite"),
         asset_file(assets, ASSET, "landmarks.tflite"),
@@ -193,6 +193,7 @@ def align_faces(
         settings.min_presence,
     )
     counts = index["video"].value_counts()
+    widths = index.groupby("video")["width"].max()
 
     def tables() -> Iterator[pa.Table]:
         with Progress("frames", len(index)) as progress:
@@ -205,6 +206,6 @@ def align_faces(
 
                 piece = store.get_or_make("detections", detection_key(video, settings), make)
                 progress.advance(before + int(counts[video["video"]]) - progress.done)
-                yield from _assemble(video, piece)
+                yield from _assemble(video, piece, float(widths[video["video"]]))
 
     write_batches(out, SCHEMA, tables())

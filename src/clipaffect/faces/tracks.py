@@ -53,50 +53,55 @@ class Tracker:
 
 
 def assign_persons(
-    frame: np.ndarray, track: np.ndarray, box: np.ndarray, persons: list[str]
-) -> np.ndarray:
-    """Person index of each detection, -1 for bystanders.
+    frame: np.ndarray, track: np.ndarray, box: np.ndarray, persons: list[str], width: float
+) -> dict[str, np.ndarray]:
+    """Which detections (n,) belong to each annotated person.
 
-    The rule: the tracks with the largest summed area are the persons. One person (annotated
-    without a side) takes the largest track. Of two, the one further left in the picture is
-    ``left``; if only one side is annotated, the other person is a bystander. A person's later
-    tracks (after an absence) are the nearest ones that do not overlap in time.
+    The rule: the tracks with the largest summed area are the persons. A person annotated without
+    a side, alone, is the largest track. Of two people the one further left in the picture is
+    ``left``; one who is never seen together with another is told by the half of the picture.
+    Beside one annotated side, the person without a side is the other one. A person's later
+    tracks (after an absence) are the nearest ones that do not overlap in time; all other faces
+    are bystanders.
 
     Args:
         frame: (n,) frame numbers.
         track: (n,) track numbers.
         box: (n, 4) left, top, width, height.
-        persons: the annotated ones of '', 'left', 'right', sorted.
+        persons: the annotated ones of '', 'left', 'right'.
+        width: of the picture.
     """
-    owner = np.full(len(frame), -1)
     if not len(frame):
-        return owner
-    numbers = np.unique(track)
+        return {person: np.zeros(0, bool) for person in persons}
+    numbers = np.unique(track).tolist()
     area = {n: float(box[track == n, 2:].prod(1).sum()) for n in numbers}
     times = {n: set(frame[track == n].tolist()) for n in numbers}
     middle = {n: float((box[track == n, 0] + box[track == n, 2] / 2).mean()) for n in numbers}
-    by_area = sorted(numbers.tolist(), key=lambda n: (-area[n], n))
+    by_area = sorted(numbers, key=lambda n: (-area[n], n))
+    first = by_area[0]
+    groups: dict[str, list[int]]
     if persons == [""]:
-        seeds = by_area[:1]
+        groups = {"": [first]}
     else:
-        first = by_area[0]
-        beside = [n for n in by_area[1:] if times[n] & times[first]]
-        seeds = sorted([first, *beside[:1]], key=lambda n: middle[n])
-        if len(seeds) == 1:  # never both in the picture: the side is told by the frame's half
-            half = float((box[:, 0] + box[:, 2]).max()) / 2
-            seeds = [first, -1] if middle[first] < half else [-1, first]
-    groups: list[list[int]] = [[] if n < 0 else [n] for n in seeds]
-    busy = [set().union(*(times[n] for n in group)) for group in groups]
+        beside = [n for n in by_area[1:] if times[n] & times[first]][:1]
+        groups = {"left": [], "right": []}
+        if beside:
+            left, right = sorted([first, *beside], key=lambda n: middle[n])
+            groups = {"left": [left], "right": [right]}
+        else:
+            groups["left" if middle[first] < width / 2 else "right"].append(first)
+    busy = {name: set().union(*(times[n] for n in group)) for name, group in groups.items()}
     for number in by_area:
-        if any(number in group for group in groups):
+        if any(number in group for group in groups.values()):
             continue
-        free = [k for k, group in enumerate(groups) if group and not busy[k] & times[number]]
+        free = [name for name, group in groups.items() if group and not busy[name] & times[number]]
         if free:
-            k = min(free, key=lambda k: abs(middle[groups[k][0]] - middle[number]))
-            groups[k].append(number)
-            busy[k] |= times[number]
-    names = [""] if persons == [""] else ["left", "right"]
-    for name, group in zip(names, groups, strict=True):
-        if name in persons and group:
-            owner[np.isin(track, group)] = persons.index(name)
-    return owner
+            name = min(free, key=lambda name: abs(middle[groups[name][0]] - middle[number]))
+            groups[name].append(number)
+            busy[name] |= times[number]
+    if "" in persons and "" not in groups:
+        if {"left", "right"} <= set(persons):
+            groups[""] = next(group for group in groups.values() if first in group)
+        else:
+            groups[""] = groups["right" if "left" in persons else "left"]
+    return {person: np.isin(track, groups[person]) for person in persons}

@@ -26,6 +26,7 @@ from clipaffect.report.results import (
     read_summary,
     runs_table,
 )
+from clipaffect.stages import shard_names
 from clipaffect.tables import read_frame, take_rows, write_text
 from clipaffect.tasks import EXPR, TASKS
 
@@ -57,8 +58,8 @@ def _environment() -> jinja2.Environment:
 def first_page(config: Config, folder: Path, out: Path) -> None:
     """Write the page that stands while the long stages run."""
     frames = [
-        read_frame(path, ["video", "status"])
-        for path in sorted((folder / "frames").glob("*.parquet"))
+        read_frame(folder / "frames" / f"{shard}.parquet", ["video", "status"])
+        for shard in shard_names(config.data.shards)
     ]
     statuses = pd.concat(frames)["status"].value_counts()
     page = (
@@ -93,10 +94,9 @@ def _write_figures(results: Results, folder: Path) -> dict[str, dict[str, str]]:
     alpha = results.config.training.headline_alpha
     found: dict[str, dict[str, str]] = {}
     for name, task in results.tasks.items():
-        support = results.summary["tasks"][name]["validation"]["counts"]
         drawn = {
             "alpha": figures.alpha_curve(task, alpha),
-            "targets": figures.target_bars(task, alpha, support),
+            "targets": figures.target_bars(task, alpha, task.support()),
             "confusion": figures.confusion_map(task, alpha),
         }
         found[name] = {}
@@ -117,11 +117,15 @@ def _pictures(config: Config, folder: Path) -> list[tuple[str, list[str]]]:
         return []
     labels = read_frame(folder / "tables" / config.encoder / "EXPR/rows.parquet")
     labels = labels[(labels["split"] == "validation") & (labels["status"] == Outcome.OK)]
-    # The middle of each showing: the expression's apex.
-    middle = labels.groupby(["label", "video", "person"])["frame"].median().astype(int)
-    wanted = middle.groupby("label").head(PICTURES_PER_CLASS).reset_index()
+    # The middle one of the frames that show it is near the expression's apex.
+    keys = ["label", "video", "person"]
+    place = labels.groupby(keys).cumcount()
+    count = labels.groupby(keys)["frame"].transform("size")
+    wanted = labels[place == count // 2].sort_values(keys)[[*keys, "frame"]]
+    wanted = wanted.groupby("label").head(PICTURES_PER_CLASS)
     crops: dict[tuple[str, str, int], str] = {}
-    for path in sorted((folder / "faces").glob("*.parquet")):
+    for shard in shard_names(config.data.shards):
+        path = folder / "faces" / f"{shard}.parquet"
         rows = read_frame(path, ["video", "person", "frame", "status"]).reset_index(names="at")
         rows = rows[rows["status"] == Outcome.OK].merge(wanted, on=["video", "person", "frame"])
         taken = take_rows(pq.ParquetFile(path), rows["at"].to_numpy(), ["crop"])
@@ -130,8 +134,8 @@ def _pictures(config: Config, folder: Path) -> list[tuple[str, list[str]]]:
     pictures = []
     for index, name in enumerate(EXPR.targets):
         rows = wanted[wanted["label"] == index]
-        keys = [(row.video, row.person, row.frame) for row in rows.itertuples()]
-        pictures.append((name, [crops[key] for key in keys if key in crops]))
+        found = [crops[row.video, row.person, row.frame] for row in rows.itertuples()]
+        pictures.append((name, found))
     return pictures
 
 

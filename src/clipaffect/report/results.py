@@ -22,7 +22,7 @@ class TaskResults:
     Attributes:
         metrics: tidy table of ``evaluation/<task>/metrics.parquet``.
         heads: one row a head: alpha, seed, status.
-        rows: annotated frames: split, status.
+        rows: annotated frames: split, status, labels.
     """
 
     task: Task
@@ -55,6 +55,14 @@ class TaskResults:
         """Mean over seeds of each target's F1 (targets,) at one alpha."""
         means = self.values("f1", "head", alpha=alpha).groupby("target")["value"].mean()
         return means.reindex(list(self.task.targets)).to_numpy()
+
+    def support(self) -> dict[str, int]:
+        """Scored validation frames that show each class or unit."""
+        scored = self.rows[(self.rows["split"] == "validation") & (self.rows["status"] == "ok")]
+        names = self.task.targets
+        if self.task.multilabel:
+            return {name: int((scored[name] == 1).sum()) for name in names}
+        return {name: int((scored["label"] == k).sum()) for k, name in enumerate(names)}
 
     def counts(self, alpha: float) -> dict[str, float]:
         """Confusion counts by ``truth>decision`` at one alpha, seeds pooled."""
@@ -101,7 +109,7 @@ def read_results(config: Config, folder: Path) -> Results:
             TASKS[name],
             read_frame(folder / "evaluation" / name / "metrics.parquet"),
             read_frame(folder / "evaluation" / name / "heads.parquet"),
-            read_frame(rows, ["split", "status"]),
+            read_frame(rows, ["split", "status", *TASKS[name].columns]),
         )
     return Results(config, read_summary(folder), tasks)
 

@@ -55,9 +55,9 @@ def check_trainable(split: Split, task: Task) -> None:
     Raises:
         UserError: no frame with a face, or a class that never occurs.
     """
-    if not len(split.rows):
+    if len(split.rows) < 2:  # BatchNorm needs two
         raise UserError(
-            f"no training frame of {task.name} has both a label and a face",
+            f"{len(split.rows)} training frames of {task.name} have both a label and a face",
             where=f"the {task.name} table",
             mend="see the statuses in its rows.parquet; docs/outcomes.md explains them",
         )

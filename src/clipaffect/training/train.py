@@ -81,8 +81,11 @@ def train_head(
             records.append(record)
             step += 1
             if not np.isfinite(record.cvar):
-                history.append({"epoch": epoch + 1, "cvar": record.cvar})
-                return TrainedHead(head.eval(), history, "non_finite")
+                break
+        finite = all(bool(value.isfinite().all()) for value in head.state_dict().values())
+        if not (finite and np.isfinite(records[-1].cvar)):
+            history.append({"epoch": epoch + 1, "cvar": records[-1].cvar})
+            return TrainedHead(head.eval(), history, "non_finite")
         history.append(
             {
                 "epoch": epoch + 1,

@@ -1,0 +1,119 @@
+"""Golden outputs: a stage whose output changes must get a new version number.
+
+The work store keeps finished pieces under the stage's version; without a new number, old and new
+results would mix. After a change that is meant, raise the number in stages.py and write the file
+again: CLIPAFFECT_WRITE_GOLDEN=1 pytest tests/unit/test_golden.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ASSETS, ROOT
+
+from clipaffect.config.models import Encoder, Faces, Probe, Training
+from clipaffect.dataset.annotations import read_annotation
+from clipaffect.dataset.index import shard_of
+from clipaffect.embeddings import embed_crops
+from clipaffect.encoders.load import load_encoder
+from clipaffect.evaluation.references import probe_scores
+from clipaffect.faces.alignment import align
+from clipaffect.faces.detector import FaceDetector
+from clipaffect.faces.stage import _cut
+from clipaffect.stages import VERSIONS
+from clipaffect.table import Split
+from clipaffect.tasks import AU, EXPR
+from clipaffect.training.train import train_head
+from clipaffect.video import read_frames
+
+GOLDEN = ROOT / "tests/golden.json"
+
+
+def clip() -> Path:
+    """The demo's first clip."""
+    return next((ROOT / "resources/demo/videos").glob("1-*.mp4"))
+
+
+def dataset() -> list[float]:
+    rows = read_annotation(
+        ROOT / f"resources/demo/annotations/{AU.folders[0]}/Train_Set/{clip().stem}.txt", AU
+    )
+    return [*(shard_of(f"video {k}", 64) for k in range(8)), *rows.sum(0).tolist()]
+
+
+def frames() -> list[float]:
+    found = list(islice(read_frames(clip()), 4))
+    return [value for f in found for value in (f.number, f.time, f.width, float(f.pixels.mean()))]
+
+
+def detections() -> list[float]:
+    folder = ASSETS / "face-networks"
+    detector = FaceDetector(folder / "detector.tflite", folder / "landmarks.tflite", 0.5, 0.5)
+    pixels = next(read_frames(clip())).pixels
+    (face,) = detector(pixels)
+    crop = align(pixels, face.points, 224)
+    jpeg, _ = _cut(pixels, face, Faces())
+    blocks = cv2.resize(crop, (2, 2), interpolation=cv2.INTER_AREA)
+    return [*face.points.ravel().tolist(), *blocks.ravel().tolist(), len(jpeg) / 100]
+
+
+def embeddings() -> list[float]:
+    settings = Encoder(
+        model="clipaffect-micro", random=0, activation="gelu", normalise="clip", precision="fp32"
+    )
+    picture = np.kron(np.arange(192, dtype=np.uint8).reshape(8, 8, 3), np.ones((8, 8, 1), np.uint8))
+    jpeg = cv2.imencode(".jpg", picture)[1].tobytes()
+    return embed_crops([jpeg], load_encoder(settings, Path(), "cpu"), 4)[0, :8].tolist()
+
+
+def toy(n: int = 40) -> Split:
+    rng = np.random.default_rng(0)
+    labels = np.arange(n)[:, None] % 8
+    features = (rng.normal(size=(n, 5)) + labels * 0.3).astype(np.float32)
+    rows = pd.DataFrame({"video": ["v"] * n})
+    return Split(rows, torch.from_numpy(features), torch.from_numpy(labels))
+
+
+def heads() -> list[float]:
+    settings = Training(hidden_layers=1, width=8, epochs=2, batch=16, alphas=(0.4, 1.0),
+                        headline_alpha=0.4)  # fmt: skip
+    trained = train_head(toy().features, toy().labels, EXPR, settings, 0.4, 0)
+    last = trained.history[-1]
+    return [last["cvar"], last["threshold"], *trained.head.output.bias.detach().tolist()]
+
+
+def references() -> list[float]:
+    return probe_scores(toy(), toy(), EXPR, Probe())[0].tolist()
+
+
+OUTPUTS: dict[str, tuple[Callable[[], list[float]], float]] = {
+    "dataset": (dataset, 0),
+    "frames": (frames, 0.01),
+    "detections": (detections, 1.0),
+    "embeddings": (embeddings, 0.01),
+    "heads": (heads, 1e-3),
+    "references": (references, 1e-3),
+}
+
+
+@pytest.mark.parametrize("stage", OUTPUTS)
+def test_an_output_changes_only_with_its_version(stage: str, face_networks: Path) -> None:
+    golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    compute, tolerance = OUTPUTS[stage]
+    output = [round(float(value), 5) for value in compute()]
+    if os.environ.get("CLIPAFFECT_WRITE_GOLDEN"):
+        golden[stage] = {"version": VERSIONS[stage], "output": output}
+        GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
+    assert golden[stage]["version"] == VERSIONS[stage], "write the golden file again"
+    assert output == pytest.approx(golden[stage]["output"], abs=tolerance), (
+        f"the output of '{stage}' changed: raise its number in stages.py"
+    )
