@@ -38,6 +38,8 @@ rule extract_frames:
         LOGS / "extract_frames/{shard}.log",
     benchmark:
         TIMINGS / "extract_frames/{shard}.tsv"
+    # The first page waits for these alone: they go before the long jobs.
+    priority: 100
     conda:
         ENV
     params:
