@@ -111,10 +111,14 @@ class Store:
                 yield path.parent, json.loads(path.read_text())
 
     def unused(self, versions: dict[str, int], days: float) -> list[Unused]:
-        """Pieces of another stage version, or not used for ``days``."""
+        """Pieces of another stage version or not used for ``days``, and abandoned attempts."""
         found = []
+        for partial in sorted(self.root.glob("*/*/*.part")):
+            if _age_days(partial) > days:
+                reason = f"an attempt abandoned {_age_days(partial):.0f} days ago"
+                found.append(Unused(partial, _size(partial), reason))
         for piece, key in self.pieces():
-            age = (time.time() - (piece / KEY_FILE).stat().st_mtime) / 86400
+            age = _age_days(piece / KEY_FILE)
             current = versions.get(key["kind"])
             if current is not None and key.get("version") != current:
                 reason = f"stage version {key.get('version')}, now {current}"
@@ -122,6 +126,13 @@ class Store:
                 reason = f"not used for {age:.0f} days"
             else:
                 continue
-            size = sum(file.stat().st_size for file in piece.rglob("*") if file.is_file())
-            found.append(Unused(piece, size, reason))
+            found.append(Unused(piece, _size(piece), reason))
         return found
+
+
+def _age_days(path: Path) -> float:
+    return (time.time() - path.stat().st_mtime) / 86400
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -16,7 +16,7 @@ import torch
 
 from clipaffect.errors import UserError
 from clipaffect.outcomes import VIDEO_OUTCOMES, Outcome
-from clipaffect.tables import read_frame, write_frame
+from clipaffect.tables import read_frame, whole_file, write_frame
 from clipaffect.tasks import Task
 
 KEYS = ["video", "person", "frame"]
@@ -70,9 +70,9 @@ def build_table(labels: Path, embeddings: list[Path], out: Path) -> None:
     rows = rows.sort_values(["split", "video", "person", "frame"], ignore_index=True)
     usable = (rows["status"] == Outcome.OK).to_numpy()
     rows["feature_row"] = np.where(usable, np.cumsum(usable) - 1, -1).astype(np.int64)
-    out.mkdir(parents=True, exist_ok=True)
     write_frame(out / "rows.parquet", rows)
-    _write_features(out / "features.npy", rows[usable], embeddings)
+    with whole_file(out / "features.npy") as beside:
+        _write_features(beside, rows[usable], embeddings)
 
 
 def _write_features(path: Path, rows: pd.DataFrame, embeddings: list[Path]) -> None:

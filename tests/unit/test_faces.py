@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import write_video
+from PIL import Image, JpegImagePlugin
 from scipy.optimize import least_squares
 
 from clipaffect.config.models import Faces
@@ -251,6 +253,7 @@ def test_rows_in_are_rows_out(
     jpeg = faces.loc[usable, "crop"].iloc[0]
     picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
     assert picture.shape == (96, 96, 3)
+    assert JpegImagePlugin.get_sampling(Image.open(io.BytesIO(jpeg))) == 0, "4:4:4"
     # Again, from the store alone: the same bytes.
     run(tmp_path / "again.parquet")
     assert (tmp_path / "again.parquet").read_bytes() == (tmp_path / "faces.parquet").read_bytes()

@@ -100,8 +100,19 @@ def test_garbage_collection_gives_its_reason(tmp_path: Path) -> None:
     kept = store.get_or_make("heads", {"version": 2}, fill)
     outdated = store.get_or_make("heads", {"version": 1}, fill)
     forgotten = store.get_or_make("heads", {"version": 2, "n": 1}, fill)
+    abandoned = outdated.with_name("0" * 64).with_suffix(".part")
+    abandoned.mkdir()
     old = time.time() - 40 * 86400
     os.utime(forgotten / "key.json", (old, old))
+    os.utime(abandoned, (old, old))
     reasons = {item.path: item.reason for item in store.unused({"heads": 2}, days=30)}
-    assert reasons == {outdated: "stage version 1, now 2", forgotten: "not used for 40 days"}
+    assert reasons == {
+        outdated: "stage version 1, now 2",
+        forgotten: "not used for 40 days",
+        abandoned: "an attempt abandoned 40 days ago",
+    }
+    for piece in reasons:
+        store.delete(piece)
+        assert not piece.exists()
     assert kept.exists()
+    assert not list(tmp_path.rglob("*.lock"))

@@ -54,5 +54,12 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
         write_batches(path, SCHEMA, broken())
     except RuntimeError:
         assert path.read_bytes() == before
+        assert [p.name for p in tmp_path.iterdir()] == ["t"]
     else:
         raise AssertionError("the error was swallowed")
+
+
+def test_what_a_killed_attempt_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".t.12345.part").write_bytes(b"half")
+    write_batches(tmp_path / "t", SCHEMA, [table(0, 10)])
+    assert [p.name for p in tmp_path.iterdir()] == ["t"]

@@ -21,7 +21,7 @@ from clipaffect.progress import Progress
 from clipaffect.stages import VERSIONS
 from clipaffect.store import Store
 from clipaffect.table import Split, read_split
-from clipaffect.tables import read_frame, write_frame
+from clipaffect.tables import read_frame, whole_file, write_frame
 from clipaffect.tasks import TASKS, Task, TaskName
 from clipaffect.training.head import Head
 from clipaffect.training.train import train_head
@@ -112,8 +112,8 @@ def train_heads(
             state = load_file(piece / "head.safetensors")
             weights |= {f"{name}/{key}": value for key, value in state.items()}
             progress.advance()
-    out.mkdir(parents=True, exist_ok=True)
-    save_file(weights, out / "heads.safetensors")
+    with whole_file(out / "heads.safetensors") as beside:
+        save_file(weights, beside)
     write_frame(out / "heads.parquet", pd.DataFrame(rows))
     write_frame(out / "history.parquet", pd.concat(histories, ignore_index=True))
 
