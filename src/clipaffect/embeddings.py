@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 
 from clipaffect.config.models import Encoder, Faces
-from clipaffect.encoders.load import LoadedEncoder, encoder_record, load_encoder
+from clipaffect.encoders.load import LoadedEncoder, check_encoder, encoder_record, load_encoder
 from clipaffect.errors import UserError
 from clipaffect.faces.stage import detection_key
 from clipaffect.outcomes import Outcome
@@ -77,6 +77,7 @@ def embed_faces(
     what its crops and the encoder are functions of; the network is loaded only if one is missing.
     """
     device = "cuda" if torch.cuda.is_available() and settings.kind == "open_clip" else "cpu"
+    check_encoder(settings, "<name>")  # also where every feature comes from the store
     torch.set_num_threads(1)  # one job is one thread: its bytes do not depend on the machine's load
     record = encoder_record(settings, device)
     videos = {video["video"]: video for video in read_frame(manifest).to_dict("records")}

@@ -18,9 +18,11 @@ from typing import Any
 
 import psutil
 
+from clipaffect.config import load_config
 from clipaffect.errors import UserError
 from clipaffect.tables import write_text
 
+ZOMBIE = psutil.STATUS_ZOMBIE
 OWNER = Path(".snakemake/clipaffect-owner.json")
 LOCKS = Path(".snakemake/locks")
 
@@ -36,7 +38,9 @@ def is_dead(owner: dict[str, Any]) -> bool:
     if owner["host"] != socket.gethostname():
         return False
     try:
-        return bool(psutil.Process(owner["pid"]).create_time() != owner["started"])
+        process = psutil.Process(owner["pid"])
+        # A killed process keeps its number until its parent has asked for it.
+        return process.create_time() != owner["started"] or process.status() == ZOMBIE
     except psutil.NoSuchProcess:
         return True
 
@@ -58,12 +62,22 @@ def _snakemake(arguments: list[str]) -> list[str]:
     return [sys.executable, "-m", "snakemake", *arguments]
 
 
+def _check_configuration(arguments: list[str]) -> None:
+    """Read the configuration that Snakemake will read: its own messages name no line and no key."""
+    for place, argument in enumerate(arguments):
+        if argument == "--configfile":
+            for path in arguments[place + 1 : place + 2]:
+                load_config(Path(path))
+
+
 def launch(arguments: list[str]) -> int:
     """Run Snakemake in this folder with ``arguments``; returns its exit code.
 
     Raises:
-        UserError: another run holds the folder, or its owner is unknown.
+        UserError: the configuration is wrong; another run holds the folder, or its owner is
+            unknown.
     """
+    _check_configuration(arguments)
     if _locked():
         owners = _owners()
         alive = [owner for owner in owners if not is_dead(owner)]

@@ -163,7 +163,8 @@ def masked_split(run: Path, split: str) -> Split:
     pictures = []
     for jpeg in rows["crop"]:
         grey = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE)
-        cv2.ellipse(grey, (112, 122), (92, 118), 0, 0, 360, 128, -1)
+        # Large enough for a dropped jaw; hair and background show in the corners.
+        cv2.ellipse(grey, (112, 130), (100, 150), 0, 0, 360, 128, -1)
         pictures.append(cv2.resize(grey, (28, 28), interpolation=cv2.INTER_AREA).ravel())
     features = torch.from_numpy(np.array(pictures, np.float32))
     return Split(rows, features, torch.from_numpy(np.array(rows[["label"]], np.int64)))

@@ -112,20 +112,20 @@ TABLE: dict[str, tuple[Callable[[Path], object], Error | Rows]] = {
     "a header only": (rows_of(EXPR, TRAIN, "a 1", []), Error(("no row follows the header",))),
     "a value out of range": (
         rows_of(EXPR, TRAIN, "a 1", ["0", "8"]),
-        Error(("'8' is not a EXPR label", "line 3", "correct the value")),
+        Error(("'8' is not an EXPR label", "line 3", "correct the value")),
     ),
     "not a number": (
         rows_of(AU, TRAIN, "a 1", [",".join(["1"] * 11 + ["x"])]),
-        Error(("'x' is not a AU label", "line 2")),
+        Error(("'x' is not an AU label", "line 2")),
     ),
-    "a fraction": (rows_of(EXPR, TRAIN, "a 1", ["1.0"]), Error(("'1.0' is not a EXPR label",))),
+    "a fraction": (rows_of(EXPR, TRAIN, "a 1", ["1.0"]), Error(("'1.0' is not an EXPR label",))),
     "too few values in a row": (
         rows_of(AU, TRAIN, "a 1", ["1,0,1"]),
         Error(("has 3 values, expected 12", "line 2")),
     ),
     "a blank line in the middle": (
         rows_of(EXPR, TRAIN, "a 1", ["0", "", "1"]),
-        Error(("is not a EXPR label", "line 3")),
+        Error(("is not an EXPR label", "line 3")),
     ),
     "a binary annotation": (
         lambda root: annotation(root, EXPR, TRAIN, "a 1").write_bytes(b"\xff\xfe\x00\x01"),

@@ -27,7 +27,7 @@ def clipaffect(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProc
 def test_check_reads_the_demo() -> None:
     done = clipaffect("check", "config/config.yaml")
     assert done.returncode == 0
-    assert "videos" in done.stdout
+    assert "EXPR train: 36 videos, 40 people" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,37 @@ def test_a_lock_is_dead_only_when_its_process_is_gone() -> None:
     assert not is_dead(owner)
     assert is_dead(owner | {"started": me.create_time() - 100}), "the number was reused"
     assert not is_dead(owner | {"host": "elsewhere", "pid": 1, "started": 0})
-    child = subprocess.Popen([sys.executable, "-c", ""])
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    alive = owner | {"pid": child.pid, "started": psutil.Process(child.pid).create_time()}
+    assert not is_dead(alive)
+    child.kill()
+    while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE:
+        pass
+    assert is_dead(alive), "killed, and nobody has asked for it yet"
     child.wait()
     assert is_dead(owner | {"pid": child.pid})
+
+
+def test_check_says_what_is_missing(tree: Path) -> None:
+    (tree / "videos/batch1/a 1.mp4").unlink()
+    (tree / "videos/batch1/c10.mp4").write_bytes(b"")
+    (tree / "c.yaml").write_text(
+        f"run: mine\ndata: {{videos: {tree}/videos, annotations: {tree}/annotations}}\n"
+    )
+    done = clipaffect("check", str(tree / "c.yaml"))
+    assert "results/mine/" in done.stdout
+    assert "1 annotated videos have no file: a 1" in done.stdout
+    assert "1 video files are empty: c10" in done.stdout
+
+
+def test_check_and_run_name_an_encoders_mistake(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "encoder: e\nencoders: {e: {model: ViT-L-14, tag: openai, activation: gelu}}\n"
+    )
+    done = clipaffect("check", str(tmp_path / "c.yaml"))
+    assert done.returncode == 2
+    assert "encoders.e.activation" in done.stderr
+    (tmp_path / "d.yaml").write_text("trainin: {}\n")
+    done = clipaffect("run", "-n", "--configfile", str(tmp_path / "d.yaml"))
+    assert done.returncode == 2
+    assert "did you mean 'training'" in done.stderr

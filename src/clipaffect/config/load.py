@@ -57,7 +57,10 @@ def parse_config(values: Any, where: str) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(detail) for detail in error.errors()]
+        details = error.errors()
+        # An element that was refused also leaves its list too short: say it once.
+        inner = {detail["loc"][:-1] for detail in details}
+        lines = [_explain(d) for d in details if d["type"] != "too_short" or d["loc"] not in inner]
         raise UserError("; ".join(lines), where=where, mend=REFERENCE) from None
 
 

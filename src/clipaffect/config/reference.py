@@ -18,8 +18,13 @@ from clipaffect.tables import write_text
 HEAD = """# Configuration reference
 
 Generated from `src/clipaffect/config/models.py` by `clipaffect docs`; do not edit by hand.
-A key that is not listed here is refused. Every key has a default, so a configuration names only
-what differs. Numbers may be written as `0.001` or `1e-3`.
+A key that is not listed here is refused. A configuration names only what differs from the defaults,
+which are the demo's (`encoders`: `dinov2-s14` and `pixels`, as in config/config.yaml). Paths are
+relative to the folder in which Snakemake is called. Numbers may be written as `0.001` or `1e-3`.
+
+An encoder of kind `open_clip` needs `model`, `activation` and exactly one of `tag`, `file` (with
+`sha256`), `asset` and `random`. Besides open_clip's own models there are `clipaffect-dinov2-s14`
+(asset `dinov2-s14`) and `clipaffect-micro` (for tests).
 """
 OUTCOMES_HEAD = """# What becomes of a frame
 
@@ -85,12 +90,18 @@ def _bounds(field: FieldInfo) -> str:
         for name, text in (("gt", "> "), ("ge", "≥ "), ("lt", "< "), ("le", "≤ ")):
             if getattr(rule, name, None) is not None:
                 words.append(text + str(getattr(rule, name)))
-    choices = [
-        str(arg) for arg in getattr(field.annotation, "__args__", ()) if isinstance(arg, str)
-    ]
+    choices = _choices(field.annotation)
     if choices:
         words.append("one of " + ", ".join(choices))
     return f"({'; '.join(words)}) " if words else ""
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The words that a key may be, also inside ``... | None``."""
+    found: list[str] = []
+    for argument in getattr(annotation, "__args__", ()):
+        found += [argument] if isinstance(argument, str) else _choices(argument)
+    return found
 
 
 def reference_page() -> str:

@@ -92,7 +92,9 @@ def scan_videos(root: Path) -> dict[str, Path]:
     """
     if not root.is_dir():
         raise UserError(
-            "no such folder of videos", where=f"{root} (data.videos)", mend="set data.videos"
+            "no such folder of videos",
+            where=f"{root} (data.videos), seen from {Path.cwd()}",
+            mend="set data.videos; docs/data.md shows the layout",
         )
     problems: list[UserError] = []
     named: dict[str, list[Path]] = defaultdict(list)
@@ -123,7 +125,7 @@ def _task_folder(root: Path, task: Task) -> Path:
             return root / folder
     raise UserError(
         f"no annotations for {task.name}: none of the folders {', '.join(task.folders)}",
-        where=f"{root} (data.annotations)",
+        where=f"{root} (data.annotations), seen from {Path.cwd()}",
         mend=f"set data.annotations to the folder that holds them, or remove {task.name} from "
         "training.tasks",
     )

@@ -52,7 +52,7 @@ def read_annotation(path: Path, task: Task) -> np.ndarray:
                 value = NOT_ANNOTATED - 1
             if not NOT_ANNOTATED <= value <= highest:
                 raise UserError(
-                    f"'{field.strip()[:40]}' is not a {task.name} label: a whole number from "
+                    f"'{field.strip()[:40]}' is not an {task.name} label: a whole number from "
                     f"{NOT_ANNOTATED} (not annotated) to {highest}",
                     where=f"{path}, line {number}",
                     mend="correct the value, or write -1",

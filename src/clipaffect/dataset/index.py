@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,26 @@ def _summary(tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> dict[str, obje
         "videos_missing": sorted(annotated - tree.videos.keys(), key=natural_order),
         "tasks": tasks,
     }
+
+
+def describe(tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> Iterator[str]:
+    """What was found, a line each: splits, classes that validation lacks, files in want."""
+    for task, frame in labels.items():
+        for split, rows in frame.groupby("split"):
+            people = len(rows[["video", "person"]].drop_duplicates())
+            yield (
+                f"{task} {split}: {rows['video'].nunique()} videos, {people} people, "
+                f"{int(rows['annotated'].sum())} annotated frames"
+            )
+        shown = _counts(frame[(frame["split"] == "validation") & frame["annotated"]], task)
+        if absent := [name for name, count in shown.items() if not count]:
+            yield f"  not in {task} validation: {', '.join(absent)} (their F1 counts as 0)"
+    annotated = {a.video for a in tree.annotations}
+    if missing := sorted(annotated - tree.videos.keys(), key=natural_order):
+        yield f"{len(missing)} annotated videos have no file: {', '.join(missing[:5])}"
+    empty = [v for v in sorted(annotated & tree.videos.keys()) if not tree.videos[v].stat().st_size]
+    if empty:
+        yield f"{len(empty)} video files are empty: {', '.join(empty[:5])}"
 
 
 def index_dataset(data: Data, tasks: tuple[TaskName, ...], out: Path) -> None:

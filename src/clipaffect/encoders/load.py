@@ -102,18 +102,38 @@ def load_encoder(settings: Encoder, assets: Path, device: str) -> LoadedEncoder:
     return LoadedEncoder(prepare, embed, int(embed(torch.zeros(1, 3, height, width)).shape[1]))
 
 
-def build_model(settings: Encoder, assets: Path) -> Any:
-    """The open_clip model with its weights, float32 on the CPU, activation checked."""
+def check_encoder(settings: Encoder, name: str) -> None:
+    """Check what can be checked without loading weights, before any work is done for them.
+
+    Raises:
+        UserError: unknown model or tag, an activation that is not the one the model runs or the
+            tag was trained with, or a file that is missing or another one.
+    """
+    if settings.kind == "pixels":
+        return
+    where = f"encoders.{name}"
     with resources.as_file(resources.files(__package__) / "models") as folder:
         open_clip.add_model_config(folder)
-    if settings.model not in open_clip.list_models():
+    config = open_clip.get_model_config(settings.model)
+    if config is None:
         raise UserError(
             f"open_clip {version('open_clip_torch')} has no model '{settings.model}'",
-            where="encoders.<name>.model",
+            where=f"{where}.model",
             mend="python -c 'import open_clip; print(open_clip.list_models())' lists them",
         )
+    is_resnet = isinstance(config["vision_cfg"].get("layers"), list)  # its image tower runs ReLU
+    runs = "quickgelu" if config.get("quick_gelu", False) else "gelu"
     if settings.tag is not None:
-        _check_tag(settings)
+        _check_tag(settings, where)
+    if not is_resnet and runs != settings.activation:
+        raise _wrong_activation(settings, {runs}, where)
+    if settings.file is not None:
+        _check_file(Path(settings.file), settings, where)
+
+
+def build_model(settings: Encoder, assets: Path) -> Any:
+    """The open_clip model with its weights, float32 on the CPU, activation checked."""
+    check_encoder(settings, "<name>")
     normalise = None
     if settings.normalise is not None:
         mean, std = NORMALISATIONS[settings.normalise]
@@ -142,12 +162,12 @@ def build_model(settings: Encoder, assets: Path) -> Any:
     return model
 
 
-def _check_tag(settings: Encoder) -> None:
+def _check_tag(settings: Encoder, where: str) -> None:
     tags = open_clip.list_pretrained_tags_by_model(settings.model)
     if settings.tag not in tags:
         raise UserError(
             f"open_clip has no weights '{settings.tag}' for '{settings.model}'",
-            where="encoders.<name>.tag",
+            where=f"{where}.tag",
             mend=f"one of: {', '.join(tags) or 'none; give a file'}",
         )
     trained = open_clip.get_pretrained_cfg(settings.model, settings.tag).get("quick_gelu", False)
@@ -155,24 +175,27 @@ def _check_tag(settings: Encoder) -> None:
         right = "quickgelu" if trained else "gelu"
         raise UserError(
             f"the weights '{settings.tag}' were trained with {right}, not {settings.activation}",
-            where="encoders.<name>.activation",
+            where=f"{where}.activation",
             mend=f"set activation: {right}"
             + (" and a model name that ends in -quickgelu" if trained else ""),
         )
 
 
-def _load_file(model: Any, path: Path, settings: Encoder) -> None:
+def _check_file(path: Path, settings: Encoder, where: str) -> None:
     if not path.is_file():
         raise UserError(
-            "no such weights file", where=f"{path} (encoders.<name>.file)", mend="set it"
+            "no such weights file", where=path, mend=f"fetch it, or correct {where}.file"
         )
     found = file_digest(path)
     if found != settings.sha256:
         raise UserError(
             f"the weights have sha256 {found}, not {settings.sha256}",
             where=path,
-            mend="fetch the right file, or correct encoders.<name>.sha256 if this one is meant",
+            mend=f"fetch the right file, or correct {where}.sha256 if this one is meant",
         )
+
+
+def _load_file(model: Any, path: Path, settings: Encoder) -> None:
     try:
         open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True)
     except Exception as error:
@@ -195,12 +218,16 @@ def visual_activations(visual: nn.Module) -> set[str]:
 def _check_activation(visual: nn.Module, settings: Encoder) -> None:
     runs = visual_activations(visual)
     if runs and runs != {settings.activation}:
-        raise UserError(
-            f"'{settings.model}' runs {' and '.join(sorted(runs))}, the weights are said to be "
-            f"trained with {settings.activation}: every embedding would be off",
-            where="encoders.<name>.model and .activation",
-            mend="use the model name with -quickgelu for quickgelu weights, without it for gelu",
-        )
+        raise _wrong_activation(settings, runs, "encoders.<name>")
+
+
+def _wrong_activation(settings: Encoder, runs: set[str], where: str) -> UserError:
+    return UserError(
+        f"'{settings.model}' runs {' and '.join(sorted(runs))}, the weights are said to be "
+        f"trained with {settings.activation}: every embedding would be off",
+        where=f"{where}.model and .activation",
+        mend="use the model name with -quickgelu for quickgelu weights, without it for gelu",
+    )
 
 
 def _pixels(settings: Encoder) -> LoadedEncoder:

@@ -44,12 +44,12 @@ class TaskResults:
         return by_alpha.agg(mean="mean", deviation="std", seeds="count").reset_index()
 
     def references(self) -> list[tuple[str, float]]:
-        """(name, macro F1) of every reference, weakest first."""
+        """(name, macro F1) of every reference: the constant, then the encoders by name."""
         m = self.metrics[
             (self.metrics["metric"] == "macro_f1") & (self.metrics["method"] != "head")
         ]
-        found = [(_reference_name(r["method"], r["encoder"]), r["value"]) for _, r in m.iterrows()]
-        return sorted(found, key=lambda pair: (pair[1], pair[0]))
+        m = m.sort_values(["encoder"], kind="stable")  # constants have none and come first
+        return [(_reference_name(r["method"], r["encoder"]), r["value"]) for _, r in m.iterrows()]
 
     def f1_of_targets(self, alpha: float) -> np.ndarray:
         """Mean over seeds of each target's F1 (targets,) at one alpha."""
@@ -170,6 +170,7 @@ def headline(results: Results) -> dict[str, Any]:
             "erm": alphas.get("1"),
             "alphas": alphas,
             "references": dict(task.references()),
+            "absent_in_validation": [k for k, count in task.support().items() if not count],
             "failed_heads": int((task.heads["status"] != "ok").sum()),
         }
     return found
