@@ -7,6 +7,7 @@ are gone.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -64,10 +65,9 @@ def _snakemake(arguments: list[str]) -> list[str]:
 
 def _check_configuration(arguments: list[str]) -> None:
     """Read the configuration that Snakemake will read: its own messages name no line and no key."""
-    for place, argument in enumerate(arguments):
-        if argument == "--configfile":
-            for path in arguments[place + 1 : place + 2]:
-                load_config(Path(path))
+    for option, value in itertools.pairwise(arguments):
+        if option == "--configfile":
+            load_config(Path(value))
 
 
 def launch(arguments: list[str]) -> int:

@@ -6,7 +6,10 @@ Source: the ABAW challenges' annotation format (Aff-Wild2); -1 means not annotat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:  # the command line reads this module before it knows whether it needs tables
+    import pandas as pd
 
 TaskName = Literal["EXPR", "AU"]
 NOT_ANNOTATED = -1
@@ -32,6 +35,12 @@ class Task:
     def columns(self) -> tuple[str, ...]:
         """Label columns in tables: one class number, or one bit for each unit."""
         return self.targets if self.multilabel else ("label",)
+
+    def frames_showing(self, rows: pd.DataFrame) -> dict[str, int]:
+        """How many label rows show each class or unit; ``rows`` has this task's columns."""
+        if self.multilabel:
+            return {name: int((rows[name] == 1).sum()) for name in self.targets}
+        return {name: int((rows["label"] == k).sum()) for k, name in enumerate(self.targets)}
 
     @property
     def header(self) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -80,7 +81,7 @@ def read_labels(tree: Tree, task: TaskName, frame_limit: int | None) -> pd.DataF
                 mend=f"give annotated files, or remove {task} from training.tasks",
             )
     train = labels[(labels["split"] == "train") & annotated]
-    shown = _counts(train, task)
+    shown = TASKS[task].frames_showing(train)
     if absent := [name for name, count in shown.items() if not count]:
         raise UserError(
             f"no training frame is annotated {', '.join(absent)}",
@@ -90,15 +91,8 @@ def read_labels(tree: Tree, task: TaskName, frame_limit: int | None) -> pd.DataF
     return labels
 
 
-def _counts(rows: pd.DataFrame, task: TaskName) -> dict[str, int]:
-    """Annotated frames that show each class or unit."""
-    if TASKS[task].multilabel:
-        return {name: int((rows[name] == 1).sum()) for name in TASKS[task].columns}
-    found = rows["label"].value_counts()
-    return {name: int(found.get(k, 0)) for k, name in enumerate(TASKS[task].targets)}
-
-
-def _summary(tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> dict[str, object]:
+def summarise(tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> dict[str, Any]:
+    """What the data set holds: ``summary.json``."""
     annotated = {a.video for a in tree.annotations}
     tasks = {}
     for task, frame in labels.items():
@@ -110,7 +104,7 @@ def _summary(tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> dict[str, obje
                 "people": int(rows[["video", "person"]].drop_duplicates().shape[0]),
                 "rows": len(rows),
                 "annotated": len(kept),
-                "counts": _counts(kept, task),
+                "counts": TASKS[task].frames_showing(kept),
             }
         tasks[task] = splits
     return {
@@ -124,19 +118,19 @@ def _summary(tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> dict[str, obje
 
 def describe(tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> Iterator[str]:
     """What was found, a line each: splits, classes that validation lacks, files in want."""
-    for task, frame in labels.items():
-        for split, rows in frame.groupby("split"):
-            people = len(rows[["video", "person"]].drop_duplicates())
+    summary = summarise(tree, labels)
+    for task, splits in summary["tasks"].items():
+        for split, found in splits.items():
             yield (
-                f"{task} {split}: {rows['video'].nunique()} videos, {people} people, "
-                f"{int(rows['annotated'].sum())} annotated frames"
+                f"{task} {split}: {found['videos']} videos, {found['people']} people, "
+                f"{found['annotated']} annotated frames"
             )
-        shown = _counts(frame[(frame["split"] == "validation") & frame["annotated"]], task)
+        shown = splits["validation"]["counts"]
         if absent := [name for name, count in shown.items() if not count]:
             yield f"  not in {task} validation: {', '.join(absent)} (their F1 counts as 0)"
-    annotated = {a.video for a in tree.annotations}
-    if missing := sorted(annotated - tree.videos.keys(), key=natural_order):
+    if missing := summary["videos_missing"]:
         yield f"{len(missing)} annotated videos have no file: {', '.join(missing[:5])}"
+    annotated = {a.video for a in tree.annotations}
     empty = [v for v in sorted(annotated & tree.videos.keys()) if not tree.videos[v].stat().st_size]
     if empty:
         yield f"{len(empty)} video files are empty: {', '.join(empty[:5])}"
@@ -172,4 +166,4 @@ def index_dataset(data: Data, tasks: tuple[TaskName, ...], out: Path) -> None:
         write_frame(path, manifest[shard == number], MANIFEST)
     for task, frame in labels.items():
         write_frame(out / "labels" / f"{task}.parquet", frame, label_schema(task))
-    write_text(out / "summary.json", json.dumps(_summary(tree, labels), indent=2) + "\n")
+    write_text(out / "summary.json", json.dumps(summarise(tree, labels), indent=2) + "\n")

@@ -97,9 +97,8 @@ def _frames(
             for side in ("Left", "Right"):
                 weights[("eyeLookUp" if up > 0 else "eyeLookDown") + side] = abs(float(up))
             vertices = express(rig, person, weights)
-            picture, _ = render(
-                rig, person, vertices, take.poses[t], take.light, picture, intensity
-            )
+            pose = take.poses[t]
+            picture = render(rig, person, vertices, pose, take.light, picture, intensity)
             if take.occluder is not None:
                 picture = scene.draw_occluder(picture, take.occluder, t)
         yield scene.expose(picture, camera, rng)

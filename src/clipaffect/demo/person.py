@@ -28,8 +28,9 @@ OPPOSITES = (
     ("-compress", "-uncompress"), ("-concave", "-convex"),
 )  # fmt: skip
 HEAD_SHAPES = ("oval", "round", "square", "triangular", "rectangular", "diamond")
-# Shapes that would move the head as a whole, or pull eyes off their sockets.
-LEFT_ALONE = ("head-trans", "head-angle", "neck-", "measure-", "eye-trans", "eye-push")
+# Shapes that would move the head as a whole.
+LEFT_ALONE = ("head-trans", "head-angle", "neck-", "measure-")
+PULLS_EYES = ("l-eye-trans", "l-eye-push")  # off their sockets
 SHAPE_SPREAD = 0.20
 EYE = np.array([0.308, 7.284, 1.245])  # centre of the left eyeball at rest
 
@@ -93,9 +94,10 @@ def _shape(
             if high not in names or base.startswith("r-") or base.startswith(LEFT_ALONE):
                 continue
             weight = float(np.clip(rng.normal() * SHAPE_SPREAD, -0.6, 0.6))
+            if base.startswith(PULLS_EYES):
+                continue
             for side in (base, "r-" + base[2:]) if base.startswith("l-") else (base,):
-                if "eye-trans" not in side and "eye-push" not in side:
-                    rig.add(vertices, f"local/{side}{plus if weight > 0 else minus}", abs(weight))
+                rig.add(vertices, f"local/{side}{plus if weight > 0 else minus}", abs(weight))
     shape = HEAD_SHAPES[rng.integers(len(HEAD_SHAPES))]
     rig.add(vertices, f"local/head-{shape}", float(rng.uniform(0, 0.5)))
     return vertices

@@ -130,7 +130,7 @@ def render(
     background: np.ndarray,
     folds: dict[int, float] | None = None,
     supersample: int = 2,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> np.ndarray:
     """Draw a head over a background.
 
     Args:
@@ -140,7 +140,7 @@ def render(
         supersample: samples per pixel and axis.
 
     Returns:
-        The picture (H, W, 3) RGB in [0, 1], and the head's coverage (H, W) in [0, 1].
+        The picture (H, W, 3) RGB in [0, 1].
     """
     height, width = background.shape[0] * supersample, background.shape[1] * supersample
     eyes = np.stack([person.vertices[numbers].mean(0) for numbers in rig.eye_vertices])
@@ -148,20 +148,18 @@ def render(
     pivot = middle - np.array([0, 0.5, 1.0])  # about where the neck carries the head
     rotation = _rotation(pose)
     turned = (vertices - pivot) @ rotation.T
-    origin = (middle - pivot) * 1.0
     far = CAMERA_DISTANCE * distance
     zoom = pose.eye_distance * supersample / distance * far / (far - turned[:, 2])
     xy = np.column_stack(
         [
             pose.centre[0] * width + zoom * turned[:, 0],
-            pose.centre[1] * height - zoom * (turned[:, 1] - origin[1]),
+            pose.centre[1] * height - zoom * (turned[:, 1] - (middle - pivot)[1]),
         ]
     )
     shown = (rig.part != PART_NAMES.index("hair")) | person.long_hair
     triangles = rig.triangles[shown]
     pixels, triangle, inside = rasterise(xy, turned[:, 2], triangles, (width, height))
     picture = cv2.resize(background, (width, height), interpolation=cv2.INTER_LINEAR)
-    cover = np.zeros((height, width), np.float32)
     if len(pixels):
         rows, columns = pixels.T
         corner = triangles[triangle]
@@ -171,16 +169,14 @@ def render(
         uv = interpolate(rig.uv, rig.uv_triangles[shown][triangle], inside)
         depth = np.zeros((height, width))
         depth[rows, columns] = interpolate(turned[:, 2:3], corner, inside)[:, 0]
-        cover[rows, columns] = 1
         scale = supersample * pose.eye_distance / 128
-        open_sky = _occlusion(depth, cover > 0, scale)[rows, columns]
+        covered = np.zeros((height, width), bool)
+        covered[rows, columns] = True
+        open_sky = _occlusion(depth, covered, scale)[rows, columns]
         surface = sample_texture(person.surface, uv)
         rest = interpolate(rig.vertices, corner, inside)
         open_sky *= 1 - 0.45 * surface[:, 1] * furrows(rest, folds or {})
         colour = _shade(sample_texture(person.albedo, uv), surface, normal, light, open_sky)
         picture[rows, columns] = np.clip(colour / 1.08, 0, 1) ** (1 / GAMMA)
     size = (background.shape[1], background.shape[0])
-    return (
-        cv2.resize(picture, size, interpolation=cv2.INTER_AREA),
-        cv2.resize(cover, size, interpolation=cv2.INTER_AREA),
-    )
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)

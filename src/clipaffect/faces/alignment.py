@@ -34,14 +34,18 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.column_stack([scale * rotation, shift])
 
 
-def align(frame: np.ndarray, points: np.ndarray, size: int) -> np.ndarray:
-    """Crop (size, size, 3) with the five points (5, 2) on the template."""
-    transform = similarity(points, TEMPLATE * size)
+def _sample(frame: np.ndarray, transform: np.ndarray, size: int) -> np.ndarray:
+    """The frame under a similarity (2, 3), as a crop (size, size, 3)."""
     # Shrinking by sampling single pixels aliases: blur first by what the shrinking leaves out.
     shrink = 1 / max(np.hypot(*transform[:, 0]), 1e-9)
     if shrink > 1.5:
         frame = cv2.GaussianBlur(frame, (0, 0), 0.4 * shrink)
     return cv2.warpAffine(frame, transform, (size, size), flags=cv2.INTER_LINEAR)
+
+
+def align(frame: np.ndarray, points: np.ndarray, size: int) -> np.ndarray:
+    """Crop (size, size, 3) with the five points (5, 2) on the template."""
+    return _sample(frame, similarity(points, TEMPLATE * size), size)
 
 
 def crop_box(frame: np.ndarray, box: np.ndarray, margin: float, size: int) -> np.ndarray:
@@ -50,7 +54,4 @@ def crop_box(frame: np.ndarray, box: np.ndarray, margin: float, size: int) -> np
     left, top = box[:2] + box[2:] / 2 - side / 2
     corners = np.array([[left, top], [left + side, top], [left, top + side]])
     goal = np.array([[0, 0], [size, 0], [0, size]], float)
-    shrink = side / size
-    if shrink > 1.5:
-        frame = cv2.GaussianBlur(frame, (0, 0), 0.4 * shrink)
-    return cv2.warpAffine(frame, similarity(corners, goal), (size, size), flags=cv2.INTER_LINEAR)
+    return _sample(frame, similarity(corners, goal), size)

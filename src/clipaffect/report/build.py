@@ -112,7 +112,7 @@ def _data_uri(data: bytes, kind: str) -> str:
 
 
 def _pictures(config: Config, folder: Path) -> list[tuple[str, list[str]]]:
-    """A few validation crops of each expression, each of another video, as data URIs."""
+    """A few validation crops of each expression, each of another person, as data URIs."""
     if config.data.licensed or "EXPR" not in config.training.tasks:
         return []
     labels = read_frame(folder / "tables" / config.encoder / "EXPR/rows.parquet")

@@ -59,10 +59,7 @@ class TaskResults:
     def support(self) -> dict[str, int]:
         """Scored validation frames that show each class or unit."""
         scored = self.rows[(self.rows["split"] == "validation") & (self.rows["status"] == "ok")]
-        names = self.task.targets
-        if self.task.multilabel:
-            return {name: int((scored[name] == 1).sum()) for name in names}
-        return {name: int((scored["label"] == k).sum()) for k, name in enumerate(names)}
+        return self.task.frames_showing(scored)
 
     def counts(self, alpha: float) -> dict[str, float]:
         """Confusion counts by ``truth>decision`` at one alpha, seeds pooled."""

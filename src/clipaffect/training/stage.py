@@ -78,7 +78,6 @@ def train_heads(
     table: Path, task_name: TaskName, settings: Training, part: int, store: Store, out: Path
 ) -> None:
     """Train the heads of ``part`` and write their bundle into the folder ``out``."""
-    torch.set_num_threads(1)
     task = TASKS[task_name]
     split = read_split(table, task, "train")
     check_trainable(split, task)
