@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import torch
 
 from clipaffect.config.models import Encoder, Faces
+from clipaffect.digest import digest
 from clipaffect.encoders.load import LoadedEncoder, check_encoder, encoder_record, load_encoder
 from clipaffect.errors import UserError
 from clipaffect.faces.stage import detection_key
@@ -28,8 +29,12 @@ from clipaffect.tables import ROW_GROUP, read_frame, take_rows, write_batches
 KEYS = ("video", "person", "frame", "status")
 
 
-def schema(dimension: int) -> pa.Schema:
-    """Columns of ``embeddings/<encoder>/<shard>.parquet``; no face, no feature (null)."""
+def schema(dimension: int, encoder: str) -> pa.Schema:
+    """Columns of ``embeddings/<encoder>/<shard>.parquet``; no face, no feature (null).
+
+    ``encoder`` is the digest of the encoder's record: features of two encoders are never joined,
+    even if they have one length.
+    """
     return pa.schema(
         [
             ("video", pa.string()),
@@ -37,7 +42,8 @@ def schema(dimension: int) -> pa.Schema:
             ("frame", pa.int32()),
             ("status", pa.string()),
             ("feature", pa.list_(pa.float16(), dimension)),
-        ]
+        ],
+        metadata={"encoder": encoder},
     )
 
 
@@ -130,7 +136,7 @@ def embed_faces(
                     yield chunk(videos[str(name)], start // ROW_GROUP, part)
                     progress.advance(len(part))
 
-    write_batches(out, schema(dimension), tables())
+    write_batches(out, schema(dimension, digest(record)), tables())
 
 
 def _with_features(part: pd.DataFrame, features: np.ndarray) -> pa.Table:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
@@ -27,9 +28,9 @@ class Split:
     """One split of a table.
 
     Attributes:
-        rows: its frames with a face: video, person, frame, labels.
-        features: (n, d) float32.
-        labels: (n, 1) or (n, 12) int64; -1 is not annotated.
+        rows: its frames with a face: video, person, frame.
+        features: (n, d) float16; a view of the memory-mapped file, read as it is used.
+        labels: (n, 1) or (n, 12) int8; -1 is not annotated.
     """
 
     rows: pd.DataFrame
@@ -41,15 +42,18 @@ def build_table(labels: Path, embeddings: list[Path], out: Path) -> None:
     """Join ``labels`` with the shards of ``embeddings`` into the folder ``out``.
 
     Raises:
-        UserError: a shard was embedded by another encoder (its features have another length), or
-            a feature is not finite.
+        UserError: a shard was embedded by another encoder, or a feature is not finite.
     """
-    dimensions = {shard: _dimension(shard) for shard in embeddings}
-    if len(set(dimensions.values())) > 1:
+    encoders: dict[tuple[bytes, int], Path] = {}
+    for shard in embeddings:
+        metadata = pq.read_schema(shard).metadata or {}
+        encoders.setdefault((metadata.get(b"encoder", b""), _dimension(shard)), shard)
+    if len(encoders) > 1:
         raise UserError(
-            f"the shards have features of different lengths: {sorted(set(dimensions.values()))}",
-            where=", ".join(map(str, embeddings)),
-            mend="remove these files and run again: they come from two encoders",
+            f"the shards come from {len(encoders)} encoders (or versions of one), with features of "
+            f"length {', '.join(str(dimension) for _, dimension in encoders)}",
+            where=", ".join(map(str, encoders.values())),
+            mend="remove these files and run again",
         )
     rows = read_frame(labels)
     rows = rows[rows["annotated"]].drop(columns="annotated")
@@ -107,10 +111,25 @@ def _dimension(shard: Path) -> int:
 
 
 def read_split(table: Path, task: Task, split: str) -> Split:
-    """Load the usable rows of one split of a table."""
-    rows = read_frame(table / "rows.parquet")
-    rows = rows[(rows["split"] == split) & (rows["feature_row"] >= 0)].reset_index(drop=True)
-    features = np.load(table / "features.npy", mmap_mode="r", allow_pickle=False)
-    chosen = features[rows["feature_row"].to_numpy()].astype(np.float32)
-    labels = np.array(rows[list(task.columns)], dtype=np.int64, order="C")
-    return Split(rows, torch.from_numpy(chosen), torch.from_numpy(labels))
+    """The usable rows of one split of a table.
+
+    Rows are sorted by split, so a split's features are one slice of the file: 1.36 million of them
+    cost no memory but the pages that are read.
+    """
+    columns = ["split", "feature_row", *KEYS, *task.columns]
+    # Names repeat a million times: as categories they cost a byte or two a row.
+    found = pq.read_table(
+        table / "rows.parquet", columns=columns, read_dictionary=["split", "video", "person"]
+    )
+    usable = pc.and_(pc.equal(found["split"], split), pc.greater_equal(found["feature_row"], 0))
+    found = found.filter(usable)
+    at = found["feature_row"].to_numpy()
+    # Copy on write: torch warns of memory that it may not write to.
+    features = np.load(table / "features.npy", mmap_mode="c", allow_pickle=False)
+    start = int(at[0]) if len(at) else 0
+    labels = np.stack([found[name].to_numpy().astype(np.int8) for name in task.columns], axis=1)
+    return Split(
+        found.select(KEYS).to_pandas(),
+        torch.from_numpy(features[start : start + len(at)]),
+        torch.from_numpy(labels),
+    )

@@ -112,9 +112,16 @@ def test_the_table_keeps_every_annotated_frame(shard: Path) -> None:
         assert int(split.labels[row, 0]) == key[1] % 8
 
 
-def test_shards_of_two_encoders_are_refused(shard: Path) -> None:
-    pixels = embed(shard, "pixels.parquet", Encoder(kind="pixels", side=4))
-    with pytest.raises(UserError, match=r"different lengths: \[16, 64\]"):
+@pytest.mark.parametrize(
+    ("other", "lengths"),
+    [
+        (Encoder(kind="pixels", side=4), "64, 16"),
+        (Encoder(kind="pixels", side=8), "64, 64"),  # as long as the micro encoder's
+    ],
+)
+def test_shards_of_two_encoders_are_refused(shard: Path, other: Encoder, lengths: str) -> None:
+    pixels = embed(shard, "pixels.parquet", other)
+    with pytest.raises(UserError, match=f"2 encoders .* of length {lengths}"):
         build_table(labels(shard), [embed(shard), pixels], shard / "table")
 
 
