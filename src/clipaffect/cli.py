@@ -16,7 +16,9 @@ from rich.panel import Panel
 from rich.text import Text
 
 from clipaffect.config import load_config, parse_config
-from clipaffect.config.models import Data, Encoder, Faces, Probe, Section, Training
+from clipaffect.config.models import Data, Encoder, Faces, Probe
+from clipaffect.config.section import Section
+from clipaffect.config.training import Training
 from clipaffect.errors import UserError
 from clipaffect.store import Store
 from clipaffect.tasks import TASKS, TaskName
@@ -101,13 +103,19 @@ def build_table(labels: Path, embeddings: list[Path], out: Out) -> None:
 
 @app.command()
 def train_heads(
-    settings: Settings, task: str, table: Path, part: int, store: StorePath, out: Out
+    settings: Settings,
+    task: str,
+    table: Path,
+    part: int,
+    store: StorePath,
+    out: Out,
+    timings: Annotated[Path | None, typer.Option(help="Where the reached rate goes.")] = None,
 ) -> None:
     """Train one part of a task's grid of heads."""
     from clipaffect.training.stage import train_heads
 
     training = _section(settings, "training", Training)
-    train_heads(table, _task(task), training, part, Store(store), out)
+    train_heads(table, _task(task), training, part, Store(store), out, timings)
 
 
 @app.command()

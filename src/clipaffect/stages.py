@@ -18,10 +18,10 @@ VERSIONS = {
     "embeddings": 1,
     "encoders": 1,
     "table": 1,
-    "heads": 1,
+    "heads": 2,
     "references": 1,
-    "evaluation": 1,
-    "report": 1,
+    "evaluation": 2,
+    "report": 2,
 }
 
 

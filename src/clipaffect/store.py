@@ -14,6 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,21 @@ class Store:
             partial.rename(piece)
         piece.with_suffix(".lock").unlink(missing_ok=True)
         return piece
+
+    @contextmanager
+    def attempt(self, kind: str, key: dict[str, Any]) -> Iterator[Path]:
+        """A locked folder for checkpoints of work whose results are pieces of other kinds.
+
+        It is there again after a kill, and gone when the block ends well.
+        """
+        place = self.path(kind, key)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(place.with_suffix(".lock")):
+            partial = place.with_suffix(".part")
+            partial.mkdir(exist_ok=True)
+            yield partial
+            shutil.rmtree(partial)
+        place.with_suffix(".lock").unlink(missing_ok=True)
 
     def delete(self, piece: Path) -> None:
         """Remove a piece; killed half way, it is no longer a piece.

@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 import yaml
 
 from clipaffect.config import load_config, parse_config
 from clipaffect.config.models import Config
+from clipaffect.config.presets import preset_changes, preset_values
 from clipaffect.config.reference import generated_files
+from clipaffect.config.training import Recipe
 from clipaffect.environments import needed, pinned
 from clipaffect.errors import UserError
 
@@ -27,7 +30,8 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
 
 
 def test_the_default_file_is_the_defaults() -> None:
-    assert load_config(ROOT / "config/config.yaml") == Config()
+    loaded = load_config(ROOT / "config/config.yaml")
+    assert loaded == Config(preset="recommended")
 
 
 @pytest.mark.parametrize(
@@ -53,6 +57,23 @@ def test_the_default_file_is_the_defaults() -> None:
         ({"run": ""}, ["'run' is ''"]),
         ({"encoders": {"a;b": {"kind": "pixels"}}}, ["plain name"]),
         ({"training": {"seeds": [-1]}}, ["'training.seeds.0' is -1"]),
+        ({"training": {"alphas": [0.5, 0.5, 1]}}, ["names 0.5 twice"]),
+        ({"preset": "papers"}, ["'preset' is 'papers'", "'published_code'"]),
+        ({"training": {"loss": "focal"}}, ["'loss' focal has no alpha", "variants"]),
+        ({"training": {"loss": "mine"}}, ["'mine'", "my_loss.py:ClassName"]),
+        (
+            {"training": {"variants": {"a": {"los": "focal"}}}},
+            ["'variants.a.los'", "did you mean 'loss'"],
+        ),
+        (
+            {"training": {"variants": {"a": {"rho": -1}, "b": {}}}},
+            ["'variants.a.rho' is -1", "greater than or equal to 0"],
+        ),
+        ({"training": {"variants": {"a/b": {}}}}, ["'a/b' is not a plain name"]),
+        (
+            {"training": {"device": "cuda", "cvar": {"gradient": "published"}}},
+            ["cvar.gradient published need device cpu"],
+        ),
         ({"training": {"alphas": [0.1234567, 0.1234568, 1]}}, ["names 0.123457 twice"]),
         ({"probe": {"strength": float("inf")}}, ["'probe.strength' is inf", "finite"]),
         (
@@ -128,3 +149,57 @@ def test_torch_and_torchvision_are_the_pair_that_fits() -> None:
     assert "torch==2.13.0" in pins
     assert "torchvision==0.28.0" in pins
     assert not any(pin.startswith(("pytest", "transformers")) for pin in pins)
+
+
+def test_presets_hold_the_published_values() -> None:
+    # the table of the published code's constants (train.py, train_au.py, DFAD_model_base.py)
+    config = parse_config({"preset": "published_code"}, "x")
+    t = config.training
+    assert (t.hidden_layers, t.width, t.dropout, t.rho, t.perturbation) == (3, 768, 0.6, 0.5, "l2")
+    assert (t.batch, t.epochs, t.learning_rate, t.weight_decay) == (32, 32, 1e-3, 1e-4)
+    assert (t.cosine_share, t.final_learning_rate, t.select_on) == (0.25, 1e-5, "last")
+    assert (t.headline_alpha, t.cvar.gradient, t.drop_incomplete_rows) == (0.5, "published", True)
+    encoder = config.encoders[config.encoder]
+    assert (encoder.model, encoder.activation) == ("ViT-L-14-quickgelu", "quickgelu")
+    assert (config.faces.crop, config.faces.size, config.data.edition) == ("aligned", 112, 6)
+    paper = parse_config({"preset": "paper"}, "x").training
+    assert (paper.hidden_layers, paper.perturbation) == (2, "sign")
+
+
+def test_the_recommended_recipe_is_the_default() -> None:
+    preset = parse_config({"preset": "recommended"}, "x").training.recipes()[""]
+    assert preset == Config().training.recipes()[""]
+
+
+@pytest.mark.parametrize("name", ["paper", "published_code", "recommended"])
+def test_a_preset_fixes_every_key_of_the_recipe(name: str) -> None:
+    only_other_losses = {"class_balanced", "focal", "chi_square", "inner_share"}
+    missing = set(Recipe.model_fields) - only_other_losses - set(preset_values(name)["training"])
+    assert not missing
+    assert {"faces", "encoder", "encoders"} <= set(preset_values(name))
+    assert preset_changes(parse_config({"preset": name}, "x")) == []
+
+
+def test_own_keys_win_over_a_preset_and_are_listed() -> None:
+    values = {
+        "preset": "published_code",
+        "training": {"epochs": 4, "alphas": [0.5, 1.0]},
+        "encoder": "pixels",
+        "encoders": {"pixels": {"kind": "pixels"}},
+    }
+    config = parse_config(values, "x")
+    assert (config.training.epochs, config.training.rho) == (4, 0.5)
+    assert set(config.encoders) == {"pixels"}  # an encoder nobody asked for would be fetched
+    changes = preset_changes(config)
+    assert "training.epochs: 32 -> 4" in changes
+    assert len(changes) == 3
+
+
+def test_variants_change_a_recipe() -> None:
+    values = {"variants": {"no-sam": {"rho": 0}, "focal": {"loss": "focal"}}, "seeds": [0, 1]}
+    training = parse_config({"training": values}, "x").training
+    assert training.recipes()["no-sam"] == training.recipes()[""].model_copy(update={"rho": 0.0})
+    names = [(variant, alpha) for variant, alpha, seed in training.heads() if seed == 0]
+    assert names[-3:-1] == [("no-sam", 0.5), ("no-sam", 1.0)]
+    assert names[-1][0] == "focal"
+    assert np.isnan(names[-1][1])

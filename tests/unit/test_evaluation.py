@@ -8,12 +8,10 @@ import pytest
 import torch
 
 from clipaffect.config.models import Probe
-from clipaffect.errors import UserError
 from clipaffect.evaluation.metrics import accuracy, confusion, decide, f1_per_target
 from clipaffect.evaluation.references import constant_scores, probe_scores
 from clipaffect.table import Split
 from clipaffect.tasks import AU, EXPR
-from clipaffect.training.stage import check_trainable
 
 
 def f1_by_hand(truth: np.ndarray, decided: np.ndarray) -> float:
@@ -87,14 +85,3 @@ def test_the_probe_learns_and_gives_probabilities() -> None:
 def test_constant_is_the_largest_training_class() -> None:
     train = split_of(np.array([[2]] * 5 + [[4]] * 3), 0)
     assert decide(constant_scores(train, 4, EXPR), EXPR).tolist() == [[2]] * 4
-
-
-def test_a_task_that_cannot_be_trained_is_named() -> None:
-    with pytest.raises(UserError, match="0 training frames of EXPR have both"):
-        check_trainable(split_of(np.zeros((0, 1), int), 0), EXPR)
-    with pytest.raises(UserError, match="no training frame shows Other"):
-        check_trainable(split_of(np.arange(7)[:, None], 0), EXPR)
-    units = np.ones((4, 12), int)
-    units[:, 2] = 0
-    with pytest.raises(UserError, match="no training frame shows AU4"):
-        check_trainable(split_of(units, 0), AU)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -20,7 +21,8 @@ import pytest
 import torch
 from conftest import ASSETS, ROOT
 
-from clipaffect.config.models import Encoder, Faces, Probe, Training
+from clipaffect.config.models import Encoder, Faces, Probe
+from clipaffect.config.training import Recipe
 from clipaffect.dataset.annotations import read_annotation
 from clipaffect.dataset.index import shard_of
 from clipaffect.embeddings import embed_crops
@@ -32,6 +34,7 @@ from clipaffect.faces.stage import _cut
 from clipaffect.stages import VERSIONS
 from clipaffect.table import Split
 from clipaffect.tasks import AU, EXPR
+from clipaffect.training.data import training_data
 from clipaffect.training.train import train_head
 from clipaffect.video import read_frames
 
@@ -78,17 +81,18 @@ def embeddings() -> list[float]:
 def toy(n: int = 40) -> Split:
     rng = np.random.default_rng(0)
     labels = np.arange(n)[:, None] % 8
-    features = (rng.normal(size=(n, 5)) + labels * 0.3).astype(np.float32)
+    features = (rng.normal(size=(n, 5)) + labels * 0.3).astype(np.float16)
     rows = pd.DataFrame({"video": ["v"] * n})
-    return Split(rows, torch.from_numpy(features), torch.from_numpy(labels))
+    return Split(rows, torch.from_numpy(features), torch.from_numpy(labels.astype(np.int8)))
 
 
 def heads() -> list[float]:
-    settings = Training(hidden_layers=1, width=8, epochs=2, batch=16, alphas=(0.4, 1.0),
-                        headline_alpha=0.4)  # fmt: skip
-    trained = train_head(toy().features, toy().labels, EXPR, settings, 0.4, 0)
+    recipe = Recipe(hidden_layers=1, width=8, epochs=2, batch=16)
+    data = training_data(toy(), toy(), EXPR, recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        trained = train_head(data, EXPR, recipe, 0.4, 0, Path(folder))
     last = trained.history[-1]
-    return [last["cvar"], last["threshold"], *trained.head.output.bias.detach().tolist()]
+    return [last["value"], last["threshold"], *trained.weights["output.bias"].tolist()]
 
 
 def references() -> list[float]:

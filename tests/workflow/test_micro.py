@@ -53,6 +53,11 @@ RERUNS = {
     "data.licensed": ({"data": {"licensed": True}}, EVERYTHING),
     "training.rho": ({"training": {"rho": 0.2}}, BELOW_TRAINING | {"train_heads"}),
     "training.seeds": ({"training": {"seeds": [0, 1, 2]}}, BELOW_TRAINING | {"train_heads"}),
+    "training.variants": (
+        {"training": {"variants": {"no-sam": {"rho": 0}}}},
+        BELOW_TRAINING | {"train_heads"},
+    ),
+    "preset": ({"preset": "recommended"}, {"build_report", "first_page"}),
     "training.epochs": ({"training": {"epochs": 4}}, BELOW_TRAINING | {"train_heads"}),
     "probe.strength": ({"probe": {"strength": 0.2}}, BELOW_TRAINING | {"fit_references"}),
     "paths.store": ({"paths": {"store": "elsewhere"}}, {"build_report", "first_page"}),
@@ -177,6 +182,38 @@ def test_one_corrected_label_costs_its_task_alone(micro_copy: Path) -> None:
     assert before.items() <= after.items(), "nothing that was finished was made again"
     assert {name.split("/")[1] for name in after.keys() - before.keys()} == {"heads"}
     assert len(after.keys() - before.keys()) == 4  # EXPR's grid; AU's heads are untouched
+
+
+def test_variants_and_a_users_head_are_rows_of_every_table(micro_copy: Path) -> None:
+    (micro_copy / "mine.py").write_text(
+        "from torch import nn\n\n\nclass Thin(nn.Sequential):\n"
+        "    def __init__(self, inputs, outputs):\n"
+        "        super().__init__(nn.Linear(inputs, 9), nn.BatchNorm1d(9), nn.Linear(9, outputs))\n"
+    )
+    variants = {"focal": {"loss": "focal"}, "thin": {"head": "mine.py:Thin"}}
+    settings = {"variants": variants, "select_on": "inner", "seeds": [0]}
+    before = pieces(micro_copy)
+    snakemake(micro_copy, *MICRO, "--config", f"training={json.dumps(settings)}")
+    report = micro_copy / RESULTS / "report"
+    runs = pd.read_csv(report / "runs.csv")
+    heads = runs[(runs["method"] == "head") & (runs["task"] == "EXPR")]
+    # the grid's two alphas, focal without one, the user's head at both
+    assert heads["variant"].fillna("").value_counts().to_dict() == {"": 2, "thin": 2, "focal": 1}
+    assert heads["macro_f1"].between(0, 1).all()
+    numbers = json.loads((report / "metrics.json").read_text())["tasks"]["EXPR"]
+    assert [row["variant"] for row in numbers["variants"]] == ["focal", "thin", "thin"]
+    assert numbers["chosen_alpha"] in (0.5, 1.0)
+    assert numbers["best_validation_epoch"] >= numbers["headline"]["mean"]
+    page = (report / "index.html").read_text()
+    assert "loss: focal" in page
+    assert "head: mine.py:Thin" in page
+    assert {n.split("/")[1] for n in pieces(micro_copy).keys() - before.keys()} == {"heads"}
+    # an edited file trains that variant again, and nothing else
+    before = pieces(micro_copy)
+    text = (micro_copy / "mine.py").read_text()
+    (micro_copy / "mine.py").write_text(text.replace("9", "7"))
+    snakemake(micro_copy, *MICRO, "--config", f"training={json.dumps(settings)}")
+    assert len(pieces(micro_copy).keys() - before.keys()) == 4  # two tasks, two alphas
 
 
 def test_kill_9_at_random_moments_changes_nothing(micro_run: Path, tmp_path: Path) -> None:

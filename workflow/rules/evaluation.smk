@@ -28,6 +28,7 @@ rule evaluate_heads:
     input:
         rows=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/rows.parquet",
         features=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/features.npy",
+        code=CONFIG.training.user_files(),
         bundles=expand(RESULTS / "models/{{task}}/{part}/heads.safetensors", part=PARTS),
         references=expand(
             RESULTS / "references/{encoder}/{{task}}.parquet", encoder=CONFIG.encoders

@@ -9,6 +9,7 @@ rule train_heads:
     input:
         rows=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/rows.parquet",
         features=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/features.npy",
+        code=CONFIG.training.user_files(),
     output:
         weights=RESULTS / "models/{task}/{part}/heads.safetensors",
         heads=RESULTS / "models/{task}/{part}/heads.parquet",
@@ -21,7 +22,8 @@ rule train_heads:
         ENV
     params:
         settings=settings_json(CONFIG, "heads", "training"),
+        timings=str(TIMINGS / "train_heads/{task}/{part}.json"),
     shell:
         "clipaffect train-heads --settings {params.settings:q} {wildcards.task} "
         '"$(dirname {input.rows:q})" {wildcards.part} '
-        '--out "$(dirname {output.weights:q})" > {log:q} 2>&1'
+        '--out "$(dirname {output.weights:q})" --timings {params.timings:q} > {log:q} 2>&1'

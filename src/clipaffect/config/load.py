@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from clipaffect.config.models import Config
+from clipaffect.config.presets import apply_preset
 from clipaffect.errors import UserError
 
 REFERENCE = "docs/configuration.md lists every key, its default and its bounds"
@@ -55,7 +56,7 @@ def parse_config(values: Any, where: str) -> Config:
             "a configuration is a mapping of keys to values", where=where, mend=REFERENCE
         )
     try:
-        return Config.model_validate(values)
+        return Config.model_validate(apply_preset(values))
     except ValidationError as error:
         details = error.errors()
         # An element that was refused also leaves its list too short: say it once.

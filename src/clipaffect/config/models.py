@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from clipaffect.tasks import TaskName
+from clipaffect.config.section import FOLDER_NAME, Section
+from clipaffect.config.training import Training
 
-
-class Section(BaseModel):
-    """A part of the configuration; keys it does not know are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-# Names become folders and words of commands.
-FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # Which model an asset holds the weights of.
 WEIGHT_ASSETS = {"dinov2-s14": "clipaffect-dinov2-s14"}
 
@@ -28,14 +19,6 @@ def _folder_name(value: str) -> str:
             "must be a plain name: letters, digits, '.', '_' and '-', a letter or digit first"
         )
     return value
-
-
-def _each_once(values: tuple[float | str, ...]) -> tuple[float | str, ...]:
-    names = [v if isinstance(v, str) else f"{v:g}" for v in values]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ValueError(f"names {', '.join(repeated)} twice; each value may stand once")
-    return values
 
 
 class Subset(Section):
@@ -59,6 +42,12 @@ class Data(Section):
     )
     annotations: str = Field(
         "resources/demo/annotations", description="Folder that holds the challenge's folders."
+    )
+    edition: int | None = Field(
+        None,
+        ge=1,
+        description="Edition of the ABAW challenge that the annotations come from, if any: stated "
+        "in the report, since the splits differ between editions.",
     )
     shards: int = Field(
         4, ge=1, le=4096, description="Parts the videos are dealt to; each is one job per stage."
@@ -110,7 +99,11 @@ class Encoder(Section):
     normalise: Literal["clip", "imagenet", "inception"] | None = Field(
         None, description="Mean and deviation of the input; by default what open_clip states."
     )
-    precision: Literal["bf16", "fp32"] = Field("bf16", description="Of weights and arithmetic.")
+    precision: Literal["bf16", "fp16", "fp32"] = Field(
+        "bf16",
+        description="Of weights and arithmetic. `fp16` is what the paper's code used on a GPU; on "
+        "a CPU it is slow.",
+    )
     batch: int = Field(16, ge=1, le=4096, description="Fixed, padded batch; recorded.")
     side: int = Field(28, ge=4, le=256, description="Only `pixels`: side after shrinking.")
 
@@ -140,52 +133,6 @@ class Encoder(Section):
         return self
 
 
-Alpha = Annotated[float, Field(gt=0, le=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-
-
-class Training(Section):
-    """The heads: one for every task, alpha and seed."""
-
-    tasks: Annotated[tuple[TaskName, ...], AfterValidator(_each_once)] = Field(
-        ("EXPR", "AU"), min_length=1, description="Tasks to train."
-    )
-    alphas: Annotated[tuple[Alpha, ...], AfterValidator(_each_once)] = Field(
-        (0.1, 0.3, 0.5, 0.7, 0.9, 1.0),
-        min_length=1,
-        description="CVaR levels: the share of worst losses that is averaged; 1 is the plain mean "
-        "(ERM).",
-    )
-    seeds: Annotated[tuple[Seed, ...], AfterValidator(_each_once)] = Field(
-        (0, 1, 2), min_length=1, description="Each seed sets initialisation, batches and dropout."
-    )
-    headline_alpha: Alpha = Field(
-        0.5,
-        description="The alpha whose result heads the report: fixed beforehand, never chosen by "
-        "its score. One of `alphas`.",
-    )
-    parts: int = Field(2, ge=1, le=1024, description="Jobs that each task's heads are dealt to.")
-    hidden_layers: int = Field(3, ge=0, le=16, description="Linear-BatchNorm-ReLU-Dropout blocks.")
-    width: int = Field(256, ge=8, le=8192, description="Units of a hidden layer.")
-    dropout: float = Field(0.3, ge=0, lt=1, description="Share of hidden units dropped.")
-    rho: float = Field(0.05, ge=0, le=10, description="SAM radius; 0 switches SAM off.")
-    epochs: int = Field(16, ge=1, le=10000, description="Passes over the training frames.")
-    batch: int = Field(64, ge=2, le=65536, description="Frames in a batch.")
-    learning_rate: float = Field(3e-3, gt=0, le=1, description="AdamW's rate at the start.")
-    final_learning_rate: float = Field(1e-5, ge=0, le=1, description="Where the cosine ends.")
-    weight_decay: float = Field(1e-4, ge=0, le=1, description="AdamW's decoupled decay.")
-
-    @model_validator(mode="after")
-    def _erm_present(self) -> Training:
-        if 1.0 not in self.alphas:
-            raise ValueError("'alphas' must contain 1.0: plain ERM stands beside every result")
-        if self.headline_alpha not in self.alphas:
-            raise ValueError(f"'headline_alpha' {self.headline_alpha:g} is not one of 'alphas'")
-        if self.parts > len(self.alphas) * len(self.seeds):
-            raise ValueError(f"'parts' {self.parts} is more than there are heads of a task")
-        return self
-
-
 class Probe(Section):
     """The reference classifiers: logistic regression on the same features."""
 
@@ -205,6 +152,11 @@ class Paths(Section):
 class Config(Section):
     """The whole configuration of a run."""
 
+    preset: Literal["paper", "published_code", "recommended"] | None = Field(
+        None,
+        description="Values to start from, in src/clipaffect/config/presets/; your own keys win, "
+        "and the report lists them.",
+    )
     run: Annotated[str, AfterValidator(_folder_name)] = Field(
         "demo", min_length=1, max_length=100, description="Results go to results/<run>/."
     )

@@ -27,7 +27,7 @@ import open_clip  # noqa: E402
 from open_clip.transformer import QuickGELU  # noqa: E402
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "pillow")
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 NORMALISATIONS = {
     "clip": (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),

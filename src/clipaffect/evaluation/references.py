@@ -44,8 +44,8 @@ def probe_scores(train: Split, validation: Split, task: Task, probe: Probe) -> n
 
     Features are standardised by the training split; the strength is fixed beforehand.
     """
-    x, y = train.features.numpy(), train.labels.numpy()
-    queries = validation.features.numpy()
+    x, y = train.features.float().numpy(), train.labels.numpy()
+    queries = validation.features.float().numpy()
     scores = np.zeros((len(queries), len(task.targets)), np.float32)
     if not task.multilabel:
         model = _fit(x, y[:, 0], probe)
@@ -56,6 +56,6 @@ def probe_scores(train: Split, validation: Split, task: Task, probe: Probe) -> n
         if (y[known, unit] == 1).all():  # nothing to tell apart
             scores[:, unit] = 1.0
             continue
-        model = _fit(x[known], y[known, unit], probe)
+        model = _fit(x if known.all() else x[known], y[known, unit], probe)
         scores[:, unit] = model.predict_proba(queries)[:, list(model.classes_).index(1)]
     return scores

@@ -12,17 +12,18 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from clipaffect.config.models import Probe, Training
+from clipaffect.config.models import Probe
+from clipaffect.config.training import Training
 from clipaffect.errors import UserError
 from clipaffect.evaluation.metrics import accuracy, confusion, decide, f1_per_target
 from clipaffect.evaluation.references import constant_scores, probe_scores
 from clipaffect.table import Split, read_split
 from clipaffect.tables import read_frame, write_batches, write_frame
 from clipaffect.tasks import TASKS, Task, TaskName
-from clipaffect.training.head import Head
-from clipaffect.training.stage import check_trainable, load_heads
-
-ROWS_AT_ONCE = 8192
+from clipaffect.training.data import check_trainable
+from clipaffect.training.history import probabilities
+from clipaffect.training.learner import evaluator
+from clipaffect.training.stage import load_heads
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Scored:
     method: str
     encoder: str
     scores: np.ndarray
+    variant: str = ""
     alpha: float = float("nan")
     seed: int = -1
 
@@ -42,6 +44,7 @@ def score_schema(task: Task) -> pa.Schema:
         [
             ("method", pa.string()),
             ("encoder", pa.string()),
+            ("variant", pa.string()),
             ("alpha", pa.float64()),
             ("seed", pa.int32()),
             ("video", pa.string()),
@@ -52,21 +55,11 @@ def score_schema(task: Task) -> pa.Schema:
     )
 
 
-def head_scores(head: Head, features: torch.Tensor, task: Task) -> np.ndarray:
-    """Probabilities (n, targets): softmax over classes, or sigmoid of each unit."""
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(features), ROWS_AT_ONCE):
-            logits = head(features[start : start + ROWS_AT_ONCE])
-            parts.append(torch.sigmoid(logits) if task.multilabel else torch.softmax(logits, 1))
-    return torch.cat(parts).numpy() if parts else np.zeros((0, len(task.targets)), np.float32)
-
-
 def _read_splits(table: Path, task: Task) -> tuple[Split, Split]:
     """The training and validation split of a table, both fit for use."""
     train, validation = (read_split(table, task, split) for split in ("train", "validation"))
     check_trainable(train, task)
-    if not len(validation.rows):
+    if not len(validation.labels):
         raise UserError(
             f"no validation frame of {task.name} has both a label and a face",
             where=table,
@@ -89,6 +82,7 @@ def _score_table(scored: Scored, split: Split, task: Task) -> pa.Table:
     keys = {
         "method": scored.method,
         "encoder": scored.encoder,
+        "variant": scored.variant,
         "alpha": scored.alpha,
         "seed": scored.seed,
     }
@@ -104,6 +98,7 @@ def _tidy(scored: Scored, labels: np.ndarray, task: Task) -> Iterator[dict[str, 
         "task": task.name,
         "method": scored.method,
         "encoder": scored.encoder,
+        "variant": scored.variant,
         "alpha": scored.alpha,
         "seed": scored.seed,
         "split": "validation",
@@ -145,7 +140,8 @@ def evaluate_heads(
     train, validation = _read_splits(table, task)
     labels = validation.labels.numpy()
     listed = pd.concat([read_frame(bundle / "heads.parquet") for bundle in bundles])
-    listed = listed.sort_values(["alpha", "seed"], ignore_index=True)
+    listed = listed.sort_values(["variant", "alpha", "seed"], ignore_index=True)
+    every = np.arange(len(labels))
     grid = {row["head"]: row for row in listed.to_dict("records")}
     metrics: list[dict[str, Any]] = []
 
@@ -155,9 +151,9 @@ def evaluate_heads(
         for bundle in bundles:
             inputs = validation.features.shape[1]
             for name, head in load_heads(bundle, task, settings, inputs).items():
-                scores = head_scores(head, validation.features, task)
-                alpha, seed = grid[name]["alpha"], grid[name]["seed"]
-                yield Scored("head", encoder, scores, alpha, seed)
+                scores = probabilities(evaluator(head), validation.features, every, task)
+                row = grid[name]
+                yield Scored("head", encoder, scores, row["variant"], row["alpha"], row["seed"])
 
     def tables() -> Iterator[pa.Table]:
         for scored in methods():
@@ -172,7 +168,9 @@ def evaluate_heads(
         scored = Scored(str(frame["method"].iloc[0]), str(frame["encoder"].iloc[0]), scores)
         metrics.extend(_tidy(scored, labels, task))
     tidy = pd.DataFrame(metrics).sort_values(
-        ["method", "encoder", "alpha", "seed", "metric"], kind="stable", ignore_index=True
+        ["method", "encoder", "variant", "alpha", "seed", "metric"],
+        kind="stable",
+        ignore_index=True,
     )
     write_frame(out / "metrics.parquet", tidy)
     write_frame(out / "heads.parquet", listed)

@@ -15,6 +15,7 @@ import yaml
 
 from clipaffect import __version__
 from clipaffect.config.models import Config
+from clipaffect.config.presets import preset_changes
 from clipaffect.digest import digest
 from clipaffect.outcomes import MEANING, Outcome
 from clipaffect.report import figures
@@ -69,9 +70,7 @@ def first_page(config: Config, folder: Path, out: Path) -> None:
             config=config,
             summary=read_summary(folder),
             statuses=[(name, MEANING[Outcome(name)], count) for name, count in statuses.items()],
-            heads=len(config.training.alphas)
-            * len(config.training.seeds)
-            * len(config.training.tasks),
+            heads=len(config.training.heads()) * len(config.training.tasks),
             config_yaml=_yaml(config),
         )
     )
@@ -174,6 +173,7 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
         "meaning": {str(outcome): text for outcome, text in MEANING.items()},
         "fingerprint": fingerprint(config),
         "config_yaml": _yaml(config),
+        "preset_changes": preset_changes(config),
     }
     environment = _environment()
     page = environment.get_template("report.html").render(

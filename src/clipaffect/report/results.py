@@ -21,7 +21,8 @@ class TaskResults:
 
     Attributes:
         metrics: tidy table of ``evaluation/<task>/metrics.parquet``.
-        heads: one row a head: alpha, seed, status.
+        heads: one row a head: variant, alpha, seed, status, kept epoch, its inner score, the best
+            epoch on validation.
         rows: annotated frames: split, status, labels.
     """
 
@@ -30,10 +31,10 @@ class TaskResults:
     heads: pd.DataFrame
     rows: pd.DataFrame
 
-    def values(self, metric: str, method: str, **where: Any) -> pd.DataFrame:
-        """Rows of one metric and method, with further columns fixed."""
+    def values(self, metric: str, method: str, variant: str = "", **where: Any) -> pd.DataFrame:
+        """Rows of one metric, method and variant, with further columns fixed."""
         m = self.metrics
-        chosen = (m["metric"] == metric) & (m["method"] == method)
+        chosen = (m["metric"] == metric) & (m["method"] == method) & (m["variant"] == variant)
         for column, value in where.items():
             chosen &= m[column] == value
         return m[chosen]
@@ -42,6 +43,28 @@ class TaskResults:
         """Columns alpha, mean, deviation (over seeds, n - 1), seeds: macro F1 of the heads."""
         by_alpha = self.values("macro_f1", "head").groupby("alpha")["value"]
         return by_alpha.agg(mean="mean", deviation="std", seeds="count").reset_index()
+
+    def variants(self) -> list[dict[str, Any]]:
+        """Macro F1 of each variant's heads, by variant and alpha (None for losses without one)."""
+        m = self.metrics
+        chosen = m[(m["metric"] == "macro_f1") & (m["method"] == "head") & (m["variant"] != "")]
+        groups = chosen.groupby(["variant", "alpha"], dropna=False)["value"]
+        return [
+            {"variant": variant, "alpha": None if np.isnan(alpha) else alpha, **_spread(values)}
+            for (variant, alpha), values in groups
+        ]
+
+    def best_validation_epoch(self, alpha: float) -> float | None:
+        """Mean over seeds of the best epoch's macro F1 on validation: optimistic, never chosen."""
+        heads = self.heads[(self.heads["variant"] == "") & (self.heads["alpha"] == alpha)]
+        values = heads.loc[heads["status"] == "ok", "best_validation_macro_f1"].dropna()
+        return float(values.mean()) if len(values) else None
+
+    def chosen_alpha(self) -> float | None:
+        """The alpha with the best mean score on held-out training videos; None without any."""
+        heads = self.heads[(self.heads["variant"] == "") & (self.heads["status"] == "ok")]
+        scores = heads.groupby("alpha")["inner_macro_f1"].mean().dropna()
+        return float(scores.idxmax()) if len(scores) else None
 
     def references(self) -> list[tuple[str, float]]:
         """(name, macro F1) of every reference: the constant, then the encoders by name."""
@@ -65,6 +88,16 @@ class TaskResults:
         """Confusion counts by ``truth>decision`` at one alpha, seeds pooled."""
         sums = self.values("count", "head", alpha=alpha).groupby("target")["value"].sum()
         return {str(key): float(value) for key, value in sums.items()}
+
+
+def _spread(values: pd.Series) -> dict[str, Any]:
+    """Mean, sample deviation (None for one seed) and number of seeds."""
+    deviation = float(values.std())
+    return {
+        "mean": float(values.mean()),
+        "deviation": None if np.isnan(deviation) else deviation,
+        "seeds": len(values),
+    }
 
 
 def _reference_name(method: str, encoder: str) -> str:
@@ -112,24 +145,29 @@ def read_results(config: Config, folder: Path) -> Results:
 
 
 def runs_table(results: Results) -> pd.DataFrame:
-    """One row for every head and reference: task, method, encoder, alpha, seed, status, scores."""
+    """One row for every head and reference: what it is, its status, its scores."""
     parts = []
     for name, task in results.tasks.items():
         scores = task.metrics[task.metrics["metric"].isin(["macro_f1", "accuracy"])]
-        keys = ["method", "encoder", "alpha", "seed"]
+        keys = ["method", "encoder", "variant", "alpha", "seed"]
         wide = scores.pivot_table(index=keys, columns="metric", values="value", dropna=False)
         wide = wide.dropna(how="all").reset_index()
         wide = wide.merge(
-            task.heads[["alpha", "seed", "status"]], on=["alpha", "seed"], how="outer"
+            task.heads[["variant", "alpha", "seed", "status", "collapsed"]],
+            on=["variant", "alpha", "seed"],
+            how="outer",
         )
         wide["status"] = wide["status"].fillna("ok")
+        wide["collapsed"] = wide["collapsed"].fillna(False).astype(bool)
         wide["method"] = wide["method"].fillna("head")
         wide.insert(0, "task", name)
         parts.append(wide)
-    columns = ["task", *keys, "status", "macro_f1", "accuracy"]
+    columns = ["task", *keys, "status", "collapsed", "macro_f1", "accuracy"]
     table = pd.concat(parts, ignore_index=True)[columns]
     table["seed"] = table["seed"].astype("Int64").where(table["seed"] >= 0)
-    return table.sort_values(["task", "method", "encoder", "alpha", "seed"], ignore_index=True)
+    return table.sort_values(
+        ["task", "method", "encoder", "variant", "alpha", "seed"], ignore_index=True
+    )
 
 
 def coverage_table(results: Results) -> pd.DataFrame:
@@ -151,14 +189,8 @@ def headline(results: Results) -> dict[str, Any]:
     """The numbers of ``metrics.json``."""
     found: dict[str, Any] = {"run": results.config.run, "split": "validation", "tasks": {}}
     for name, task in results.tasks.items():
-        alphas = {
-            f"{row['alpha']:g}": {
-                "mean": float(row["mean"]),
-                "deviation": None if np.isnan(row["deviation"]) else float(row["deviation"]),
-                "seeds": int(row["seeds"]),
-            }
-            for _, row in task.over_alpha().iterrows()
-        }
+        by_alpha = task.values("macro_f1", "head").groupby("alpha")["value"]
+        alphas = {f"{alpha:g}": _spread(values) for alpha, values in by_alpha}
         alpha = f"{results.config.training.headline_alpha:g}"
         found["tasks"][name] = {
             "metric": "macro_f1",
@@ -168,6 +200,10 @@ def headline(results: Results) -> dict[str, Any]:
             "alphas": alphas,
             "references": dict(task.references()),
             "absent_in_validation": [k for k, count in task.support().items() if not count],
+            "variants": task.variants(),
+            "best_validation_epoch": task.best_validation_epoch(float(alpha)),
+            "chosen_alpha": task.chosen_alpha(),
+            "collapsed_heads": int(task.heads["collapsed"].sum()),
             "failed_heads": int((task.heads["status"] != "ok").sum()),
         }
     return found

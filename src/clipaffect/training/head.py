@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import itertools
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-
-
-class BatchNorm(nn.BatchNorm1d):
-    """BatchNorm whose running statistics can be left alone while it normalises by the batch."""
-
-    def forward(self, x: Tensor, update_statistics: bool = True) -> Tensor:
-        """Normalise (B, width)."""
-        if update_statistics or not self.training:
-            return super().forward(x)
-        return functional.batch_norm(
-            x, None, None, self.weight, self.bias, training=True, eps=self.eps
-        )
 
 
 class Head(nn.Module):
     """``hidden_layers`` x [Linear, BatchNorm, ReLU, Dropout], then Linear to the targets.
 
-    As in the paper's published code; its 4 linear layers are ``hidden_layers=3``.
+    As in the paper's published code; its 4 linear layers are ``hidden_layers=3``. Weights are
+    He-uniform, biases as torch's Linear has them: uniform within 1 / sqrt(inputs).
 
     Args:
         inputs: feature dimension.
         outputs: classes or units.
         hidden_layers: number of blocks.
         width: units of a block.
-        seed: of the He-uniform initialisation.
+        seed: of the initialisation.
     """
 
     def __init__(
@@ -42,35 +31,56 @@ class Head(nn.Module):
         sizes = [inputs, *[width] * hidden_layers]
         pairs = itertools.pairwise(sizes)
         self.linears = nn.ModuleList(nn.utils.skip_init(nn.Linear, a, b) for a, b in pairs)
-        self.norms = nn.ModuleList(BatchNorm(width) for _ in range(hidden_layers))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(width) for _ in range(hidden_layers))
         self.output = nn.utils.skip_init(nn.Linear, sizes[-1], outputs)
         generator = torch.Generator().manual_seed(seed)
         for linear in [*self.linears, self.output]:
             nn.init.kaiming_uniform_(linear.weight, nonlinearity="relu", generator=generator)
-            nn.init.zeros_(linear.bias)
+            bound = linear.in_features**-0.5
+            nn.init.uniform_(linear.bias, -bound, bound, generator=generator)
 
-    def forward(
-        self, features: Tensor, masks: list[Tensor] | None = None, update_statistics: bool = True
-    ) -> Tensor:
+    def forward(self, features: Tensor, masks: list[Tensor] | None = None) -> Tensor:
         """Logits (B, outputs).
 
         Args:
             features: (B, inputs).
             masks: dropout masks (B, width), one a block, already scaled; only in training.
-            update_statistics: whether BatchNorm's running statistics follow this batch; SAM's
-                second pass leaves them alone. In evaluation the running statistics are used.
         """
         x = features
         for index, (linear, norm) in enumerate(zip(self.linears, self.norms, strict=True)):
-            x = torch.relu(norm(linear(x), update_statistics))
+            x = torch.relu(norm(linear(x)))
             if masks is not None:
                 x = x * masks[index]
         logits: Tensor = self.output(x)
         return logits
 
+    def blocks(self) -> list[tuple[nn.Linear, nn.BatchNorm1d]]:
+        """The hidden layers' products and normalisations."""
+        pairs = zip(self.linears, self.norms, strict=True)
+        return [(cast(nn.Linear, a), cast(nn.BatchNorm1d, b)) for a, b in pairs]
+
+    @torch.no_grad()
+    def folded(self) -> list[tuple[Tensor, Tensor]]:
+        """(weight, bias) of each layer in evaluation, BatchNorm's running statistics folded in."""
+        layers = []
+        for linear, norm in self.blocks():
+            mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+            scale = norm.weight * torch.rsqrt(variance + norm.eps)
+            bias = (linear.bias - mean) * scale + norm.bias
+            layers.append((linear.weight * scale[:, None], bias))
+        return [*layers, (self.output.weight.detach(), self.output.bias.detach())]
+
+
+def folded_logits(layers: list[tuple[Tensor, Tensor]], features: Tensor) -> Tensor:
+    """Logits (B, outputs) in evaluation, from ``Head.folded``: one product a layer."""
+    x = features
+    for weight, bias in layers[:-1]:
+        x = torch.addmm(bias, x, weight.t()).relu_()
+    return torch.addmm(layers[-1][1], x, layers[-1][0].t())
+
 
 class DropoutMasks:
-    """Masks from a counter-based generator, keyed by seed, step, pass and layer.
+    """Masks from a counter-based generator (Philox), keyed by seed, step, pass and layer.
 
     They do not depend on other heads, on threads or on a resume, so all alphas of a seed see the
     same masks and are compared pairwise.
@@ -84,17 +94,21 @@ class DropoutMasks:
 
     def __init__(self, seed: int, rate: float, layers: int, width: int) -> None:
         self.seed, self.rate, self.layers, self.width = seed, rate, layers, width
+        self.scale = 1 / (1 - rate)
 
-    def __call__(self, step: int, sam_pass: int, batch: int) -> list[Tensor] | None:
-        """Masks (batch, width) for each layer, 0 or 1 / (1 - rate); None without dropout."""
-        if self.rate == 0:
-            return None
-        return [self._mask(step, sam_pass, layer, batch) for layer in range(self.layers)]
-
-    def _mask(self, step: int, sam_pass: int, layer: int, batch: int) -> Tensor:
+    def kept(self, step: int, sam_pass: int, layer: int, batch: int) -> Tensor:
+        """Which units stay: (batch, width) bool."""
         count = batch * self.width
         philox = np.random.Philox(key=self.seed, counter=[0, layer, sam_pass, step])
         bits = philox.random_raw(-(-count // 4)).view(np.uint16)[:count]
-        kept = bits >= round(self.rate * 65536)
-        mask = torch.from_numpy(kept.astype(np.float32)) / (1 - self.rate)
-        return mask.view(batch, self.width)
+        return torch.from_numpy(bits >= round(self.rate * 65536)).view(batch, self.width)
+
+    def __call__(self, step: int, sam_pass: int, batch: int, like: Tensor) -> list[Tensor] | None:
+        """Masks (batch, width) for each layer, 0 or 1 / (1 - rate), of ``like``'s precision.
+
+        None without dropout.
+        """
+        if self.rate == 0:
+            return None
+        layers = range(self.layers)
+        return [self.kept(step, sam_pass, k, batch).to(like.dtype) * self.scale for k in layers]

@@ -1,52 +1,90 @@
-"""Losses of single frames or units, and CVaR as weights on them."""
+"""Losses of single frames or units, and their derivatives by the logits.
+
+A batch's losses are a vector: one for each frame (EXPR), one for each frame and unit (AU), or one
+for each frame as the mean over its annotated units. A risk (``risks.py``) weighs them; the product
+of the weights with ``logit_gradient`` is the gradient that enters the head.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clipaffect.tasks import NOT_ANNOTATED
+from clipaffect.tasks import NOT_ANNOTATED, Task
+
+Over = Literal["elements", "samples"]
 
 
-def expression_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Softmax cross-entropy of each frame: logits (B, 8), labels (B, 1) -> (B,)."""
-    return functional.cross_entropy(logits, labels[:, 0].long(), reduction="none")
+@dataclass(frozen=True)
+class SingleLosses:
+    """The losses that a risk weighs.
 
-
-def unit_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sigmoid cross-entropy of every annotated unit: logits and labels (B, 12) -> (n,).
-
-    Elements that are not annotated (-1) are left out; the row's other units stay.
+    Attributes:
+        values: (..., n); 0 where nothing is annotated.
+        known: (..., n) whether it is annotated; None if all are.
+        labels: (..., n, k) what each loss is about: the class (EXPR), or the unit's bit; k = 12
+            where a frame's units are averaged.
     """
-    annotated = labels != NOT_ANNOTATED
-    targets = labels[annotated].to(logits.dtype)
-    return functional.binary_cross_entropy_with_logits(logits[annotated], targets, reduction="none")
+
+    values: Tensor
+    known: Tensor | None
+    labels: Tensor
 
 
-def cvar_weights(losses: Tensor, alpha: float) -> Tensor:
-    """Weights (n,) with which ``losses`` (n,) sum to their CVaR at level ``alpha``.
+def single_losses(
+    logits: Tensor, labels: Tensor, task: Task, over: Over, complete: bool
+) -> SingleLosses:
+    """Cross-entropy of each frame or unit.
 
-    CVaR = min over lambda of  lambda + mean(relu(loss - lambda)) / alpha
-    (Rockafellar & Uryasev 2000, eq. 4; arXiv 2403.09915, the loss's CVaR form). On n losses the
-    minimum is reached at their (1 - alpha) quantile, where it is the mean of the worst alpha * n
-    of them: the i-th largest (i = 0, 1, ...) has weight clip(alpha * n - i, 0, 1) / (alpha * n),
-    the last one fractional. The weights sum to 1; alpha = 1 is the plain mean.
+    Args:
+        logits: (..., B, targets).
+        labels: (..., B, 1) classes or (..., B, 12) bits, integers; -1 is not annotated.
+        task: EXPR: softmax over classes; AU: a sigmoid for each unit.
+        over: AU: ``elements`` gives n = 12 B losses, ``samples`` n = B.
+        complete: whether the caller knows that every label is annotated.
     """
-    share = alpha * losses.numel()
-    rank = torch.arange(losses.numel(), dtype=torch.float64)
-    sorted_weights = (torch.clamp(share - rank, 0, 1) / share).to(losses)
-    order = torch.argsort(losses.detach(), descending=True, stable=True)
-    return torch.empty_like(sorted_weights).scatter_(0, order, sorted_weights)
+    if not task.multilabel:
+        log_p = torch.log_softmax(logits, -1)
+        return SingleLosses(-log_p.gather(-1, labels.long())[..., 0], None, labels)
+    known = None if complete else labels != NOT_ANNOTATED
+    targets = labels.to(logits.dtype) if known is None else (labels == 1).to(logits.dtype)
+    values = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    if known is not None:
+        values = values * known
+    if over == "samples":
+        if known is None:
+            return SingleLosses(values.mean(-1), None, labels)
+        count = known.sum(-1)
+        return SingleLosses(values.sum(-1) / count.clamp(min=1), count > 0, labels)
+    if known is not None:
+        known = known.flatten(-2)
+    return SingleLosses(values.flatten(-2), known, labels.flatten(-2)[..., None])
 
 
-def cvar(losses: Tensor, alpha: float) -> tuple[Tensor, float]:
-    """CVaR of ``losses`` (differentiable) and a minimising lambda.
+def logit_gradient(
+    logits: Tensor, labels: Tensor, weights: Tensor, task: Task, over: Over, complete: bool
+) -> Tensor:
+    """Gradient (..., B, targets) of sum(weights * single losses) with respect to the logits.
 
-    lambda is the smallest loss that still has weight; where alpha * n is whole, every value
-    between it and the next smaller loss minimises too.
+    Softmax and sigmoid cross-entropy both have the derivative p - y; an element that is not
+    annotated has none, and where a frame's units are averaged each has its share.
     """
-    if losses.numel() == 0:  # a batch in which nothing is annotated moves nothing
-        return losses.sum(), float("nan")
-    weights = cvar_weights(losses, alpha)
-    return (weights * losses).sum(), float(losses.detach()[weights > 0].min())
+    if not task.multilabel:
+        gradient = torch.softmax(logits, -1)
+        classes = labels.long()
+        gradient.scatter_add_(-1, classes, gradient.new_full((), -1.0).expand(classes.shape))
+        return gradient.mul_(weights[..., None])
+    if complete:
+        gradient = torch.sigmoid(logits).sub_(labels)
+        count: Tensor | int = labels.shape[-1]
+    else:
+        known = labels != NOT_ANNOTATED
+        gradient = torch.sigmoid(logits).sub_((labels == 1).to(logits.dtype)).mul_(known)
+        count = known.sum(-1, keepdim=True).clamp(min=1)
+    if over == "samples":
+        return gradient.mul_(weights[..., None] / count)
+    return gradient.mul_(weights.view(gradient.shape))

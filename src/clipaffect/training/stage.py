@@ -1,132 +1,239 @@
 """Stage ``training``: the heads of one part of the grid, as one bundle.
 
 A part's bundle is ``heads.safetensors`` (every head's weights under its name), ``heads.parquet``
-(one row a head: settings, status) and ``history.parquet`` (one row a head and epoch).
+(one row a head: settings, status, kept epoch) and ``history.parquet`` (one row a head and epoch).
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
-from clipaffect.config.models import Training
-from clipaffect.errors import UserError
+from clipaffect.config.training import Recipe, Training
 from clipaffect.progress import Progress
 from clipaffect.stages import VERSIONS
 from clipaffect.store import Store
-from clipaffect.table import Split, read_split
+from clipaffect.table import read_split
 from clipaffect.tables import read_frame, whole_file, write_frame
 from clipaffect.tasks import TASKS, Task, TaskName
-from clipaffect.training.head import Head
-from clipaffect.training.train import train_head
-
-# Settings that say which heads there are, not how one of them is trained.
-GRID_KEYS = {"tasks", "alphas", "seeds", "parts", "headline_alpha"}
-
-
-def head_name(alpha: float, seed: int) -> str:
-    """Name of a head in bundles and score tables."""
-    return f"alpha={alpha:g},seed={seed}"
+from clipaffect.training.cost import Timings
+from clipaffect.training.data import TrainingData, check_trainable, data_digest, training_data
+from clipaffect.training.history import is_collapsed
+from clipaffect.training.learner import build_head
+from clipaffect.training.train import TrainedHead, train_head
+from clipaffect.training.train_stack import train_stack
+from clipaffect.training.user_code import user_code_digests
 
 
-def grid(settings: Training, part: int) -> list[tuple[float, int]]:
-    """(alpha, seed) of every head of a part; parts are dealt in turn."""
-    heads = list(itertools.product(settings.alphas, settings.seeds))
-    return heads[part :: settings.parts]
+@dataclass(frozen=True)
+class HeadId:
+    """Which head of a task.
 
-
-def _training_digest(split: Split) -> str:
-    """Of the training rows alone: a corrected validation label retrains nothing."""
-    sha = hashlib.sha256(str(tuple(split.features.shape)).encode())
-    sha.update(split.features.numpy().data)
-    sha.update(split.labels.numpy().data)
-    return sha.hexdigest()
-
-
-def check_trainable(split: Split, task: Task) -> None:
-    """Refuse training data that cannot make a head.
-
-    Raises:
-        UserError: no frame with a face, or a class that never occurs.
+    Attributes:
+        variant: ``""`` for the grid's own recipe.
+        alpha: CVaR's level; NaN for losses that have none.
+        seed: of initialisation, batches and dropout.
     """
-    if len(split.rows) < 2:  # BatchNorm needs two
-        raise UserError(
-            f"{len(split.rows)} training frames of {task.name} have both a label and a face",
-            where=f"the {task.name} table",
-            mend="see the statuses in its rows.parquet; docs/outcomes.md explains them",
-        )
-    for index, name in enumerate(task.targets):
-        if task.multilabel:
-            present = bool((split.labels[:, index] == 1).any())
-        else:
-            present = bool((split.labels[:, 0] == index).any())
-        if not present:
-            raise UserError(
-                f"no training frame shows {name}",
-                where=f"the {task.name} table, split train",
-                mend="add videos that show it: a head cannot learn what it never sees",
-            )
+
+    variant: str
+    alpha: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name in bundles and tables."""
+        variant = f"{self.variant}," if self.variant else ""
+        alpha = "" if math.isnan(self.alpha) else f"alpha={self.alpha:g},"
+        return f"{variant}{alpha}seed={self.seed}"
+
+    def columns(self) -> dict[str, Any]:
+        """Columns of the tables."""
+        return {"head": self.name, "variant": self.variant, "alpha": self.alpha, "seed": self.seed}
+
+
+def grid(settings: Training, part: int) -> list[HeadId]:
+    """The heads of a part; parts are dealt in turn."""
+    return [HeadId(*head) for head in settings.heads()[part :: settings.parts]]
 
 
 def train_heads(
-    table: Path, task_name: TaskName, settings: Training, part: int, store: Store, out: Path
+    table: Path,
+    task_name: TaskName,
+    settings: Training,
+    part: int,
+    store: Store,
+    out: Path,
+    timings: Path | None = None,
 ) -> None:
-    """Train the heads of ``part`` and write their bundle into the folder ``out``."""
+    """Train the heads of ``part`` and write their bundle into the folder ``out``.
+
+    Each head is a piece of the work store, keyed by all it depends on; an unfinished one goes on
+    from its last epoch.
+
+    Args:
+        timings: where the rate that was reached is written, which no result depends on.
+    """
     task = TASKS[task_name]
-    split = read_split(table, task, "train")
-    check_trainable(split, task)
+    train, validation = read_split(table, task, "train"), read_split(table, task, "validation")
+    check_trainable(train, task)
+    recipes = settings.recipes()
+    data = {name: training_data(train, validation, task, r) for name, r in recipes.items()}
     base = {
         "version": VERSIONS["heads"],
         "task": task_name,
-        "data": _training_digest(split),
-        "settings": settings.model_dump(mode="json", exclude=GRID_KEYS),
+        "data": data_digest(train, validation),
         "torch": torch.__version__,
-        "device": "cpu",
+        "device": settings.device,
     }
+    heads = grid(settings, part)
+    keys = {
+        head: base
+        | {
+            "recipe": recipes[head.variant].model_dump(mode="json"),
+            "code": user_code_digests(recipes[head.variant]),
+            "alpha": None if math.isnan(head.alpha) else head.alpha,
+            "seed": head.seed,
+        }
+        for head in heads
+    }
+    measured = Timings(task, train.features.shape[1])
+    epochs = sum(recipes[head.variant].epochs for head in heads)
+    with Progress(f"{task_name} epochs of {len(heads)} heads", epochs) as progress:
+        if settings.device == "cuda":
+            _train_stacks(heads, keys, data, task, recipes, store, measured, progress.advance)
+        pieces = {}
+        for head in heads:
+            recipe = recipes[head.variant]
+            make = _maker(head, data[head.variant], task, recipe, measured, progress.advance)
+            before = progress.done
+            pieces[head] = store.get_or_make("heads", keys[head], make, keep_partial=True)
+            progress.advance(before + recipe.epochs - progress.done)
+    _write_bundle(pieces, task, out)
+    if timings is not None:
+        measured.write(timings)
+
+
+def _maker(
+    head: HeadId,
+    data: TrainingData,
+    task: Task,
+    recipe: Recipe,
+    measured: Timings,
+    after_epoch: Callable[[], None],
+) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        trained = train_head(data, task, recipe, head.alpha, head.seed, folder, after_epoch)
+        measured.add(recipe, trained.samples, trained.seconds)
+        _write_piece(trained, folder)
+
+    return make
+
+
+def _write_piece(trained: TrainedHead, folder: Path) -> None:
+    """The files of a finished head; its checkpoint has done its work."""
+    for left in list(folder.iterdir()):
+        left.unlink()
+    save_file(trained.weights, folder / "head.safetensors")
+    write_frame(folder / "history.parquet", pd.DataFrame(trained.history))
+    record = {"status": trained.status, "kept_epoch": trained.kept}
+    (folder / "record.json").write_text(json.dumps(record))
+
+
+def _train_stacks(
+    heads: list[HeadId],
+    keys: dict[HeadId, dict[str, Any]],
+    data: dict[str, TrainingData],
+    task: Task,
+    recipes: dict[str, Recipe],
+    store: Store,
+    measured: Timings,
+    after_epoch: Callable[[int], None],
+) -> None:
+    """Train the missing heads of each recipe together on the GPU, into the store.
+
+    ``after_epoch`` is told how many heads finished one.
+    """
+    for variant, recipe in recipes.items():
+        missing = [h for h in heads if h.variant == variant and not store.has("heads", keys[h])]
+        if not missing:
+            continue
+        with store.attempt("stacks", {"heads": [keys[head] for head in missing]}) as folder:
+            pairs = [(head.alpha, head.seed) for head in missing]
+            tell = partial(after_epoch, len(missing))
+            stack = train_stack(data[variant], task, recipe, pairs, "cuda", folder, tell)
+            for head, trained in zip(missing, stack, strict=True):
+                measured.add(recipe, trained.samples, trained.seconds)
+
+                def make(folder: Path, trained: TrainedHead = trained) -> None:
+                    _write_piece(trained, folder)
+
+                store.get_or_make("heads", keys[head], make)
+
+
+def _write_bundle(pieces: dict[HeadId, Path], task: Task, out: Path) -> None:
     weights: dict[str, torch.Tensor] = {}
     rows: list[dict[str, Any]] = []
     histories = []
-    heads = grid(settings, part)
-    with Progress(f"{task_name} heads", len(heads)) as progress:
-        for alpha, seed in heads:
-
-            def make(folder: Path, alpha: float = alpha, seed: int = seed) -> None:
-                trained = train_head(split.features, split.labels, task, settings, alpha, seed)
-                save_file(trained.head.state_dict(), folder / "head.safetensors")
-                history = pd.DataFrame(trained.history).assign(status=trained.status)
-                write_frame(folder / "history.parquet", history)
-
-            piece = store.get_or_make("heads", base | {"alpha": alpha, "seed": seed}, make)
-            name = head_name(alpha, seed)
-            history = read_frame(piece / "history.parquet")
-            status = str(history.pop("status").iloc[-1])
-            histories.append(history.assign(head=name, alpha=alpha, seed=seed))
-            rows.append({"head": name, "alpha": alpha, "seed": seed, "status": status})
-            state = load_file(piece / "head.safetensors")
-            weights |= {f"{name}/{key}": value for key, value in state.items()}
-            progress.advance()
+    for head, piece in pieces.items():
+        record = json.loads((piece / "record.json").read_text())
+        history = read_frame(piece / "history.parquet")
+        histories.append(history.assign(**head.columns()))
+        rows.append(head.columns() | record | _kept(history, record["kept_epoch"], task))
+        state = load_file(piece / "head.safetensors")
+        weights |= {f"{head.name}/{key}": value for key, value in state.items()}
     with whole_file(out / "heads.safetensors") as beside:
         save_file(weights, beside)
     write_frame(out / "heads.parquet", pd.DataFrame(rows))
     write_frame(out / "history.parquet", pd.concat(histories, ignore_index=True))
 
 
-def load_heads(bundle: Path, task: Task, settings: Training, inputs: int) -> dict[str, Head]:
+def _kept(history: pd.DataFrame, kept: int, task: Task) -> dict[str, Any]:
+    """What the tables say of the kept epoch, and the best one on validation beside it."""
+    nothing = {
+        "mean_largest_probability": float("nan"),
+        "collapsed": False,
+        "inner_macro_f1": float("nan"),
+        "best_validation_epoch": 0,
+        "best_validation_macro_f1": float("nan"),
+    }
+    if not kept:
+        return nothing
+    epoch = history.set_index("epoch").loc[kept]
+    largest = float(epoch["mean_largest_probability"])
+    found = {
+        "mean_largest_probability": largest,
+        "collapsed": is_collapsed(largest, task),
+        "inner_macro_f1": float(epoch["inner_macro_f1"]),
+    }
+    watched = history.dropna(subset=["validation_macro_f1"])
+    if len(watched):
+        best = watched.loc[watched["validation_macro_f1"].idxmax()]
+        found["best_validation_epoch"] = int(best["epoch"])
+        found["best_validation_macro_f1"] = float(best["validation_macro_f1"])
+    return nothing | found
+
+
+def load_heads(bundle: Path, task: Task, settings: Training, inputs: int) -> dict[str, nn.Module]:
     """The finished heads of a bundle by name, in evaluation mode."""
     weights = load_file(bundle / "heads.safetensors")
     listed = read_frame(bundle / "heads.parquet")
+    recipes = settings.recipes()
     heads = {}
-    for name in listed.loc[listed["status"] == "ok", "head"]:
-        head = Head(inputs, len(task.targets), settings.hidden_layers, settings.width)
-        prefix = f"{name}/"
+    for row in listed[listed["status"] == "ok"].itertuples():
+        head = build_head(recipes[row.variant], inputs, len(task.targets), row.seed)
+        prefix = f"{row.head}/"
         head.load_state_dict(
             {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
         )
-        heads[str(name)] = head.eval()
+        heads[str(row.head)] = head.eval()
     return heads

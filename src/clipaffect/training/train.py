@@ -1,101 +1,142 @@
-"""Train one head: batches, schedule, history."""
+"""Train one head: epochs, checkpoints, the choice of the epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 
-import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from clipaffect.config.models import Training
+from clipaffect.config.training import LOSSES, Recipe
+from clipaffect.tables import whole_file
 from clipaffect.tasks import Task
-from clipaffect.training.head import DropoutMasks, Head
-from clipaffect.training.losses import expression_losses, unit_losses
-from clipaffect.training.sam import sam_step
+from clipaffect.training.data import TrainingData, batches
+from clipaffect.training.fast import FastLearner
+from clipaffect.training.head import Head
+from clipaffect.training.history import Row, is_probe, learning_rate, summarise, watch
+from clipaffect.training.learner import Learner, ReferenceLearner, build_head, build_objective
+from clipaffect.training.objectives import build_risk
+
+CHECKPOINT = "checkpoint.safetensors"
 
 
-@dataclass(frozen=True)
+@dataclass
 class TrainedHead:
     """A head and how it came about.
 
     Attributes:
-        head: in evaluation mode.
+        weights: state of the kept epoch by name.
         history: a row for each epoch.
-        status: ``ok``, or ``non_finite`` if its loss stopped being a number.
+        status: ``ok``, or ``non_finite`` if its loss or weights stopped being numbers.
+        kept: the kept epoch, from 1; 0 before there is one.
+        samples, seconds: what this process trained, for the timings.
     """
 
-    head: Head
-    history: list[dict[str, Any]]
-    status: str
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    history: list[Row] = field(default_factory=list)
+    status: str = "ok"
+    kept: int = 0
+    samples: int = 0
+    seconds: float = 0.0
 
 
-def batches(rows: int, size: int, seed: int, epoch: int) -> Iterator[Tensor]:
-    """Row numbers of each batch, shuffled by seed and epoch alone.
-
-    A last batch of one row would have no variance for BatchNorm: it joins the one before.
-    """
-    order = torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(rows))
-    starts = list(range(0, rows, size))
-    if len(starts) > 1 and rows - starts[-1] == 1:
-        starts.pop()
-    for start, end in zip(starts, [*starts[1:], rows], strict=True):
-        yield order[start:end]
+def make_learner(
+    data: TrainingData, task: Task, recipe: Recipe, alpha: float, seed: int
+) -> Learner:
+    """The fast step for the MLP and the built-in losses, autograd for code of the user's."""
+    head = build_head(recipe, data.features.shape[1], len(task.targets), seed)
+    labels = data.labels[torch.from_numpy(data.rows)]
+    if isinstance(head, Head) and recipe.loss in LOSSES:
+        risk = build_risk(recipe, alpha, labels, task)
+        return FastLearner(head.train(), risk, task, recipe, seed)
+    return ReferenceLearner(head, build_objective(recipe, alpha, labels, task), recipe, seed)
 
 
 def train_head(
-    features: Tensor, labels: Tensor, task: Task, settings: Training, alpha: float, seed: int
+    data: TrainingData,
+    task: Task,
+    recipe: Recipe,
+    alpha: float,
+    seed: int,
+    folder: Path,
+    after_epoch: Callable[[], None] = lambda: None,
 ) -> TrainedHead:
-    """Train on features (N, d) float32 and labels (N, 1 or 12).
+    """Train one head, going on from the checkpoint in ``folder`` if there is one.
 
-    AdamW; the learning rate follows half a cosine from ``learning_rate`` to
-    ``final_learning_rate``, stepped per epoch. A loss that is not finite ends this head alone.
+    AdamW; the rate follows ``learning_rate``. The result depends on nothing but the arguments: a
+    head that was killed and went on has the same bytes as one that was not.
+
+    Args:
+        data: see ``training_data``.
+        alpha: CVaR's level.
+        seed: of initialisation, batches and dropout.
+        folder: for the checkpoint, written after each epoch.
+        after_epoch: called after each epoch, also those that the checkpoint brought.
     """
     torch.set_num_threads(1)
-    head = Head(
-        features.shape[1], len(task.targets), settings.hidden_layers, settings.width, seed
-    ).train()
-    masks = DropoutMasks(seed, settings.dropout, settings.hidden_layers, settings.width)
-    parameters = list(head.parameters())
-    optimiser = torch.optim.AdamW(
-        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-        optimiser, settings.epochs, settings.final_learning_rate
-    )
-    single_losses = unit_losses if task.multilabel else expression_losses
-    history: list[dict[str, Any]] = []
-    step = 0
-    for epoch in range(settings.epochs):
-        records = []
-        for rows in batches(len(features), settings.batch, seed, epoch):
-            x, y = features[rows], labels[rows]
+    learner = make_learner(data, task, recipe, alpha, seed)
+    trained = _load(folder / CHECKPOINT, learner)
+    for _ in trained.history:
+        after_epoch()
+    for epoch in range(len(trained.history), recipe.epochs):
+        started = time.perf_counter()
+        row = _epoch(learner, data, recipe, seed, epoch)
+        trained.samples += len(data.rows)
+        trained.seconds += time.perf_counter() - started
+        trained.history.append(row)
+        finite = all(bool(t.isfinite().all()) for t in learner.head_state().values())
+        if not (finite and math.isfinite(row["value"])):
+            trained.status = "non_finite"
+            return trained
+        row |= watch(learner.logits, data, task)
+        best = max((r["inner_macro_f1"] for r in trained.history[:-1]), default=-1.0)
+        if recipe.select_on == "last" or row["inner_macro_f1"] > best:
+            trained.weights, trained.kept = learner.head_state(), epoch + 1
+        if epoch + 1 < recipe.epochs:
+            _save(folder / CHECKPOINT, learner, trained)
+        after_epoch()
+    return trained
 
-            def losses(sam_pass: int, x: Tensor = x, y: Tensor = y, step: int = step) -> Tensor:
-                drop = masks(step, sam_pass, len(x))
-                return single_losses(head(x, drop, update_statistics=sam_pass == 0), y)
 
-            record = sam_step(parameters, losses, optimiser, alpha, settings.rho)
-            records.append(record)
-            step += 1
-            if not np.isfinite(record.cvar):
-                break
-        finite = all(bool(value.isfinite().all()) for value in head.state_dict().values())
-        if not (finite and np.isfinite(records[-1].cvar)):
-            history.append({"epoch": epoch + 1, "cvar": records[-1].cvar})
-            return TrainedHead(head.eval(), history, "non_finite")
-        history.append(
-            {
-                "epoch": epoch + 1,
-                "learning_rate": schedule.get_last_lr()[0],
-                "mean_loss": float(np.mean([r.mean_loss for r in records])),
-                "cvar": float(np.mean([r.cvar for r in records])),
-                "threshold": float(np.mean([r.threshold for r in records])),
-                "gradient_norm": float(np.mean([r.gradient_norm for r in records])),
-                "perturbed_cvar": float(np.mean([r.perturbed_cvar for r in records])),
-            }
-        )
-        schedule.step()
-    return TrainedHead(head.eval(), history, "ok")
+def _epoch(learner: Learner, data: TrainingData, recipe: Recipe, seed: int, epoch: int) -> Row:
+    """Train one epoch; its row, cut short at the first loss that is not finite."""
+    parts = batches(data.rows, recipe.batch, seed, epoch)
+    rate = learning_rate(recipe, epoch)
+    records = []
+    for index, rows in enumerate(parts):
+        number = epoch * len(parts) + index
+        x, y = data.features[rows].float(), data.labels[rows]
+        record = learner.step(x, y, number, rate, is_probe(index, len(parts)))
+        records.append(record)
+        if not math.isfinite(record.value):
+            return {"epoch": epoch + 1, "learning_rate": rate, "value": record.value}
+    return {"epoch": epoch + 1, "learning_rate": rate, **summarise(records)}
+
+
+def _save(path: Path, learner: Learner, trained: TrainedHead) -> None:
+    tensors = {f"state/{name}": value for name, value in learner.state().items()}
+    tensors |= {f"kept/{name}": value for name, value in trained.weights.items()}
+    progress = {"history": json.dumps(trained.history), "kept": str(trained.kept)}
+    with whole_file(path) as beside:
+        save_file(tensors, beside, metadata=progress)
+
+
+def _load(path: Path, learner: Learner) -> TrainedHead:
+    if not path.exists():
+        return TrainedHead()
+    with safe_open(path, "pt") as saved:
+        tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
+        progress = saved.metadata()
+
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    learner.load_state(under("state/"))
+    return TrainedHead(under("kept/"), json.loads(progress["history"]), kept=int(progress["kept"]))

@@ -1,0 +1,247 @@
+"""Settings of the heads: how one is trained (a recipe), and which ones there are (the grid)."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from clipaffect.config.section import FOLDER_NAME, Section
+from clipaffect.tasks import TaskName
+
+LOSSES = ("cvar", "class_balanced", "focal", "chi_square")
+USER_FILE = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_]\w*)")
+
+
+def _each_once(values: tuple[float | str, ...]) -> tuple[float | str, ...]:
+    names = [v if isinstance(v, str) else f"{v:g}" for v in values]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"names {', '.join(repeated)} twice; each value may stand once")
+    return values
+
+
+def _loss(value: str) -> str:
+    if value not in LOSSES and not USER_FILE.fullmatch(value):
+        raise ValueError(f"must be one of {', '.join(LOSSES)}, or a class as my_loss.py:ClassName")
+    return value
+
+
+def _head(value: str) -> str:
+    if value != "mlp" and not USER_FILE.fullmatch(value):
+        raise ValueError("must be mlp, or a class as my_head.py:ClassName")
+    return value
+
+
+class Cvar(Section):
+    """Conditional Value at Risk, the loss `cvar`."""
+
+    gradient: Literal["exact", "published"] = Field(
+        "exact",
+        description="`published` holds lambda constant, found by scipy's bounded search as the "
+        "paper's code does; it differs where alpha times the batch's losses is not whole.",
+    )
+
+
+class ClassBalanced(Section):
+    """The loss `class_balanced` (Cui et al. 2019)."""
+
+    beta: float = Field(
+        0.999, ge=0, lt=1, description="Of the effective number of frames of a class."
+    )
+
+
+class Focal(Section):
+    """The loss `focal` (Lin et al. 2017)."""
+
+    gamma: float = Field(2.0, ge=0, le=10, description="Focusing exponent; 0 is the plain mean.")
+
+
+class ChiSquare(Section):
+    """The loss `chi_square`: distributionally robust over a chi-square ball."""
+
+    radius: float = Field(
+        1.0, gt=0, le=1e6, description="Largest chi-square divergence from the batch's own weights."
+    )
+
+
+class Recipe(Section):
+    """How one head is trained, given its CVaR level alpha and its seed."""
+
+    loss: Annotated[str, AfterValidator(_loss)] = Field(
+        "cvar",
+        description="`cvar`, `class_balanced`, `focal`, `chi_square`, or your own: "
+        "my_loss.py:ClassName. Others than `cvar` only in `variants`.",
+    )
+    loss_over: Literal["elements", "samples"] = Field(
+        "elements",
+        description="AU: the loss sorts the frames-times-units elements (as the paper's code), or "
+        "each frame's mean over its annotated units.",
+    )
+    drop_incomplete_rows: bool = Field(
+        False,
+        description="AU: leave out a training frame with any unit not annotated (as the paper's "
+        "frame lists); otherwise only that unit is left out.",
+    )
+    cvar: Cvar = Field(default_factory=Cvar, description="The loss `cvar`.")
+    class_balanced: ClassBalanced = Field(
+        default_factory=ClassBalanced, description="The loss `class_balanced`."
+    )
+    focal: Focal = Field(default_factory=Focal, description="The loss `focal`.")
+    chi_square: ChiSquare = Field(default_factory=ChiSquare, description="The loss `chi_square`.")
+    head: Annotated[str, AfterValidator(_head)] = Field(
+        "mlp", description="`mlp`, or your own: my_head.py:ClassName."
+    )
+    hidden_layers: int = Field(
+        3, ge=0, le=16, description="`mlp`: Linear-BatchNorm-ReLU-Dropout blocks."
+    )
+    width: int = Field(256, ge=8, le=8192, description="`mlp`: units of a hidden layer.")
+    dropout: float = Field(0.3, ge=0, lt=1, description="`mlp`: share of hidden units dropped.")
+    rho: float = Field(0.05, ge=0, le=10, description="SAM radius; 0 switches SAM off.")
+    perturbation: Literal["l2", "sign"] = Field(
+        "l2", description="SAM's step: rho g / |g| (the paper's code), or rho sign(g)."
+    )
+    epochs: int = Field(16, ge=1, le=10000, description="Passes over the training frames.")
+    batch: int = Field(64, ge=2, le=65536, description="Frames in a batch.")
+    learning_rate: float = Field(3e-3, gt=0, le=1, description="AdamW's rate at the start.")
+    final_learning_rate: float = Field(1e-5, ge=0, le=1, description="The cosine's lowest rate.")
+    cosine_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the epochs in which the cosine falls; afterwards it climbs back "
+        "(the paper's code: 0.25).",
+    )
+    weight_decay: float = Field(1e-4, ge=0, le=1, description="AdamW's decoupled decay.")
+    products: Literal["fp32", "bf16"] = Field(
+        "fp32", description="Precision of the matrix products' inputs; weights stay fp32."
+    )
+    select_on: Literal["last", "inner"] = Field(
+        "last",
+        description="Which epoch's weights are kept: the last, or the best on whole videos of the "
+        "training split that are held out for that.",
+    )
+    inner_share: float = Field(
+        0.2, gt=0, lt=1, description="`inner`: share of the training videos held out."
+    )
+
+    @property
+    def has_user_code(self) -> bool:
+        """Whether the head or the loss comes from a file of the user's."""
+        return self.head != "mlp" or self.loss not in LOSSES
+
+
+Alpha = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Training(Recipe):
+    """The heads: one for every task, alpha and seed, and for every variant."""
+
+    tasks: Annotated[tuple[TaskName, ...], AfterValidator(_each_once)] = Field(
+        ("EXPR", "AU"), min_length=1, description="Tasks to train."
+    )
+    alphas: Annotated[tuple[Alpha, ...], AfterValidator(_each_once)] = Field(
+        (0.1, 0.3, 0.5, 0.7, 0.9, 1.0),
+        min_length=1,
+        description="CVaR levels: the share of worst losses that is averaged; 1 is the plain mean "
+        "(ERM).",
+    )
+    seeds: Annotated[tuple[Seed, ...], AfterValidator(_each_once)] = Field(
+        (0, 1, 2), min_length=1, description="Each seed sets initialisation, batches and dropout."
+    )
+    headline_alpha: Alpha = Field(
+        0.5,
+        description="The alpha whose result heads the report: fixed beforehand, never chosen by "
+        "its score. One of `alphas`.",
+    )
+    variants: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="Further heads by name, each with the recipe keys that differ: every key of "
+        "`training` from `loss` to `inner_share`. Trained at each seed; with loss `cvar` at "
+        "`headline_alpha` and 1.",
+    )
+    parts: int = Field(2, ge=1, le=1024, description="Jobs that each task's heads are dealt to.")
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu",
+        description="`cuda` trains all heads of a job at once, stacked; it agrees with `cpu` "
+        "within rounding, not to the byte.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if 1.0 not in self.alphas:
+            raise ValueError("'alphas' must contain 1.0: plain ERM stands beside every result")
+        if self.headline_alpha not in self.alphas:
+            raise ValueError(f"'headline_alpha' {self.headline_alpha:g} is not one of 'alphas'")
+        if self.loss != "cvar":
+            raise ValueError(
+                f"'loss' {self.loss} has no alpha: name it under 'variants', where it stands "
+                "beside CVaR and ERM"
+            )
+        for name, recipe in self.recipes().items():
+            if self.device == "cuda" and (
+                recipe.has_user_code or recipe.cvar.gradient == "published"
+            ):
+                where = f"variants.{name}" if name else "the recipe"
+                raise ValueError(
+                    f"{where}: your own classes and cvar.gradient published need device cpu"
+                )
+        if self.parts > len(self.heads()):
+            raise ValueError(f"'parts' {self.parts} is more than there are heads of a task")
+        return self
+
+    def heads(self) -> list[tuple[str, float, int]]:
+        """(variant, alpha, seed) of every head of a task; the grid's own variant is ``""``.
+
+        A variant has every seed; with loss ``cvar`` at the headline alpha and at 1 (ERM), with
+        another loss alpha is NaN.
+        """
+        heads = []
+        for variant, recipe in self.recipes().items():
+            if not variant:
+                alphas = list(self.alphas)
+            elif recipe.loss == "cvar":
+                alphas = sorted({self.headline_alpha, 1.0})
+            else:
+                alphas = [float("nan")]
+            heads += [(variant, alpha, seed) for alpha in alphas for seed in self.seeds]
+        return heads
+
+    def user_files(self) -> list[str]:
+        """Files of the user's that the recipes run."""
+        values = {v for r in self.recipes().values() for v in (r.head, r.loss)}
+        matches = [match for value in values if (match := USER_FILE.fullmatch(value))]
+        return sorted({match["path"] for match in matches})
+
+    def recipes(self) -> dict[str, Recipe]:
+        """The recipe of every variant; the grid's own has the name ``""``."""
+        base = {name: getattr(self, name) for name in Recipe.model_fields}
+        found = {"": Recipe.model_validate(base)}
+        for name, changed in self.variants.items():
+            if not FOLDER_NAME.fullmatch(name):
+                raise ValueError(f"'variants': '{name}' is not a plain name")
+            found[name] = _variant(name, base, changed)
+        return found
+
+
+def _variant(name: str, base: dict[str, Any], changed: dict[str, Any]) -> Recipe:
+    try:
+        return Recipe.model_validate(base | changed)
+    except ValidationError as error:
+        problems = []
+        for detail in error.errors():
+            key = ".".join(str(part) for part in detail["loc"])
+            if detail["type"] == "extra_forbidden":
+                close = difflib.get_close_matches(key, Recipe.model_fields, n=1)
+                hint = f": did you mean '{close[0]}'?" if close else " is not a recipe key"
+                problems.append(f"'variants.{name}.{key}'{hint}")
+            else:
+                message = detail["msg"].removeprefix("Value error, ")
+                problems.append(
+                    f"'variants.{name}.{key}' is {detail['input']!r}: "
+                    f"{message[0].lower()}{message[1:]}"
+                )
+        raise ValueError("; ".join(problems)) from None

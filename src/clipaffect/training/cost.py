@@ -1,0 +1,79 @@
+"""What training costs: operations of a step, the machine's matrix peak, the rate that was reached.
+
+Nothing here enters a result; it is written under ``timings/``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from clipaffect.config.training import Recipe
+from clipaffect.tables import write_text
+from clipaffect.tasks import Task
+
+
+def flop_per_sample(recipe: Recipe, inputs: int, outputs: int) -> int:
+    """Floating-point operations of the MLP's matrix products for one frame and step.
+
+    Forward and weight gradient cost 2 a weight each, the gradient at a layer's inputs as much
+    except for the first layer; SAM takes two passes.
+    """
+    sizes = [inputs, *[recipe.width] * recipe.hidden_layers, outputs]
+    products = [a * b for a, b in itertools.pairwise(sizes)]
+    one_pass = 2 * (2 * sum(products) + sum(products[1:]))
+    return one_pass * (2 if recipe.rho > 0 else 1)
+
+
+def matrix_peak(dtype: torch.dtype, device: str = "cpu", size: int = 1024) -> float:
+    """Operations a second of a large square product, best of several (about 0.3 s)."""
+    a = torch.ones(size, size, dtype=dtype, device=device)
+    best = float("inf")
+    for _ in range(6):
+        started = time.perf_counter()
+        product = torch.mm(a, a)
+        float(product[0, 0])  # waits for a GPU
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+class Timings:
+    """Sums what a job trained.
+
+    Args:
+        task: its targets are the head's outputs.
+        inputs: feature dimension.
+    """
+
+    def __init__(self, task: Task, inputs: int) -> None:
+        self.task, self.inputs = task, inputs
+        self.samples, self.flop, self.seconds = 0, 0, 0.0
+        self.counts_flop = True
+
+    def add(self, recipe: Recipe, samples: int, seconds: float) -> None:
+        """Record frames times epochs of one head and the time they took."""
+        self.samples += samples
+        self.seconds += seconds
+        self.counts_flop &= recipe.head == "mlp"
+        self.flop += samples * flop_per_sample(recipe, self.inputs, len(self.task.targets))
+
+    def write(self, path: Path) -> None:
+        """Write ``samples_per_second`` and ``share_of_matrix_peak`` (float32, one thread).
+
+        Null where every head came from the work store, or a head is not the MLP.
+        """
+        trained = self.seconds > 0
+        share = None
+        if trained and self.counts_flop:
+            share = self.flop / self.seconds / matrix_peak(torch.float32)
+        values = {
+            "samples": self.samples,
+            "seconds": self.seconds,
+            "samples_per_second": self.samples / self.seconds if trained else None,
+            "share_of_matrix_peak": share,
+        }
+        write_text(path, json.dumps(values, indent=1) + "\n")

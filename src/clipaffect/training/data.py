@@ -1,0 +1,163 @@
+"""What a head is trained and watched on: rows of one table, memory-mapped."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipaffect.config.training import Recipe
+from clipaffect.errors import UserError
+from clipaffect.table import Split
+from clipaffect.tasks import NOT_ANNOTATED, Task
+
+DRAWS = 500  # of held-out videos, until one has every class on both sides
+ROWS_AT_ONCE = 8192
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Rows of a table.
+
+    Attributes:
+        features: (N, d) float16 of the training split, memory-mapped.
+        labels: (N, 1 or 12) int8; -1 is not annotated.
+        rows: (n,) the training rows that move the weights.
+        inner: (m,) the training rows held out to choose the epoch; empty for the last epoch.
+        validation: the split whose score is watched, never used.
+    """
+
+    features: Tensor
+    labels: Tensor
+    rows: np.ndarray
+    inner: np.ndarray
+    validation: Split
+
+
+def training_data(train: Split, validation: Split, task: Task, recipe: Recipe) -> TrainingData:
+    """Choose the rows that a recipe trains on and those that it holds out.
+
+    Raises:
+        UserError: no held-out choice of whole videos leaves every class to train on, or
+            ``drop_incomplete_rows`` leaves too few frames.
+    """
+    rows = np.arange(len(train.labels))
+    inner = np.zeros(0, rows.dtype)
+    if recipe.select_on == "inner":
+        held = inner_rows(train, task, recipe.inner_share)
+        rows, inner = np.flatnonzero(~held), np.flatnonzero(held)
+    if task.multilabel and recipe.drop_incomplete_rows:
+        complete = (train.labels.numpy()[rows] != NOT_ANNOTATED).all(axis=1)
+        rows = rows[complete]
+        if len(rows) < 2:
+            raise UserError(
+                f"{len(rows)} training frames have every unit annotated",
+                where="training.drop_incomplete_rows",
+                mend="set it to false: then only the units that are not annotated are left out",
+            )
+    return TrainingData(train.features, train.labels, rows, inner, validation)
+
+
+def inner_rows(train: Split, task: Task, share: float) -> np.ndarray:
+    """(N,) bool: frames of the whole source videos that are held out.
+
+    ``_left`` and ``_right`` are two people of one video, so both go with it. The draw is the same
+    for every head: it does not depend on the head's seed. Of many draws that leave every class to
+    train on, the first that holds out the most classes is taken.
+
+    Raises:
+        UserError: no draw leaves every class to train on.
+    """
+    names, code = np.unique(train.rows["video"].to_numpy().astype(str), return_inverse=True)
+    count = max(1, round(share * len(names)))
+    rng = np.random.default_rng(0)
+    shows = _shown_by_video(train.labels.numpy(), code, len(names), task)
+    best, most = None, 0
+    for _ in range(DRAWS):
+        held = np.zeros(len(names), bool)
+        held[rng.permutation(len(names))[:count]] = True
+        classes = int(shows[held].any(axis=0).sum())
+        if shows[~held].any(axis=0).all() and classes > most:
+            best, most = held, classes
+            if most == len(task.targets):
+                break
+    if best is None:
+        raise UserError(
+            f"holding out {count} of {len(names)} training videos leaves no frame of some class of "
+            f"{task.name} to train on",
+            where="training.select_on",
+            mend="set select_on: last, or a smaller inner_share, or add videos",
+        )
+    return best[code]
+
+
+def _shown_by_video(labels: np.ndarray, code: np.ndarray, videos: int, task: Task) -> np.ndarray:
+    """(videos, targets): whether a video shows each class or unit."""
+    shows = np.zeros((videos, len(task.targets)), bool)
+    for index in range(len(task.targets)):
+        found = labels[:, index] == 1 if task.multilabel else labels[:, 0] == index
+        shows[np.unique(code[found]), index] = True
+    return shows
+
+
+def data_digest(train: Split, validation: Split) -> str:
+    """sha256 of everything a head and its history are a function of.
+
+    Raises:
+        UserError: a feature is not finite.
+    """
+    sha = hashlib.sha256()
+    for name, split in (("train", train), ("validation", validation)):
+        sha.update(f"{name} {tuple(split.features.shape)}".encode())
+        for start in range(0, len(split.features), ROWS_AT_ONCE):
+            part = split.features[start : start + ROWS_AT_ONCE].numpy()
+            finite = np.isfinite(part).all(axis=1)
+            if not finite.all():
+                row = split.rows.iloc[start + int(np.flatnonzero(~finite)[0])]
+                raise UserError(
+                    f"the feature of video '{row['video']}', frame {row['frame']} is not finite",
+                    where=f"the table, split {name}",
+                    mend="check the encoder's weights and precision, then build the table again",
+                )
+            sha.update(part.data)
+        sha.update(split.labels.numpy().data)
+        sha.update("\0".join(split.rows["video"].astype(str)).encode())
+    return sha.hexdigest()
+
+
+def check_trainable(split: Split, task: Task) -> None:
+    """Refuse training data that cannot make a head.
+
+    Raises:
+        UserError: no frame with a face, or a class that never occurs.
+    """
+    if len(split.labels) < 2:  # BatchNorm needs two
+        raise UserError(
+            f"{len(split.labels)} training frames of {task.name} have both a label and a face",
+            where=f"the {task.name} table",
+            mend="see the statuses in its rows.parquet; docs/outcomes.md explains them",
+        )
+    one_video = np.zeros(len(split.labels), np.int64)
+    shown = _shown_by_video(split.labels.numpy(), one_video, 1, task)[0]
+    for name, present in zip(task.targets, shown, strict=True):
+        if not present:
+            raise UserError(
+                f"no training frame shows {name}",
+                where=f"the {task.name} table, split train",
+                mend="add videos that show it: a head cannot learn what it never sees",
+            )
+
+
+def batches(rows: np.ndarray, size: int, seed: int, epoch: int) -> list[Tensor]:
+    """Row numbers of each batch, shuffled by seed and epoch alone.
+
+    A last batch of one row would have no variance for BatchNorm: it joins the one before.
+    """
+    order = torch.from_numpy(rows[np.random.default_rng((seed, epoch)).permutation(len(rows))])
+    starts = list(range(0, len(rows), size))
+    if len(starts) > 1 and len(rows) - starts[-1] == 1:
+        starts.pop()
+    return [order[a:b] for a, b in zip(starts, [*starts[1:], len(rows)], strict=True)]

@@ -1,0 +1,64 @@
+"""NumPy's Philox 4x64-10 in torch operations, so that a GPU draws the same dropout masks as a CPU.
+
+Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3". torch has no unsigned 64-bit
+arithmetic: int64 holds the same bits, products wrap, and shifts are masked to be logical.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LOW = 0xFFFFFFFF
+ROUNDS = 10
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
+KEY_STEPS = (_signed(0x9E3779B97F4A7C15), _signed(0xBB67AE8584CAA73B))
+
+
+def _shift(x: Tensor) -> Tensor:
+    """Upper 32 bits, as a number."""
+    return (x >> 32) & LOW
+
+
+def _multiply(constant: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    """High and low 64 bits of an unsigned product."""
+    low, high = constant & LOW, constant >> 32
+    x_low, x_high = x & LOW, _shift(x)
+    first = x_high * low + _shift(x_low * low)
+    second = x_low * high + (first & LOW)
+    return x_high * high + _shift(first) + _shift(second), x * _signed(constant)
+
+
+def philox_uint16(key: Tensor, counter: tuple[Tensor, Tensor, Tensor], count: int) -> Tensor:
+    """What ``np.random.Philox(key=key, counter=[0, *counter]).random_raw(...)`` gives as uint16.
+
+    Args:
+        key: (...) int64, not negative.
+        counter: its upper three words, each broadcastable to (...).
+        count: numbers for each key.
+
+    Returns:
+        (..., count) int32 from 0 to 65535.
+    """
+    blocks = -(-count // 16)
+    # NumPy raises the counter before it draws, so the first block has counter 1.
+    block = torch.arange(1, blocks + 1, device=key.device)
+    shape = torch.broadcast_shapes(key.shape, *(c.shape for c in counter))
+    c0 = block.expand(*shape, blocks)
+    c1, c2, c3 = (c.expand(shape)[..., None] for c in counter)
+    k0, k1 = key.expand(shape)[..., None], torch.zeros_like(key).expand(shape)[..., None]
+    for number in range(ROUNDS):
+        if number:
+            k0, k1 = k0 + KEY_STEPS[0], k1 + KEY_STEPS[1]
+        high0, low0 = _multiply(MULTIPLIERS[0], c0)
+        high1, low1 = _multiply(MULTIPLIERS[1], c2)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+    words = torch.stack(torch.broadcast_tensors(c0, c1, c2, c3), -1)
+    halves = words.contiguous().view(torch.int16).to(torch.int32) & 0xFFFF
+    return halves.reshape(*shape, blocks * 16)[..., :count]

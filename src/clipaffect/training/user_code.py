@@ -1,0 +1,54 @@
+"""Heads and losses from a file of the user's: ``my_head.py:ClassName``."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+from clipaffect.config.training import USER_FILE, Recipe
+from clipaffect.digest import file_digest
+from clipaffect.errors import UserError
+
+
+def load_class(reference: str, key: str) -> Any:
+    """The class that ``path.py:Name`` names.
+
+    Args:
+        reference: the setting's value; the path is relative to where Snakemake is called.
+        key: the setting, for messages.
+
+    Raises:
+        UserError: no such file or class, or the file fails when it is run.
+    """
+    path, name = _split(reference, key)
+    try:
+        found = runpy.run_path(str(path))
+    except Exception as error:  # whatever the user's code raises is theirs to mend
+        raise UserError(
+            f"the file fails when it is run: {type(error).__name__}: {error}",
+            where=path,
+            mend="run `python` on it; it must only define classes",
+        ) from None
+    if name not in found:
+        raise UserError(
+            f"there is no '{name}' in the file", where=path, mend=f"define it, or correct {key}"
+        )
+    return found[name]
+
+
+def user_code_digests(recipe: Recipe) -> dict[str, str]:
+    """sha256 of the files a recipe runs, by setting: a part of the work store's key."""
+    values = {"head": recipe.head, "loss": recipe.loss}
+    return {
+        key: file_digest(_split(value, f"training.{key}")[0])
+        for key, value in values.items()
+        if USER_FILE.fullmatch(value)
+    }
+
+
+def _split(reference: str, key: str) -> tuple[Path, str]:
+    path, _, name = reference.rpartition(":")
+    if not Path(path).is_file():
+        raise UserError("no such file", where=path, mend=f"correct {key}: {reference}")
+    return Path(path), name

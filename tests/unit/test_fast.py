@@ -1,0 +1,232 @@
+"""The hand-written and the stacked step against the autograd reference, in float64."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+from clipaffect.config.training import Recipe
+from clipaffect.tasks import AU, EXPR, Task
+from clipaffect.training.fast import FastLearner
+from clipaffect.training.head import Head
+from clipaffect.training.learner import ReferenceLearner, build_objective
+from clipaffect.training.objectives import build_risk
+from clipaffect.training.philox import philox_uint16
+from clipaffect.training.products import DenseProduct, LowRankProduct
+from clipaffect.training.risks import Cvar
+from clipaffect.training.stack import StackedStep
+from clipaffect.training.step import StepRecord
+from clipaffect.training.train_stack import FIELDS
+
+ROWS, INPUTS, STEPS = 200, 16, 20
+CASES: dict[str, dict[str, Any]] = {
+    "as recommended": {},
+    "sign": {"perturbation": "sign", "rho": 1e-3},
+    "without SAM": {"rho": 0.0},
+    "without dropout": {"dropout": 0.0},
+    "no hidden layer": {"hidden_layers": 0},
+    "focal": {"loss": "focal"},
+    "class balanced": {"loss": "class_balanced"},
+    "chi square": {"loss": "chi_square"},
+    "per sample": {"loss_over": "samples"},
+    "low rank": {"batch": 4},  # a twelfth of the width: perturbed weights are never written
+    "low rank, one layer": {"batch": 4, "hidden_layers": 1, "dropout": 0.0},
+}
+
+
+def data(task: Task, missing: bool = True) -> tuple[Tensor, Tensor]:
+    rng = np.random.default_rng(0)
+    features = torch.from_numpy(rng.normal(size=(ROWS, INPUTS)))
+    if task.multilabel:
+        labels = rng.integers(-1 if missing else 0, 2, (ROWS, 12))
+    else:
+        labels = rng.integers(0, 8, (ROWS, 1))
+    return features, torch.from_numpy(labels.astype(np.int8))
+
+
+def head(task: Task, recipe: Recipe, seed: int, dtype: torch.dtype = torch.float64) -> Head:
+    made = Head(INPUTS, len(task.targets), recipe.hidden_layers, recipe.width, seed)
+    return made.to(dtype).train()
+
+
+def fast(task: Task, recipe: Recipe, labels: Tensor, alpha: float, seed: int) -> FastLearner:
+    risk = build_risk(recipe, alpha, labels, task)
+    return FastLearner(head(task, recipe, seed), risk, task, recipe, seed)
+
+
+def rows(seed: int, step: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng((seed, step)).integers(0, ROWS, 29))
+
+
+def assert_alike(found: StepRecord, expected: StepRecord, bn_sign: bool = False) -> None:
+    for name, value in asdict(expected).items():
+        other = asdict(found)[name]
+        assert math.isnan(value) == math.isnan(other), name
+        # The sign of a gradient that is zero but for rounding (a bias before BatchNorm) is noise.
+        tolerance = 1e-3 if bn_sign and name in ("perturbation_norm",) else 1e-9
+        assert math.isnan(value) or other == pytest.approx(value, abs=tolerance), name
+
+
+@pytest.mark.parametrize("task", [EXPR, AU], ids=lambda t: t.name)
+@pytest.mark.parametrize("case", CASES)
+def test_fast_step_follows_the_reference(task: Task, case: str) -> None:
+    recipe = Recipe(width=32, **CASES[case])
+    x, y = data(task)
+    reference = ReferenceLearner(
+        head(task, recipe, 3), build_objective(recipe, 0.37, y, task), recipe, 3
+    )
+    learner = fast(task, recipe, y, 0.37, 3)
+    for step in range(STEPS):
+        at = rows(3, step)
+        found, expected = (
+            one.step(x[at], y[at], step, 1e-3, step % 3 == 0) for one in (learner, reference)
+        )
+        assert_alike(found, expected, bn_sign=case == "sign")
+    for name, value in reference.head_state().items():
+        assert torch.allclose(learner.head_state()[name], value, atol=1e-9), name
+    assert torch.allclose(learner.logits(x), reference.logits(x), atol=1e-9)
+
+
+@pytest.mark.parametrize("task", [EXPR, AU], ids=lambda t: t.name)
+@pytest.mark.parametrize("case", CASES)
+def test_stacked_step_follows_the_fast_step(task: Task, case: str) -> None:
+    recipe = Recipe(width=32, **CASES[case])
+    x, y = data(task)
+    pairs = [(0.5, 4), (1.0, 2), (0.37, 2)]
+    risk = build_risk(recipe, 1.0, y, task)
+    if isinstance(risk, Cvar):
+        risk = Cvar(torch.tensor([[alpha] for alpha, _ in pairs], dtype=torch.float64))
+    heads = [head(task, recipe, seed) for _, seed in pairs]
+    stack = StackedStep(heads, [s for _, s in pairs], risk, task, recipe, task is EXPR, "cpu")
+    stack.rate.fill_(1e-3)
+    alone = [fast(task, recipe, y, alpha, seed) for alpha, seed in pairs]
+    for step in range(STEPS):
+        at = torch.stack([rows(2, step), rows(4, step)])  # seeds in ascending order
+        records = stack.step(x[at], y[at], step % 3 == 0)
+        for k, (_, seed) in enumerate(pairs):
+            one = rows(seed, step)
+            expected = alone[k].step(x[one], y[one], step, 1e-3, step % 3 == 0)
+            found = StepRecord(**dict(zip(FIELDS, records[:, k].tolist(), strict=True)))
+            assert_alike(found, expected, bn_sign=case == "sign")
+    for k, learner in enumerate(alone):
+        state = stack.head_state(k)
+        assert state.keys() == learner.head_state().keys()
+        for name, value in learner.head_state().items():
+            assert torch.allclose(state[name].to(value.dtype), value, atol=1e-9), name
+        assert torch.allclose(stack.logits(x)[k], learner.logits(x), atol=1e-9)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("task", [EXPR, AU], ids=lambda t: t.name)
+def test_a_graph_on_a_gpu_follows_the_stack_on_the_cpu(task: Task) -> None:
+    from clipaffect.training.stack import graphed
+
+    recipe = Recipe(width=32)
+    x, y = data(task)
+    x = x.float()
+    stacks = []
+    for device in ("cpu", "cuda"):
+        levels = torch.tensor([[0.5], [1.0]], dtype=torch.float64, device=device)
+        heads = [head(task, recipe, 2, torch.float32) for _ in levels]
+        stacks.append(StackedStep(heads, [2, 2], Cvar(levels), task, recipe, task is EXPR, device))
+    step = graphed(stacks[1])
+    for number in range(10):
+        at, probe = rows(2, number)[None], number % 3 == 0
+        for stack in stacks:
+            stack.rate.fill_(1e-3)
+        on_cpu = stacks[0].step(x[at], y[at], probe)
+        on_gpu = step(x[at].cuda(), y[at].cuda(), probe).cpu()
+        assert torch.allclose(on_cpu, on_gpu, rtol=1e-3, atol=1e-4, equal_nan=True)
+
+
+@pytest.mark.parametrize("count", [1, 16, 17, 1000])
+def test_philox_in_torch_is_numpys(count: int) -> None:
+    keys = torch.tensor([0, 3, 2**31 - 1])
+    counter = (torch.tensor(2), torch.tensor(1), torch.tensor(2**40 + 7))
+    found = philox_uint16(keys, counter, count).numpy()
+    for row, key in zip(found, keys.tolist(), strict=True):
+        generator = np.random.Philox(key=key, counter=[0, 2, 1, 2**40 + 7])
+        assert (row == generator.random_raw(-(-count // 4)).view(np.uint16)[:count]).all()
+
+
+@pytest.mark.parametrize("task", [EXPR, AU], ids=lambda t: t.name)
+def test_rho_zero_is_torchs_fused_adamw_on_the_gradient_bit_for_bit(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(width=32, rho=0.0, weight_decay=0.01)
+    x, y = data(task)
+    learner = fast(task, recipe, y, 0.5, 0)
+    weights = torch.nn.Parameter(learner.weights.clone())
+    optimiser = torch.optim.AdamW([weights], lr=1e-3, weight_decay=0.01, fused=True)
+    gradients: list[Tensor] = []
+
+    def seen(parameters: list[Tensor], updates: list[Tensor], *rest: Any, **settings: Any) -> None:
+        gradients.insert(0, updates[0].clone())  # layers come from the last to the first
+        adamw(parameters, updates, *rest, **settings)
+
+    monkeypatch.setattr("clipaffect.training.fast.adamw", seen)
+    monkeypatch.setattr(FastLearner, "_ascend", None)  # there is no first pass to take
+    for step in range(3):
+        gradients.clear()
+        learner.step(x[rows(0, step)], y[rows(0, step)], step, 1e-3, False)
+        weights.grad = torch.cat(gradients)
+        optimiser.step()
+        assert torch.equal(learner.weights, weights.detach())
+
+
+def test_a_low_rank_product_is_the_dense_one() -> None:
+    rng = np.random.default_rng(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.from_numpy(rng.normal(size=shape))
+
+    weight, bias = draw(40, 30), draw(40)
+    dense, low = (
+        DenseProduct(weight, torch.zeros(40, 30).double(), False),
+        LowRankProduct(weight, False),
+    )
+    x, dz, again, d_again = draw(5, 30), draw(5, 40), draw(5, 30), draw(5, 40)
+    norms = []
+    for product in (dense, low):
+        product.begin()
+        product.forward(x, bias, False)
+        norms.append(product.first_gradient(x, dz))
+        product.perturb(0.3, False)
+    assert norms == pytest.approx([float((dz.T @ x).pow(2).sum())] * 2, rel=1e-12)
+    moved = weight + 0.3 * dz.T @ x
+    for product in (dense, low):
+        for inputs in (x, again):  # the first layer's inputs do not change between the passes
+            found = product.forward(inputs, bias + 1, True)
+            assert torch.allclose(found, inputs @ moved.T + bias + 1, atol=1e-12)
+        assert torch.allclose(product.backward(d_again, True), d_again @ moved, atol=1e-12)
+        assert torch.allclose(product.backward(d_again, False), d_again @ weight, atol=1e-12)
+
+
+def test_bf16_products_stay_near_float32() -> None:
+    x, y = data(EXPR)
+    norms = []
+    for products in ("fp32", "bf16"):
+        recipe = Recipe(width=32, products=products)
+        made = head(EXPR, recipe, 0, torch.float32)
+        learner = FastLearner(made, Cvar(0.5), EXPR, recipe, 0)
+        norms.append(learner.step(x.float(), y, 0, 1e-3, False).gradient_norm)
+    assert norms[0] != norms[1]
+    assert norms[1] == pytest.approx(norms[0], rel=0.02)
+
+
+def test_a_batch_in_which_nothing_is_annotated_moves_nothing_but_the_decay() -> None:
+    recipe = Recipe(width=32, weight_decay=0.0)
+    x, y = data(AU)
+    learner = fast(AU, recipe, y, 0.5, 0)
+    before = learner.weights.clone()
+    record = learner.step(x[:20], torch.full_like(y[:20], -1), 0, 1e-3, False)
+    assert torch.equal(learner.weights, before)
+    assert record.value == 0
+    assert math.isnan(record.mean_loss)

@@ -1,0 +1,110 @@
+"""Rows to train on: batches, held-out videos, incomplete rows, refused data."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from clipaffect.config.training import Recipe
+from clipaffect.errors import UserError
+from clipaffect.table import Split
+from clipaffect.tasks import AU, EXPR
+from clipaffect.training.data import (
+    batches,
+    check_trainable,
+    data_digest,
+    inner_rows,
+    training_data,
+)
+
+
+def split(labels: np.ndarray, videos: int = 6) -> Split:
+    rng = np.random.default_rng(0)
+    names = [f"v{k * videos // len(labels)}" for k in range(len(labels))]
+    rows = pd.DataFrame(
+        {"video": names, "person": [["_left", "_right"][k % 2] for k in range(len(labels))],
+         "frame": range(len(labels))}
+    )  # fmt: skip
+    features = torch.from_numpy(rng.normal(size=(len(labels), 5)).astype(np.float16))
+    return Split(rows, features, torch.from_numpy(labels.astype(np.int8)))
+
+
+EVERY_CLASS = np.arange(120)[:, None] % 8
+
+
+@pytest.mark.parametrize("rows", [1, 2, 16, 17, 33, 65])
+def test_batches_hold_every_row_once_and_never_one_row(rows: int) -> None:
+    chosen = np.arange(rows) * 3
+    parts = batches(chosen, 16, seed=0, epoch=0)
+    assert sorted(torch.cat(parts).tolist()) == chosen.tolist()
+    assert all(len(part) > 1 for part in parts) or rows == 1
+    assert not torch.equal(torch.cat(parts), torch.cat(batches(chosen, 16, 0, 1))) or rows < 3
+
+
+def test_held_out_videos_are_whole_and_show_every_class() -> None:
+    train = split(EVERY_CLASS)
+    held = inner_rows(train, EXPR, 0.34)
+    by_video = train.rows.assign(held=held).groupby("video")["held"].nunique()
+    assert (by_video == 1).all()
+    assert train.rows[held]["video"].nunique() == 2
+    for side in (held, ~held):
+        assert set(train.labels[torch.from_numpy(side), 0].tolist()) == set(range(8))
+    data = training_data(train, train, EXPR, Recipe(select_on="inner", inner_share=0.34))
+    assert sorted([*data.rows, *data.inner]) == list(range(120))
+    assert (data.inner == np.flatnonzero(held)).all()
+
+
+def test_no_choice_of_videos_is_an_error() -> None:
+    labels = EVERY_CLASS.copy()
+    labels[20:][labels[20:] == 3] = 2  # class 3 is in the first video alone: it must be trained on
+    held = inner_rows(split(labels), EXPR, 0.3)
+    assert not held[:20].any()
+    assert len(set(labels[held, 0])) == 7
+    for video in range(6):  # every video has a class of its own
+        labels[20 * video : 20 * video + 20] = video
+    with pytest.raises(UserError, match="leaves no frame of some class of EXPR to train on"):
+        inner_rows(split(labels % 8), EXPR, 0.3)
+
+
+def test_incomplete_rows_are_dropped_only_when_asked() -> None:
+    labels = np.random.default_rng(0).integers(0, 2, (40, 12))
+    labels[::4, 2] = -1
+    train = split(labels)
+    assert len(training_data(train, train, AU, Recipe()).rows) == 40
+    data = training_data(train, train, AU, Recipe(drop_incomplete_rows=True))
+    assert data.rows.tolist() == [k for k in range(40) if k % 4]
+    labels[:, 5] = -1
+    with pytest.raises(UserError, match="0 training frames have every unit annotated"):
+        training_data(split(labels), train, AU, Recipe(drop_incomplete_rows=True))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_feature_that_is_not_finite_is_named(value: float) -> None:
+    train = split(EVERY_CLASS)
+    train.features[37, 2] = value
+    with pytest.raises(UserError, match=r"video 'v1', frame 37 is not finite"):
+        data_digest(train, train)
+
+
+def test_the_digest_sees_features_labels_and_both_splits() -> None:
+    found = {data_digest(split(EVERY_CLASS), split(EVERY_CLASS))}
+    for side in range(2):
+        for change in ("features", "labels"):
+            splits = [split(EVERY_CLASS), split(EVERY_CLASS)]
+            getattr(splits[side], change)[5] += 1
+            found.add(data_digest(*splits))
+    assert len(found) == 5
+    assert data_digest(split(EVERY_CLASS), split(EVERY_CLASS)) in found
+
+
+def test_a_class_that_never_occurs_and_no_frame_at_all_are_refused() -> None:
+    with pytest.raises(UserError, match="no training frame shows Fear"):
+        check_trainable(split(np.where(EVERY_CLASS == 3, 2, EVERY_CLASS)), EXPR)
+    labels = np.ones((20, 12), int)
+    labels[:, 11] = [0, -1] * 10
+    with pytest.raises(UserError, match="no training frame shows AU26"):
+        check_trainable(split(labels), AU)
+    with pytest.raises(UserError, match="0 training frames of EXPR"):
+        check_trainable(split(EVERY_CLASS[:0]), EXPR)
