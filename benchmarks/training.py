@@ -251,8 +251,8 @@ def on_gpu(folder: Path) -> Figures:
     data = expression_data(folder)
     x, y = data.features.cuda(), data.labels.cuda()
     heads = [((k % 10 + 1) / 10, k // 10) for k in range(50)]
-    for batch in (32, 256):
-        stack = make_stack(data, EXPR, recipe(batch), heads, "cuda")
+    for batch, products in ((32, "fp32"), (256, "bf16")):
+        stack = make_stack(data, EXPR, recipe(batch, products), heads, "cuda")
         step = graphed(stack)
         orders = [batches(data.rows, batch, seed, 0) for seed in range(5)]
         at = [torch.stack(parts).cuda() for parts in zip(*orders, strict=True)][:60]

@@ -165,10 +165,13 @@ def check(config: Path) -> None:
     from clipaffect.dataset.aff_wild2 import scan_tree
     from clipaffect.dataset.index import describe, read_labels
     from clipaffect.encoders.load import check_encoder
+    from clipaffect.training.learner import check_user_code
 
     loaded = load_config(config)
     for name, encoder in loaded.encoders.items():
         check_encoder(encoder, name)
+    for recipe in loaded.training.recipes().values():
+        check_user_code(recipe)
     tree = scan_tree(loaded.data, loaded.training.tasks)
     labels = {task: read_labels(tree, task, None) for task in loaded.training.tasks}
     print(f"{config}: results go to results/{loaded.run}/, encoders {', '.join(loaded.encoders)}")

@@ -109,3 +109,13 @@ def test_check_and_run_name_an_encoders_mistake(tmp_path: Path) -> None:
     done = clipaffect("run", "-n", "--configfile", str(tmp_path / "d.yaml"))
     assert done.returncode == 2
     assert "did you mean 'training'" in done.stderr
+
+
+def test_check_loads_a_users_head(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("class Head:\n    pass\n")
+    (tmp_path / "c.yaml").write_text(
+        f"training: {{variants: {{mine: {{head: '{tmp_path}/mine.py:Heat'}}}}}}\n"
+    )
+    done = clipaffect("check", str(tmp_path / "c.yaml"))
+    assert done.returncode == 2
+    assert "there is no 'Heat' in the file" in done.stderr

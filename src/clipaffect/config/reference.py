@@ -49,6 +49,21 @@ mend:
 | a video annotated in both splits | its name and both files |
 | a file name that is not UTF-8, or has control characters | the name, escaped |
 | no annotation, or no annotated video, for a task | the folder and what was looked for |
+| an `alpha` outside (0, 1], a level or seed named twice | the key |
+
+Before any head is trained:
+
+| found | what is said |
+|---|---|
+| a feature that is not a number | the video and the frame |
+| shards embedded by two encoders, or two versions of one | the files |
+| no training frame with label and face, or none that shows a class or unit | task and class |
+| no frame with every unit annotated, under `drop_incomplete_rows` | the key |
+| too few videos to hold some out, under `select_on: inner` | the key |
+| a file of your own that is missing, fails, or gives logits of another shape | the file |
+
+A head whose loss stops being a number ends with the status `non_finite`; the others go on, and the
+report counts it. A head whose probabilities are nearly uniform is reported as collapsed.
 
 Rows beyond the last frame of a video are kept as `beyond_video` (the organisers count one frame
 more than common decoders in some videos). A video with fewer rows than frames is normal: frames

@@ -83,6 +83,18 @@ def build_objective(
     return UserObjective(load_class(recipe.loss, "training.loss")())
 
 
+def check_user_code(recipe: Recipe) -> None:
+    """Load the classes of the user's that a recipe names, before hours of other work.
+
+    Raises:
+        UserError: see ``load_class`` and ``build_head``.
+    """
+    if recipe.head != "mlp":
+        build_head(recipe, 16, 8, 0)
+    if recipe.loss not in LOSSES:
+        load_class(recipe.loss, "training.loss")()
+
+
 def evaluator(head: nn.Module) -> Callable[[Tensor], Tensor]:
     """Logits (B, targets) of a finished head; the MLP's BatchNorm is folded into its products."""
     if isinstance(head, Head):

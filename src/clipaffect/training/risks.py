@@ -179,7 +179,9 @@ class ClassBalanced:
     def __call__(self, losses: SingleLosses) -> Weighted:
         """See ``Risk``."""
         values = losses.values.detach()
-        table = self.table.to(values)
+        if self.table.device != values.device:  # once: a CUDA graph may not copy from the host
+            self.table = self.table.to(values.device)
+        table = self.table.to(values.dtype)
         classes = losses.labels.long().clamp(min=0)
         if len(table) == 1:
             weights = table[0][classes[..., 0]]
@@ -241,10 +243,10 @@ class ChiSquare:
         return Weighted(value.to(dtype), q.to(dtype), threshold.to(dtype))
 
 
-def _share(losses: SingleLosses, values: Tensor) -> Tensor:
+def _share(losses: SingleLosses, values: Tensor) -> Tensor | float:
     """1 / n for each annotated loss, (..., n) or a scalar."""
     if losses.known is None:
-        return values.new_tensor(1 / values.shape[-1])
+        return 1 / values.shape[-1]
     known = losses.known.to(values.dtype)
     return known / known.sum(-1, keepdim=True).clamp(min=1)
 

@@ -118,7 +118,7 @@ def train_heads(
             before = progress.done
             pieces[head] = store.get_or_make("heads", keys[head], make, keep_partial=True)
             progress.advance(before + recipe.epochs - progress.done)
-    _write_bundle(pieces, task, out)
+    _write_bundle(pieces, recipes, settings.device, task, out)
     if timings is not None:
         measured.write(timings)
 
@@ -180,7 +180,9 @@ def _train_stacks(
                 store.get_or_make("heads", keys[head], make)
 
 
-def _write_bundle(pieces: dict[HeadId, Path], task: Task, out: Path) -> None:
+def _write_bundle(
+    pieces: dict[HeadId, Path], recipes: dict[str, Recipe], device: str, task: Task, out: Path
+) -> None:
     weights: dict[str, torch.Tensor] = {}
     rows: list[dict[str, Any]] = []
     histories = []
@@ -188,7 +190,9 @@ def _write_bundle(pieces: dict[HeadId, Path], task: Task, out: Path) -> None:
         record = json.loads((piece / "record.json").read_text())
         history = read_frame(piece / "history.parquet")
         histories.append(history.assign(**head.columns()))
-        rows.append(head.columns() | record | _kept(history, record["kept_epoch"], task))
+        how = {"products": recipes[head.variant].products, "device": device}
+        kept = _kept(history, record["kept_epoch"], task)
+        rows.append(head.columns() | how | record | kept)
         state = load_file(piece / "head.safetensors")
         weights |= {f"{head.name}/{key}": value for key, value in state.items()}
     with whole_file(out / "heads.safetensors") as beside:
