@@ -171,7 +171,8 @@ def check(config: Path) -> None:
     for name, encoder in loaded.encoders.items():
         check_encoder(encoder, name)
     for recipe in loaded.training.recipes().values():
-        check_user_code(recipe)
+        for task in loaded.training.tasks:
+            check_user_code(recipe, TASKS[task], 768)  # CLIP ViT-L/14's dimension
     tree = scan_tree(loaded.data, loaded.training.tasks)
     labels = {task: read_labels(tree, task, None) for task in loaded.training.tasks}
     print(f"{config}: results go to results/{loaded.run}/, encoders {', '.join(loaded.encoders)}")

@@ -7,9 +7,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from clipaffect.config.training import Recipe
 from clipaffect.tasks import EXPR
-from clipaffect.training.cost import flop_per_sample
+from clipaffect.training.cost import executed_per_sample, flop_per_sample
+from clipaffect.training.fast import FastLearner
 from clipaffect.training.head import Head
 from clipaffect.training.learner import ReferenceLearner, build_objective
+from clipaffect.training.risks import Cvar
 
 
 def test_operations_are_what_torch_counts() -> None:
@@ -21,6 +23,22 @@ def test_operations_are_what_torch_counts() -> None:
         with FlopCounterMode(display=False) as counter:
             learner.step(torch.randn(10, 16), labels, 0, 1e-3, False)
         assert counter.get_total_flops() == 10 * flop_per_sample(recipe, 16, 8)
+
+
+def in_place(_: object, a: torch.Size, b: torch.Size, *rest: object, **settings: object) -> int:
+    """Operations of ``addmm_``, which torch's counter leaves out."""
+    return 2 * a[0] * a[1] * b[1]
+
+
+def test_the_fast_steps_operations_are_what_torch_counts() -> None:
+    for batch, rho in ((4, 0.1), (4, 0.0), (10, 0.1)):  # low rank; one pass; dense
+        recipe = Recipe(width=32, hidden_layers=3, rho=rho, dropout=0.0, batch=batch)
+        labels = torch.zeros(batch, 1, dtype=torch.int8)
+        learner = FastLearner(Head(64, 8, 3, 32).train(), Cvar(0.5), EXPR, recipe, 0)
+        also = {torch.ops.aten.addmm_: in_place}
+        with FlopCounterMode(display=False, custom_mapping=also) as counter:
+            learner.step(torch.randn(batch, 64), labels, 0, 1e-3, False)
+        assert counter.get_total_flops() == batch * executed_per_sample(recipe, 64, 8)
 
 
 def test_the_published_heads_figure() -> None:

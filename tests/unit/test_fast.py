@@ -193,6 +193,7 @@ def test_a_low_rank_product_is_the_dense_one() -> None:
         LowRankProduct(weight, False),
     )
     x, dz, again, d_again = draw(5, 30), draw(5, 40), draw(5, 30), draw(5, 40)
+    dz -= dz.mean(0)  # as behind a BatchNorm
     norms = []
     for product in (dense, low):
         product.begin()
@@ -209,11 +210,41 @@ def test_a_low_rank_product_is_the_dense_one() -> None:
         assert torch.allclose(product.backward(d_again, False), d_again @ weight, atol=1e-12)
 
 
-def test_bf16_products_stay_near_float32() -> None:
+@pytest.mark.parametrize("mean", [0.0, 30.0, 1000.0])
+def test_a_low_rank_step_keeps_float32s_precision_where_gradients_cancel(mean: float) -> None:
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.normal(size=(32, 256)) + mean)
+    y = torch.from_numpy(rng.integers(0, 8, (32, 1)).astype(np.int8))
+    found = []
+    for batch, dtype in ((32, torch.float32), (32, torch.float64), (64, torch.float64)):
+        recipe = Recipe(width=256, hidden_layers=2, batch=batch, dropout=0.0)
+        made = Head(256, 8, 2, 256, 1).to(dtype).train()
+        learner = FastLearner(made, Cvar(0.5), EXPR, recipe, 0)
+        found.append(learner.step(x.to(dtype), y, 0, 1e-3, True))
+    low32, low64, dense = found
+    assert low64.gradient_norm == pytest.approx(dense.gradient_norm, rel=1e-9)
+    assert low64.sharpness == pytest.approx(dense.sharpness, rel=1e-6)
+    # the products themselves lose digits to the mean, in either form
+    tolerance = 1e-5 * max(1.0, mean / 10)
+    assert low32.gradient_norm == pytest.approx(dense.gradient_norm, rel=tolerance)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_batch_of_one_picture_repeated_is_no_error(seed: int) -> None:
+    recipe = Recipe(width=256, hidden_layers=3, batch=4)
+    x = torch.from_numpy(np.random.default_rng(seed).normal(size=(1, 256)) * 10).float()
+    made = Head(256, 8, 3, 256, seed).train()
+    learner = FastLearner(made, Cvar(0.5), EXPR, recipe, seed)
+    record = learner.step(x.repeat(4, 1), torch.zeros(4, 1, dtype=torch.int8), 0, 1e-3, True)
+    assert math.isfinite(record.gradient_norm)
+
+
+@pytest.mark.parametrize("batch", [4, 64])
+def test_bf16_products_stay_near_float32(batch: int) -> None:
     x, y = data(EXPR)
     norms = []
     for products in ("fp32", "bf16"):
-        recipe = Recipe(width=32, products=products)
+        recipe = Recipe(width=32, products=products, batch=batch)
         made = head(EXPR, recipe, 0, torch.float32)
         learner = FastLearner(made, Cvar(0.5), EXPR, recipe, 0)
         norms.append(learner.step(x.float(), y, 0, 1e-3, False).gradient_norm)

@@ -18,17 +18,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from clipaffect.config.training import Recipe, Training
+from clipaffect.config.training import Cvar, Recipe, Training
 from clipaffect.errors import UserError
 from clipaffect.evaluation.metrics import f1_per_target
 from clipaffect.store import Store
 from clipaffect.table import Split
 from clipaffect.tables import read_frame, write_frame
 from clipaffect.tasks import AU, EXPR, Task
+from clipaffect.training import train_stack as train_stack_module
+from clipaffect.training.cost import Timings
 from clipaffect.training.data import TrainingData, training_data
-from clipaffect.training.history import is_collapsed, is_probe
+from clipaffect.training.history import is_collapsed, probe_steps, spread
 from clipaffect.training.learner import evaluator
-from clipaffect.training.stage import HeadId, load_heads, train_heads
+from clipaffect.training.stage import HeadId, load_heads, train_heads, train_stacks
 from clipaffect.training.train import TrainedHead, train_head
 from clipaffect.training.train_stack import train_stack
 
@@ -199,11 +201,18 @@ def test_a_loss_that_is_not_finite_stops_that_head_alone(tmp_path: Path) -> None
     assert set(found) == set(heads.index[heads["status"] == "ok"])
 
 
-def test_features_that_overflow_end_the_head_in_its_first_epoch(tmp_path: Path) -> None:
-    rows, recipe = data()
+@pytest.mark.parametrize(
+    "recipe",
+    [{}, {"cvar": Cvar(gradient="published")}, {"loss": "focal"}, {"loss": "class_balanced"},
+     {"loss": "chi_square"}],
+)  # fmt: skip
+def test_features_that_overflow_end_the_head_in_its_first_epoch(
+    tmp_path: Path, recipe: dict[str, Any]
+) -> None:
+    rows, changed = data(**recipe)
     huge = TrainingData(rows.features.float() * 1e38, rows.labels, rows.rows, rows.inner,
                         rows.validation)  # fmt: skip
-    found = train_head(huge, EXPR, recipe, 1.0, 0, tmp_path)
+    found = train_head(huge, EXPR, changed, 0.5, 0, tmp_path)
     assert found.status == "non_finite"
     assert [row["epoch"] for row in found.history] == [1]
 
@@ -270,8 +279,12 @@ def test_a_uniform_head_is_called_collapsed() -> None:
 
 
 def test_sharpness_is_measured_at_a_few_steps() -> None:
-    assert sum(is_probe(step, 1000) for step in range(1000)) == 8
-    assert all(is_probe(step, 5) for step in range(5))
+    for steps in (8, 12, 15, 23, 1000, 1007, 18291):
+        assert len(probe_steps(steps)) == 8
+    assert probe_steps(5) == set(range(5))
+    rows = spread(4096, 8191)
+    assert len(rows) == 4096
+    assert (rows[0], rows[-1]) == (0, 8190)
 
 
 @pytest.mark.parametrize("task", [EXPR, AU], ids=lambda t: t.name)
@@ -292,25 +305,85 @@ def test_a_stack_trains_what_each_head_trains_alone(tmp_path: Path, task: Task) 
         assert found.weights.keys() == alone.weights.keys()
 
 
-def test_a_stack_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+def test_a_stack_goes_on_from_its_checkpoint_also_after_a_head_failed(tmp_path: Path) -> None:
     rows, recipe = data()
     pairs = [(0.5, 1), (1.0, 0)]
-    for name in ("whole", "killed"):
-        (tmp_path / name).mkdir()
-    whole = train_stack(rows, EXPR, recipe, pairs, "cpu", tmp_path / "whole")
-    calls = []
+    make = train_stack_module.make_stack
+
+    def poisoned(*arguments: Any) -> Any:
+        stack = make(*arguments)
+        step = stack.step
+
+        def broken(features: torch.Tensor, labels: torch.Tensor, probe: bool) -> torch.Tensor:
+            if int(stack.number) == 8:  # in the second epoch of six steps
+                stack.weights[0, 0] = torch.nan
+            return step(features, labels, probe)
+
+        stack.step = broken
+        return stack
 
     def stop() -> None:
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) == 3:
             raise Killed
 
+    for bad in (False, True):
+        calls: list[int] = []
+        with pytest.MonkeyPatch.context() as patch:
+            if bad:
+                patch.setattr(train_stack_module, "make_stack", poisoned)
+            folders = [tmp_path / f"{name}{bad}" for name in ("whole", "killed")]
+            for folder in folders:
+                folder.mkdir()
+            whole = train_stack(rows, EXPR, recipe, pairs, "cpu", folders[0])
+            with pytest.raises(Killed):
+                train_stack(rows, EXPR, recipe, pairs, "cpu", folders[1], stop)
+            resumed = train_stack(rows, EXPR, recipe, pairs, "cpu", folders[1])
+        assert [head.status for head in whole] == ["non_finite" if bad else "ok", "ok"]
+        for a, b in zip(whole, resumed, strict=True):
+            assert same(a.weights, b.weights)
+            assert json.dumps(a.history) == json.dumps(b.history)
+            assert a.status == b.status
+    assert [row["epoch"] for row in resumed[0].history] == [1, 2]
+    assert [row["epoch"] for row in resumed[1].history] == [1, 2, 3, 4]
+
+
+def test_a_stack_is_stored_head_by_head_and_survives_a_kill_between_them(tmp_path: Path) -> None:
+    rows, recipe = data()
+    store = Store(tmp_path / "store")
+    heads = [HeadId("", 0.5, 0), HeadId("", 1.0, 0), HeadId("", 1.0, 1)]
+    keys = {head: {"version": 0, "head": head.name} for head in heads}
+    arguments = (keys, {"": rows}, EXPR, {"": recipe}, store)
+    epochs: list[int] = []
+    make = store.get_or_make
+
+    def killed(kind: str, key: dict[str, Any], write: Any) -> Path:
+        if key == keys[heads[1]]:
+            raise Killed
+        return make(kind, key, write)
+
+    store.get_or_make = killed  # type: ignore[method-assign,assignment]
     with pytest.raises(Killed):
-        train_stack(rows, EXPR, recipe, pairs, "cpu", tmp_path / "killed", stop)
-    resumed = train_stack(rows, EXPR, recipe, pairs, "cpu", tmp_path / "killed")
-    for a, b in zip(whole, resumed, strict=True):
-        assert same(a.weights, b.weights)
-        assert json.dumps(a.history) == json.dumps(b.history)
+        train_stacks("cpu", *arguments, Timings(EXPR, 6), epochs.append)
+    assert len(list((tmp_path / "store/stacks").glob("*/*.part"))) == 1
+    store.get_or_make = make  # type: ignore[method-assign]
+    measured = Timings(EXPR, 6)
+    train_stacks("cpu", *arguments, measured, epochs.append)
+    assert measured.samples == 0, "the finished stack was stored, not trained again"
+    assert all(store.has("heads", key) for key in keys.values())
+    assert not list((tmp_path / "store/stacks").glob("*/*.part"))
+    more = keys | {HeadId("", 0.5, 1): {"version": 0, "head": "another"}}
+    train_stacks("cpu", more, *arguments[1:], measured, epochs.append)
+    assert measured.samples == recipe.epochs * len(rows.rows), "only the new head"
+
+
+def test_training_on_a_gpu_that_is_not_there(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    table = write_table(tmp_path / "table")
+    settings = GRID.model_copy(update={"device": "cuda"})
+    with pytest.raises(UserError, match="torch finds no GPU"):
+        train_heads(table, "EXPR", settings, 0, Store(tmp_path / "s"), tmp_path / "out")
 
 
 USER_CODE = """
@@ -340,12 +413,42 @@ class Smooth:
         return functional.cross_entropy(logits, labels[:, 0].long(), label_smoothing=0.1)
 
 
+class Empty(nn.Identity):
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, features):
+        return features.repeat(1, 4)[:, :self.outputs]
+
+
+class Vector:
+    def __call__(self, logits, labels):
+        return functional.cross_entropy(logits, labels[:, 0].long(), reduction="none")
+
+
+class Number:
+    def __call__(self, logits, labels):
+        return 1.0
+
+
+class Needs:
+    def __init__(self, weight):
+        pass
+
+
+class Noisy:
+    def __call__(self, logits, labels):
+        noise = torch.randn_like(logits)
+        return functional.cross_entropy(logits + noise, labels[:, 0].long())
+
+
 class Broken:
     calls = 0
 
     def __call__(self, logits, labels):
         Broken.calls += 1  # three a step with its probe; an epoch has 6 steps here
-        return logits.sum() * (float("inf") if Broken.calls > 20 else 1.0)
+        return logits.sum() * (float("inf") if Broken.calls > 23 else 1.0)
 """
 
 
@@ -388,6 +491,37 @@ def test_a_users_head_and_loss_are_trained_resumed_and_loaded(tmp_path: Path) ->
         assert torch.equal(saved[f"thin,seed=0/{name}"], value)
 
 
+def test_a_users_loss_that_draws_is_reproducible(tmp_path: Path) -> None:
+    loss = f"{write_loss(tmp_path)}:Noisy"
+    first, again = (trained(tmp_path / name, loss=loss) for name in ("a", "b"))
+    assert same(first.weights, again.weights)
+
+
+@pytest.mark.parametrize("at", ["head.safetensors", "history.parquet", "record.json"])
+def test_a_kill_while_a_piece_is_written_costs_no_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    table, store = write_table(tmp_path / "table"), Store(tmp_path / "store")
+    train_heads(table, "EXPR", GRID, 0, Store(tmp_path / "whole"), tmp_path / "a")
+    replace = Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        if Path(target).name == at:
+            raise Killed
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(Killed):
+            train_heads(table, "EXPR", GRID, 0, store, tmp_path / "b")
+    timings = tmp_path / "timings.json"
+    train_heads(table, "EXPR", GRID, 0, store, tmp_path / "b", timings)
+    per_head = 4 * 86  # epochs, rows
+    assert json.loads(timings.read_text())["samples"] == 3 * per_head
+    for name in ("heads.safetensors", "history.parquet"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
 def test_an_edited_file_trains_again(tmp_path: Path) -> None:
     path = write_loss(tmp_path)
     table, store = write_table(tmp_path / "table"), Store(tmp_path / "store")
@@ -407,19 +541,28 @@ def test_an_edited_file_trains_again(tmp_path: Path) -> None:
     [
         ("absent.py:Thin", "no such file"),
         ("mine.py:Missing", "there is no 'Missing' in the file"),
-        ("mine.py:Wrong", r"shape \(2, 3\), not \(2, 8\)"),
+        ("mine.py:Wrong", r"shape \(4, 3\), not \(4, 8\)"),
         ("broken.py:Thin", "the file fails when it is run: ZeroDivisionError"),
         ("mine.py:Smooth", "TypeError"),
+        ("mine.py:Empty", "empty parameter list"),
+        ("mine.py:Vector", "scalar"),
+        ("mine.py:Number", "EXPR: AttributeError"),
+        ("mine.py:Needs", "EXPR: TypeError"),
     ],
 )
-def test_user_code_that_cannot_be_used(
+def test_user_code_that_cannot_be_used_is_refused_before_any_head(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: str, words: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_loss(tmp_path)
     (tmp_path / "broken.py").write_text("1 / 0\n")
+    is_loss = reference.split(":")[1] in ("Vector", "Number", "Needs")
+    bad = {"loss" if is_loss else "head": reference}
+    settings = GRID.model_copy(update={"variants": {"bad": bad}})
+    store = tmp_path / "store"
     with pytest.raises(UserError, match=words):
-        trained(tmp_path / "x", head=reference)
+        train_heads(write_table(tmp_path / "t"), "EXPR", settings, 0, Store(store), tmp_path / "o")
+    assert not store.exists()
 
 
 def test_names_of_heads() -> None:

@@ -45,7 +45,7 @@ def test_batches_hold_every_row_once_and_never_one_row(rows: int) -> None:
 
 def test_held_out_videos_are_whole_and_show_every_class() -> None:
     train = split(EVERY_CLASS)
-    held = inner_rows(train, EXPR, 0.34)
+    held = inner_rows(train, np.ones(120, bool), EXPR, 0.34)
     by_video = train.rows.assign(held=held).groupby("video")["held"].nunique()
     assert (by_video == 1).all()
     assert train.rows[held]["video"].nunique() == 2
@@ -59,13 +59,14 @@ def test_held_out_videos_are_whole_and_show_every_class() -> None:
 def test_no_choice_of_videos_is_an_error() -> None:
     labels = EVERY_CLASS.copy()
     labels[20:][labels[20:] == 3] = 2  # class 3 is in the first video alone: it must be trained on
-    held = inner_rows(split(labels), EXPR, 0.3)
+    every = np.ones(120, bool)
+    held = inner_rows(split(labels), every, EXPR, 0.3)
     assert not held[:20].any()
     assert len(set(labels[held, 0])) == 7
     for video in range(6):  # every video has a class of its own
         labels[20 * video : 20 * video + 20] = video
     with pytest.raises(UserError, match="leaves no frame of some class of EXPR to train on"):
-        inner_rows(split(labels % 8), EXPR, 0.3)
+        inner_rows(split(labels % 8), every, EXPR, 0.3)
 
 
 def test_incomplete_rows_are_dropped_only_when_asked() -> None:
@@ -76,8 +77,23 @@ def test_incomplete_rows_are_dropped_only_when_asked() -> None:
     data = training_data(train, train, AU, Recipe(drop_incomplete_rows=True))
     assert data.rows.tolist() == [k for k in range(40) if k % 4]
     labels[:, 5] = -1
-    with pytest.raises(UserError, match="0 training frames have every unit annotated"):
+    with pytest.raises(UserError, match="0 training frames of AU") as error:
         training_data(split(labels), train, AU, Recipe(drop_incomplete_rows=True))
+    assert "drop_incomplete_rows" in str(error.value)
+
+
+def test_a_unit_that_only_incomplete_rows_show_is_refused_when_they_are_dropped() -> None:
+    labels = np.random.default_rng(0).integers(0, 2, (120, 12))
+    labels[labels[:, 3] == 1, 7] = -1
+    with pytest.raises(UserError, match="no training frame shows AU6"):
+        training_data(split(labels), split(labels), AU, Recipe(drop_incomplete_rows=True))
+    labels[20:, 7] = np.where(labels[20:, 3] == 1, -1, 1)
+    labels[:20, 7] = np.arange(20) % 2  # the first video alone has complete rows with AU6
+    recipe = Recipe(drop_incomplete_rows=True, select_on="inner", inner_share=0.34)
+    data = training_data(split(labels), split(labels), AU, recipe)
+    assert (labels[data.rows] >= 0).all()
+    assert (labels[data.rows, 3] == 1).any()
+    assert data.inner.min() >= 20
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -101,10 +117,10 @@ def test_the_digest_sees_features_labels_and_both_splits() -> None:
 
 def test_a_class_that_never_occurs_and_no_frame_at_all_are_refused() -> None:
     with pytest.raises(UserError, match="no training frame shows Fear"):
-        check_trainable(split(np.where(EVERY_CLASS == 3, 2, EVERY_CLASS)), EXPR)
+        check_trainable(np.where(EVERY_CLASS == 3, 2, EVERY_CLASS), EXPR)
     labels = np.ones((20, 12), int)
     labels[:, 11] = [0, -1] * 10
     with pytest.raises(UserError, match="no training frame shows AU26"):
-        check_trainable(split(labels), AU)
+        check_trainable(labels, AU)
     with pytest.raises(UserError, match="0 training frames of EXPR"):
-        check_trainable(split(EVERY_CLASS[:0]), EXPR)
+        check_trainable(EVERY_CLASS[:0], EXPR)

@@ -127,6 +127,12 @@ class Recipe(Section):
         0.2, gt=0, lt=1, description="`inner`: share of the training videos held out."
     )
 
+    @model_validator(mode="after")
+    def _balances_units(self) -> Self:
+        if self.loss == "class_balanced" and self.loss_over == "samples":
+            raise ValueError("'loss' class_balanced weighs single units: set loss_over: elements")
+        return self
+
     @property
     def has_user_code(self) -> bool:
         """Whether the head or the loss comes from a file of the user's."""

@@ -58,7 +58,7 @@ def score_schema(task: Task) -> pa.Schema:
 def _read_splits(table: Path, task: Task) -> tuple[Split, Split]:
     """The training and validation split of a table, both fit for use."""
     train, validation = (read_split(table, task, split) for split in ("train", "validation"))
-    check_trainable(train, task)
+    check_trainable(train.labels.numpy(), task)
     if not len(validation.labels):
         raise UserError(
             f"no validation frame of {task.name} has both a label and a face",

@@ -15,10 +15,11 @@ import torch
 from clipaffect.config.training import Recipe
 from clipaffect.tables import write_text
 from clipaffect.tasks import Task
+from clipaffect.training.products import is_low_rank
 
 
 def flop_per_sample(recipe: Recipe, inputs: int, outputs: int) -> int:
-    """Floating-point operations of the MLP's matrix products for one frame and step.
+    """Floating-point operations of the MLP's matrix products for one frame and step, as described.
 
     Forward and weight gradient cost 2 a weight each, the gradient at a layer's inputs as much
     except for the first layer; SAM takes two passes.
@@ -27,6 +28,23 @@ def flop_per_sample(recipe: Recipe, inputs: int, outputs: int) -> int:
     products = [a * b for a, b in itertools.pairwise(sizes)]
     one_pass = 2 * (2 * sum(products) + sum(products[1:]))
     return one_pass * (2 if recipe.rho > 0 else 1)
+
+
+def executed_per_sample(recipe: Recipe, inputs: int, outputs: int) -> int:
+    """What the fast step really executes: less, where SAM's perturbation is of low rank.
+
+    Such a layer of a inputs and b outputs saves the first pass's weight gradient (and the first
+    layer its second product) and takes products with the B frames instead: x x' and dz dz', then
+    (x2 x') dz, and but for the first layer (dz2 dz') x.
+    """
+    saved = 0
+    for layer in range(recipe.hidden_layers):
+        a, b = inputs if layer == 0 else recipe.width, recipe.width
+        if is_low_rank(recipe, b, a):
+            first = layer == 0
+            saved += 2 * a * b * (2 if first else 1)
+            saved -= 2 * recipe.batch * (a + b) * (2 if first else 3)
+    return flop_per_sample(recipe, inputs, outputs) - saved
 
 
 def matrix_peak(dtype: torch.dtype, device: str = "cpu", size: int = 1024) -> float:
@@ -59,12 +77,13 @@ class Timings:
         self.samples += samples
         self.seconds += seconds
         self.counts_flop &= recipe.head == "mlp"
-        self.flop += samples * flop_per_sample(recipe, self.inputs, len(self.task.targets))
+        self.flop += samples * executed_per_sample(recipe, self.inputs, len(self.task.targets))
 
     def write(self, path: Path) -> None:
-        """Write ``samples_per_second`` and ``share_of_matrix_peak`` (float32, one thread).
+        """Write ``samples_per_second`` and ``share_of_matrix_peak``: executed, float32, one thread.
 
-        Null where every head came from the work store, or a head is not the MLP.
+        Of the training steps alone. Null where every head came from the work store, or a head is
+        not the MLP.
         """
         trained = self.seconds > 0
         share = None

@@ -42,31 +42,27 @@ def training_data(train: Split, validation: Split, task: Task, recipe: Recipe) -
 
     Raises:
         UserError: no held-out choice of whole videos leaves every class to train on, or
-            ``drop_incomplete_rows`` leaves too few frames.
+            ``drop_incomplete_rows`` leaves too few frames or a class that never occurs.
     """
-    rows = np.arange(len(train.labels))
-    inner = np.zeros(0, rows.dtype)
-    if recipe.select_on == "inner":
-        held = inner_rows(train, task, recipe.inner_share)
-        rows, inner = np.flatnonzero(~held), np.flatnonzero(held)
+    usable = np.ones(len(train.labels), bool)
     if task.multilabel and recipe.drop_incomplete_rows:
-        complete = (train.labels.numpy()[rows] != NOT_ANNOTATED).all(axis=1)
-        rows = rows[complete]
-        if len(rows) < 2:
-            raise UserError(
-                f"{len(rows)} training frames have every unit annotated",
-                where="training.drop_incomplete_rows",
-                mend="set it to false: then only the units that are not annotated are left out",
-            )
+        usable = (train.labels.numpy() != NOT_ANNOTATED).all(axis=1)
+        if not usable.all():
+            where = "the frames with every unit annotated (training.drop_incomplete_rows)"
+            check_trainable(train.labels.numpy()[usable], task, where)
+    held = np.zeros(len(train.labels), bool)
+    if recipe.select_on == "inner":
+        held = inner_rows(train, usable, task, recipe.inner_share)
+    rows, inner = np.flatnonzero(usable & ~held), np.flatnonzero(held)
     return TrainingData(train.features, train.labels, rows, inner, validation)
 
 
-def inner_rows(train: Split, task: Task, share: float) -> np.ndarray:
+def inner_rows(train: Split, usable: np.ndarray, task: Task, share: float) -> np.ndarray:
     """(N,) bool: frames of the whole source videos that are held out.
 
     ``_left`` and ``_right`` are two people of one video, so both go with it. The draw is the same
-    for every head: it does not depend on the head's seed. Of many draws that leave every class to
-    train on, the first that holds out the most classes is taken.
+    for every head: it does not depend on the head's seed. Of many draws that leave every class in
+    the ``usable`` frames to train on, the first that holds out the most classes is taken.
 
     Raises:
         UserError: no draw leaves every class to train on.
@@ -74,13 +70,15 @@ def inner_rows(train: Split, task: Task, share: float) -> np.ndarray:
     names, code = np.unique(train.rows["video"].to_numpy().astype(str), return_inverse=True)
     count = max(1, round(share * len(names)))
     rng = np.random.default_rng(0)
-    shows = _shown_by_video(train.labels.numpy(), code, len(names), task)
+    labels = train.labels.numpy()
+    shows = _shown_by_video(labels, code, len(names), task)
+    teaches = _shown_by_video(labels[usable], code[usable], len(names), task)
     best, most = None, 0
     for _ in range(DRAWS):
         held = np.zeros(len(names), bool)
         held[rng.permutation(len(names))[:count]] = True
         classes = int(shows[held].any(axis=0).sum())
-        if shows[~held].any(axis=0).all() and classes > most:
+        if teaches[~held].any(axis=0).all() and classes > most:
             best, most = held, classes
             if most == len(task.targets):
                 break
@@ -128,25 +126,26 @@ def data_digest(train: Split, validation: Split) -> str:
     return sha.hexdigest()
 
 
-def check_trainable(split: Split, task: Task) -> None:
-    """Refuse training data that cannot make a head.
+def check_trainable(labels: np.ndarray, task: Task, where: str = "") -> None:
+    """Refuse training labels (N, 1 or 12) that cannot make a head.
 
     Raises:
-        UserError: no frame with a face, or a class that never occurs.
+        UserError: no frame with a face, or a class that never occurs; ``where`` names which frames
+            were looked at.
     """
-    if len(split.labels) < 2:  # BatchNorm needs two
+    where = where or f"the {task.name} table, split train"
+    if len(labels) < 2:  # BatchNorm needs two
         raise UserError(
-            f"{len(split.labels)} training frames of {task.name} have both a label and a face",
-            where=f"the {task.name} table",
+            f"{len(labels)} training frames of {task.name} have both a label and a face",
+            where=where,
             mend="see the statuses in its rows.parquet; docs/outcomes.md explains them",
         )
-    one_video = np.zeros(len(split.labels), np.int64)
-    shown = _shown_by_video(split.labels.numpy(), one_video, 1, task)[0]
+    shown = _shown_by_video(labels, np.zeros(len(labels), np.int64), 1, task)[0]
     for name, present in zip(task.targets, shown, strict=True):
         if not present:
             raise UserError(
                 f"no training frame shows {name}",
-                where=f"the {task.name} table, split train",
+                where=where,
                 mend="add videos that show it: a head cannot learn what it never sees",
             )
 

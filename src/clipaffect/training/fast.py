@@ -29,18 +29,22 @@ from clipaffect.tasks import NOT_ANNOTATED, Task
 from clipaffect.training.head import DropoutMasks, Head
 from clipaffect.training.learner import BETAS, EPSILON, evaluator
 from clipaffect.training.losses import logit_gradient, single_losses
-from clipaffect.training.products import DenseProduct, LowRankProduct, square_norm
+from clipaffect.training.products import (
+    DenseProduct,
+    LowRankProduct,
+    Product,
+    is_low_rank,
+    square_norm,
+)
 from clipaffect.training.risks import Risk, Weighted
 from clipaffect.training.step import TINY, StepRecord
-
-LOW_RANK_BELOW = 1 / 6  # batch over width; above it the dense form is faster (measured at 768)
 
 
 @dataclass
 class _Layer:
     """One layer: its product, and views of its vectors [bias, (scale, shift)] in each role."""
 
-    product: DenseProduct | LowRankProduct
+    product: Product
     own: list[Tensor]
     moved: list[Tensor]  # the first pass's gradient, then w + epsilon
     update: list[Tensor]  # [weight, bias, ...] of the gradient that AdamW is given
@@ -102,7 +106,7 @@ class FastLearner:
                 parameter.data = view
             self.layers.append(
                 _Layer(
-                    self._product(own[0], moved[0]),
+                    self._product(own[0], moved[0], norm is not None),
                     own[1:],
                     moved[1:],
                     _views(update[:size], group),
@@ -117,10 +121,9 @@ class FastLearner:
         self.complete = False
         self._logits: Callable[[Tensor], Tensor] | None = None
 
-    def _product(self, weight: Tensor, buffer: Tensor) -> DenseProduct | LowRankProduct:
-        recipe, bf16 = self.recipe, self.recipe.products == "bf16"
-        small = recipe.batch < LOW_RANK_BELOW * min(weight.shape)
-        if recipe.perturbation == "l2" and small:
+    def _product(self, weight: Tensor, buffer: Tensor, has_norm: bool) -> Product:
+        bf16 = self.recipe.products == "bf16"
+        if has_norm and is_low_rank(self.recipe, *weight.shape):
             return LowRankProduct(weight, bf16)
         return DenseProduct(weight, buffer, bf16)
 

@@ -37,9 +37,14 @@ def learning_rate(recipe: Recipe, epoch: int) -> float:
     return float(low + (high - low) * fall)
 
 
-def is_probe(step: int, steps: int) -> bool:
-    """Whether the sharpness is measured at this step of an epoch."""
-    return step % max(1, steps // PROBES) == 0
+def spread(count: int, size: int) -> np.ndarray:
+    """At most ``count`` of ``size`` positions, evenly spread."""
+    return np.unique(np.linspace(0, size - 1, count).astype(np.int64)) if size else np.arange(0)
+
+
+def probe_steps(steps: int) -> set[int]:
+    """The steps of an epoch at which the sharpness is measured."""
+    return set(spread(PROBES, steps).tolist())
 
 
 def summarise(records: list[StepRecord]) -> Row:
@@ -58,44 +63,51 @@ def mean_of(values: np.ndarray) -> float:
 
 
 def probabilities(logits: Logits, features: Tensor, rows: np.ndarray, task: Task) -> np.ndarray:
-    """(len(rows), targets): softmax over classes, or sigmoid of each unit."""
+    """(..., len(rows), targets): softmax over classes, or sigmoid of each unit.
+
+    ``logits`` maps (n, d) to (..., n, targets): one head, or a stack of them.
+    """
     index = torch.from_numpy(rows)
-    parts = []
+    parts = [logits(features[:0].float())]  # no rows still have a shape
     for start in range(0, len(rows), ROWS_AT_ONCE):
         batch = features[index[start : start + ROWS_AT_ONCE]].float()
-        found = logits(batch)
-        parts.append(torch.sigmoid(found) if task.multilabel else torch.softmax(found, -1))
-    return torch.cat(parts).numpy()
+        parts.append(logits(batch))
+    found = torch.cat(parts, dim=-2)
+    return (torch.sigmoid(found) if task.multilabel else torch.softmax(found, -1)).numpy()
 
 
-def macro_f1(
-    logits: Logits, features: Tensor, labels: Tensor, rows: np.ndarray, task: Task
-) -> float:
-    """The challenge's score on some rows; NaN if there are none."""
-    if not len(rows):
-        return float("nan")
-    decisions = decide(probabilities(logits, features, rows, task), task)
-    return float(f1_per_target(labels.numpy()[rows], decisions, task).mean())
+def watch(logits: Logits, data: TrainingData, task: Task) -> list[np.ndarray]:
+    """Probabilities after an epoch on a sample of the training rows, inner and validation rows."""
+    sample = data.rows[spread(SAMPLE, len(data.rows))]
+    every = np.arange(len(data.validation.labels))
+    return [
+        probabilities(logits, data.features, sample, task),
+        probabilities(logits, data.features, data.inner, task),
+        probabilities(logits, data.validation.features, every, task),
+    ]
 
 
-def watch(logits: Logits, data: TrainingData, task: Task) -> Row:
-    """Scores of a head after an epoch, in evaluation mode.
+def judge(data: TrainingData, task: Task, watched: list[np.ndarray]) -> Row:
+    """What an epoch's row says of one head's probabilities, as ``watch`` gives them.
 
     ``validation_macro_f1`` is kept only to show how far the best epoch on validation, an
     optimistic figure, lies above the honest one; nothing is chosen by it.
     """
-    sample = data.rows[:: max(1, len(data.rows) // SAMPLE)][:SAMPLE]
-    p = probabilities(logits, data.features, sample, task)
-    largest = np.maximum(p, 1 - p) if task.multilabel else p.max(axis=1)
-    every = np.arange(len(data.validation.labels))
-    validation = data.validation
+    sample, inner, validation = watched
+    largest = np.maximum(sample, 1 - sample) if task.multilabel else sample.max(axis=1)
+    labels = data.labels.numpy()
     return {
         "mean_largest_probability": float(largest.mean()),
-        "inner_macro_f1": macro_f1(logits, data.features, data.labels, data.inner, task),
-        "validation_macro_f1": macro_f1(
-            logits, validation.features, validation.labels, every, task
-        ),
+        "inner_macro_f1": _macro_f1(inner, labels[data.inner], task),
+        "validation_macro_f1": _macro_f1(validation, data.validation.labels.numpy(), task),
     }
+
+
+def _macro_f1(answers: np.ndarray, labels: np.ndarray, task: Task) -> float:
+    """The challenge's score; NaN without rows."""
+    if not len(labels):
+        return float("nan")
+    return float(f1_per_target(labels, decide(answers, task), task).mean())
 
 
 def is_collapsed(mean_largest_probability: float, task: Task) -> bool:

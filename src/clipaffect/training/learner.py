@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -46,32 +47,13 @@ class Learner(Protocol):
 
 
 def build_head(recipe: Recipe, inputs: int, outputs: int, seed: int) -> nn.Module:
-    """The head of a recipe: the MLP, or the user's module made as ``ClassName(inputs, outputs)``.
-
-    Raises:
-        UserError: the user's class is not a module that maps (B, inputs) to (B, outputs).
-    """
+    """The head of a recipe: the MLP, or the user's ``ClassName(inputs, outputs)``."""
     if recipe.head == "mlp":
         return Head(inputs, outputs, recipe.hidden_layers, recipe.width, seed)
     made = load_class(recipe.head, "training.head")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            head = made(inputs, outputs)
-            shape = tuple(head.eval()(torch.zeros(2, inputs)).shape)
-        except Exception as error:  # whatever the user's code raises is theirs to mend
-            raise UserError(
-                f"{type(error).__name__}: {error}",
-                where=recipe.head,
-                mend="make it a torch.nn.Module: ClassName(inputs, outputs), forward(features)",
-            ) from None
-    if not isinstance(head, nn.Module) or shape != (2, outputs):
-        raise UserError(
-            f"2 frames give an output of shape {shape}, not (2, {outputs})",
-            where=recipe.head,
-            mend="return one logit for each class or unit",
-        )
-    return head
+        return made(inputs, outputs)
 
 
 def build_objective(
@@ -83,16 +65,36 @@ def build_objective(
     return UserObjective(load_class(recipe.loss, "training.loss")())
 
 
-def check_user_code(recipe: Recipe) -> None:
-    """Load the classes of the user's that a recipe names, before hours of other work.
+def check_user_code(recipe: Recipe, task: Task, inputs: int) -> None:
+    """Try a step of a recipe with code of the user's on four frames, before any head is trained.
 
     Raises:
-        UserError: see ``load_class`` and ``build_head``.
+        UserError: a file or class is missing, a class fails, a head has no weights or gives
+            another shape than (B, targets), a loss is not a scalar that depends on the logits.
     """
-    if recipe.head != "mlp":
-        build_head(recipe, 16, 8, 0)
-    if recipe.loss not in LOSSES:
-        load_class(recipe.loss, "training.loss")()
+    if not recipe.has_user_code:
+        return
+    code = " and ".join(v for v in (recipe.head, recipe.loss) if v not in ("mlp", *LOSSES))
+    features, outputs = torch.linspace(-1, 1, 4 * inputs).view(4, inputs), len(task.targets)
+    labels = torch.zeros(4, outputs if task.multilabel else 1, dtype=torch.int8)
+    labels[1] = 1
+    try:
+        head = build_head(recipe, inputs, outputs, 0)
+        shape = tuple(head.eval()(features).shape)
+        if shape != (4, outputs):
+            raise ValueError(f"4 frames give an output of shape {shape}, not (4, {outputs})")
+        learner = ReferenceLearner(head, build_objective(recipe, 0.5, labels, task), recipe, 0)
+        learner.step(features, labels, 0, 1e-3, False)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the user's code raises is theirs to mend
+        raise UserError(
+            f"{task.name}: {type(error).__name__}: {error}",
+            where=code,
+            mend="a head is a torch.nn.Module ClassName(inputs, outputs) with weights that maps "
+            "(B, inputs) to (B, outputs); a loss is ClassName()(logits, labels), a scalar of the "
+            "logits: see docs/training.md",
+        ) from None
 
 
 def evaluator(head: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -144,19 +146,18 @@ class ReferenceLearner:
             group["lr"] = learning_rate
 
         def evaluate(sam_pass: int) -> Evaluated:
-            return self.objective(self._training_logits(features, number, sam_pass), labels)
+            # Code of the user's may draw: from a generator of this step's own.
+            state = np.random.SeedSequence((self.seed, number, sam_pass)).generate_state(1)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(state[0]))
+                if self.masks is None:
+                    return self.objective(self.head(features), labels)
+                drop = self.masks(number, sam_pass, len(features), like=features)
+                return self.objective(self.head(features, drop), labels)
 
         return training_step(
             self.head, self.optimiser, evaluate, self.recipe.rho, self.recipe.perturbation, probe
         ).record
-
-    def _training_logits(self, features: Tensor, number: int, sam_pass: int) -> Tensor:
-        if self.masks is not None:
-            drop = self.masks(number, sam_pass, len(features), like=features)
-            return self.head(features, drop)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(hash((self.seed, number, sam_pass)))
-            return self.head(features)
 
     def logits(self, features: Tensor) -> Tensor:
         """Logits in evaluation mode."""

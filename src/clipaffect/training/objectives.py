@@ -24,7 +24,8 @@ def build_risk(recipe: Recipe, alpha: float, labels: Tensor, task: Task) -> Risk
         task: EXPR or AU.
     """
     if recipe.loss == "cvar":
-        published = recipe.cvar.gradient == "published"
+        # At alpha = 1, plain ERM, every lambda below the losses minimises: nothing to search.
+        published = recipe.cvar.gradient == "published" and alpha < 1
         return PublishedCvar(alpha) if published else Cvar(alpha)
     if recipe.loss == "focal":
         return Focal(recipe.focal.gamma)
@@ -62,7 +63,10 @@ class WeighedObjective:
 
 
 class UserObjective:
-    """A loss of the user's: ``loss(logits, labels)`` is a differentiable scalar."""
+    """A loss of the user's: ``loss(logits, labels)`` is a differentiable scalar.
+
+    It keeps nothing between calls: a checkpoint does not hold it.
+    """
 
     def __init__(self, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.loss = loss

@@ -10,8 +10,9 @@ pass, where x (B, in) are the layer's inputs and dz (B, out) the gradients at it
     dz2 (W + s G)   = dz2 W + s (dz2 dz') x
 
 which costs 2 B^2 (in + out) instead of 2 B in out and saves the traffic of a matrix that is as
-large as the layer. Measured at width 768: faster for batches below a sixth of the width. It is the
-same number up to rounding. (sign(G) has full rank and needs the dense form.)
+large as the layer. Measured at width 768: faster for batches below a sixth of the width. The
+frames' gradients cancel in |G|^2, so x is taken less its batch mean: a BatchNorm follows, dz sums
+to zero over the batch, and G is the same. (sign(G) has full rank and needs the dense form.)
 """
 
 from __future__ import annotations
@@ -21,11 +22,24 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from clipaffect.config.training import Recipe
+
+LOW_RANK_BELOW = 1 / 6  # batch over width; above it the dense form is faster (measured at 768)
 ROW = 64  # a norm is that of row norms: one float32 sum over a million squares is off by 3e-5
+
+
+def is_low_rank(recipe: Recipe, outputs: int, inputs: int) -> bool:
+    """Whether a hidden layer's perturbed weights are never written."""
+    small = recipe.batch < LOW_RANK_BELOW * min(outputs, inputs)
+    return small and recipe.perturbation == "l2" and recipe.rho > 0
 
 
 class Product(Protocol):
     """A product x -> x W' + bias, plain or at the perturbed weights."""
+
+    def begin(self) -> None:
+        """Before a step: the weights have changed."""
+        ...
 
     def forward(self, x: Tensor, bias: Tensor, perturbed: bool) -> Tensor:
         """(B, out)."""
@@ -113,6 +127,8 @@ class DenseProduct(_Cast):
 class LowRankProduct(_Cast):
     """Keeps the first pass's inputs and output gradients instead of their product.
 
+    A BatchNorm must follow.
+
     Args:
         weight: (out, in).
         bf16: whether the products with the weights round their inputs to bfloat16.
@@ -120,7 +136,7 @@ class LowRankProduct(_Cast):
 
     def __init__(self, weight: Tensor, bf16: bool) -> None:
         super().__init__(weight, bf16)
-        self.x = self.dz = self.gram = self.z = self.bias = weight[:0]
+        self.inputs = self.x = self.dz = self.z = self.bias = weight[:0]
         self.scale = 0.0
 
     def forward(self, x: Tensor, bias: Tensor, perturbed: bool) -> Tensor:
@@ -129,10 +145,9 @@ class LowRankProduct(_Cast):
             z = self.affine(x, self.own, bias)
             self.z, self.bias = z, bias
             return z
-        if x is self.x:  # the first layer: the plain product is the first pass's
-            z = self.z + (bias - self.bias)
-            return z.addmm_(self.gram, self.dz, alpha=self.scale)
-        z = self.affine(x, self.own, bias)
+        # In the first layer the plain product is the first pass's.
+        same = x is self.inputs
+        z = self.z + (bias - self.bias) if same else self.affine(x, self.own, bias)
         return z.addmm_(torch.mm(x, self.x.t()), self.dz, alpha=self.scale)
 
     def backward(self, dz: Tensor, perturbed: bool) -> Tensor:
@@ -144,9 +159,10 @@ class LowRankProduct(_Cast):
 
     def first_gradient(self, x: Tensor, dz: Tensor) -> float:
         """See ``Product``."""
-        self.x, self.dz, self.gram = x, dz, torch.mm(x, x.t())
-        # Frames' gradients largely cancel: the sum is taken in float64.
-        return float(torch.mm(dz, dz.t()).double().mul_(self.gram).sum())
+        self.inputs, self.x, self.dz = x, x - x.mean(0), dz
+        gram = torch.mm(self.x, self.x.t())
+        total = float(torch.mm(dz, dz.t()).double().mul_(gram).sum())
+        return max(total, 0.0)  # frames that are all alike: rounding may leave it below zero
 
     def perturb(self, scale: float, sign: bool) -> None:
         """See ``Product``; there is no sign form."""

@@ -15,7 +15,7 @@ import torch
 from scipy.optimize import fminbound
 from torch import Tensor
 
-from clipaffect.tasks import NOT_ANNOTATED, Task
+from clipaffect.tasks import Task
 from clipaffect.training.losses import SingleLosses
 
 TINY = torch.finfo(torch.float64).tiny  # keeps 0 / 0 at 0
@@ -102,7 +102,8 @@ class PublishedCvar:
     lambda comes from scipy's bounded search on [smallest loss - 1000, largest loss] and is held
     constant in the gradient: every loss above it has weight 1 / (alpha n). The weights sum to
     floor or ceil of alpha n, over alpha n, so this differs from the exact gradient where alpha n
-    is not whole, and gives none at all on tied losses.
+    is not whole. The search stops up to 1e-5 beside the minimum: of losses that are tied, all or
+    none have weight.
 
     Args:
         alpha: the level.
@@ -116,7 +117,9 @@ class PublishedCvar:
         values = losses.values.detach()
         counted = values if losses.known is None else values[losses.known]
         if not counted.numel():
-            return _nothing(values)
+            return _constant(values, 0.0)
+        if not bool(counted.isfinite().all()):
+            return _constant(values, np.nan)
 
         def objective(threshold: float) -> float:
             return threshold + (1 / self.alpha) * float(torch.relu(counted - threshold).mean())
@@ -161,7 +164,7 @@ class ClassBalanced:
     0 and 1 are its two classes.
 
     Args:
-        labels: (N, 1) classes or (N, 12) bits of the training frames.
+        labels: (N, 1) classes or (N, 12) bits of the training frames; losses are over elements.
         task: EXPR or AU.
         beta: 0 weighs all alike, towards 1 by inverse frequency.
     """
@@ -183,18 +186,9 @@ class ClassBalanced:
             self.table = self.table.to(values.device)
         table = self.table.to(values.dtype)
         classes = losses.labels.long().clamp(min=0)
-        if len(table) == 1:
-            weights = table[0][classes[..., 0]]
-        else:
-            units = len(table)
-            per_frame = classes.shape[-1] == units  # a frame's units were averaged
-            bits = classes if per_frame else classes.reshape(*values.shape[:-1], -1, units)
-            weights = table[torch.arange(units, device=values.device), bits]
-            if per_frame:
-                known = (losses.labels != NOT_ANNOTATED).to(values.dtype)
-                weights = (weights * known).sum(-1) / known.sum(-1).clamp(min=1)
-            else:
-                weights = weights.reshape(values.shape)
+        units = torch.arange(len(table), device=values.device)
+        by_unit = classes.reshape(*values.shape[:-1], -1, len(table))
+        weights = table[units, by_unit].reshape(values.shape)
         weights = weights * _share(losses, values)
         return Weighted((weights * values).sum(-1), weights, _no_threshold(values))
 
@@ -220,7 +214,9 @@ class ChiSquare:
         values = losses.values.detach()
         if losses.known is not None:
             values = values.masked_fill(~losses.known, -torch.inf)
-        counted = torch.isfinite(values)
+        counted = torch.ones_like(values, dtype=torch.bool)
+        if losses.known is not None:
+            counted = losses.known
         count = counted.sum(-1, keepdim=True).double()
         ordered = values.double().sort(dim=-1, descending=True, stable=True).values
         top = ordered[..., :1]
@@ -239,6 +235,8 @@ class ChiSquare:
         q = q / q.sum(-1, keepdim=True).clamp(min=TINY)
         value = (q * torch.where(counted, values.double(), 0.0)).sum(-1)
         threshold = (top + eta)[..., 0].masked_fill(count[..., 0] == 0, torch.nan)
+        finite = losses.values.detach().isfinite().all(-1)
+        value = value.masked_fill(~finite, torch.nan)
         dtype = losses.values.dtype
         return Weighted(value.to(dtype), q.to(dtype), threshold.to(dtype))
 
@@ -255,6 +253,7 @@ def _no_threshold(values: Tensor) -> Tensor:
     return values.new_full(values.shape[:-1], np.nan)
 
 
-def _nothing(values: Tensor) -> Weighted:
-    zero = values.new_zeros(values.shape[:-1])
-    return Weighted(zero, torch.zeros_like(values), _no_threshold(values))
+def _constant(values: Tensor, value: float) -> Weighted:
+    """Nothing annotated (0), or a loss that is not a number (NaN)."""
+    alike = values.new_full(values.shape[:-1], value)
+    return Weighted(alike, torch.full_like(values, value), _no_threshold(values))

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,23 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from clipaffect.config.training import Recipe, Training
+from clipaffect.errors import UserError
 from clipaffect.progress import Progress
 from clipaffect.stages import VERSIONS
 from clipaffect.store import Store
 from clipaffect.table import read_split
-from clipaffect.tables import read_frame, whole_file, write_frame
+from clipaffect.tables import read_frame, whole_file, write_frame, write_text
 from clipaffect.tasks import TASKS, Task, TaskName
 from clipaffect.training.cost import Timings
 from clipaffect.training.data import TrainingData, check_trainable, data_digest, training_data
 from clipaffect.training.history import is_collapsed
-from clipaffect.training.learner import build_head
-from clipaffect.training.train import TrainedHead, train_head
+from clipaffect.training.learner import build_head, check_user_code
+from clipaffect.training.train import CHECKPOINT, TrainedHead, train_head
 from clipaffect.training.train_stack import train_stack
 from clipaffect.training.user_code import user_code_digests
+
+# Of these a head's bytes depend on: products, the order of batches, the published search.
+PACKAGES = ("torch", "numpy", "scipy")
 
 
 @dataclass(frozen=True)
@@ -85,14 +90,21 @@ def train_heads(
     """
     task = TASKS[task_name]
     train, validation = read_split(table, task, "train"), read_split(table, task, "validation")
-    check_trainable(train, task)
+    check_trainable(train.labels.numpy(), task)
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "torch finds no GPU", where="training.device", mend="set device: cpu, or install a "
+            "CUDA build of torch on a machine with an NVIDIA GPU",
+        )  # fmt: skip
     recipes = settings.recipes()
+    for recipe in recipes.values():
+        check_user_code(recipe, task, train.features.shape[1])
     data = {name: training_data(train, validation, task, r) for name, r in recipes.items()}
-    base = {
+    base: dict[str, Any] = {
         "version": VERSIONS["heads"],
         "task": task_name,
         "data": data_digest(train, validation),
-        "torch": torch.__version__,
+        "versions": {name: version(name) for name in PACKAGES},
         "device": settings.device,
     }
     heads = grid(settings, part)
@@ -110,7 +122,7 @@ def train_heads(
     epochs = sum(recipes[head.variant].epochs for head in heads)
     with Progress(f"{task_name} epochs of {len(heads)} heads", epochs) as progress:
         if settings.device == "cuda":
-            _train_stacks(heads, keys, data, task, recipes, store, measured, progress.advance)
+            train_stacks("cuda", keys, data, task, recipes, store, measured, progress.advance)
         pieces = {}
         for head in heads:
             recipe = recipes[head.variant]
@@ -140,17 +152,17 @@ def _maker(
 
 
 def _write_piece(trained: TrainedHead, folder: Path) -> None:
-    """The files of a finished head; its checkpoint has done its work."""
-    for left in list(folder.iterdir()):
-        left.unlink()
-    save_file(trained.weights, folder / "head.safetensors")
+    """The files of a finished head; then its checkpoint has done its work."""
+    with whole_file(folder / "head.safetensors") as beside:
+        save_file(trained.weights, beside)
     write_frame(folder / "history.parquet", pd.DataFrame(trained.history))
     record = {"status": trained.status, "kept_epoch": trained.kept}
-    (folder / "record.json").write_text(json.dumps(record))
+    write_text(folder / "record.json", json.dumps(record))
+    (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
-def _train_stacks(
-    heads: list[HeadId],
+def train_stacks(
+    device: str,
     keys: dict[HeadId, dict[str, Any]],
     data: dict[str, TrainingData],
     task: Task,
@@ -159,25 +171,27 @@ def _train_stacks(
     measured: Timings,
     after_epoch: Callable[[int], None],
 ) -> None:
-    """Train the missing heads of each recipe together on the GPU, into the store.
+    """Train the missing heads of each recipe together, into the store.
 
-    ``after_epoch`` is told how many heads finished one.
+    Which heads those are is written down first: a job that is killed while the finished stack is
+    being stored goes on with the same stack. ``after_epoch`` is told how many heads finished one.
     """
     for variant, recipe in recipes.items():
-        missing = [h for h in heads if h.variant == variant and not store.has("heads", keys[h])]
-        if not missing:
+        heads = {head.name: head for head in keys if head.variant == variant}
+        if all(store.has("heads", keys[head]) for head in heads.values()):
             continue
-        with store.attempt("stacks", {"heads": [keys[head] for head in missing]}) as folder:
-            pairs = [(head.alpha, head.seed) for head in missing]
-            tell = partial(after_epoch, len(missing))
-            stack = train_stack(data[variant], task, recipe, pairs, "cuda", folder, tell)
-            for head, trained in zip(missing, stack, strict=True):
+        with store.attempt("stacks", {"heads": [keys[h] for h in heads.values()]}) as folder:
+            plan = folder / "plan.json"
+            if not plan.exists():
+                missing = [n for n, head in heads.items() if not store.has("heads", keys[head])]
+                write_text(plan, json.dumps(missing))
+            stacked = [heads[name] for name in json.loads(plan.read_text())]
+            pairs = [(head.alpha, head.seed) for head in stacked]
+            tell = partial(after_epoch, len(stacked))
+            stack = train_stack(data[variant], task, recipe, pairs, device, folder, tell)
+            for head, trained in zip(stacked, stack, strict=True):
                 measured.add(recipe, trained.samples, trained.seconds)
-
-                def make(folder: Path, trained: TrainedHead = trained) -> None:
-                    _write_piece(trained, folder)
-
-                store.get_or_make("heads", keys[head], make)
+                store.get_or_make("heads", keys[head], partial(_write_piece, trained))
 
 
 def _write_bundle(

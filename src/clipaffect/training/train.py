@@ -20,7 +20,7 @@ from clipaffect.tasks import Task
 from clipaffect.training.data import TrainingData, batches
 from clipaffect.training.fast import FastLearner
 from clipaffect.training.head import Head
-from clipaffect.training.history import Row, is_probe, learning_rate, summarise, watch
+from clipaffect.training.history import Row, judge, learning_rate, probe_steps, summarise, watch
 from clipaffect.training.learner import Learner, ReferenceLearner, build_head, build_objective
 from clipaffect.training.objectives import build_risk
 
@@ -45,6 +45,18 @@ class TrainedHead:
     kept: int = 0
     samples: int = 0
     seconds: float = 0.0
+
+    def finish(self, row: Row, weights: dict[str, Tensor], recipe: Recipe) -> None:
+        """Add an epoch; keep its weights if the recipe's rule chooses it."""
+        best = max((earlier["inner_macro_f1"] for earlier in self.history), default=-1.0)
+        if recipe.select_on == "last" or row["inner_macro_f1"] > best:
+            self.weights, self.kept = weights, row["epoch"]
+        self.history.append(row)
+
+    def fail(self, row: Row) -> None:
+        """Add the epoch in which a loss or a weight stopped being a number."""
+        self.status = "non_finite"
+        self.history.append(row)
 
 
 def make_learner(
@@ -90,17 +102,14 @@ def train_head(
         row = _epoch(learner, data, recipe, seed, epoch)
         trained.samples += len(data.rows)
         trained.seconds += time.perf_counter() - started
-        trained.history.append(row)
-        finite = all(bool(t.isfinite().all()) for t in learner.head_state().values())
+        weights = learner.head_state()
+        finite = all(bool(t.isfinite().all()) for t in weights.values())
         if not (finite and math.isfinite(row["value"])):
-            trained.status = "non_finite"
+            trained.fail(row)
             return trained
-        row |= watch(learner.logits, data, task)
-        best = max((r["inner_macro_f1"] for r in trained.history[:-1]), default=-1.0)
-        if recipe.select_on == "last" or row["inner_macro_f1"] > best:
-            trained.weights, trained.kept = learner.head_state(), epoch + 1
-        if epoch + 1 < recipe.epochs:
-            _save(folder / CHECKPOINT, learner, trained)
+        row |= judge(data, task, watch(learner.logits, data, task))
+        trained.finish(row, weights, recipe)
+        _save(folder / CHECKPOINT, learner, trained)
         after_epoch()
     return trained
 
@@ -109,11 +118,12 @@ def _epoch(learner: Learner, data: TrainingData, recipe: Recipe, seed: int, epoc
     """Train one epoch; its row, cut short at the first loss that is not finite."""
     parts = batches(data.rows, recipe.batch, seed, epoch)
     rate = learning_rate(recipe, epoch)
+    probes = probe_steps(len(parts))
     records = []
     for index, rows in enumerate(parts):
         number = epoch * len(parts) + index
         x, y = data.features[rows].float(), data.labels[rows]
-        record = learner.step(x, y, number, rate, is_probe(index, len(parts)))
+        record = learner.step(x, y, number, rate, index in probes)
         records.append(record)
         if not math.isfinite(record.value):
             return {"epoch": epoch + 1, "learning_rate": rate, "value": record.value}

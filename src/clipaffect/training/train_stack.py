@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from clipaffect.tables import whole_file
 from clipaffect.tasks import NOT_ANNOTATED, Task
 from clipaffect.training.data import TrainingData, batches
 from clipaffect.training.head import Head
-from clipaffect.training.history import Row, is_probe, learning_rate, mean_of, watch
+from clipaffect.training.history import Row, judge, learning_rate, mean_of, probe_steps, watch
 from clipaffect.training.objectives import build_risk
 from clipaffect.training.risks import Cvar
 from clipaffect.training.stack import StackedStep, graphed
@@ -64,21 +63,28 @@ def train_stack(
     stack = make_stack(data, task, recipe, heads, device)
     step: Step = graphed(stack) if device == "cuda" else stack.step
     features, labels = data.features.to(device), data.labels.to(device)
-    trained = _load(folder / CHECKPOINT, stack, len(heads))
-    first = len(trained[0].history)
+    trained, first = _load(folder / CHECKPOINT, stack, len(heads))
     for _ in range(first):
         after_epoch()
     for epoch in range(first, recipe.epochs):
         started = time.perf_counter()
-        table = _epoch(stack, step, features, labels, data.rows, recipe, epoch)
+        records = _epoch(stack, step, features, labels, data.rows, recipe, epoch)
         seconds = time.perf_counter() - started
+        watched = watch(lambda x: stack.logits(x).cpu(), data, task)
         for index, head in enumerate(trained):
             head.samples += len(data.rows)
             head.seconds += seconds / len(heads)
-            if head.status == "ok":
-                _finish(head, index, table[:, :, index], stack, data, task, recipe, epoch)
-        if epoch + 1 < recipe.epochs:
-            _save(folder / CHECKPOINT, stack, trained)
+            if head.status != "ok":
+                continue
+            row, weights = _row(records[:, :, index], recipe, epoch), stack.head_state(index)
+            if not (
+                np.isfinite(row["value"]) and all(w.isfinite().all() for w in weights.values())
+            ):
+                head.fail(row)
+                continue
+            row |= judge(data, task, [answers[index] for answers in watched])
+            head.finish(row, weights, recipe)
+        _save(folder / CHECKPOINT, stack, trained, epoch + 1)
         after_epoch()
     return trained
 
@@ -95,48 +101,27 @@ def _epoch(
     """(steps, 6, G) records of one epoch; the host waits once, at its end."""
     stack.rate.fill_(learning_rate(recipe, epoch))
     orders = [batches(rows, recipe.batch, seed, epoch) for seed in stack.distinct.tolist()]
+    probes = probe_steps(len(orders[0]))
     records = []
     for index, parts in enumerate(zip(*orders, strict=True)):
         at = torch.stack(parts).to(features.device)
-        records.append(step(features[at], labels[at], is_probe(index, len(orders[0]))))
+        records.append(step(features[at], labels[at], index in probes))
     return torch.stack(records).cpu().numpy()
 
 
-def _finish(
-    head: TrainedHead,
-    index: int,
-    records: np.ndarray,
-    stack: StackedStep,
-    data: TrainingData,
-    task: Task,
-    recipe: Recipe,
-    epoch: int,
-) -> None:
-    """Write a head's row of an epoch, and keep its weights if the epoch is chosen."""
+def _row(records: np.ndarray, recipe: Recipe, epoch: int) -> Row:
+    """One head's row of an epoch from its (steps, 6) records; cut short as in ``train.py``."""
     row: Row = {"epoch": epoch + 1, "learning_rate": learning_rate(recipe, epoch)}
-    state = stack.head_state(index)
-    finite = all(bool(tensor.isfinite().all()) for tensor in state.values())
     values = records[:, FIELDS.index("value")]
-    if not (finite and np.isfinite(values).all()):
-        broken = values[~np.isfinite(values)]
-        head.history.append(row | {"value": float(broken[0]) if len(broken) else math.nan})
-        head.status = "non_finite"
-        return
-    row |= {name: mean_of(records[:, k].astype(float)) for k, name in enumerate(FIELDS)}
-
-    def logits(batch: Tensor) -> Tensor:
-        return stack.logits(batch.to(stack.weights.device))[index].cpu()
-
-    row |= watch(logits, data, task)
-    best = max((r["inner_macro_f1"] for r in head.history), default=-1.0)
-    if recipe.select_on == "last" or row["inner_macro_f1"] > best:
-        head.weights, head.kept = state, epoch + 1
-    head.history.append(row)
+    broken = values[~np.isfinite(values)]
+    if len(broken):
+        return row | {"value": float(broken[0])}
+    return row | {name: mean_of(records[:, k].astype(float)) for k, name in enumerate(FIELDS)}
 
 
-def _save(path: Path, stack: StackedStep, trained: list[TrainedHead]) -> None:
+def _save(path: Path, stack: StackedStep, trained: list[TrainedHead], epochs: int) -> None:
     tensors = {f"state/{k}": v.cpu().clone() for k, v in stack.state().items()}
-    progress = {}
+    progress = {"epochs": str(epochs)}  # a failed head's history is shorter
     for index, head in enumerate(trained):
         tensors |= {f"kept/{index}/{name}": value for name, value in head.weights.items()}
         record = {"history": head.history, "status": head.status, "kept": head.kept}
@@ -145,23 +130,19 @@ def _save(path: Path, stack: StackedStep, trained: list[TrainedHead]) -> None:
         save_file(tensors, beside, metadata=progress)
 
 
-def _load(path: Path, stack: StackedStep, count: int) -> list[TrainedHead]:
+def _load(path: Path, stack: StackedStep, count: int) -> tuple[list[TrainedHead], int]:
+    """The heads and how many epochs they have behind them."""
     if not path.exists():
-        return [TrainedHead() for _ in range(count)]
+        return [TrainedHead() for _ in range(count)], 0
     with safe_open(path, "pt") as saved:
         tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
-        progress = {int(index): json.loads(text) for index, text in saved.metadata().items()}
+        progress = saved.metadata()
     stack.load_state(
         {k.removeprefix("state/"): v for k, v in tensors.items() if k.startswith("state/")}
     )
-    return [
-        TrainedHead(
-            {
-                name.removeprefix(f"kept/{index}/"): value
-                for name, value in tensors.items()
-                if name.startswith(f"kept/{index}/")
-            },
-            **progress[index],
-        )
-        for index in range(count)
-    ]
+    heads = []
+    for index in range(count):
+        prefix = f"kept/{index}/"
+        kept = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        heads.append(TrainedHead(kept, **json.loads(progress[str(index)])))
+    return heads, int(progress["epochs"])
