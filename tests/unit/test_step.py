@@ -154,11 +154,11 @@ def test_masks_drop_the_stated_share_and_keep_the_mean(rate: float) -> None:
 
 
 def test_masks_are_keyed_by_seed_step_pass_and_layer() -> None:
-    def kept(seed: int, step: int, sam_pass: int, layer: int) -> Tensor:
-        return DropoutMasks(seed, 0.5, 2, 64).kept(step, sam_pass, layer, 8)
+    def kept(seed: int, step: int, passes: int = 2) -> Tensor:
+        return DropoutMasks(seed, 0.5, 2, 64).kept(step, passes, 8)
 
-    first = kept(1, 3, 0, 0)
-    assert torch.equal(first, kept(1, 3, 0, 0))
-    others = [kept(1, 3, 0, 1), kept(2, 3, 0, 0), kept(1, 4, 0, 0), kept(1, 3, 1, 0)]
+    first, *others = [*kept(1, 3).flatten(0, 1), kept(2, 3)[0, 0], kept(1, 4)[0, 0]]
+    assert len(others) == 5
     assert not any(torch.equal(first, other) for other in others)
+    assert torch.equal(kept(1, 3, passes=1)[0], kept(1, 3)[0])  # with and without SAM
     assert DropoutMasks(1, 0.0, 2, 64)(3, 0, 8, torch.zeros(1)) is None

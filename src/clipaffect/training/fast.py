@@ -118,6 +118,7 @@ class FastLearner:
             )
             start += size
         self.scale = torch.tensor(self.masks.scale, dtype=self.dtype)
+        self.kept = torch.empty(0)  # the step's dropout masks
         self.complete = False
         self._logits: Callable[[Tensor], Tensor] | None = None
 
@@ -137,7 +138,9 @@ class FastLearner:
         self.complete = self.task.multilabel and bool((labels != NOT_ANNOTATED).all())
         for layer in self.layers:
             layer.product.begin()
-        first = self._forward(x, labels, number, 0, False)
+        if self.masks.rate:
+            self.kept = self.masks.kept(number, 2 if self.recipe.rho else 1, len(x))
+        first = self._forward(x, labels, 0, False)
         length, sharpness = 0.0, float("nan")
         if self.recipe.rho == 0:
             norm = math.sqrt(self._descend(first, False, learning_rate))
@@ -145,16 +148,14 @@ class FastLearner:
             norm = math.sqrt(self._ascend(first))
             length = self._perturb(norm)
             if probe:
-                again = self._forward(x, labels, number, 0, True)
+                again = self._forward(x, labels, 0, True)
                 sharpness = float(again.weighed.value) - float(first.weighed.value)
-            second = self._forward(x, labels, number, 1, True)
+            second = self._forward(x, labels, 1, True)
             self._descend(second, True, learning_rate)
         value, threshold = float(first.weighed.value), float(first.weighed.threshold)
         return StepRecord(first.mean_loss, value, threshold, norm, length, sharpness)
 
-    def _forward(
-        self, x: Tensor, labels: Tensor, number: int, sam_pass: int, perturbed: bool
-    ) -> _Pass:
+    def _forward(self, x: Tensor, labels: Tensor, sam_pass: int, perturbed: bool) -> _Pass:
         h, blocks = x, []
         for index, layer in enumerate(self.layers):
             bias, *affine = layer.moved if perturbed else layer.own
@@ -173,7 +174,7 @@ class FastLearner:
             )
             alive = y > 0
             if self.masks.rate:
-                alive.logical_and_(self.masks.kept(number, sam_pass, index, len(x)))
+                alive.logical_and_(self.kept[sam_pass, index])
             factor = torch.mul(alive, self.scale)  # of the scale's precision
             blocks.append(_Block(h, (z, mean, rstd, factor)))
             h = y.mul_(factor)

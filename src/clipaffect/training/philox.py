@@ -35,30 +35,28 @@ def _multiply(constant: int, x: Tensor) -> tuple[Tensor, Tensor]:
     return x_high * high + _shift(first) + _shift(second), x * _signed(constant)
 
 
-def philox_uint16(key: Tensor, counter: tuple[Tensor, Tensor, Tensor], count: int) -> Tensor:
-    """What ``np.random.Philox(key=key, counter=[0, *counter]).random_raw(...)`` gives as uint16.
+def philox_uint16(key: Tensor, counter: Tensor, count: int) -> Tensor:
+    """What ``np.random.Philox(key=key, counter=[0, 0, 0, counter]).random_raw()`` gives as uint16.
 
     Args:
-        key: (...) int64, not negative.
-        counter: its upper three words, each broadcastable to (...).
+        key: (S,) int64, not negative.
+        counter: () int64, the uppermost word.
         count: numbers for each key.
 
     Returns:
-        (..., count) int32 from 0 to 65535.
+        (S, count) int32 from 0 to 65535.
     """
     blocks = -(-count // 16)
     # NumPy raises the counter before it draws, so the first block has counter 1.
-    block = torch.arange(1, blocks + 1, device=key.device)
-    shape = torch.broadcast_shapes(key.shape, *(c.shape for c in counter))
-    c0 = block.expand(*shape, blocks)
-    c1, c2, c3 = (c.expand(shape)[..., None] for c in counter)
-    k0, k1 = key.expand(shape)[..., None], torch.zeros_like(key).expand(shape)[..., None]
+    c0 = torch.arange(1, blocks + 1, device=key.device).expand(len(key), blocks)
+    c1, c2, c3 = torch.zeros_like(c0), torch.zeros_like(c0), counter.expand(c0.shape)
+    k0, k1 = key[:, None], torch.zeros_like(key)[:, None]
     for number in range(ROUNDS):
         if number:
             k0, k1 = k0 + KEY_STEPS[0], k1 + KEY_STEPS[1]
         high0, low0 = _multiply(MULTIPLIERS[0], c0)
         high1, low1 = _multiply(MULTIPLIERS[1], c2)
         c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
-    words = torch.stack(torch.broadcast_tensors(c0, c1, c2, c3), -1)
-    halves = words.contiguous().view(torch.int16).to(torch.int32) & 0xFFFF
-    return halves.reshape(*shape, blocks * 16)[..., :count]
+    words = torch.stack((c0, c1, c2, c3), -1)
+    halves = words.view(torch.int16).to(torch.int32) & 0xFFFF
+    return halves.reshape(len(key), blocks * 16)[:, :count]

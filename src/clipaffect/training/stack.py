@@ -142,13 +142,10 @@ class StackedStep:
         rate, layers, width = self.recipe.dropout, self.recipe.hidden_layers, self.recipe.width
         if rate == 0 or layers == 0:
             return [None] * passes
-        device = self.weights.device
-        layer = torch.arange(layers, device=device)
-        sam_pass = torch.arange(passes, device=device)[:, None]
-        key = self.distinct[:, None, None]
-        bits = philox_uint16(key, (layer, sam_pass, self.number), batch * width)
+        bits = philox_uint16(self.distinct, self.number, passes * layers * batch * width)
         kept = (bits >= round(rate * 65536)).to(self.weights.dtype).mul_(1 / (1 - rate))
-        kept = kept.unflatten(-1, (batch, width))[self.seed_of]  # (G, passes, layers, B, width)
+        # (G, passes, layers, B, width)
+        kept = kept.unflatten(-1, (passes, layers, batch, width))[self.seed_of]
         return [[kept[:, p, k] for k in range(layers)] for p in range(passes)]
 
     def _forward(
