@@ -354,7 +354,6 @@ def test_a_stack_is_stored_head_by_head_and_survives_a_kill_between_them(tmp_pat
     heads = [HeadId("", 0.5, 0), HeadId("", 1.0, 0), HeadId("", 1.0, 1)]
     keys = {head: {"version": 0, "head": head.name} for head in heads}
     arguments = (keys, {"": rows}, EXPR, {"": recipe}, store)
-    epochs: list[int] = []
     make = store.get_or_make
 
     def killed(kind: str, key: dict[str, Any], write: Any) -> Path:
@@ -364,16 +363,16 @@ def test_a_stack_is_stored_head_by_head_and_survives_a_kill_between_them(tmp_pat
 
     store.get_or_make = killed  # type: ignore[method-assign,assignment]
     with pytest.raises(Killed):
-        train_stacks("cpu", *arguments, Timings(EXPR, 6), epochs.append)
+        train_stacks("cpu", *arguments, Timings(EXPR, 6))
     assert len(list((tmp_path / "store/stacks").glob("*/*.part"))) == 1
     store.get_or_make = make  # type: ignore[method-assign]
     measured = Timings(EXPR, 6)
-    train_stacks("cpu", *arguments, measured, epochs.append)
+    train_stacks("cpu", *arguments, measured)
     assert measured.samples == 0, "the finished stack was stored, not trained again"
     assert all(store.has("heads", key) for key in keys.values())
     assert not list((tmp_path / "store/stacks").glob("*/*.part"))
     more = keys | {HeadId("", 0.5, 1): {"version": 0, "head": "another"}}
-    train_stacks("cpu", more, *arguments[1:], measured, epochs.append)
+    train_stacks("cpu", more, *arguments[1:], measured)
     assert measured.samples == recipe.epochs * len(rows.rows), "only the new head"
 
 

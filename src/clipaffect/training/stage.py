@@ -120,10 +120,10 @@ def train_heads(
     }
     measured = Timings(task, train.features.shape[1])
     epochs = sum(recipes[head.variant].epochs for head in heads)
+    if settings.device == "cuda":
+        train_stacks("cuda", keys, data, task, recipes, store, measured)
+    pieces = {}
     with Progress(f"{task_name} epochs of {len(heads)} heads", epochs) as progress:
-        if settings.device == "cuda":
-            train_stacks("cuda", keys, data, task, recipes, store, measured, progress.advance)
-        pieces = {}
         for head in heads:
             recipe = recipes[head.variant]
             make = _maker(head, data[head.variant], task, recipe, measured, progress.advance)
@@ -169,12 +169,11 @@ def train_stacks(
     recipes: dict[str, Recipe],
     store: Store,
     measured: Timings,
-    after_epoch: Callable[[int], None],
 ) -> None:
     """Train the missing heads of each recipe together, into the store.
 
     Which heads those are is written down first: a job that is killed while the finished stack is
-    being stored goes on with the same stack. ``after_epoch`` is told how many heads finished one.
+    being stored goes on with the same stack.
     """
     for variant, recipe in recipes.items():
         heads = {head.name: head for head in keys if head.variant == variant}
@@ -187,8 +186,10 @@ def train_stacks(
                 write_text(plan, json.dumps(missing))
             stacked = [heads[name] for name in json.loads(plan.read_text())]
             pairs = [(head.alpha, head.seed) for head in stacked]
-            tell = partial(after_epoch, len(stacked))
-            stack = train_stack(data[variant], task, recipe, pairs, device, folder, tell)
+            with Progress(f"{task.name} epochs of {len(pairs)} heads", recipe.epochs) as progress:
+                stack = train_stack(
+                    data[variant], task, recipe, pairs, device, folder, progress.advance
+                )
             for head, trained in zip(stacked, stack, strict=True):
                 measured.add(recipe, trained.samples, trained.seconds)
                 store.get_or_make("heads", keys[head], partial(_write_piece, trained))
