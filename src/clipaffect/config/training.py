@@ -12,7 +12,7 @@ from clipaffect.config.section import FOLDER_NAME, Section
 from clipaffect.tasks import TaskName
 
 LOSSES = ("cvar", "class_balanced", "focal", "chi_square")
-USER_FILE = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_]\w*)")
+USER_FILE = re.compile(r".+\.py:[A-Za-z_]\w*")
 
 
 def _each_once(values: tuple[float | str, ...]) -> tuple[float | str, ...]:
@@ -219,8 +219,7 @@ class Training(Recipe):
     def user_files(self) -> list[str]:
         """Files of the user's that the recipes run."""
         values = {v for r in self.recipes().values() for v in (r.head, r.loss)}
-        matches = [match for value in values if (match := USER_FILE.fullmatch(value))]
-        return sorted({match["path"] for match in matches})
+        return sorted({v.rpartition(":")[0] for v in values if USER_FILE.fullmatch(v)})
 
     def recipes(self) -> dict[str, Recipe]:
         """The recipe of every variant; the grid's own has the name ``""``."""

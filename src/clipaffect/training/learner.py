@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from clipaffect.config.training import LOSSES, Recipe
 from clipaffect.errors import UserError
 from clipaffect.tasks import Task
+from clipaffect.training.checkpoint import under
 from clipaffect.training.head import DropoutMasks, Head, folded_logits
 from clipaffect.training.objectives import UserObjective, WeighedObjective, build_risk
 from clipaffect.training.step import Evaluated, StepRecord, training_step
@@ -173,14 +174,12 @@ class ReferenceLearner:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from a ``state``."""
-        own = {k.removeprefix("head/"): v for k, v in state.items() if k.startswith("head/")}
-        self.head.load_state_dict(own)
+        self.head.load_state_dict(under(state, "head/"))
         saved = self.optimiser.state_dict()
         saved["state"] = {}
-        for key, value in state.items():
-            if key.startswith("adamw/"):
-                _, index, name = key.split("/")
-                saved["state"].setdefault(int(index), {})[name] = value
+        for key, value in under(state, "adamw/").items():
+            index, name = key.split("/")
+            saved["state"].setdefault(int(index), {})[name] = value
         self.optimiser.load_state_dict(saved)
 
     def head_state(self) -> dict[str, Tensor]:

@@ -28,11 +28,12 @@ from clipaffect.store import Store
 from clipaffect.table import read_split
 from clipaffect.tables import read_frame, whole_file, write_frame, write_text
 from clipaffect.tasks import TASKS, Task, TaskName
+from clipaffect.training.checkpoint import CHECKPOINT, under
 from clipaffect.training.cost import Timings
 from clipaffect.training.data import TrainingData, check_trainable, data_digest, training_data
 from clipaffect.training.history import is_collapsed
 from clipaffect.training.learner import build_head, check_user_code
-from clipaffect.training.train import CHECKPOINT, TrainedHead, train_head
+from clipaffect.training.train import TrainedHead, train_head
 from clipaffect.training.train_stack import train_stack
 from clipaffect.training.user_code import user_code_digests
 
@@ -250,9 +251,6 @@ def load_heads(bundle: Path, task: Task, settings: Training, inputs: int) -> dic
     heads = {}
     for row in listed[listed["status"] == "ok"].itertuples():
         head = build_head(recipes[row.variant], inputs, len(task.targets), row.seed)
-        prefix = f"{row.head}/"
-        head.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-        )
+        head.load_state_dict(under(weights, f"{row.head}/"))
         heads[str(row.head)] = head.eval()
     return heads

@@ -10,21 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from clipaffect.config.training import LOSSES, Recipe
-from clipaffect.tables import whole_file
 from clipaffect.tasks import Task
+from clipaffect.training.checkpoint import CHECKPOINT, read_checkpoint, under, write_checkpoint
 from clipaffect.training.data import TrainingData, batches
 from clipaffect.training.fast import FastLearner
 from clipaffect.training.head import Head
 from clipaffect.training.history import Row, judge, learning_rate, probe_steps, summarise, watch
 from clipaffect.training.learner import Learner, ReferenceLearner, build_head, build_objective
 from clipaffect.training.objectives import build_risk
-
-CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass
@@ -57,6 +53,11 @@ class TrainedHead:
         """Add the epoch in which a loss or a weight stopped being a number."""
         self.status = "non_finite"
         self.history.append(row)
+
+
+def is_finite(row: Row, weights: dict[str, Tensor]) -> bool:
+    """Whether an epoch's loss and every weight after it are numbers."""
+    return math.isfinite(row["value"]) and all(bool(w.isfinite().all()) for w in weights.values())
 
 
 def make_learner(
@@ -103,8 +104,7 @@ def train_head(
         trained.samples += len(data.rows)
         trained.seconds += time.perf_counter() - started
         weights = learner.head_state()
-        finite = all(bool(t.isfinite().all()) for t in weights.values())
-        if not (finite and math.isfinite(row["value"])):
+        if not is_finite(row, weights):
             trained.fail(row)
             return trained
         row |= judge(data, task, watch(learner.logits, data, task))
@@ -134,19 +134,13 @@ def _save(path: Path, learner: Learner, trained: TrainedHead) -> None:
     tensors = {f"state/{name}": value for name, value in learner.state().items()}
     tensors |= {f"kept/{name}": value for name, value in trained.weights.items()}
     progress = {"history": json.dumps(trained.history), "kept": str(trained.kept)}
-    with whole_file(path) as beside:
-        save_file(tensors, beside, metadata=progress)
+    write_checkpoint(path, tensors, progress)
 
 
 def _load(path: Path, learner: Learner) -> TrainedHead:
     if not path.exists():
         return TrainedHead()
-    with safe_open(path, "pt") as saved:
-        tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
-        progress = saved.metadata()
-
-    def under(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-    learner.load_state(under("state/"))
-    return TrainedHead(under("kept/"), json.loads(progress["history"]), kept=int(progress["kept"]))
+    tensors, progress = read_checkpoint(path)
+    learner.load_state(under(tensors, "state/"))
+    kept = under(tensors, "kept/")
+    return TrainedHead(kept, json.loads(progress["history"]), kept=int(progress["kept"]))

@@ -10,13 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from clipaffect.config.training import Recipe
-from clipaffect.tables import whole_file
 from clipaffect.tasks import NOT_ANNOTATED, Task
+from clipaffect.training.checkpoint import CHECKPOINT, read_checkpoint, under, write_checkpoint
 from clipaffect.training.data import TrainingData, batches
 from clipaffect.training.head import Head
 from clipaffect.training.history import Row, judge, learning_rate, mean_of, probe_steps, watch
@@ -24,7 +22,7 @@ from clipaffect.training.objectives import build_risk
 from clipaffect.training.risks import Cvar
 from clipaffect.training.stack import StackedStep, graphed
 from clipaffect.training.step import StepRecord
-from clipaffect.training.train import CHECKPOINT, TrainedHead
+from clipaffect.training.train import TrainedHead, is_finite
 
 FIELDS = [field.name for field in dataclasses.fields(StepRecord)]
 Step = Callable[[Tensor, Tensor, bool], Tensor]
@@ -77,9 +75,7 @@ def train_stack(
             if head.status != "ok":
                 continue
             row, weights = _row(records[:, :, index], recipe, epoch), stack.head_state(index)
-            if not (
-                np.isfinite(row["value"]) and all(w.isfinite().all() for w in weights.values())
-            ):
+            if not is_finite(row, weights):
                 head.fail(row)
                 continue
             row |= judge(data, task, [answers[index] for answers in watched])
@@ -126,23 +122,17 @@ def _save(path: Path, stack: StackedStep, trained: list[TrainedHead], epochs: in
         tensors |= {f"kept/{index}/{name}": value for name, value in head.weights.items()}
         record = {"history": head.history, "status": head.status, "kept": head.kept}
         progress[str(index)] = json.dumps(record)
-    with whole_file(path) as beside:
-        save_file(tensors, beside, metadata=progress)
+    write_checkpoint(path, tensors, progress)
 
 
 def _load(path: Path, stack: StackedStep, count: int) -> tuple[list[TrainedHead], int]:
     """The heads and how many epochs they have behind them."""
     if not path.exists():
         return [TrainedHead() for _ in range(count)], 0
-    with safe_open(path, "pt") as saved:
-        tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
-        progress = saved.metadata()
-    stack.load_state(
-        {k.removeprefix("state/"): v for k, v in tensors.items() if k.startswith("state/")}
-    )
+    tensors, progress = read_checkpoint(path)
+    stack.load_state(under(tensors, "state/"))
     heads = []
     for index in range(count):
-        prefix = f"kept/{index}/"
-        kept = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        kept = under(tensors, f"kept/{index}/")
         heads.append(TrainedHead(kept, **json.loads(progress[str(index)])))
     return heads, int(progress["epochs"])

@@ -1,0 +1,31 @@
+"""Checkpoints: named tensors and a few texts in one file that is there whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from clipaffect.tables import whole_file
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+def write_checkpoint(path: Path, tensors: dict[str, Tensor], progress: dict[str, str]) -> None:
+    """Write beside the place and rename."""
+    with whole_file(path) as beside:
+        save_file(tensors, beside, metadata=progress)
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and texts of a checkpoint."""
+    with safe_open(path, "pt") as saved:
+        tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
+        return tensors, saved.metadata()
+
+
+def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
