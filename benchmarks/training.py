@@ -17,6 +17,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -28,15 +29,18 @@ from published_loop import PublishedLoop
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
+from torch import Tensor
 
 from clipaffect.config.training import Recipe, Training
 from clipaffect.store import Store
 from clipaffect.table import Split, read_split
 from clipaffect.tables import write_frame
 from clipaffect.tasks import AU, EXPR
+from clipaffect.training.core import take_one_core
 from clipaffect.training.cost import executed_per_sample, matrix_peak
 from clipaffect.training.data import TrainingData, batches
 from clipaffect.training.history import learning_rate, probabilities
+from clipaffect.training.matmul import affine
 from clipaffect.training.stage import train_heads
 from clipaffect.training.train import make_learner
 from clipaffect.training.train_stack import make_stack
@@ -70,7 +74,7 @@ def expression_data(folder: Path) -> TrainingData:
 
 def engine_rate(folder: Path, batch: int, products: str, seconds: float) -> float:
     """Samples a second of one head, one thread, rows gathered from the mapped table."""
-    torch.set_num_threads(1)
+    take_one_core()
     data, chosen = expression_data(folder), recipe(batch, products)
     learner = make_learner(data, EXPR, chosen, 0.5, 0)
     parts = batches(data.rows, batch, 0, 0)
@@ -87,10 +91,10 @@ def engine_rate(folder: Path, batch: int, products: str, seconds: float) -> floa
     return samples / (time.perf_counter() - started)
 
 
-def peak(dtype: str) -> float:
+def peak(dtype: str, product: Callable[[Tensor, Tensor], Tensor] = torch.mm) -> float:
     """Matrix peak of one thread, operations a second."""
     torch.set_num_threads(1)
-    return max(matrix_peak(getattr(torch, dtype)) for _ in range(3))
+    return max(matrix_peak(getattr(torch, dtype), product) for _ in range(3))
 
 
 def evaluation_rate(folder: Path) -> float:
@@ -127,11 +131,11 @@ def compare(folder: Path, pool: multiprocessing.pool.Pool) -> tuple[Figures, lis
             shares.setdefault(name, []).append(seconds / profile.total)
         found = {"published": profile.samples / profile.total,
                  "published_eval": loop.evaluate(150)}  # fmt: skip
-        torch.set_num_threads(1)
-        found["one_head"] = engine_rate(folder, 32, "fp32", 4.0)
-        found["eval"] = evaluation_rate(folder)
+        # in a process of its own: the loop keeps the allocator as it finds it
+        found["one_head"] = pool.apply(engine_rate, (folder, 32, "fp32", 4.0))
         found["eval_grid"] = on_all_cores(pool, evaluation_rate, folder)
         found["peak"] = on_all_cores(pool, peak, "float32")
+        found["peak_onednn"] = on_all_cores(pool, peak, "float32", affine)
         found["peak_bf16"] = on_all_cores(pool, peak, "bfloat16")
         for name, batch, products in grids:
             found[name] = on_all_cores(pool, engine_rate, folder, batch, products, 4.0)
@@ -150,6 +154,8 @@ def compare(folder: Path, pool: multiprocessing.pool.Pool) -> tuple[Figures, lis
         "grid_b256_bf16_vs_published": ratio("grid_b256_bf16", "published"),
         "gemm_share_b32": ratio("grid", "peak", flop[32]),
         "gemm_share_b1024": ratio("b1024", "peak", flop[1024]),
+        "onednn_share_b32": ratio("grid", "peak_onednn", flop[32]),
+        "onednn_share_b1024": ratio("b1024", "peak_onednn", flop[1024]),
         "eval_vs_published": ratio("eval_grid", "published_eval"),
     }
     rows = [[name, f"{statistics.median(values):,.0f}"] for name, values in runs.items()]

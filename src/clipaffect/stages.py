@@ -18,7 +18,7 @@ VERSIONS = {
     "embeddings": 1,
     "encoders": 1,
     "table": 1,
-    "heads": 2,
+    "heads": 3,
     "references": 1,
     "evaluation": 2,
     "report": 2,

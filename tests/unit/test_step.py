@@ -155,7 +155,7 @@ def test_masks_drop_the_stated_share_and_keep_the_mean(rate: float) -> None:
 
 def test_masks_are_keyed_by_seed_step_pass_and_layer() -> None:
     def kept(seed: int, step: int, passes: int = 2) -> Tensor:
-        return DropoutMasks(seed, 0.5, 2, 64).kept(step, passes, 8)
+        return DropoutMasks(seed, 0.5, 2, 64).scaled(step, passes, 8, torch.float32)
 
     first, *others = [*kept(1, 3).flatten(0, 1), kept(2, 3)[0, 0], kept(1, 4)[0, 0]]
     assert len(others) == 5

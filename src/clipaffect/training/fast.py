@@ -11,7 +11,7 @@ products:
 
 Equations, for one layer x -> z = x W' + b -> y = BatchNorm(z) -> h = dropout(relu(y)):
 dW = dz' x, db = sum dz, dx = dz W, with dz from dy by BatchNorm's backward kernel and
-dy = dh * [y > 0] * mask.
+dy = dh * mask * [h > 0].
 """
 
 from __future__ import annotations
@@ -42,15 +42,17 @@ from clipaffect.training.step import TINY, StepRecord
 
 @dataclass
 class _Layer:
-    """One layer: its product, and views of its vectors [bias, (scale, shift)] in each role."""
+    """One layer: its matrix's product, and its vectors [bias, (scale, shift)] in each role."""
 
     product: Product
     own: list[Tensor]
     moved: list[Tensor]  # the first pass's gradient, then w + epsilon
-    update: list[Tensor]  # [weight, bias, ...] of the gradient that AdamW is given
-    flat: tuple[Tensor, Tensor, Tensor, Tensor]  # all of the layer: weights, two moments, update
-    vectors: tuple[Tensor, Tensor]  # its vectors in one piece: weights, moved
-    count: Tensor  # AdamW's steps
+    update: list[Tensor]  # the gradient that AdamW is given
+    vectors: tuple[Tensor, Tensor, Tensor]  # in one piece: own, moved, update
+    weights: list[Tensor]  # what AdamW moves: the matrix, the vectors in one piece
+    moment: list[Tensor]
+    square: list[Tensor]
+    count: list[Tensor]  # AdamW's steps
     norm: nn.BatchNorm1d | None
 
 
@@ -59,7 +61,9 @@ class _Block:
     """What the backward pass needs of a layer."""
 
     inputs: Tensor
-    norm: tuple[Tensor, Tensor, Tensor, Tensor] | None  # products, mean, 1 / deviation, factor
+    norm: tuple[Tensor, Tensor, Tensor] | None  # products, mean, 1 / deviation
+    mask: Tensor | None  # of dropout
+    outputs: Tensor
 
 
 @dataclass
@@ -92,41 +96,44 @@ class FastLearner:
         sizes = [sum(p.numel() for p in group) for group in parameters]
         like = head.output.weight.detach()
         self.dtype = like.dtype
-        self.weights, self.moved, self.moment, self.square = (
-            like.new_zeros(sum(sizes)) for _ in range(4)
-        )
-        update = like.new_zeros(max(sizes))
+        self.weights, self.moment, self.square = (like.new_zeros(sum(sizes)) for _ in range(3))
         self.layers: list[_Layer] = []
         start = 0
         for (_, norm), group, size in zip(groups, parameters, sizes, strict=True):
             cut, first = slice(start, start + size), group[0].numel()
-            own, moved = _views(self.weights[cut], group), _views(self.moved[cut], group)
+            own = _views(self.weights[cut], group)
             for parameter, view in zip(group, own, strict=True):
                 view.copy_(parameter.detach())
                 parameter.data = view
+            weights, moment, square = (
+                list(flat[cut].split((first, size - first)))
+                for flat in (self.weights, self.moment, self.square)
+            )
+            moved, update = (torch.zeros_like(weights[1]) for _ in range(2))
             self.layers.append(
                 _Layer(
-                    self._product(own[0], moved[0], norm is not None),
+                    self._product(own[0], norm is not None),
                     own[1:],
-                    moved[1:],
-                    _views(update[:size], group),
-                    (self.weights[cut], self.moment[cut], self.square[cut], update[:size]),
-                    (self.weights[cut][first:], self.moved[cut][first:]),
-                    torch.zeros(()),
+                    _views(moved, group[1:]),
+                    _views(update, group[1:]),
+                    (weights[1], moved, update),
+                    weights,
+                    moment,
+                    square,
+                    [torch.zeros(()), torch.zeros(())],
                     norm,
                 )
             )
             start += size
-        self.scale = torch.tensor(self.masks.scale, dtype=self.dtype)
-        self.kept = torch.empty(0)  # the step's dropout masks
+        self.drop: Tensor | None = None  # the step's dropout masks
         self.complete = False
         self._logits: Callable[[Tensor], Tensor] | None = None
 
-    def _product(self, weight: Tensor, buffer: Tensor, has_norm: bool) -> Product:
+    def _product(self, weight: Tensor, has_norm: bool) -> Product:
         bf16 = self.recipe.products == "bf16"
         if has_norm and is_low_rank(self.recipe, *weight.shape):
             return LowRankProduct(weight, bf16)
-        return DenseProduct(weight, buffer, bf16)
+        return DenseProduct(weight, bf16)
 
     @torch.no_grad()
     def step(
@@ -139,7 +146,8 @@ class FastLearner:
         for layer in self.layers:
             layer.product.begin()
         if self.masks.rate:
-            self.kept = self.masks.kept(number, 2 if self.recipe.rho else 1, len(x))
+            passes = 2 if self.recipe.rho else 1
+            self.drop = self.masks.scaled(number, passes, len(x), self.dtype)
         first = self._forward(x, labels, 0, False)
         length, sharpness = 0.0, float("nan")
         if self.recipe.rho == 0:
@@ -162,7 +170,7 @@ class FastLearner:
             z = layer.product.forward(h, bias, perturbed)
             norm = layer.norm
             if norm is None:
-                blocks.append(_Block(h, None))
+                blocks.append(_Block(h, None, None, z))
                 break
             # Running statistics follow the first pass only: without them the kernel normalises
             # by the batch and updates nothing.
@@ -172,12 +180,12 @@ class FastLearner:
             y, mean, rstd = torch.native_batch_norm(
                 z, affine[0], affine[1], *statistics, True, norm.momentum or 0.0, norm.eps
             )
-            alive = y > 0
-            if self.masks.rate:
-                alive.logical_and_(self.kept[sam_pass, index])
-            factor = torch.mul(alive, self.scale)  # of the scale's precision
-            blocks.append(_Block(h, (z, mean, rstd, factor)))
-            h = y.mul_(factor)
+            y.relu_()
+            mask = None if self.drop is None else self.drop[sam_pass, index]
+            if mask is not None:
+                y.mul_(mask)
+            blocks.append(_Block(h, (z, mean, rstd), mask, y))
+            h = y
         over, task = self.recipe.loss_over, self.task
         losses = single_losses(z, labels, task, over, self.complete)
         weighed = self.risk(losses)
@@ -195,7 +203,7 @@ class FastLearner:
             layer, block = self.layers[index], done.blocks[index]
             dz = self._through_norm(dz, layer, block, layer.own, layer.moved)
             squares += layer.product.first_gradient(block.inputs, dz)
-            squares += float(torch.linalg.vector_norm(layer.vectors[1])) ** 2
+            squares += square_norm(layer.vectors[1])
             if index:
                 dz = layer.product.backward(dz, False)
         return squares
@@ -205,13 +213,14 @@ class FastLearner:
         sign = self.recipe.perturbation == "sign"
         scale = self.recipe.rho if sign else self.recipe.rho / (norm + TINY)
         length = norm * scale
-        if sign:
-            length = scale * float(self.moved.count_nonzero()) ** 0.5
+        moving = 0
         for layer in self.layers:
-            layer.product.perturb(scale, sign)
-            own, moved = layer.vectors
-            torch.add(own, moved.sign_() if sign else moved, alpha=scale, out=moved)
-        return length
+            moving += layer.product.perturb(scale, sign)
+            own, moved, _ = layer.vectors
+            if sign:
+                moving += int(moved.sign_().count_nonzero())
+            torch.add(own, moved, alpha=scale, out=moved)
+        return scale * moving**0.5 if sign else length
 
     def _descend(self, done: _Pass, perturbed: bool, learning_rate: float) -> float:
         """The gradient that moves the weights, layer by layer with AdamW.
@@ -222,15 +231,15 @@ class FastLearner:
         for index in range(len(self.layers) - 1, -1, -1):
             layer, block = self.layers[index], done.blocks[index]
             at = layer.moved if perturbed else layer.own
-            dz = self._through_norm(dz, layer, block, at, layer.update[1:])
-            layer.product.gradient(block.inputs, dz, layer.update[0])
+            dz = self._through_norm(dz, layer, block, at, layer.update)
+            gradient = layer.product.gradient(block.inputs, dz)
             if index:
                 dx = layer.product.backward(dz, perturbed)
-            weights, moment, square, update = layer.flat
+            update = [gradient.view(-1), layer.vectors[2]]
             if not perturbed:
-                squares += square_norm(update)
+                squares += sum(square_norm(part) for part in update)
             adamw(
-                [weights], [update], [moment], [square], [], [layer.count], fused=True,
+                layer.weights, update, layer.moment, layer.square, [], layer.count, fused=True,
                 amsgrad=False, beta1=BETAS[0], beta2=BETAS[1], lr=learning_rate,
                 weight_decay=self.recipe.weight_decay, eps=EPSILON, maximize=False,
             )  # fmt: skip
@@ -243,9 +252,12 @@ class FastLearner:
     ) -> Tensor:
         """Gradient at a layer's product; its vectors' gradients are written to ``into``."""
         if layer.norm is not None and block.norm is not None:
-            products, mean, rstd, factor = block.norm
+            products, mean, rstd = block.norm
+            if block.mask is not None:
+                dz.mul_(block.mask)
+            dz = torch.ops.aten.threshold_backward(dz, block.outputs, 0)
             dz, d_scale, d_shift = torch.ops.aten.native_batch_norm_backward(
-                dz.mul_(factor), products, at[1], None, None, mean, rstd, True, layer.norm.eps,
+                dz, products, at[1], None, None, mean, rstd, True, layer.norm.eps,
                 [True, True, True],
             )  # fmt: skip
             into[1].copy_(d_scale)
@@ -263,7 +275,7 @@ class FastLearner:
     def state(self) -> dict[str, Tensor]:
         """Weights, moments, AdamW's count and BatchNorm's statistics."""
         found = {"weights": self.weights, "moment": self.moment, "square": self.square,
-                 "count": self.layers[0].count}  # fmt: skip
+                 "count": self.layers[0].count[0]}  # fmt: skip
         found |= dict(self.head.named_buffers())
         return {name: value.clone() for name, value in found.items()}
 
@@ -275,7 +287,8 @@ class FastLearner:
         self.moment.copy_(state["moment"])
         self.square.copy_(state["square"])
         for layer in self.layers:
-            layer.count.copy_(state["count"])
+            for count in layer.count:
+                count.copy_(state["count"])
         for name, value in self.head.named_buffers():
             value.copy_(state[name])
 

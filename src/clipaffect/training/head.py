@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from clipaffect.training.matmul import affine
+
 
 class Head(nn.Module):
     """``hidden_layers`` x [Linear, BatchNorm, ReLU, Dropout], then Linear to the targets.
@@ -76,8 +78,8 @@ def folded_logits(layers: list[tuple[Tensor, Tensor]], features: Tensor) -> Tens
     """Logits (B, outputs) in evaluation, from ``Head.folded``: one product a layer."""
     x = features
     for weight, bias in layers[:-1]:
-        x = torch.addmm(bias, x, weight.t()).relu_()
-    return torch.addmm(layers[-1][1], x, layers[-1][0].t())
+        x = affine(x, weight, bias).relu_()
+    return affine(x, *layers[-1])
 
 
 class DropoutMasks:
@@ -96,21 +98,22 @@ class DropoutMasks:
 
     def __init__(self, seed: int, rate: float, layers: int, width: int) -> None:
         self.seed, self.rate, self.layers, self.width = seed, rate, layers, width
-        self.scale = 1 / (1 - rate)
 
-    def kept(self, step: int, passes: int, batch: int) -> Tensor:
-        """Which units stay: (passes, layers, batch, width) bool."""
+    def scaled(self, step: int, passes: int, batch: int, dtype: torch.dtype) -> Tensor:
+        """Masks of a step's passes: (passes, layers, batch, width), 0 or 1 / (1 - rate)."""
         shape = (passes, self.layers, batch, self.width)
         count = math.prod(shape)
         philox = np.random.Philox(key=self.seed, counter=[0, 0, 0, step])
         bits = philox.random_raw(-(-count // 4)).view(np.uint16)[:count]
-        return torch.from_numpy(bits >= round(self.rate * 65536)).view(shape)
+        kept = bits >= round(self.rate * 65536)
+        kind = np.float64 if dtype == torch.float64 else np.float32
+        # in one go: torch's conversion from bool takes three times as long
+        return torch.from_numpy(np.multiply(kept, kind(1 / (1 - self.rate)), dtype=kind)).view(
+            shape
+        )
 
     def __call__(self, step: int, sam_pass: int, batch: int, like: Tensor) -> list[Tensor] | None:
-        """Masks (batch, width) for each layer, 0 or 1 / (1 - rate), of ``like``'s precision.
-
-        None without dropout.
-        """
+        """Masks (batch, width) for each layer, of ``like``'s precision; None without dropout."""
         if self.rate == 0:
             return None
-        return list(self.kept(step, sam_pass + 1, batch)[sam_pass].to(like.dtype) * self.scale)
+        return list(self.scaled(step, sam_pass + 1, batch, like.dtype)[sam_pass])

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from clipaffect.config.training import Recipe
+from clipaffect.training.matmul import affine
 
 LOW_RANK_BELOW = 1 / 6  # batch over width; above it the dense form is faster (measured at 768)
 ROW = 64  # a norm is that of row norms: one float32 sum over a million squares is off by 3e-5
@@ -53,12 +54,12 @@ class Product(Protocol):
         """Take note of the first pass; returns the square of its gradient's norm."""
         ...
 
-    def perturb(self, scale: float, sign: bool) -> None:
-        """Go to W + scale G, or W + scale sign(G)."""
+    def perturb(self, scale: float, sign: bool) -> int:
+        """Go to W + scale G, or W + scale sign(G); returns how many weights the sign form moves."""
         ...
 
-    def gradient(self, x: Tensor, dz: Tensor, out: Tensor) -> None:
-        """Write dz' x (out, in), what the optimiser is given."""
+    def gradient(self, x: Tensor, dz: Tensor) -> Tensor:
+        """dz' x (out, in), what the optimiser is given."""
         ...
 
 
@@ -80,28 +81,27 @@ class _Cast:
     def affine(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         if self.bf16:
             return torch.mm(self.cast(x), weight.t()).to(self.dtype).add_(bias)
-        return torch.addmm(bias, x, weight.t())
+        return affine(x, weight, bias)
 
-    def gradient(self, x: Tensor, dz: Tensor, out: Tensor) -> None:
+    def through(self, dz: Tensor, weight: Tensor) -> Tensor:
+        return affine(self.cast(dz), weight.t()).to(self.dtype)
+
+    def gradient(self, x: Tensor, dz: Tensor) -> Tensor:
         """See ``Product``."""
-        if self.bf16:
-            out.copy_(torch.mm(self.cast(dz).t(), self.cast(x)))
-        else:
-            torch.mm(dz.t(), x, out=out)
+        return affine(self.cast(dz).t(), self.cast(x).t()).to(self.dtype)
 
 
 class DenseProduct(_Cast):
-    """Writes the gradient, then the perturbed weights, into a buffer of the matrix's size.
+    """Writes the gradient out, and the perturbed weights over it.
 
     Args:
         weight: (out, in).
-        buffer: (out, in).
         bf16: whether the products' inputs are rounded to bfloat16.
     """
 
-    def __init__(self, weight: Tensor, buffer: Tensor, bf16: bool) -> None:
+    def __init__(self, weight: Tensor, bf16: bool) -> None:
         super().__init__(weight, bf16)
-        self.buffer = self.moved = buffer
+        self.buffer = self.moved = weight[:0]
 
     def forward(self, x: Tensor, bias: Tensor, perturbed: bool) -> Tensor:
         """See ``Product``."""
@@ -109,19 +109,19 @@ class DenseProduct(_Cast):
 
     def backward(self, dz: Tensor, perturbed: bool) -> Tensor:
         """See ``Product``."""
-        return torch.mm(self.cast(dz), self.moved if perturbed else self.own).to(self.dtype)
+        return self.through(dz, self.moved if perturbed else self.own)
 
     def first_gradient(self, x: Tensor, dz: Tensor) -> float:
         """See ``Product``."""
-        self.gradient(x, dz, self.buffer)
+        self.buffer = self.gradient(x, dz)
         return square_norm(self.buffer)
 
-    def perturb(self, scale: float, sign: bool) -> None:
+    def perturb(self, scale: float, sign: bool) -> int:
         """See ``Product``."""
-        if sign:
-            self.buffer.sign_()
+        moving = int(self.buffer.sign_().count_nonzero()) if sign else 0
         torch.add(self.weight, self.buffer, alpha=scale, out=self.buffer)
         self.moved = self.cast(self.buffer)
+        return moving
 
 
 class LowRankProduct(_Cast):
@@ -152,7 +152,7 @@ class LowRankProduct(_Cast):
 
     def backward(self, dz: Tensor, perturbed: bool) -> Tensor:
         """See ``Product``."""
-        dx = torch.mm(self.cast(dz), self.own).to(self.dtype)
+        dx = self.through(dz, self.own)
         if perturbed:
             dx.addmm_(torch.mm(dz, self.dz.t()), self.x, alpha=self.scale)
         return dx
@@ -164,9 +164,10 @@ class LowRankProduct(_Cast):
         total = float(torch.mm(dz, dz.t()).double().mul_(gram).sum())
         return max(total, 0.0)  # frames that are all alike: rounding may leave it below zero
 
-    def perturb(self, scale: float, sign: bool) -> None:
+    def perturb(self, scale: float, sign: bool) -> int:
         """See ``Product``; there is no sign form."""
         self.scale = scale
+        return 0
 
 
 def square_norm(matrix: Tensor) -> float:

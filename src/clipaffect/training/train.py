@@ -15,6 +15,7 @@ from torch import Tensor
 from clipaffect.config.training import LOSSES, Recipe
 from clipaffect.tasks import Task
 from clipaffect.training.checkpoint import CHECKPOINT, read_checkpoint, under, write_checkpoint
+from clipaffect.training.core import take_one_core
 from clipaffect.training.data import TrainingData, batches
 from clipaffect.training.fast import FastLearner
 from clipaffect.training.head import Head
@@ -93,7 +94,7 @@ def train_head(
         folder: for the checkpoint, written after each epoch.
         after_epoch: called after each epoch, also those that the checkpoint brought.
     """
-    torch.set_num_threads(1)
+    take_one_core()
     learner = make_learner(data, task, recipe, alpha, seed)
     trained = _load(folder / CHECKPOINT, learner)
     for _ in trained.history:
