@@ -16,7 +16,8 @@ from rich.panel import Panel
 from rich.text import Text
 
 from clipaffect.config import load_config, parse_config
-from clipaffect.config.models import Data, Encoder, Faces, Probe
+from clipaffect.config.data import Data
+from clipaffect.config.models import Encoder, Evaluation, Faces, Probe
 from clipaffect.config.section import Section
 from clipaffect.config.training import Training
 from clipaffect.errors import UserError
@@ -140,7 +141,41 @@ def evaluate_heads(
     from clipaffect.evaluation.stage import evaluate_heads
 
     training = _section(settings, "training", Training)
-    evaluate_heads(training, encoder, _task(task), table, bundle, reference, out)
+    missing = _section(settings, "evaluation", Evaluation).missing
+    evaluate_heads(training, missing, encoder, _task(task), table, bundle, reference, out)
+
+
+@app.command()
+def write_submission(
+    settings: Settings,
+    task: str,
+    test: Path,
+    table: Path,
+    out: Out,
+    bundle: Annotated[list[Path], typer.Option("--bundle")],
+    embeddings: Annotated[list[Path], typer.Option("--embeddings")],
+) -> None:
+    """Predict the frames of a test list in the organisers' format."""
+    from clipaffect.submission.write import write_submission
+
+    training = _section(settings, "training", Training)
+    missing = _section(settings, "evaluation", Evaluation).missing
+    write_submission(_task(task), training, missing, test, embeddings, bundle, table, out)
+
+
+@app.command()
+def check_submission(
+    file: Path,
+    task: Annotated[str, typer.Option(help="EXPR or AU.")],
+    sample: Annotated[
+        Path | None, typer.Option(help="The organisers' sample file: its rows and no others.")
+    ] = None,
+) -> None:
+    """Check a submission, anybody's, line by line; names the first wrong line."""
+    from clipaffect.submission.validate import validate_submission
+
+    found = validate_submission(file, TASKS[_task(task)], sample)
+    print(f"{file}: right; {found.rows:,} rows of {found.people:,} people or videos")
 
 
 @app.command()
@@ -162,8 +197,7 @@ def first_page(settings: Settings, results: Path, out: Out) -> None:
 @app.command()
 def check(config: Path) -> None:
     """Read a configuration and the data it names; say what is wrong, or what was found."""
-    from clipaffect.dataset.aff_wild2 import scan_tree
-    from clipaffect.dataset.index import describe, read_labels
+    from clipaffect.dataset.index import read_dataset
     from clipaffect.encoders.load import check_encoder
     from clipaffect.training.learner import check_user_code
 
@@ -173,11 +207,8 @@ def check(config: Path) -> None:
     for recipe in loaded.training.recipes().values():
         for task in loaded.training.tasks:
             check_user_code(recipe, TASKS[task], 768)  # CLIP ViT-L/14's dimension
-    tree = scan_tree(loaded.data, loaded.training.tasks)
-    labels = {task: read_labels(tree, task, None) for task in loaded.training.tasks}
+    read_dataset(loaded.data, loaded.training.tasks)
     print(f"{config}: results go to results/{loaded.run}/, encoders {', '.join(loaded.encoders)}")
-    for line in describe(tree, labels):
-        print(line)
 
 
 @app.command()

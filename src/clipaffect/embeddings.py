@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -19,6 +19,7 @@ from clipaffect.config.models import Encoder, Faces
 from clipaffect.digest import digest
 from clipaffect.encoders.load import LoadedEncoder, check_encoder, encoder_record, load_encoder
 from clipaffect.errors import UserError
+from clipaffect.faces.crops import decode_crop, read_crops
 from clipaffect.faces.stage import detection_key
 from clipaffect.outcomes import Outcome
 from clipaffect.progress import Progress
@@ -48,24 +49,33 @@ def schema(dimension: int, encoder: str) -> pa.Schema:
 
 
 def embed_crops(crops: list[bytes], encoder: LoadedEncoder, batch: int) -> np.ndarray:
-    """Features (n, dimension) float16 of JPEG crops.
+    """Features (n, dimension) float16 of JPEG or PNG crops; NaN where one is damaged.
 
     Every batch has the same size, padded with zeros: with another size the matrix products take
     another path and the last bits of a row would depend on how many neighbours it has.
+
+    Raises:
+        UserError: a feature is not finite, by the crop's number.
     """
-    features = np.empty((len(crops), encoder.dimension), np.float16)
+    features = np.full((len(crops), encoder.dimension), np.nan, np.float16)
     for start in range(0, len(crops), batch):
-        decoded = [
-            cv2.cvtColor(
-                cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB
-            )
-            for jpeg in crops[start : start + batch]
-        ]
-        inputs = torch.stack([encoder.prepare(crop) for crop in decoded])
+        decoded = [decode_crop(crop) for crop in crops[start : start + batch]]
+        whole = [place for place, crop in enumerate(decoded) if crop is not None]
+        if not whole:
+            continue
+        inputs = torch.stack([encoder.prepare(crop) for crop in decoded if crop is not None])
         padding = torch.zeros(batch - len(inputs), *inputs.shape[1:])
         result = encoder.embed(torch.cat([inputs, padding]))[: len(inputs)]
-        features[start : start + len(inputs)] = result.numpy().astype(np.float16)
+        values = result.numpy().astype(np.float16)
+        finite = np.isfinite(values).all(axis=1)
+        if not finite.all():
+            raise NotFinite(start + whole[int(np.flatnonzero(~finite)[0])])
+        features[[start + place for place in whole]] = values
     return features
+
+
+class NotFinite(Exception):
+    """The feature of crop ``args[0]`` is not finite."""
 
 
 def embed_faces(
@@ -89,6 +99,14 @@ def embed_faces(
     videos = {video["video"]: video for video in read_frame(manifest).to_dict("records")}
     table = pq.ParquetFile(faces)
     rows = read_frame(faces, list(KEYS))
+    with_crops = {
+        (name, person)
+        for name, video in videos.items()
+        for person, folder in zip(video["persons"], video["folders"], strict=True)
+        if folder
+    }
+    owners = zip(rows["video"], rows["person"], strict=True)
+    rows["from_files"] = [owner in with_crops for owner in owners]
 
     @cache
     def encoder() -> LoadedEncoder:
@@ -97,29 +115,34 @@ def embed_faces(
     def write_dimension(folder: Path) -> None:
         (folder / "dimension.json").write_text(json.dumps(encoder().dimension))
 
-    def chunk(video: dict[str, Any], number: int, part: pd.DataFrame) -> pa.Table:
+    def chunk(video: dict[str, Any], number: int, part: pd.DataFrame, from_files: bool) -> pa.Table:
         found = part.index[part["status"] == Outcome.OK].to_numpy()
 
+        @cache
+        def crops() -> list[bytes]:
+            return read_crops(take_rows(table, found, ["crop", "image"])) if len(found) else []
+
         def make(folder: Path) -> None:
-            crops = take_rows(table, found, ["crop"])["crop"].to_pylist()
-            features = embed_crops(crops, encoder(), settings.batch)
-            finite = np.isfinite(features).all(axis=1)
-            if not finite.all():
-                frame = part.loc[found[~finite][0], "frame"]
+            try:
+                features = embed_crops(crops(), encoder(), settings.batch)
+            except NotFinite as error:
+                frame = part.loc[found[error.args[0]], "frame"]
                 raise UserError(
                     f"the feature of video '{video['video']}', frame {frame} is not finite",
                     where="encoders.<name>.precision, or the weights",
                     mend="set precision: fp32, or check the encoder's weights",
-                )
+                ) from None
             np.save(folder / "features.npy", features)
 
-        key = {
-            "version": VERSIONS["embeddings"],
-            "encoder": record,
-            "faces": detection_key(video, face_settings),
-            "persons": sorted(video["persons"]),
-            "chunk": number,
-        }
+        key: dict[str, Any] = {"version": VERSIONS["embeddings"], "encoder": record}
+        if from_files:  # an image is its bytes, wherever it lies
+            key["images"] = [hashlib.sha256(crop).hexdigest() for crop in crops()]
+        else:
+            key |= {
+                "faces": detection_key(video, face_settings),
+                "persons": sorted(video["persons"]),
+                "chunk": number,
+            }
         piece = store.get_or_make("embeddings", key, make)
         features = np.load(piece / "features.npy", allow_pickle=False)
         return _with_features(part, features)
@@ -130,10 +153,11 @@ def embed_faces(
 
     def tables() -> Iterator[pa.Table]:
         with Progress("crops", len(rows)) as progress:
-            for name, own in rows.groupby("video", sort=False):
+            # A video's people who have crops follow those who were looked for in it.
+            for (name, from_files), own in rows.groupby(["video", "from_files"], sort=False):
                 for start in range(0, len(own), ROW_GROUP):
                     part = own.iloc[start : start + ROW_GROUP]
-                    yield chunk(videos[str(name)], start // ROW_GROUP, part)
+                    yield chunk(videos[name], start // ROW_GROUP, part, from_files)
                     progress.advance(len(part))
 
     write_batches(out, schema(dimension, digest(record)), tables())
@@ -141,9 +165,12 @@ def embed_faces(
 
 def _with_features(part: pd.DataFrame, features: np.ndarray) -> pa.Table:
     """The key columns of ``part`` and the features of its rows with a face; null elsewhere."""
-    has_face = (part["status"] == Outcome.OK).to_numpy()
+    has_face = (part["status"] == Outcome.OK).to_numpy(copy=True)
     values = np.zeros((len(part), features.shape[1]), np.float16)
     values[has_face] = features
+    damaged = np.isnan(values[:, 0])
+    values[damaged], has_face[damaged] = 0, False
+    part = part.assign(status=part["status"].mask(damaged, str(Outcome.IMAGE_UNREADABLE)))
     column = pa.FixedSizeListArray.from_arrays(
         pa.array(values.ravel()), features.shape[1], mask=pa.array(~has_face)
     )

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipaffect.dataset.files import list_frames
 from clipaffect.digest import file_digest
 from clipaffect.errors import UserError
+from clipaffect.outcomes import Outcome
 from clipaffect.progress import Progress
 from clipaffect.stages import VERSIONS
 from clipaffect.store import Store
@@ -62,7 +65,10 @@ def video_key(video: dict[str, Any]) -> dict[str, Any]:
 
 
 def extract_frames(manifest: Path, store: Store, out: Path) -> None:
-    """Write the frame index of every video in ``manifest`` to ``out`` (Parquet)."""
+    """Write the frame index of every video in ``manifest`` to ``out`` (Parquet).
+
+    Where all of a video's people have crops, their images are its frames.
+    """
     videos = read_frame(manifest).to_dict("records")
 
     def index(video: dict[str, Any], folder: Path) -> None:
@@ -76,11 +82,30 @@ def extract_frames(manifest: Path, store: Store, out: Path) -> None:
     def tables() -> Iterator[pa.Table]:
         with Progress("videos", len(videos)) as progress:
             for video in videos:
-                key = {"version": VERSIONS["frames"], **video_key(video)}
-                piece = store.get_or_make("frames", key, partial(index, video))
-                table = pq.read_table(piece / "frames.parquet")
+                if all(video["folders"]):
+                    table = _of_crops(video)
+                else:
+                    key = {"version": VERSIONS["frames"], **video_key(video)}
+                    piece = store.get_or_make("frames", key, partial(index, video))
+                    table = pq.read_table(piece / "frames.parquet")
                 name = pa.array([video["video"]] * table.num_rows, pa.string())
                 yield table.add_column(0, "video", name)
                 progress.advance()
 
     write_batches(out, SCHEMA, tables(), ROW_GROUP)
+
+
+def _of_crops(video: dict[str, Any]) -> pa.Table:
+    """Frame index of folders of crops: every number up to the last image's; no times or sizes."""
+    found = [list_frames(Path(f), int(video["frame_limit"])).numbers for f in video["folders"]]
+    numbers = np.unique(np.concatenate(found))
+    if not len(numbers):
+        empty = {"frame": 0, "time": None, "width": 0, "height": 0, "status": Outcome.VIDEO_EMPTY}
+        return pa.Table.from_pylist([empty], SCHEMA.remove(0))
+    every = np.arange(1, numbers[-1] + 1, dtype=np.int32)
+    status = np.where(np.isin(every, numbers), Outcome.OK, Outcome.NO_IMAGE)
+    zeros = np.zeros(len(every), np.int32)
+    return pa.table(
+        [every, pa.nulls(len(every), pa.float64()), zeros, zeros, status.astype(str)],
+        schema=SCHEMA.remove(0),
+    )

@@ -16,6 +16,8 @@ class Outcome(StrEnum):
     PERSON_ABSENT = "person_absent"
     FRAME_UNREADABLE = "frame_unreadable"
     BEYOND_VIDEO = "beyond_video"
+    NO_IMAGE = "no_image"
+    IMAGE_UNREADABLE = "image_unreadable"
     VIDEO_MISSING = "video_missing"
     VIDEO_EMPTY = "video_empty"
     VIDEO_UNREADABLE = "video_unreadable"
@@ -27,9 +29,11 @@ MEANING: dict[Outcome, str] = {
     Outcome.NO_FACE: "the frame was decoded and no face was found in it",
     Outcome.PERSON_ABSENT: "faces were found, but none belongs to this person of the video",
     Outcome.FRAME_UNREADABLE: "the decoder failed at this frame (damaged or truncated file)",
-    Outcome.BEYOND_VIDEO: "an annotation row beyond the last frame of the video",
-    Outcome.VIDEO_MISSING: "annotated, but there is no video of this name",
-    Outcome.VIDEO_EMPTY: "the video file has no bytes",
+    Outcome.BEYOND_VIDEO: "an annotation row beyond the video's last frame, or the last crop",
+    Outcome.NO_IMAGE: "the folder of crops has later frames, but no image of this one",
+    Outcome.IMAGE_UNREADABLE: "the image of this frame is empty or damaged",
+    Outcome.VIDEO_MISSING: "annotated, but there is no video and no folder of crops of this name",
+    Outcome.VIDEO_EMPTY: "the video file has no bytes, or the folder of crops no image",
     Outcome.VIDEO_UNREADABLE: "the file is not a video that FFmpeg can open",
     Outcome.NO_VIDEO_STREAM: "the file holds no video stream (an audio file, for instance)",
 }

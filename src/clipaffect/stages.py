@@ -12,7 +12,7 @@ from clipaffect.digest import canonical_json
 
 # Keyed by the kind of piece in the work store, which is the stage's name.
 VERSIONS = {
-    "dataset": 1,
+    "dataset": 2,
     "frames": 1,
     "detections": 1,
     "embeddings": 1,
@@ -20,8 +20,9 @@ VERSIONS = {
     "table": 1,
     "heads": 3,
     "references": 1,
-    "evaluation": 2,
-    "report": 2,
+    "evaluation": 3,
+    "submission": 1,
+    "report": 3,
 }
 
 

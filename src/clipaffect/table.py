@@ -110,6 +110,19 @@ def _dimension(shard: Path) -> int:
     return int(pq.read_schema(shard).field("feature").type.list_size)
 
 
+def read_annotated(table: Path, task: Task, split: str) -> tuple[pd.DataFrame, np.ndarray]:
+    """Every annotated frame of a split, with a face or not, in the order of ``read_split``.
+
+    Returns:
+        Columns video, person, frame, status; labels (n, 1) or (n, 12) int8.
+    """
+    columns = ["split", "status", *KEYS, *task.columns]
+    found = pq.read_table(table / "rows.parquet", columns=columns, read_dictionary=["split"])
+    found = found.filter(pc.equal(found["split"], split))
+    labels = [found[name].to_numpy().astype(np.int8) for name in task.columns]
+    return found.select([*KEYS, "status"]).to_pandas(), np.stack(labels, axis=1)
+
+
 def read_split(table: Path, task: Task, split: str) -> Split:
     """The usable rows of one split of a table.
 

@@ -15,7 +15,8 @@ import pytest
 import yaml
 from conftest import ROOT, asset, snakemake, workplace
 
-from clipaffect.config.models import Data, Probe
+from clipaffect.config.data import Data
+from clipaffect.config.models import Probe
 from clipaffect.dataset.aff_wild2 import scan_tree
 from clipaffect.dataset.annotations import read_annotation
 from clipaffect.demo.actions import EXPRESSIONS

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from conftest import EVERY_CLASS, EVERY_UNIT, annotation, write_annotation, write_video
 
-from clipaffect.config.models import Data, Encoder, Faces
+from clipaffect.config.data import Data
+from clipaffect.config.models import Encoder, Faces
 from clipaffect.dataset.index import index_dataset
 from clipaffect.embeddings import embed_faces
 from clipaffect.errors import UserError

@@ -53,7 +53,7 @@ def shard(tmp_path: Path) -> Path:
     ]
     write_batches(tmp_path / "faces.parquet", SCHEMA, [pa.Table.from_pylist(rows, SCHEMA)])
     manifest = [
-        {"video": v, "path": v, "sha256": v, "persons": [""], "frame_limit": 0}
+        {"video": v, "path": v, "sha256": v, "persons": [""], "folders": [""], "frame_limit": 0}
         for v in ("one", "two")
     ]
     write_frame(tmp_path / "manifest.parquet", pd.DataFrame(manifest))

@@ -221,6 +221,7 @@ def test_rows_in_are_rows_out(
                 "path": str(p),
                 "sha256": file_digest(Path(p)) if p else "",
                 "persons": who,
+                "folders": [""] * len(who),
                 "frame_limit": 40,
             }
             for v, p, who in rows
@@ -266,6 +267,7 @@ def test_a_video_that_changed_after_the_index_does_not_enter_the_store(tmp_path:
         "path": str(video),
         "sha256": file_digest(video),
         "persons": [""],
+        "folders": [""],
         "frame_limit": 0,
     }
     write_frame(tmp_path / "m.parquet", pd.DataFrame([row]))

@@ -59,6 +59,7 @@ RERUNS = {
     ),
     "preset": ({"preset": "recommended"}, {"build_report", "first_page"}),
     "training.epochs": ({"training": {"epochs": 4}}, BELOW_TRAINING | {"train_heads"}),
+    "evaluation.missing": ({"evaluation": {"missing": "nearest"}}, BELOW_TRAINING),
     "probe.strength": ({"probe": {"strength": 0.2}}, BELOW_TRAINING | {"fit_references"}),
     "paths.store": ({"paths": {"store": "elsewhere"}}, {"build_report", "first_page"}),
     "environment": ({"environment": "cuda"}, {"build_report", "first_page"}),

@@ -27,6 +27,8 @@ TIMINGS = RESULTS / "timings"
 ASSETS = Path(CONFIG.paths.assets)
 SHARDS = shard_names(CONFIG.data.shards)
 TASKS = CONFIG.training.tasks
+TEST_TASKS = [task for task in TASKS if task in CONFIG.data.test]
+SUBMISSIONS = expand(RESULTS / "submission/{task}/predictions.txt", task=TEST_TASKS)
 PARTS = range(CONFIG.training.parts)
 ENV = f"../envs/{CONFIG.environment}.yaml"
 
@@ -52,6 +54,12 @@ shell.prefix(
     "OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1; "
     f'clipaffect() {{{{ {PYTHON} -m clipaffect "$@"; }}}}; '
 )
+
+
+def options(name, paths, folder=False):
+    """A command's option for each path, or for the folder it lies in."""
+    chosen = [Path(path).parent if folder else path for path in paths]
+    return " ".join(f"{name} {shlex.quote(str(path))}" for path in chosen)
 
 
 def weights_of(wildcards):

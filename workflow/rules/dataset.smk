@@ -1,7 +1,7 @@
 """The data set's index.
 
-in:  data.videos and data.annotations, as Aff-Wild2 lies on disk
-out: a label-free manifest of each shard, the labels of each task, a summary
+in:  data.videos, data.images and data.annotations, as Aff-Wild2 lies on disk
+out: a label-free manifest of each shard, the labels and test frames of each task, a summary
 """
 
 from clipaffect.dataset.aff_wild2 import inventory
@@ -11,6 +11,7 @@ rule index_dataset:
     output:
         manifests=expand(RESULTS / "dataset/manifests/{shard}.parquet", shard=SHARDS),
         labels=expand(RESULTS / "dataset/labels/{task}.parquet", task=TASKS),
+        test=expand(RESULTS / "dataset/test/{task}.parquet", task=TEST_TASKS),
         summary=RESULTS / "dataset/summary.json",
     log:
         LOGS / "index_dataset.log",

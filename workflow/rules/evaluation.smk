@@ -1,7 +1,7 @@
 """Scores of heads and references.
 
 in:  the tables, every part of the grid
-out: frame scores and tidy metrics of each task
+out: frame scores and tidy metrics of each task; predictions of its test frames
 """
 
 
@@ -37,6 +37,7 @@ rule evaluate_heads:
         scores=RESULTS / "evaluation/{task}/scores.parquet",
         metrics=RESULTS / "evaluation/{task}/metrics.parquet",
         heads=RESULTS / "evaluation/{task}/heads.parquet",
+        frames=RESULTS / "evaluation/{task}/frames.json",
     log:
         LOGS / "evaluate_heads/{task}.log",
     benchmark:
@@ -44,15 +45,40 @@ rule evaluate_heads:
     conda:
         ENV
     params:
-        settings=settings_json(CONFIG, "evaluation", "training"),
+        settings=settings_json(CONFIG, "evaluation", "training", "evaluation"),
         encoder=CONFIG.encoder,
-        bundles=lambda wildcards, input: " ".join(
-            f"--bundle {shlex.quote(str(Path(path).parent))}" for path in input.bundles
-        ),
-        references=lambda wildcards, input: " ".join(
-            f"--reference {shlex.quote(str(path))}" for path in input.references
-        ),
+        bundles=lambda wildcards, input: options("--bundle", input.bundles, folder=True),
+        references=lambda wildcards, input: options("--reference", input.references),
     shell:
         "clipaffect evaluate-heads --settings {params.settings:q} {wildcards.task} "
         '{params.encoder:q} "$(dirname {input.rows:q})" {params.bundles} {params.references} '
         '--out "$(dirname {output.scores:q})" > {log:q} 2>&1'
+
+
+rule write_submission:
+    input:
+        test=RESULTS / "dataset/test/{task}.parquet",
+        rows=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/rows.parquet",
+        features=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/features.npy",
+        embeddings=expand(
+            RESULTS / f"embeddings/{CONFIG.encoder}" / "{shard}.parquet", shard=SHARDS
+        ),
+        code=CONFIG.training.user_files(),
+        bundles=expand(RESULTS / "models/{{task}}/{part}/heads.safetensors", part=PARTS),
+    output:
+        predictions=RESULTS / "submission/{task}/predictions.txt",
+        coverage=RESULTS / "submission/{task}/coverage.json",
+    log:
+        LOGS / "write_submission/{task}.log",
+    benchmark:
+        TIMINGS / "write_submission/{task}.tsv"
+    conda:
+        ENV
+    params:
+        settings=settings_json(CONFIG, "submission", "training", "evaluation"),
+        bundles=lambda wildcards, input: options("--bundle", input.bundles, folder=True),
+        embeddings=lambda wildcards, input: options("--embeddings", input.embeddings),
+    shell:
+        "clipaffect write-submission --settings {params.settings:q} {wildcards.task} "
+        '{input.test:q} "$(dirname {input.rows:q})" {params.bundles} {params.embeddings} '
+        '--out "$(dirname {output.predictions:q})" > {log:q} 2>&1'

@@ -9,7 +9,7 @@ rule align_faces:
     input:
         manifest=RESULTS / "dataset/manifests/{shard}.parquet",
         frames=RESULTS / "frames/{shard}.parquet",
-        networks=ASSETS / "face-networks/manifest.json",
+        networks=ASSETS / "face-networks/manifest.json" if CONFIG.data.videos else [],
     output:
         RESULTS / "faces/{shard}.parquet",
     log:

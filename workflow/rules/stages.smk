@@ -44,3 +44,4 @@ rule training_all:
 rule report_all:
     input:
         RESULTS / "report/index.html",
+        SUBMISSIONS,

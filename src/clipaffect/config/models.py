@@ -6,9 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from clipaffect.config.data import Data
 from clipaffect.config.section import FOLDER_NAME, Section
 from clipaffect.config.training import Training
 
+Missing = Literal["leave_out", "nearest", "interpolate"]
 # Which model an asset holds the weights of.
 WEIGHT_ASSETS = {"dinov2-s14": "clipaffect-dinov2-s14"}
 
@@ -19,45 +21,6 @@ def _folder_name(value: str) -> str:
             "must be a plain name: letters, digits, '.', '_' and '-', a letter or digit first"
         )
     return value
-
-
-class Subset(Section):
-    """A few videos of each split, for a quick look before the long run."""
-
-    train: int = Field(ge=1, description="Videos of the training split, first by name.")
-    validation: int = Field(ge=1, description="Videos of the validation split, first by name.")
-    frames: int | None = Field(
-        None, ge=1, description="Use only the first so many frames of each video."
-    )
-
-
-class Data(Section):
-    """Where the videos and annotations are."""
-
-    format: Literal["aff_wild2"] = Field(
-        "aff_wild2", description="How the data lies on disk; see docs/data.md."
-    )
-    videos: str = Field(
-        "resources/demo/videos", description="Folder with the videos, searched with its subfolders."
-    )
-    annotations: str = Field(
-        "resources/demo/annotations", description="Folder that holds the challenge's folders."
-    )
-    edition: int | None = Field(
-        None,
-        ge=1,
-        description="Edition of the ABAW challenge that the annotations come from, if any: stated "
-        "in the report, since the splits differ between editions.",
-    )
-    shards: int = Field(
-        4, ge=1, le=4096, description="Parts the videos are dealt to; each is one job per stage."
-    )
-    subset: Subset | None = Field(None, description="Use a few videos only.")
-    licensed: bool = Field(
-        False,
-        description="Whether the data's licence forbids redistribution: then the report shows no "
-        "pictures of people.",
-    )
 
 
 class Faces(Section):
@@ -142,6 +105,17 @@ class Probe(Section):
     iterations: int = Field(200, ge=1, description="At most so many steps of L-BFGS.")
 
 
+class Evaluation(Section):
+    """How heads are scored."""
+
+    missing: Missing = Field(
+        "leave_out",
+        description="Annotated frames without a crop: `leave_out` of the score, `nearest` takes "
+        "the score of the nearest frame of that person with a crop, `interpolate` the one between "
+        "its two neighbours. Training uses frames with a crop alone.",
+    )
+
+
 class Paths(Section):
     """Folders that runs share."""
 
@@ -181,6 +155,7 @@ class Config(Section):
     )
     encoder: str = Field("dinov2-s14", description="The encoder that heads are trained on.")
     training: Training = Field(default_factory=Training, description="The heads.")
+    evaluation: Evaluation = Field(default_factory=Evaluation, description="How heads are scored.")
     probe: Probe = Field(default_factory=Probe, description="The linear probe.")
 
     @model_validator(mode="after")

@@ -1,28 +1,34 @@
-"""Find the videos and annotations of an Aff-Wild2 tree.
+"""Find the videos, crops and annotations of an Aff-Wild2 tree, of any edition of the challenge.
 
-Annotations lie in ``<challenge folder>/{Train_Set,Validation_Set}/<video>[_left|_right].txt``;
-``_left`` and ``_right`` are two people in one video, so the source video is the group that a
-split must not cut.
+Annotations lie in ``<challenge folder>/{Train_Set,Validation_Set}/<video>[_left|_right].txt``,
+crops in ``<video>[_left|_right]/00001.jpg``; ``_left`` and ``_right`` are two people in one video,
+so the source video is the group that a split must not cut.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from clipaffect.config.models import Data
+from clipaffect.config.data import Data, SplitFiles
+from clipaffect.dataset.files import (
+    CropFolders,
+    check_name,
+    files_below,
+    natural_order,
+    scan_crops,
+    scan_videos,
+)
+from clipaffect.dataset.multitask import read_people
+from clipaffect.dataset.test_list import TestList, read_test_list
 from clipaffect.digest import digest
 from clipaffect.errors import UserError, raise_all
 from clipaffect.tasks import TASKS, Task, TaskName
 
-VIDEO_SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in "mp4 avi mov mkv webm m4v mpg mpeg wmv flv ogv ts".split()  # noqa: SIM905
-)
 SPLITS = {"Train_Set": "train", "Validation_Set": "validation"}
 SIDES = ("left", "right")
 
@@ -40,83 +46,83 @@ class AnnotationFile:
 
 @dataclass(frozen=True)
 class Tree:
-    """What lies on disk: video files by name, and every annotation file."""
+    """What lies on disk.
+
+    Attributes:
+        videos: video files by name.
+        crops: folders of crops by name.
+        annotations: one for each person, video and task.
+        test: by task, what is to be predicted.
+    """
 
     videos: dict[str, Path]
+    crops: CropFolders
     annotations: list[AnnotationFile]
+    test: dict[TaskName, TestList] = field(default_factory=dict)
+
+    def people(self) -> dict[str, list[str]]:
+        """Every video that is annotated or to be predicted, in natural order, and its people."""
+        found: dict[str, set[str]] = defaultdict(set)
+        for annotation in self.annotations:
+            found[annotation.video].add(annotation.person)
+        for listed in self.test.values():
+            for video, person in listed.people():
+                found[video].add(person)
+        return {video: sorted(found[video]) for video in sorted(found, key=natural_order)}
+
+    def crop_folder(self, video: str, person: str) -> Path | None:
+        """Where a person's crops lie, if there are any."""
+        return self.crops.used.get(folder_name(video, person))
+
+    def is_missing(self, video: str, person: str) -> bool:
+        """Whether there are neither crops of a person nor the video."""
+        return video not in self.videos and self.crop_folder(video, person) is None
 
 
-def natural_order(name: str) -> tuple[tuple[int, int | str], ...]:
-    """Sort key that puts video2 before video10."""
-    parts = re.findall(r"\d+|\D+", name)
-    return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in parts)
+def folder_name(video: str, person: str) -> str:
+    """The name of a person's folder of crops, annotation file and rows in a submission."""
+    return f"{video}_{person}" if person else video
 
 
-def _check_name(path: Path, root: Path) -> UserError | None:
-    name = str(path.relative_to(root))
-    shown = name.encode("utf-8", "surrogateescape").decode("ascii", "backslashreplace")
-    if any(0xDC80 <= ord(c) <= 0xDCFF for c in name):
-        problem = f"the file name '{shown}' is not UTF-8"
-    elif not name.isprintable():
-        problem = f"the file name {name!a} has control characters"
-    else:
-        return None
-    return UserError(problem, where=root, mend="rename the file (and its annotations)")
+def split_name(name: str, videos: dict[str, Path]) -> tuple[str, str]:
+    """The video and person of a name such as ``4-30-1920x1080_left``.
+
+    The end names the side, unless a video file has the whole name.
+    """
+    if name not in videos:
+        for side in SIDES:
+            if name.endswith(f"_{side}"):
+                return name.removesuffix(f"_{side}"), side
+    return name, ""
 
 
-def _files(root: Path) -> list[Path]:
-    """Every file below ``root`` that is not hidden; links to folders are followed, once each."""
-    if not root.is_dir():
-        return []
-    found: list[Path] = []
-    seen: set[Path] = set()
-
-    def stop(error: OSError) -> None:
-        raise error
-
-    for folder, folders, names in os.walk(root, followlinks=True, onerror=stop):
-        here = Path(folder).resolve()
-        if here in seen:
-            folders.clear()
-            continue
-        seen.add(here)
-        found += [Path(folder) / name for name in names if not name.startswith(".")]
-    return sorted(path for path in found if path.exists())
-
-
-def scan_videos(root: Path) -> dict[str, Path]:
-    """Video files under ``root`` by name without suffix.
+def scan_tree(data: Data, tasks: tuple[TaskName, ...]) -> Tree:
+    """Find every video, folder of crops and annotation file, and check that they fit together.
 
     Raises:
-        UserError: no such folder, a name that cannot be kept, or two files of one name.
+        UserError: every problem found, each with its file and mend.
     """
-    if not root.is_dir():
-        raise UserError(
-            "no such folder of videos",
-            where=f"{root} (data.videos), seen from {Path.cwd()}",
-            mend="set data.videos; docs/data.md shows the layout",
-        )
+    videos = scan_videos(Path(data.videos)) if data.videos else {}
+    crops = scan_crops(data.images)
     problems: list[UserError] = []
-    named: dict[str, list[Path]] = defaultdict(list)
-    for path in _files(root):
-        if path.suffix.lower() not in VIDEO_SUFFIXES:
-            continue
-        problem = _check_name(path, root)
-        if problem:
-            problems.append(problem)
+    annotations: list[AnnotationFile] = []
+    for name in tasks:
+        if data.multitask:
+            where = Path(data.multitask.train)
+            found = list(_multitask(data.multitask, name, videos))
         else:
-            named[path.stem].append(path)
-    for name, paths in named.items():
-        if len(paths) > 1:
-            problems.append(
-                UserError(
-                    f"{len(paths)} files are the video '{name}'",
-                    where=" and ".join(map(str, paths)),
-                    mend="keep one of them",
-                )
-            )
+            where = _task_folder(Path(data.annotations), TASKS[name])
+            found = _scan_task(where, name, videos, problems)
+        problems += _misplaced(found, name, where)
+        annotations += found
+    test = {
+        name: read_test_list(Path(path), TASKS[name], lambda name: split_name(name, videos))
+        for name, path in data.test.items()
+        if name in tasks
+    }
     raise_all(problems)
-    return {name: paths[0] for name, paths in named.items()}
+    annotations.sort(key=lambda a: (a.task, natural_order(a.video), a.person))
+    return Tree(videos, crops, annotations, test)
 
 
 def _task_folder(root: Path, task: Task) -> Path:
@@ -131,50 +137,32 @@ def _task_folder(root: Path, task: Task) -> Path:
     )
 
 
-def scan_tree(data: Data, tasks: tuple[TaskName, ...]) -> Tree:
-    """Find every video and annotation file and check that they fit together.
-
-    Raises:
-        UserError: every problem found, each with its file and mend.
-    """
-    videos = scan_videos(Path(data.videos))
-    problems: list[UserError] = []
-    annotations: list[AnnotationFile] = []
-    for name in tasks:
-        folder = _task_folder(Path(data.annotations), TASKS[name])
-        found = _scan_task(folder, name, videos, problems)
-        problems += _misplaced(found, name, folder)
-        annotations += found
-    raise_all(problems)
-    annotations.sort(key=lambda a: (a.task, natural_order(a.video), a.person))
-    if data.subset:
-        annotations = _subset(annotations, data.subset.train, data.subset.validation)
-    return Tree(videos, annotations)
-
-
 def _scan_task(
     folder: Path, task: TaskName, videos: dict[str, Path], problems: list[UserError]
 ) -> list[AnnotationFile]:
     """The annotation files of a task; names that cannot be kept go to ``problems``."""
     found = []
     for sub_folder, split in SPLITS.items():
-        for path in _files(folder / sub_folder):
+        for path in files_below(folder / sub_folder):
             if path.suffix.lower() != ".txt":
                 continue
-            if problem := _check_name(path, folder):
+            if problem := check_name(path, folder):
                 problems.append(problem)
                 continue
-            video, person = path.stem, ""
-            if video not in videos:
-                for side in SIDES:
-                    if video.endswith(f"_{side}"):
-                        video, person = video.removesuffix(f"_{side}"), side
-                        break
+            video, person = split_name(path.stem, videos)
             found.append(AnnotationFile(path, task, split, video, person))
     return found
 
 
-def _misplaced(found: list[AnnotationFile], task: TaskName, folder: Path) -> Iterator[UserError]:
+def _multitask(
+    files: SplitFiles, task: TaskName, videos: dict[str, Path]
+) -> Iterator[AnnotationFile]:
+    for split, file in (("train", files.train), ("validation", files.validation)):
+        for name in read_people(Path(file)):
+            yield AnnotationFile(Path(file), task, split, *split_name(name, videos))
+
+
+def _misplaced(found: list[AnnotationFile], task: TaskName, where: Path) -> Iterator[UserError]:
     """Videos in both splits, people annotated twice, splits without a file."""
     splits: dict[str, dict[str, Path]] = defaultdict(dict)
     people: dict[tuple[str, str, str], list[Path]] = defaultdict(list)
@@ -188,10 +176,10 @@ def _misplaced(found: list[AnnotationFile], task: TaskName, folder: Path) -> Ite
                 where=" and ".join(map(str, by_split.values())),
                 mend="keep one: no person may be in both training and validation",
             )
-    for paths in people.values():
+    for (_, video, person), paths in people.items():
         if len(paths) > 1:
             yield UserError(
-                f"{len(paths)} annotations of '{paths[0].stem}' for {task}",
+                f"{len(paths)} annotations of '{folder_name(video, person)}' for {task}",
                 where=" and ".join(map(str, paths)),
                 mend="keep one of them",
             )
@@ -199,29 +187,31 @@ def _misplaced(found: list[AnnotationFile], task: TaskName, folder: Path) -> Ite
         if not any(annotation.split == split for annotation in found):
             yield UserError(
                 f"no annotation files for the {split} split of {task}",
-                where=folder,
+                where=where,
                 mend=f"put them into its folder {' or '.join(SPLITS)}",
             )
 
 
-def _subset(annotations: list[AnnotationFile], train: int, validation: int) -> list[AnnotationFile]:
-    wanted: dict[tuple[str, str], set[str]] = {}
-    for task in {a.task for a in annotations}:
-        for split, count in (("train", train), ("validation", validation)):
-            names = {a.video for a in annotations if (a.task, a.split) == (task, split)}
-            wanted[task, split] = set(sorted(names, key=natural_order)[:count])
-    return [a for a in annotations if a.video in wanted[a.task, a.split]]
-
-
 def inventory(data: Data, tasks: tuple[TaskName, ...]) -> str:
-    """Digest of every video's and annotation's name, size and time: what the index depends on.
+    """Digest of what the index depends on: names, sizes and times of videos and annotations.
 
+    Of a folder of crops it is the folder's own time, which an added or removed image changes.
     What is missing or wrong is left to ``scan_tree``.
     """
-    roots = [Path(data.videos)]
-    roots += [Path(data.annotations) / folder for t in tasks for folder in TASKS[t].folders]
+    paths = [Path(path) for path in data.test.values()]
+    if data.videos:
+        paths += files_below(Path(data.videos))
+    if data.multitask:
+        paths += [Path(data.multitask.train), Path(data.multitask.validation)]
+    else:
+        folders = [Path(data.annotations) / folder for t in tasks for folder in TASKS[t].folders]
+        paths += [path for folder in folders for path in files_below(folder)]
+    with contextlib.suppress(UserError):
+        paths += scan_crops(data.images).used.values()
     states = []
-    for path in (path for root in roots for path in _files(root)):
-        state = path.stat()
-        states.append([os.fsencode(path).hex(), state.st_size, state.st_mtime_ns])
+    for path in paths:
+        if path.exists():
+            state = path.stat()
+            size = 0 if path.is_dir() else state.st_size
+            states.append([os.fsencode(path).hex(), size, state.st_mtime_ns])
     return digest(states)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,17 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from clipaffect.config.models import Data
-from clipaffect.dataset.aff_wild2 import Tree, natural_order, scan_tree
+from clipaffect.config.data import Data, Subset
+from clipaffect.dataset.aff_wild2 import AnnotationFile, Tree, folder_name, scan_tree
 from clipaffect.dataset.annotations import read_annotation
+from clipaffect.dataset.files import natural_order
+from clipaffect.dataset.multitask import read_multitask
+from clipaffect.dataset.test_list import TestList
 from clipaffect.digest import file_digest
 from clipaffect.errors import UserError, raise_all
 from clipaffect.stages import shard_names
 from clipaffect.tables import write_frame, write_text
-from clipaffect.tasks import NOT_ANNOTATED, TASKS, TaskName
+from clipaffect.tasks import NOT_ANNOTATED, TASKS, Task, TaskName
 
 MANIFEST = pa.schema(
     [
@@ -31,7 +33,16 @@ MANIFEST = pa.schema(
         ("path", pa.string()),
         ("sha256", pa.string()),
         ("persons", pa.list_(pa.string())),
+        ("folders", pa.list_(pa.string())),
         ("frame_limit", pa.int32()),
+    ]
+)
+TEST = pa.schema(
+    [
+        ("location", pa.string()),
+        ("video", pa.string()),
+        ("person", pa.string()),
+        ("frame", pa.int32()),
     ]
 )
 
@@ -48,30 +59,73 @@ def label_schema(task: TaskName) -> pa.Schema:
     return pa.schema([*keys, ("frame", pa.int32()), *labels, ("annotated", pa.bool_())])
 
 
-def read_labels(tree: Tree, task: TaskName, frame_limit: int | None) -> pd.DataFrame:
+def _read_rows(annotation: AnnotationFile, task: Task, multitask: bool) -> pd.DataFrame:
+    """One person's rows: frame, label columns."""
+    if multitask:
+        name = folder_name(annotation.video, annotation.person)
+        return read_multitask(annotation.path, name, task)
+    rows = pd.DataFrame(read_annotation(annotation.path, task), columns=list(task.columns))
+    rows.insert(0, "frame", np.arange(1, len(rows) + 1, dtype=np.int32))
+    return rows
+
+
+def read_labels(tree: Tree, task: TaskName, data: Data) -> pd.DataFrame:
     """Every annotation row of a task: split, video, person, frame, labels, annotated.
+
+    Names are categories, in natural order: three million rows take 100 MB.
 
     Raises:
         UserError: every wrong annotation, or a split or class without a frame.
     """
     problems: list[UserError] = []
-    parts = []
-    for annotation in (a for a in tree.annotations if a.task == task):
+    parts: list[pd.DataFrame] = []
+    own = [a for a in tree.annotations if a.task == task]
+    for annotation in own:
         try:
-            rows = read_annotation(annotation.path, TASKS[task])[:frame_limit]
+            rows = _read_rows(annotation, TASKS[task], data.multitask is not None)
         except UserError as problem:
             problems.append(problem)
             continue
-        part = pd.DataFrame(rows, columns=list(TASKS[task].columns))
-        part.insert(0, "frame", np.arange(1, len(rows) + 1, dtype=np.int32))
-        part.insert(0, "person", annotation.person)
-        part.insert(0, "video", annotation.video)
-        part.insert(0, "split", annotation.split)
-        # A frame counts as annotated if any of its labels is: AU losses mask the others.
-        part["annotated"] = (rows != NOT_ANNOTATED).any(axis=1)
-        parts.append(part)
+        if data.subset and data.subset.frames:
+            rows = rows[rows["frame"] <= data.subset.frames]
+        parts.append(rows)
     raise_all(problems)
     labels = pd.concat(parts, ignore_index=True)
+    sizes = [len(part) for part in parts]
+    for column in ("person", "video", "split"):
+        values = [getattr(annotation, column) for annotation in own]
+        names = sorted(set(values), key=natural_order)
+        codes = np.repeat([names.index(value) for value in values], sizes)
+        labels.insert(0, column, pd.Categorical.from_codes(codes, names))
+    # A frame counts as annotated if any of its labels is: AU losses mask the others.
+    columns = list(TASKS[task].columns)
+    labels["annotated"] = (labels[columns] != NOT_ANNOTATED).any(axis=1)
+    return labels
+
+
+def read_dataset(
+    data: Data, tasks: tuple[TaskName, ...]
+) -> tuple[Tree, dict[TaskName, pd.DataFrame]]:
+    """The tree and every task's labels, of the subset if one is asked for.
+
+    Raises:
+        UserError: anything wrong with the tree or an annotation.
+    """
+    tree = scan_tree(data, tasks)
+    labels = {task: read_labels(tree, task, data) for task in tasks}
+    if data.subset:
+        chosen = _choose(labels, data.subset)
+        labels = {
+            task: rows[[v in chosen[s] for v, s in zip(rows["video"], rows["split"], strict=True)]]
+            for task, rows in labels.items()
+        }
+        tree = _narrow(tree, labels, data.subset)
+    for task, rows in labels.items():
+        _check_labels(rows, task)
+    return tree, labels
+
+
+def _check_labels(labels: pd.DataFrame, task: TaskName) -> None:
     annotated = labels["annotated"]
     for split in ("train", "validation"):
         if not annotated[labels["split"] == split].any():
@@ -88,18 +142,60 @@ def read_labels(tree: Tree, task: TaskName, frame_limit: int | None) -> pd.DataF
             where=f"the {task} annotations",
             mend="add videos that show it: a head cannot learn what it never sees",
         )
-    return labels
+
+
+def _choose(labels: dict[TaskName, pd.DataFrame], subset: Subset) -> dict[str, set[str]]:
+    """By split, the names of a few videos.
+
+    First the fewest videos (greedily) that together show every class of every task, since a head
+    needs each; then the first others by name, up to the number that was asked for.
+    """
+    chosen: dict[str, set[str]] = {}
+    for split, count in (("train", subset.train), ("validation", subset.validation)):
+        shows: dict[str, set[tuple[str, str]]] = {}
+        for name, rows in labels.items():
+            for video, part in rows[rows["split"] == split].groupby("video", observed=True):
+                found = TASKS[name].frames_showing(part)
+                shows.setdefault(str(video), set()).update((name, c) for c, n in found.items() if n)
+        order = sorted(shows, key=natural_order)
+        names: list[str] = []
+        missing = set().union(*shows.values())
+        while missing and (split == "train" or len(names) < count):
+            best = max(order, key=lambda video: len(shows[video] & missing))
+            names.append(best)
+            missing -= shows[best]
+        others = [video for video in order if video not in names]
+        chosen[split] = {*names, *others[: max(0, count - len(names))]}
+    return chosen
+
+
+def _narrow(tree: Tree, labels: dict[TaskName, pd.DataFrame], subset: Subset) -> Tree:
+    """The tree of a subset: annotations that have rows, the first videos to be predicted."""
+    kept = {
+        (task, video, person)
+        for task, rows in labels.items()
+        for video, person in rows[["video", "person"]].drop_duplicates().itertuples(index=False)
+    }
+    annotations = [a for a in tree.annotations if (a.task, a.video, a.person) in kept]
+    test = {}
+    for task, listed in tree.test.items():
+        names = sorted(listed.rows["video"].unique(), key=natural_order)[: subset.validation]
+        rows = listed.rows[listed.rows["video"].isin(names)]
+        rows = rows[rows["frame"] <= (subset.frames or rows["frame"].max())]
+        test[task] = TestList(listed.path, rows.reset_index(drop=True))
+    return Tree(tree.videos, tree.crops, annotations, test)
 
 
 def summarise(tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> dict[str, Any]:
     """What the data set holds: ``summary.json``."""
+    people = tree.people()
     annotated = {a.video for a in tree.annotations}
     tasks = {}
     for task, frame in labels.items():
         splits = {}
-        for split, rows in frame.groupby("split"):
+        for split, rows in frame.groupby("split", observed=True):
             kept = rows[rows["annotated"]]
-            splits[split] = {
+            splits[str(split)] = {
                 "videos": int(rows["video"].nunique()),
                 "people": int(rows[["video", "person"]].drop_duplicates().shape[0]),
                 "rows": len(rows),
@@ -107,63 +203,57 @@ def summarise(tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> dict[str, Any
                 "counts": TASKS[task].frames_showing(kept),
             }
         tasks[task] = splits
+    missing = [
+        folder_name(video, person)
+        for video, persons in people.items()
+        for person in persons
+        if tree.is_missing(video, person)
+    ]
     return {
         "videos_found": len(tree.videos),
         "videos_annotated": len(annotated & tree.videos.keys()),
-        "videos_not_annotated": len(tree.videos.keys() - annotated),
-        "videos_missing": sorted(annotated - tree.videos.keys(), key=natural_order),
+        "videos_not_annotated": len(tree.videos.keys() - people.keys()),
+        "crop_folders_found": len(tree.crops.used),
+        "crop_folders_used": sum(
+            tree.crop_folder(video, person) is not None
+            for video, persons in people.items()
+            for person in persons
+        ),
+        "crop_folders_shadowed": len(tree.crops.shadowed),
+        "videos_missing": missing,
         "tasks": tasks,
+        "test": {
+            task: {"people": len(listed.people()), "rows": int((listed.rows["frame"] > 0).sum())}
+            for task, listed in tree.test.items()
+        },
     }
 
 
-def describe(tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> Iterator[str]:
-    """What was found, a line each: splits, classes that validation lacks, files in want."""
-    summary = summarise(tree, labels)
-    for task, splits in summary["tasks"].items():
-        for split, found in splits.items():
-            yield (
-                f"{task} {split}: {found['videos']} videos, {found['people']} people, "
-                f"{found['annotated']} annotated frames"
-            )
-        shown = splits["validation"]["counts"]
-        if absent := [name for name, count in shown.items() if not count]:
-            yield f"  not in {task} validation: {', '.join(absent)} (their F1 counts as 0)"
-    if missing := summary["videos_missing"]:
-        yield f"{len(missing)} annotated videos have no file: {', '.join(missing[:5])}"
-    annotated = {a.video for a in tree.annotations}
-    empty = [v for v in sorted(annotated & tree.videos.keys()) if not tree.videos[v].stat().st_size]
-    if empty:
-        yield f"{len(empty)} video files are empty: {', '.join(empty[:5])}"
-
-
 def index_dataset(data: Data, tasks: tuple[TaskName, ...], out: Path) -> None:
-    """Write ``manifests/<shard>.parquet``, ``labels/<task>.parquet`` and ``summary.json``.
+    """Write manifests, labels and lists of test frames by task, and ``summary.json``.
 
     Raises:
         UserError: anything wrong with the tree, before any work is done on it.
     """
-    tree = scan_tree(data, tasks)
-    limit = data.subset.frames if data.subset else None
-    labels = {task: read_labels(tree, task, limit) for task in tasks}
-    persons: dict[str, set[str]] = {}
-    for annotation in tree.annotations:
-        persons.setdefault(annotation.video, set()).add(annotation.person)
-    videos = sorted(persons, key=natural_order)
-    manifest = pd.DataFrame(
-        {
-            "video": videos,
-            "path": [str(tree.videos.get(video, "")) for video in videos],
-            "sha256": [
-                file_digest(tree.videos[video]) if video in tree.videos else "" for video in videos
-            ],
-            "persons": [sorted(persons[video]) for video in videos],
-            "frame_limit": limit or 0,
-        }
-    )
+    tree, labels = read_dataset(data, tasks)
+    people = tree.people()
+    rows = []
+    for video, persons in people.items():
+        folders = [tree.crop_folder(video, person) for person in persons]
+        # A video is decoded only for people without crops.
+        path = tree.videos.get(video) if None in folders else None
+        rows.append(
+            (video, str(path or ""), file_digest(path) if path else "", persons,
+             [str(folder or "") for folder in folders],
+             (data.subset.frames if data.subset else None) or 0)
+        )  # fmt: skip
+    manifest = pd.DataFrame(rows, columns=MANIFEST.names)
     shard = manifest["video"].map(lambda video: shard_of(video, data.shards))
     for number, name in enumerate(shard_names(data.shards)):
         path = out / "manifests" / f"{name}.parquet"
         write_frame(path, manifest[shard == number], MANIFEST)
     for task, frame in labels.items():
         write_frame(out / "labels" / f"{task}.parquet", frame, label_schema(task))
+    for task, listed in tree.test.items():
+        write_frame(out / "test" / f"{task}.parquet", listed.rows, TEST)
     write_text(out / "summary.json", json.dumps(summarise(tree, labels), indent=2) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,14 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from clipaffect.config.models import Probe
+from clipaffect.config.models import Missing, Probe
 from clipaffect.config.training import Training
 from clipaffect.errors import UserError
 from clipaffect.evaluation.metrics import accuracy, confusion, decide, f1_per_target
+from clipaffect.evaluation.missing import plan_scores
 from clipaffect.evaluation.references import constant_scores, probe_scores
-from clipaffect.table import Split, read_split
-from clipaffect.tables import read_frame, write_batches, write_frame
+from clipaffect.table import KEYS, Split, read_annotated, read_split
+from clipaffect.tables import read_frame, write_batches, write_frame, write_text
 from clipaffect.tasks import TASKS, Task, TaskName
 from clipaffect.training.data import check_trainable
 from clipaffect.training.history import probabilities
@@ -74,11 +76,11 @@ def fit_references(table: Path, task_name: TaskName, encoder: str, probe: Probe,
     task = TASKS[task_name]
     train, validation = _read_splits(table, task)
     scored = Scored("linear_probe", encoder, probe_scores(train, validation, task, probe))
-    write_batches(out, score_schema(task), [_score_table(scored, validation, task)], 65536)
+    write_batches(out, score_schema(task), [_score_table(scored, validation.rows, task)], 65536)
 
 
-def _score_table(scored: Scored, split: Split, task: Task) -> pa.Table:
-    rows = split.rows[["video", "person", "frame"]]
+def _score_table(scored: Scored, rows: pd.DataFrame, task: Task) -> pa.Table:
+    rows = rows[KEYS]
     keys = {
         "method": scored.method,
         "encoder": scored.encoder,
@@ -119,6 +121,7 @@ def _tidy(scored: Scored, labels: np.ndarray, task: Task) -> Iterator[dict[str, 
 
 def evaluate_heads(
     settings: Training,
+    missing: Missing,
     encoder: str,
     task_name: TaskName,
     table: Path,
@@ -128,8 +131,12 @@ def evaluate_heads(
 ) -> None:
     """Write ``scores.parquet``, ``metrics.parquet`` and ``heads.parquet`` of a task to ``out``.
 
+    And ``frames.json``: how many annotated validation frames are scored by a crop of their own,
+    filled, and left out.
+
     Args:
         settings: the ``training`` section.
+        missing: what is done with annotated frames without a crop.
         encoder: the one that the heads were trained on.
         table: of that encoder.
         bundles: every part of the grid.
@@ -138,10 +145,12 @@ def evaluate_heads(
     torch.set_num_threads(1)
     task = TASKS[task_name]
     train, validation = _read_splits(table, task)
-    labels = validation.labels.numpy()
+    annotated, every_label = read_annotated(table, task, "validation")
+    plan = plan_scores(annotated, validation.rows, missing)
+    scored_rows, labels = annotated.iloc[plan.kept], every_label[plan.kept]
     listed = pd.concat([read_frame(bundle / "heads.parquet") for bundle in bundles])
     listed = listed.sort_values(["variant", "alpha", "seed"], ignore_index=True)
-    every = np.arange(len(labels))
+    every = np.arange(len(validation.labels))
     grid = {row["head"]: row for row in listed.to_dict("records")}
     metrics: list[dict[str, Any]] = []
 
@@ -152,19 +161,20 @@ def evaluate_heads(
             inputs = validation.features.shape[1]
             for name, head in load_heads(bundle, task, settings, inputs).items():
                 scores = probabilities(evaluator(head), validation.features, every, task)
+                scores = plan.apply(scores)
                 row = grid[name]
                 yield Scored("head", encoder, scores, row["variant"], row["alpha"], row["seed"])
 
     def tables() -> Iterator[pa.Table]:
         for scored in methods():
             metrics.extend(_tidy(scored, labels, task))
-            yield _score_table(scored, validation, task)
+            yield _score_table(scored, scored_rows, task)
 
     write_batches(out / "scores.parquet", score_schema(task), tables(), 65536)
     for path in references:
         # Another encoder's rows are the same frames: the crops are shared, so are their statuses.
         frame = read_frame(path)
-        scores = np.stack(frame["scores"].to_list())
+        scores = plan.apply(np.stack(frame["scores"].to_list()))
         scored = Scored(str(frame["method"].iloc[0]), str(frame["encoder"].iloc[0]), scores)
         metrics.extend(_tidy(scored, labels, task))
     tidy = pd.DataFrame(metrics).sort_values(
@@ -174,3 +184,11 @@ def evaluate_heads(
     )
     write_frame(out / "metrics.parquet", tidy)
     write_frame(out / "heads.parquet", listed)
+    counts = {
+        "missing": missing,
+        "annotated": len(annotated),
+        "with_crop": int(plan.own.sum()),
+        "filled": int((~plan.own).sum()),
+        "left_out": len(annotated) - len(plan.kept),
+    }
+    write_text(out / "frames.json", json.dumps(counts, indent=2) + "\n")

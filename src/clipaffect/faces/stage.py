@@ -6,7 +6,8 @@ faces is the annotated person is decided when the shard's table is assembled.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ import pyarrow.parquet as pq
 
 from clipaffect.assets import asset_file, known_assets
 from clipaffect.config.models import Faces
+from clipaffect.dataset.files import list_frames
 from clipaffect.faces.alignment import align, crop_box
+from clipaffect.faces.crops import encode_crop
 from clipaffect.faces.detector import Face, FaceDetector
 from clipaffect.faces.tracks import Tracker, assign_persons
 from clipaffect.frames import manifest_frames, video_key
@@ -30,10 +33,6 @@ from clipaffect.tables import ROW_GROUP, read_frame, take_rows, write_batches
 from clipaffect.video import Frame
 
 ASSET = "face-networks"
-JPEG = (
-    cv2.IMWRITE_JPEG_QUALITY, 95,
-    cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-)  # fmt: skip
 FRAME_COLUMNS: list[tuple[str, pa.DataType]] = [
     ("frame", pa.int32()),
     ("time", pa.float64()),
@@ -50,6 +49,7 @@ SCHEMA = pa.schema(
         ("video", pa.string()),
         ("person", pa.string()),
         *FRAME_COLUMNS,
+        ("image", pa.string()),
         ("crop", pa.large_binary()),
     ]
 )
@@ -75,19 +75,16 @@ def _cut(frame: np.ndarray, face: Face, settings: Faces) -> tuple[bytes, float]:
     else:
         crop = crop_box(frame, face.box, settings.margin, settings.size)
     sharpness = cv2.Laplacian(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var()
-    done, jpeg = cv2.imencode(".jpg", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), list(JPEG))
-    if not done:
-        raise RuntimeError("OpenCV could not encode a crop")
-    return jpeg.tobytes(), float(sharpness)
+    return encode_crop(crop), float(sharpness)
 
 
 def _frame_rows(
-    frame: Frame, detector: FaceDetector, tracker: Tracker, settings: Faces
+    frame: Frame, detector: Callable[[], FaceDetector], tracker: Tracker, settings: Faces
 ) -> list[dict[str, Any]]:
     empty = {"frame": frame.number, "time": frame.time, "track": -1, "faces_in_frame": 0}
     if frame.pixels is None:
         return [empty | {"status": str(frame.outcome)}]
-    faces = detector(frame.pixels)
+    faces = detector()(frame.pixels)
     numbers = tracker.update(faces)
     if not faces:
         return [empty | {"status": str(Outcome.NO_FACE)}]
@@ -111,7 +108,10 @@ def _frame_rows(
 
 
 def detect_video(
-    video: dict[str, Any], detector: FaceDetector, settings: Faces, progress: Progress
+    video: dict[str, Any],
+    detector: Callable[[], FaceDetector],
+    settings: Faces,
+    progress: Progress,
 ) -> Iterator[pa.Table]:
     """Detections of a video in frame order, a table for each row group."""
     tracker = Tracker()
@@ -150,11 +150,15 @@ def _plan(detections: pd.DataFrame, persons: list[str], width: float) -> pd.Data
     return pd.concat(parts).sort_values(["frame", "person"], ignore_index=True)
 
 
-def _assemble(video: dict[str, Any], piece: Path, width: float) -> Iterator[pa.Table]:
-    """The video's rows of the shard's table, a few row groups in memory at a time."""
+def _assemble(
+    video: dict[str, Any], persons: list[str], piece: Path, width: float
+) -> Iterator[pa.Table]:
+    """Rows of the people without crops of their own, a few row groups in memory at a time."""
     file = pq.ParquetFile(piece / "detections.parquet")
     light = pq.read_table(piece / "detections.parquet", columns=["frame", "track", "status", "box"])
+    # Who is left and who is right is told among all people, also those who have crops.
     plan = _plan(light.to_pandas(), sorted(video["persons"]), width)
+    plan = plan[plan["person"].isin(persons)]
     for start in range(0, len(plan), ROW_GROUP):
         part = plan.iloc[start : start + ROW_GROUP]
         rows = take_rows(file, part["source"].to_numpy()).to_pylist()
@@ -171,6 +175,23 @@ def _assemble(video: dict[str, Any], piece: Path, width: float) -> Iterator[pa.T
         )
 
 
+def _of_crops(video: dict[str, Any], person: str, folder: Path) -> pa.Table:
+    """Rows of a person with crops: every number up to the last image's, with the image's path."""
+    files = list_frames(folder, int(video["frame_limit"]))
+    keys = {"video": video["video"], "person": person}
+    if not files.last:
+        empty = keys | {"frame": 0, "status": Outcome.VIDEO_EMPTY}
+        return pa.Table.from_pylist([empty], SCHEMA)
+    images = dict(zip(files.numbers.tolist(), files.names, strict=True))
+    rows = [
+        keys | {"frame": number, "status": Outcome.OK, "image": str(folder / images[number])}
+        if number in images
+        else keys | {"frame": number, "status": Outcome.NO_IMAGE}
+        for number in range(1, files.last + 1)
+    ]
+    return pa.Table.from_pylist(rows, SCHEMA)
+
+
 def align_faces(
     manifest: Path, frames: Path, settings: Faces, assets: Path, store: Store, out: Path
 ) -> None:
@@ -178,34 +199,44 @@ def align_faces(
 
     Args:
         manifest: the shard's videos.
-        frames: the shard's frame index; every row of it comes back, for each person.
+        frames: the shard's frame index; every row of it comes back, for each person that is
+            looked for in the video. A person with crops has a row for each number up to the last.
         settings: the ``faces`` section.
-        assets: folder of fetched assets.
+        assets: folder of fetched assets; not needed where everybody has crops.
         store: the work store.
         out: Parquet file with columns ``SCHEMA``.
     """
     videos = read_frame(manifest).to_dict("records")
     index = read_frame(frames, ["video", "frame", "width"])
-    detector = FaceDetector(
-        asset_file(assets, ASSET, "detector.tflite"),
-        asset_file(assets, ASSET, "landmarks.tflite"),
-        settings.min_score,
-        settings.min_presence,
-    )
     counts = index["video"].value_counts()
     widths = index.groupby("video")["width"].max()
+
+    @cache
+    def detector() -> FaceDetector:
+        return FaceDetector(
+            asset_file(assets, ASSET, "detector.tflite"),
+            asset_file(assets, ASSET, "landmarks.tflite"),
+            settings.min_score,
+            settings.min_presence,
+        )
 
     def tables() -> Iterator[pa.Table]:
         with Progress("frames", len(index)) as progress:
             for video in videos:
-                before = progress.done
+                name, before = video["video"], progress.done
+                folders = dict(zip(video["persons"], video["folders"], strict=True))
 
                 def make(folder: Path, video: dict[str, Any] = video) -> None:
                     found = detect_video(video, detector, settings, progress)
                     write_batches(folder / "detections.parquet", DETECTIONS, found)
 
-                piece = store.get_or_make("detections", detection_key(video, settings), make)
-                progress.advance(before + int(counts[video["video"]]) - progress.done)
-                yield from _assemble(video, piece, float(widths[video["video"]]))
+                searched = [person for person, folder in folders.items() if not folder]
+                if searched:
+                    piece = store.get_or_make("detections", detection_key(video, settings), make)
+                    yield from _assemble(video, searched, piece, float(widths[name]))
+                for person, folder in folders.items():
+                    if folder:
+                        yield _of_crops(video, person, Path(folder))
+                progress.advance(before + int(counts[name]) - progress.done)
 
     write_batches(out, SCHEMA, tables())

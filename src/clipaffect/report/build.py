@@ -17,6 +17,7 @@ from clipaffect import __version__
 from clipaffect.config.models import Config
 from clipaffect.config.presets import preset_changes
 from clipaffect.digest import digest
+from clipaffect.faces.crops import read_crops
 from clipaffect.outcomes import MEANING, Outcome
 from clipaffect.report import figures
 from clipaffect.report.results import (
@@ -127,9 +128,10 @@ def _pictures(config: Config, folder: Path) -> list[tuple[str, list[str]]]:
         path = folder / "faces" / f"{shard}.parquet"
         rows = read_frame(path, ["video", "person", "frame", "status"]).reset_index(names="at")
         rows = rows[rows["status"] == Outcome.OK].merge(wanted, on=["video", "person", "frame"])
-        taken = take_rows(pq.ParquetFile(path), rows["at"].to_numpy(), ["crop"])
-        for row, jpeg in zip(rows.itertuples(), taken["crop"].to_pylist(), strict=True):
-            crops[row.video, row.person, row.frame] = _data_uri(jpeg, "image/jpeg")
+        taken = take_rows(pq.ParquetFile(path), rows["at"].to_numpy(), ["crop", "image"])
+        for row, data in zip(rows.itertuples(), read_crops(taken), strict=True):
+            kind = "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
+            crops[row.video, row.person, row.frame] = _data_uri(data, kind)
     pictures = []
     for index, name in enumerate(EXPR.targets):
         rows = wanted[wanted["label"] == index]

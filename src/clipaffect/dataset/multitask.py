@@ -1,0 +1,108 @@
+"""The multi-task challenge's file (s-Aff-Wild2): one line an image, the labels of every task.
+
+A header line that begins with ``image,valence,arousal,expression``, then
+``<video>/00001.jpg,valence,arousal,expression,AU1,...,AU26``. Not annotated is -5 (valence,
+arousal) and -1 (the others), task by task: an image may have one task's labels and not another's.
+"""
+
+from __future__ import annotations
+
+import csv
+from functools import lru_cache
+from pathlib import Path
+
+import pandas as pd
+
+from clipaffect.dataset.test_list import LOCATION
+from clipaffect.errors import UserError
+from clipaffect.tasks import AU, EXPR, NOT_ANNOTATED, Task
+
+START = ["image", "valence", "arousal", "expression"]
+FIELDS = len(START) + len(AU.targets)
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, modified_ns: int) -> pd.DataFrame:
+    """Columns name, frame, label, and the units."""
+    rows = []
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = csv.reader(file)
+        header = [name.strip() for name in next(lines, [])]
+        if header[: len(START)] != START:
+            raise UserError(
+                f"the first line begins with '{','.join(header)[:60]}', not '{','.join(START)}'",
+                where=f"{path}, line 1",
+                mend="give the multi-task challenge's file",
+            )
+        for fields in lines:
+            if not any(field.strip() for field in fields):
+                continue
+            rows.append(_row(fields, f"{path}, line {lines.line_num}"))
+    found = pd.DataFrame(rows, columns=["name", "frame", "label", *AU.targets])
+    return found.astype({"frame": "int32"} | dict.fromkeys(["label", *AU.targets], "int8"))
+
+
+def _row(fields: list[str], where: str) -> list[str | int]:
+    if len(fields) != FIELDS:
+        raise UserError(
+            f"{len(fields)} values, expected {FIELDS}", where=where, mend="give one line an image"
+        )
+    match = LOCATION.fullmatch(fields[0].strip())
+    if not match:
+        raise UserError(
+            f"'{fields[0][:60]}' is no image", where=where, mend="write it as video/00001.jpg"
+        )
+    labels = []
+    for field, highest, what in [
+        (fields[3], len(EXPR.targets) - 1, "expression"),
+        *((value, 1, unit) for value, unit in zip(fields[4:], AU.targets, strict=True)),
+    ]:
+        try:
+            value = float(field)  # some editions write 7.0
+        except ValueError:
+            value = float("nan")
+        if not (NOT_ANNOTATED <= value <= highest and value.is_integer()):
+            raise UserError(
+                f"'{field.strip()[:40]}' is no label of {what}: a whole number from "
+                f"{NOT_ANNOTATED} (not annotated) to {highest}",
+                where=where,
+                mend="correct the value, or write -1",
+            )
+        labels.append(int(value))
+    return [match["name"], int(match["frame"]), *labels]
+
+
+def _table(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise UserError(
+            "no such file", where=f"{path} (data.multitask), seen from {Path.cwd()}",
+            mend="name the training and the validation file of the multi-task challenge",
+        )  # fmt: skip
+    return _read(path, path.stat().st_mtime_ns)
+
+
+def read_people(path: Path) -> list[str]:
+    """The names (``<video>[_left|_right]``) that a file annotates.
+
+    Raises:
+        UserError: a wrong line, by its number.
+    """
+    return sorted(_table(path)["name"].unique())
+
+
+def read_multitask(path: Path, name: str, task: Task) -> pd.DataFrame:
+    """One person's rows for one task: ``frame`` and the task's label columns, by frame.
+
+    Raises:
+        UserError: an image has two lines.
+    """
+    rows = _table(path)
+    rows = rows[rows["name"] == name].sort_values("frame")
+    twice = rows[rows["frame"].duplicated()]
+    if len(twice):
+        raise UserError(
+            f"'{name}', frame {twice['frame'].iloc[0]} has two lines",
+            where=path,
+            mend="keep one of them",
+        )
+    return rows[["frame", *task.columns]].reset_index(drop=True)

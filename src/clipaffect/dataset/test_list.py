@@ -1,0 +1,95 @@
+"""What a submission must cover: the organisers' sample file, or a list of videos.
+
+A sample file has the submission's header and a row for each frame; a list has the name of a
+video, as its folder of crops is called, in each line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from clipaffect.errors import UserError
+from clipaffect.tasks import Task
+
+LOCATION = re.compile(r"(?P<name>[^/\\]+)/0*(?P<frame>[1-9]\d{0,8})\.(?:jpe?g|png)", re.IGNORECASE)
+FIRST = "image_location"
+
+
+@dataclass(frozen=True)
+class TestList:
+    """Rows of a submission.
+
+    Attributes:
+        path: the file.
+        rows: ``location`` (as in the file), video, person, frame; from a list of videos one row a
+            person, frame 0 for every frame.
+    """
+
+    __test__ = False  # not a test of pytest's
+
+    path: Path
+    rows: pd.DataFrame
+
+    def people(self) -> list[tuple[str, str]]:
+        """Every (video, person)."""
+        found = self.rows[["video", "person"]].drop_duplicates()
+        return list(found.itertuples(index=False, name=None))
+
+
+def submission_header(task: Task) -> str:
+    """First line of a submission: EXPR's names its eight classes, though a row has one number."""
+    return ",".join([FIRST, *task.targets])
+
+
+def read_test_list(path: Path, task: Task, who: Callable[[str], tuple[str, str]]) -> TestList:
+    """Read a sample file or a list of videos.
+
+    Args:
+        path: the file.
+        task: whose header the sample file has.
+        who: from a folder's name to the video and the person.
+
+    Raises:
+        UserError: a wrong line, by its number.
+    """
+    where = f"{path} (data.test.{task.name})"
+    if not path.is_file():
+        mend = "give the organisers' sample file, or a text file with a video's name in each line"
+        raise UserError("no such file", where=f"{where}, seen from {Path.cwd()}", mend=mend)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"byte {error.start} is not text", where=where,
+                        mend="give a text file") from None  # fmt: skip
+    is_sample = bool(lines) and lines[0].split(",")[0].strip() == FIRST
+    rows: list[tuple[str, str, int]] = []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(lines[is_sample:], start=1 + is_sample):
+        value = line.split(",")[0].strip() if is_sample else line.strip()
+        if not value:
+            continue
+        if value in seen:
+            raise UserError(f"'{value[:80]}' again, as in line {seen[value]}",
+                            where=f"{where}, line {number}", mend="keep one")  # fmt: skip
+        seen[value] = number
+        match = LOCATION.fullmatch(value) if is_sample else None
+        if is_sample and not match:
+            raise UserError(f"'{value[:80]}' is no image", where=f"{where}, line {number}",
+                            mend="write it as video/00001.jpg")  # fmt: skip
+        if not is_sample and ("/" in value or "\\" in value or not value.isprintable()):
+            raise UserError(f"'{value[:80]}' is no video's name", where=f"{where}, line {number}",
+                            mend="write its folder's name alone, or begin a sample file with "
+                            f"'{submission_header(task)}'")  # fmt: skip
+        rows.append((value, match["name"], int(match["frame"])) if match else (value, value, 0))
+    if not rows:
+        raise UserError("it names no frame and no video", where=where, mend="complete it")
+    found = pd.DataFrame(rows, columns=["location", "name", "frame"]).astype({"frame": "int32"})
+    people = {name: who(name) for name in found["name"].unique()}
+    found["video"] = found["name"].map({name: video for name, (video, _) in people.items()})
+    found["person"] = found["name"].map({name: person for name, (_, person) in people.items()})
+    return TestList(path, found[["location", "video", "person", "frame"]])

@@ -1,0 +1,53 @@
+"""Crops as bytes: cut by this project, or image files that somebody else has cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+JPEG = (
+    cv2.IMWRITE_JPEG_QUALITY, 95,
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+)  # fmt: skip
+ENDS = (b"\xff\xd9", b"IEND")  # of a whole JPEG and PNG; a few bytes may follow
+TAIL = 256
+
+
+def encode_crop(crop: np.ndarray) -> bytes:
+    """An RGB crop (H, W, 3) uint8 as JPEG."""
+    done, jpeg = cv2.imencode(".jpg", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), list(JPEG))
+    if not done:
+        raise RuntimeError("OpenCV could not encode a crop")
+    return jpeg.tobytes()
+
+
+def decode_crop(data: bytes) -> np.ndarray | None:
+    """RGB (H, W, 3) uint8 of a JPEG or PNG; None if it is damaged.
+
+    OpenCV decodes what there is of a truncated file and greys the rest: its end is looked for.
+    """
+    if not any(end in data[-TAIL:] for end in ENDS):
+        return None
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    return None if decoded is None else cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+
+
+def read_crops(rows: pa.Table) -> list[bytes]:
+    """The bytes of each row's crop: those in ``crop``, or of the file that ``image`` names.
+
+    A file that cannot be read gives no bytes.
+    """
+    return [
+        crop if image is None else _bytes(Path(image))
+        for crop, image in zip(rows["crop"].to_pylist(), rows["image"].to_pylist(), strict=True)
+    ]
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

@@ -1,0 +1,1 @@
+"""Files in the format of the ABAW challenges: written, and checked line by line."""

@@ -1,0 +1,101 @@
+"""Check a submission: its first wrong line, and what it lacks of the organisers' sample file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipaffect.dataset.test_list import LOCATION, submission_header
+from clipaffect.errors import UserError
+from clipaffect.tasks import Task
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a right file holds."""
+
+    rows: int
+    people: int
+
+
+def validate_submission(path: Path, task: Task, sample: Path | None = None) -> Checked:
+    """Read a submission as strictly as an evaluation script might.
+
+    Args:
+        path: the file.
+        task: EXPR (one class number a row) or AU (twelve bits).
+        sample: the organisers' sample file: every row of it must be there, and no other.
+
+    Raises:
+        UserError: the first wrong line, by its number and with what is wrong in it.
+    """
+    wanted = None if sample is None else dict(_locations(sample))
+    seen: dict[str, int] = {}
+    lines = _lines(path)
+    header = submission_header(task)
+    _, first = next(lines, (1, ""))
+    if first != header:
+        raise _wrong(path, 1, f"'{first[:80]}'", f"the header is '{header}'")
+    for number, line in lines:
+        location, *values = line.split(",")
+        match = LOCATION.fullmatch(location)
+        if not match or not match["name"].isprintable():
+            raise _wrong(path, number, f"'{location[:80]}'", "a row begins with video/00001.jpg")
+        if location in seen:
+            raise _wrong(path, number, f"'{location}' again, as in line {seen[location]}",
+                         "one row a frame")  # fmt: skip
+        seen[location] = number
+        if wanted is not None and location not in wanted:
+            raise _wrong(path, number, f"'{location}'", f"no row of {sample}: leave it out")
+        _check_values(path, number, values, task)
+    if not seen:
+        raise _wrong(path, 2, "nothing after the header", "one row a frame")
+    if wanted is not None and len(seen) < len(wanted):
+        location = next(location for location in wanted if location not in seen)
+        raise UserError(
+            f"{len(wanted) - len(seen)} rows of the sample file are missing, the first is "
+            f"'{location}' (its line {wanted[location]})",
+            where=path,
+            mend="give every row of the sample file, frames without a face too",
+        )
+    people = {location.rpartition("/")[0] for location in seen}
+    return Checked(len(seen), len(people))
+
+
+def _check_values(path: Path, number: int, values: list[str], task: Task) -> None:
+    count = len(task.columns)
+    if len(values) != count:
+        raise _wrong(path, number, f"{len(values)} values", f"{count} for {task.name}")
+    allowed = {"0", "1"} if task.multilabel else {str(k) for k in range(len(task.targets))}
+    for place, value in enumerate(values):
+        if value not in allowed:
+            what = f"'{value[:40]}'" + (f" for {task.targets[place]}" if task.multilabel else "")
+            mend = f"a whole number from 0 to {len(allowed) - 1}, without spaces"
+            raise _wrong(path, number, what, mend)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines without their ends; the last may lack one, none may be empty."""
+    if not path.is_file():
+        raise UserError("no such file", where=path, mend="name the submission")
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                line = raw.decode("utf-8")
+            except UnicodeDecodeError:
+                raise _wrong(path, number, "bytes that are not text", "write UTF-8") from None
+            line = line.removesuffix("\n").removesuffix("\r")
+            if not line:
+                raise _wrong(path, number, "an empty line", "remove it")
+            yield number, line
+
+
+def _locations(sample: Path) -> Iterator[tuple[str, int]]:
+    for number, line in _lines(sample):
+        if number > 1:
+            yield line.split(",")[0], number
+
+
+def _wrong(path: Path, number: int, what: str, expected: str) -> UserError:
+    return UserError(f"line {number}: {what}", where=f"{path}, line {number}", mend=expected)
