@@ -1,7 +1,7 @@
 # `make demo` and `make test` set everything up in .venv and run. See `make help`.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help setup demo smoke test lint data clean
+.PHONY: help setup check demo smoke test lint data clean
 
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 VENV ?= .venv
@@ -25,6 +25,10 @@ setup: $(STAMP)  ## build the virtual environment
 
 demo: $(STAMP)  ## rendered videos to a macro-F1 report: results/demo/report/index.html
 	$(BIN)/clipaffect run --cores $(CORES)
+
+CONFIG ?= config/config.yaml
+check: $(STAMP)  ## what CONFIG=FILE finds, will run and will cost; seconds, before any work
+	$(BIN)/clipaffect check $(CONFIG)
 
 smoke: $(STAMP)  ## the whole chain on a few clips, under a minute
 	$(BIN)/clipaffect run --cores $(CORES) --configfile tests/config/micro.yaml

@@ -195,10 +195,16 @@ def first_page(settings: Settings, results: Path, out: Out) -> None:
 
 
 @app.command()
-def check(config: Path) -> None:
-    """Read a configuration and the data it names; say what is wrong, or what was found."""
+def check(
+    config: Path,
+    measure: Annotated[bool, typer.Option(help="Estimate hours and disk (some seconds).")] = True,
+) -> None:
+    """Read a configuration and the data it names: what was found, will run, and will cost."""
+    from clipaffect.dataset.facts import collect, first_searched
     from clipaffect.dataset.index import read_dataset
     from clipaffect.encoders.load import check_encoder
+    from clipaffect.preflight.estimate import estimate
+    from clipaffect.preflight.show import planned_jobs, show
     from clipaffect.training.learner import check_user_code
 
     loaded = load_config(config)
@@ -207,8 +213,10 @@ def check(config: Path) -> None:
     for recipe in loaded.training.recipes().values():
         for task in loaded.training.tasks:
             check_user_code(recipe, TASKS[task], 768)  # CLIP ViT-L/14's dimension
-    read_dataset(loaded.data, loaded.training.tasks)
-    print(f"{config}: results go to results/{loaded.run}/, encoders {', '.join(loaded.encoders)}")
+    tree, labels = read_dataset(loaded.data, loaded.training.tasks)
+    facts = collect(loaded.data, tree, labels)
+    costs = estimate(loaded, facts, first_searched(tree), Path(loaded.paths.assets))
+    show(Console(), loaded, facts, planned_jobs(config), costs if measure else [])
 
 
 @app.command()

@@ -41,6 +41,29 @@ FORMATS = (
 )
 
 
+def stated_frames(path: Path) -> int:
+    """Frames of a video as its container states them, without decoding; 0 if it cannot be read.
+
+    By the index of samples, less what an edit list cuts; else the container's count, or its
+    duration times its rate.
+    """
+    try:
+        with _open(path) as container:
+            if not container.streams.video:
+                return 0
+            stream = container.streams.video[0]
+            indexed = sum(not entry.is_discard for entry in stream.index_entries)
+            seconds = (container.duration or 0) / av.time_base
+            return indexed or stream.frames or round(seconds * float(stream.average_rate or 0))
+    except (av.error.FFmpegError, OSError):
+        return 0
+
+
+def _open(path: Path) -> av.container.InputContainer:
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+    return av.open(str(path), metadata_errors="replace", options=options)
+
+
 def _whole_file(outcome: Outcome) -> Frame:
     return Frame(0, float("nan"), 0, 0, outcome)
 
@@ -59,8 +82,7 @@ def read_frames(path: Path | None, *, pixels: bool = True) -> Iterator[Frame]:
         yield _whole_file(Outcome.VIDEO_EMPTY)
         return
     try:
-        options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
-        container = av.open(str(path), metadata_errors="replace", options=options)
+        container = _open(path)
     except (av.error.FFmpegError, OSError):
         yield _whole_file(Outcome.VIDEO_UNREADABLE)
         return

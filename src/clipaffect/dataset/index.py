@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +17,7 @@ import pyarrow as pa
 from clipaffect.config.data import Data, Subset
 from clipaffect.dataset.aff_wild2 import AnnotationFile, Tree, folder_name, scan_tree
 from clipaffect.dataset.annotations import read_annotation
+from clipaffect.dataset.facts import collect
 from clipaffect.dataset.files import natural_order
 from clipaffect.dataset.multitask import read_multitask
 from clipaffect.dataset.test_list import TestList
@@ -186,49 +186,6 @@ def _narrow(tree: Tree, labels: dict[TaskName, pd.DataFrame], subset: Subset) ->
     return Tree(tree.videos, tree.crops, annotations, test)
 
 
-def summarise(tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> dict[str, Any]:
-    """What the data set holds: ``summary.json``."""
-    people = tree.people()
-    annotated = {a.video for a in tree.annotations}
-    tasks = {}
-    for task, frame in labels.items():
-        splits = {}
-        for split, rows in frame.groupby("split", observed=True):
-            kept = rows[rows["annotated"]]
-            splits[str(split)] = {
-                "videos": int(rows["video"].nunique()),
-                "people": int(rows[["video", "person"]].drop_duplicates().shape[0]),
-                "rows": len(rows),
-                "annotated": len(kept),
-                "counts": TASKS[task].frames_showing(kept),
-            }
-        tasks[task] = splits
-    missing = [
-        folder_name(video, person)
-        for video, persons in people.items()
-        for person in persons
-        if tree.is_missing(video, person)
-    ]
-    return {
-        "videos_found": len(tree.videos),
-        "videos_annotated": len(annotated & tree.videos.keys()),
-        "videos_not_annotated": len(tree.videos.keys() - people.keys()),
-        "crop_folders_found": len(tree.crops.used),
-        "crop_folders_used": sum(
-            tree.crop_folder(video, person) is not None
-            for video, persons in people.items()
-            for person in persons
-        ),
-        "crop_folders_shadowed": len(tree.crops.shadowed),
-        "videos_missing": missing,
-        "tasks": tasks,
-        "test": {
-            task: {"people": len(listed.people()), "rows": int((listed.rows["frame"] > 0).sum())}
-            for task, listed in tree.test.items()
-        },
-    }
-
-
 def index_dataset(data: Data, tasks: tuple[TaskName, ...], out: Path) -> None:
     """Write manifests, labels and lists of test frames by task, and ``summary.json``.
 
@@ -256,4 +213,4 @@ def index_dataset(data: Data, tasks: tuple[TaskName, ...], out: Path) -> None:
         write_frame(out / "labels" / f"{task}.parquet", frame, label_schema(task))
     for task, listed in tree.test.items():
         write_frame(out / "test" / f"{task}.parquet", listed.rows, TEST)
-    write_text(out / "summary.json", json.dumps(summarise(tree, labels), indent=2) + "\n")
+    write_text(out / "summary.json", json.dumps(collect(data, tree, labels), indent=2) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from clipaffect.assets import asset_file, known_assets
 from clipaffect.config.models import Encoder
@@ -129,6 +131,30 @@ def check_encoder(settings: Encoder, name: str) -> None:
         raise _wrong_activation(settings, {runs}, where)
     if settings.file is not None:
         _check_file(Path(settings.file), settings, where)
+
+
+def encoder_cost(settings: Encoder) -> tuple[float, int]:
+    """Floating-point operations of one image (0 for pixels), and the feature's dimension.
+
+    Counted by torch on a model without memory: no weights are needed.
+    """
+    if settings.kind == "pixels":
+        return 0.0, settings.side**2
+    check_encoder(settings, "<name>")
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # open_clip warns that no weights are loaded
+    try:
+        model = open_clip.create_model(settings.model, load_weights=False, device="meta")
+    finally:
+        logger.setLevel(level)
+    if settings.asset == "dinov2-s14":
+        model.visual.set_input_size(224)
+    size = model.visual.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        features = model.visual.eval()(torch.zeros(1, 3, height, width, device="meta"))
+    return float(counter.get_total_flops()), int(features.shape[1])
 
 
 def build_model(settings: Encoder, assets: Path) -> Any:

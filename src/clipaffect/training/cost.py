@@ -51,14 +51,17 @@ def executed_per_sample(recipe: Recipe, inputs: int, outputs: int) -> int:
 
 
 def matrix_peak(
-    dtype: torch.dtype, product: Callable[[Tensor, Tensor], Tensor] = affine, size: int = 1024
+    dtype: torch.dtype,
+    product: Callable[[Tensor, Tensor], Tensor] = affine,
+    size: int = 1024,
+    device: str = "cpu",
 ) -> float:
-    """Operations a second of a large square product on the CPU, best of several (about 0.2 s)."""
-    a = torch.ones(size, size, dtype=dtype)
+    """Operations a second of a large square product, best of several (about 0.2 s)."""
+    a = torch.ones(size, size, dtype=dtype, device=device)
     best = float("inf")
     for _ in range(6):
         started = time.perf_counter()
-        product(a, a)
+        float(product(a, a)[0, 0])  # waits for a GPU
         best = min(best, time.perf_counter() - started)
     return 2 * size**3 / best
 

@@ -1,0 +1,230 @@
+"""What a data set holds, frame by frame, before any image is opened: names and numbers alone."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from clipaffect.config.data import Data
+from clipaffect.dataset.aff_wild2 import Tree, folder_name
+from clipaffect.dataset.files import FrameFiles, list_frames
+from clipaffect.dataset.frame_lists import compare_list
+from clipaffect.dataset.published import verdict
+from clipaffect.tasks import TASKS, TaskName
+from clipaffect.video import stated_frames
+
+HEAD = 65536  # bytes of a file's two ends that tell one video from another
+FEW, SAMPLED = 5, 50
+
+
+def collect(data: Data, tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> dict[str, Any]:
+    """Everything that the preflight says of the data, as JSON values.
+
+    Args:
+        data: the configuration's section.
+        tree: what lies on disk.
+        labels: every annotation row by task.
+    """
+
+    @cache
+    def files(folder: Path) -> FrameFiles:
+        return list_frames(folder)
+
+    @cache
+    def video_frames(video: str) -> int:
+        return stated_frames(tree.videos[video])
+
+    # Of data that is said to be a challenge's, and whole.
+    compare = data.edition is not None and data.subset is None
+    tasks = {}
+    lists = {}
+    for task, rows in labels.items():
+        has_image, beyond = _images(tree, rows, files, video_frames)
+        tasks[task] = {
+            str(split): _split(
+                task, str(split), rows.iloc[at], has_image[at], beyond[at], tree, compare
+            )
+            for split, at in _positions(rows["split"]).items()
+        }
+        for split in ("train", "validation"):
+            if task in data.frame_lists:
+                at = ((rows["split"] == split) & rows["annotated"]).to_numpy()
+                path = Path(getattr(data.frame_lists[task], split))
+                known = np.nan_to_num(has_image, nan=1.0).astype(bool)
+                lists[f"{task} {split}"] = compare_list(path, rows[at & known], TASKS[task])
+    folders = [
+        folder
+        for video, people in tree.people().items()
+        for person in people
+        if (folder := tree.crop_folder(video, person))
+    ]
+    odd = {str(folder): files(folder).others for folder in folders if files(folder).others}
+    return {
+        "videos_found": len(tree.videos),
+        "crop_folders_found": len(tree.crops.used),
+        "crop_folders_used": len(folders),
+        "images_used": sum(len(files(folder).numbers) for folder in folders),
+        "crop_sizes": _crop_sizes(folders, files),
+        "frames_to_decode": sum(video_frames(video) for video in _searched(tree)),
+        "frames_to_search": sum(
+            video_frames(video) * people for video, people in _searched(tree).items()
+        ),
+        "videos_missing": sorted(
+            folder_name(video, person)
+            for video, people in tree.people().items()
+            for person in people
+            if tree.is_missing(video, person)
+        ),
+        "empty": sorted(
+            [str(path) for name, path in tree.videos.items()
+             if name in tree.people() and not path.stat().st_size]
+            + [str(folder) for folder in folders if not len(files(folder).numbers)]
+        ),
+        "videos_not_annotated": len(tree.videos.keys() - tree.people().keys()),
+        "shadowed": {n: [str(p) for p in paths] for n, paths in tree.crops.shadowed.items()},
+        "files_of_other_names": {folder: names[:FEW] for folder, names in odd.items()},
+        "duplicates": _duplicates(tree, folders, files),
+        "in_test_and_training": _leaks(tree),
+        "tasks": tasks,
+        "test": {
+            task: {"people": len(listed.people()), "rows": int((listed.rows["frame"] > 0).sum())}
+            for task, listed in tree.test.items()
+        },
+        "frame_lists": lists,
+    }  # fmt: skip
+
+
+def _positions(column: pd.Series) -> dict[Any, np.ndarray]:
+    return {value: np.flatnonzero(column == value) for value in column.unique()}
+
+
+def _searched(tree: Tree) -> dict[str, int]:
+    """Videos that are decoded, and how many people without crops are looked for in each."""
+    found: dict[str, int] = {}
+    for video, people in tree.people().items():
+        count = sum(tree.crop_folder(video, person) is None for person in people)
+        if count and video in tree.videos:
+            found[video] = count
+    return found
+
+
+def first_searched(tree: Tree) -> Path | None:
+    """A video that will be decoded, if there is one."""
+    return next((tree.videos[video] for video in _searched(tree)), None)
+
+
+def _images(
+    tree: Tree,
+    rows: pd.DataFrame,
+    files: Callable[[Path], FrameFiles],
+    video_frames: Callable[[str], int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each label row: 1 with an image, 0 without, NaN not known before detection; beyond."""
+    has_image, beyond = np.full(len(rows), np.nan), np.zeros(len(rows), bool)
+    frames = rows["frame"].to_numpy()
+    groups = rows.reset_index(drop=True).groupby(["video", "person"], observed=True).indices
+    for (video, person), at in groups.items():
+        folder = tree.crop_folder(video, person)
+        if folder is not None:
+            own = files(folder)
+            has_image[at] = np.isin(frames[at], own.numbers)
+            beyond[at] = frames[at] > own.last
+        elif video in tree.videos:
+            beyond[at] = frames[at] > video_frames(video)
+            has_image[at[beyond[at]]] = 0
+        else:
+            has_image[at] = 0
+    return has_image, beyond
+
+
+def _split(
+    task: TaskName,
+    split: str,
+    rows: pd.DataFrame,
+    has_image: np.ndarray,
+    beyond: np.ndarray,
+    tree: Tree,
+    compare: bool,
+) -> dict[str, Any]:
+    annotated = rows["annotated"].to_numpy()
+    known = not np.isnan(has_image).any()
+    there = np.nan_to_num(has_image, nan=1.0).astype(bool)
+    people = rows[["video", "person"]].drop_duplicates()
+    none = [tree.is_missing(v, p) for v, p in people.itertuples(index=False)]
+    counts = TASKS[task].frames_showing(rows[annotated & there])
+    with_image = int((annotated & there).sum()) if known else None
+    kind, text = "other", ""
+    if compare:
+        kind, text = verdict(task, split, int(annotated.sum()), with_image, counts)
+    return {
+        "videos": int(rows["video"].nunique()),
+        "people": len(people),
+        "people_missing": int(np.sum(none)),
+        "rows": len(rows),
+        "annotated": int(annotated.sum()),
+        "with_image": with_image,
+        "without_image": int((annotated & ~there & ~beyond).sum()),
+        "beyond": int((annotated & beyond).sum()),
+        "counts": counts,
+        "verdict": kind,
+        "sentence": text,
+    }
+
+
+def _duplicates(
+    tree: Tree, folders: list[Path], files: Callable[[Path], FrameFiles]
+) -> list[list[str]]:
+    """Names of videos, or of folders of crops, that look the same from their ends and sizes."""
+    found: dict[tuple[object, ...], list[str]] = defaultdict(list)
+    by_size: dict[int, list[Path]] = defaultdict(list)
+    for path in tree.videos.values():
+        by_size[path.stat().st_size].append(path)
+    for size, paths in by_size.items():
+        for path in paths if size and len(paths) > 1 else []:
+            with path.open("rb") as file:
+                ends = file.read(HEAD)
+                file.seek(max(0, size - HEAD))
+                ends += file.read(HEAD)
+            found["video", size, hashlib.sha256(ends).hexdigest()].append(path.name)
+    by_count: dict[tuple[int, int], list[Path]] = defaultdict(list)
+    for folder in folders:
+        own = files(folder)
+        if len(own.numbers):
+            by_count[len(own.numbers), own.last].append(folder)
+    for count, same in by_count.items():
+        for folder in same if len(same) > 1 else []:
+            names = files(folder).names
+            sample = [(folder / names[k]).read_bytes() for k in (0, len(names) // 2, -1)]
+            if any(sample):
+                sha = hashlib.sha256(b"\0".join(sample)).hexdigest()
+                found["crops", *count, sha].append(folder.name)
+    return sorted(sorted(names) for names in found.values() if len(names) > 1)
+
+
+def _crop_sizes(folders: list[Path], files: Callable[[Path], FrameFiles]) -> list[list[int]]:
+    """Widths and heights among the first images of some folders, from their headers."""
+    sizes = set()
+    for folder in folders[:: max(1, len(folders) // SAMPLED)]:
+        for name in files(folder).names[:1]:
+            with contextlib.suppress(OSError), Image.open(folder / name) as image:
+                sizes.add(image.size)
+    return sorted(map(list, sizes))
+
+
+def _leaks(tree: Tree) -> list[str]:
+    """Videos that are to be predicted for a task and are in its training split."""
+    return sorted(
+        f"{video} ({task})"
+        for task, listed in tree.test.items()
+        for video in {v for v, _ in listed.people()}
+        & {a.video for a in tree.annotations if (a.task, a.split) == (task, "train")}
+    )

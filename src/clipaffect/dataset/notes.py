@@ -1,0 +1,91 @@
+"""What the facts of a data set mean to a reader, a sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+FEW = 5
+
+
+def data_notes(facts: dict[str, Any]) -> Iterator[str]:
+    """Sentences about ``facts`` (see ``facts.collect``), the verdicts first."""
+    for task, splits in facts["tasks"].items():
+        for split, found in splits.items():
+            if found["sentence"]:
+                yield f"{task} {split}: {found['sentence']}."
+        shown = splits.get("validation", {}).get("counts", {})
+        if absent := [name for name, count in shown.items() if not count]:
+            yield f"Not in {task} validation: {', '.join(absent)} (their F1 counts as 0)."
+    for name, found in facts["frame_lists"].items():
+        yield _list_note(name, found)
+    for task, found in facts["test"].items():
+        rows = f", {found['rows']:,} rows" if found["rows"] else ""
+        yield f"{task} to be predicted: {found['people']:,} people or videos{rows}."
+    yield from _problems(facts)
+    if facts["videos_found"]:
+        yield (
+            f"{facts['videos_found']:,} video files were found; {facts['videos_not_annotated']:,} "
+            "of them have no annotation and are left alone."
+        )
+    if facts["crop_folders_found"]:
+        yield (
+            f"{facts['crop_folders_found']:,} folders of crops were found; "
+            f"{facts['crop_folders_used']:,} are used, with {facts['images_used']:,} images."
+        )
+    if sizes := facts["crop_sizes"]:
+        if len(sizes) == 1:
+            yield f"The crops are {sizes[0][0]} x {sizes[0][1]} pixels."
+        else:
+            yield (
+                f"The crops' sizes vary, from {sizes[0][0]} x {sizes[0][1]} to {sizes[-1][0]} x "
+                f"{sizes[-1][1]} pixels: these are the organisers' `cropped`, not "
+                "`cropped_aligned`."
+            )
+
+
+def _problems(facts: dict[str, Any]) -> Iterator[str]:
+    if missing := facts["videos_missing"]:
+        count = len(missing)
+        verb = "has neither a video nor" if count == 1 else "have neither videos nor"
+        yield f"{count:,} annotated or listed {verb} crops: {_few(missing)}."
+    if empty := facts["empty"]:
+        yield f"{len(empty):,} video files or folders of crops are empty: {_few(empty)}."
+    if shadowed := facts["shadowed"]:
+        yield (
+            f"{len(shadowed):,} folders of crops lie under several roots; the first root's is "
+            f"used: {_few(list(shadowed))}."
+        )
+    if odd := facts["files_of_other_names"]:
+        folder, names = next(iter(odd.items()))
+        yield (
+            f"{len(odd):,} folders of crops hold files that are not named as frames (00001.jpg), "
+            f"such as {folder}: {_few(names)}."
+        )
+    for names in facts["duplicates"]:
+        yield f"These look like the same recording: {_few(names)}."
+    if leaks := facts["in_test_and_training"]:
+        yield f"To be predicted, and in training: {_few(leaks)}."
+
+
+def _list_note(name: str, found: dict[str, Any]) -> str:
+    if found["same"] == found["listed"] == found["found"]:
+        return f"{name}: the {found['listed']:,} frames of the published list, label by label."
+    parts = [
+        f"{found[key]:,} {words}"
+        for key, words in (
+            ("same", "the same"),
+            ("other_label", "with another label"),
+            ("only_listed", "in the list alone"),
+            ("only_found", "found alone"),
+        )
+    ]
+    examples = "; ".join(f"{kind}: {_few(rows)}" for kind, rows in found["examples"].items())
+    return (
+        f"{name} against the list of {found['listed']:,} frames: {', '.join(parts)} ({examples})."
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:FEW])
+    return shown + (f" and {len(names) - FEW:,} more" if len(names) > FEW else "")

@@ -1,0 +1,86 @@
+"""The published size of Aff-Wild2's splits (ABAW6), and how what was found compares.
+
+Counts are of labelled frames that have an image in the organisers' cropped_aligned folders, and of
+those that have none; classes and units are counted over the former. Sources: the frame lists that
+the authors of arXiv 2403.09915 published, and the organisers' annotation files of the 6th edition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clipaffect.tasks import TaskName
+
+
+@dataclass(frozen=True)
+class Published:
+    """One split of one task.
+
+    Attributes:
+        with_image, without_image: labelled frames.
+        videos: annotation files, where published.
+        counts: frames of each class, where published.
+        percent: of frames that show each unit, where published.
+    """
+
+    with_image: int
+    without_image: int
+    videos: int | None = None
+    counts: tuple[int, ...] | None = None
+    percent: tuple[float, ...] | None = None
+
+
+PUBLISHED: dict[tuple[TaskName, str], Published] = {
+    ("EXPR", "train"): Published(
+        585_317, 12_044, None, (177198, 16573, 10771, 9080, 95463, 78751, 31615, 165866)
+    ),
+    ("EXPR", "validation"): Published(
+        280_532, 3_698, 70, (82258, 6126, 5296, 8408, 34511, 25157, 12332, 106444)
+    ),
+    ("AU", "train"): Published(
+        1_356_694, 2_829, None, None,
+        (11.8, 5.0, 15.4, 26.6, 39.7, 34.4, 24.5, 2.8, 3.1, 2.6, 62.7, 7.4),
+    ),
+    ("AU", "validation"): Published(445_836, 9, 105),
+}  # fmt: skip
+NEAR = 0.5  # share of the published frames above which a difference is worth listing
+
+
+def verdict(
+    task: TaskName, split: str, labelled: int, with_image: int | None, counts: dict[str, int]
+) -> tuple[str, str]:
+    """('as_published' | 'differs' | 'other', a sentence) for one split.
+
+    Args:
+        task, split: which.
+        labelled: annotated frames.
+        with_image: those with a crop; None where crops come from videos and are not known yet.
+        counts: frames that show each class or unit, of those with an image if known.
+    """
+    published = PUBLISHED.get((task, split))
+    if published is None:
+        return "other", ""
+    name = f"the ABAW6 {task} {'training' if split == 'train' else split} set"
+    if with_image is None:
+        total = published.with_image + published.without_image
+        if labelled == total:
+            return "as_published", f"this is {name}: {total:,} labelled frames, as published"
+        found, expected = labelled, total
+    else:
+        shown = tuple(counts.values())
+        same_classes = published.counts is None or shown == published.counts
+        if with_image == published.with_image and same_classes:
+            return (
+                "as_published",
+                f"this is {name}: {with_image:,} frames, as published",
+            )
+        found, expected = with_image, published.with_image
+    if not NEAR * expected < found < expected / NEAR:
+        return "other", f"not {name}: {found:,} frames, published {expected:,}"
+    difference = f"{found:,} frames, published {expected:,} ({found - expected:+,})"
+    text = f"not {name} as published: {difference}"
+    if with_image is not None and published.counts is not None:
+        pairs = zip(counts.items(), published.counts, strict=True)
+        off = [f"{name} {n - p:+,}" for (name, n), p in pairs if n != p]
+        text += f"; by class: {', '.join(off)}" if off else ""
+    return "differs", text

@@ -1,0 +1,1 @@
+"""What a run will find, do and cost, told before any work."""

@@ -1,0 +1,179 @@
+"""What a run will cost on this machine, from the sizes of the data and a few seconds of measuring.
+
+Embedding: the encoder's operations, counted on a model without weights or memory, over the
+machine's measured matrix peak times the share of it that whole encoders reach. Training: a second
+of real steps. Detection: a few frames of a real video, if the networks are there. An estimate is
+within a factor of two, not more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from clipaffect.assets import MANIFEST, asset_file
+from clipaffect.config.models import Config, Encoder
+from clipaffect.config.training import Recipe
+from clipaffect.encoders.load import DTYPES, encoder_cost
+from clipaffect.faces.detector import FaceDetector
+from clipaffect.table import Split
+from clipaffect.tasks import TASKS, Task
+from clipaffect.training.core import take_one_core
+from clipaffect.training.cost import matrix_peak
+from clipaffect.training.data import TrainingData
+from clipaffect.training.learner import build_head
+from clipaffect.training.train import make_learner
+from clipaffect.video import read_frames
+
+# Of the matrix peak, by whole encoders: measured on a CPU (ViT-L/14: 0.8); assumed on a GPU.
+SHARE = {"cpu": 0.75, "cuda": 0.4}
+CROP_BYTES = 76  # of a JPEG, for each pixel of its side: 8.5 kB at 112
+ASSUMED_DETECTION = 0.01  # seconds a frame and core, where it cannot be measured
+FEW_FRAMES, STEPS = 12, 12
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One line of the estimate.
+
+    Attributes:
+        work: what is done, how often.
+        hours: of one core, or of the GPU; None where it was not estimated.
+        on: ``core`` or the GPU's name.
+        disk: bytes, in the results and the work store together.
+        note: how it was found.
+    """
+
+    work: str
+    hours: float | None
+    on: str
+    disk: float
+    note: str
+
+
+def estimate(
+    config: Config, facts: dict[str, Any], video: Path | None, assets: Path
+) -> Iterator[Cost]:
+    """The costly stages of a run, in order.
+
+    Args:
+        config: the run.
+        facts: see ``dataset.facts.collect``.
+        video: one that will be decoded, if any.
+        assets: folder of fetched assets.
+    """
+    take_one_core()
+    if video is not None:
+        yield _detection(config, facts, video, assets)
+    crops = facts["images_used"] + facts["frames_to_search"]
+    for name, encoder in config.encoders.items():
+        yield _embedding(config, name, encoder, crops, facts)
+    _, dimension = encoder_cost(config.encoders[config.encoder])
+    for name, splits in facts["tasks"].items():
+        yield from _training(config, TASKS[name], splits, dimension)
+
+
+def _detection(config: Config, facts: dict[str, Any], video: Path, assets: Path) -> Cost:
+    frames = facts["frames_to_decode"]
+    seconds, note = ASSUMED_DETECTION, "assumed: the face networks are not fetched yet"
+    if (assets / "face-networks" / MANIFEST).is_file():
+        found = _detection_seconds(video, config, assets)
+        if found is not None:
+            seconds, note = found, f"measured on {FEW_FRAMES} frames of {video.name}"
+    disk = 2.0 * facts["frames_to_search"] * CROP_BYTES * config.faces.size
+    return Cost(f"faces in {frames:,} frames", frames * seconds / 3600, "core", disk, note)
+
+
+def _detection_seconds(video: Path, config: Config, assets: Path) -> float | None:
+    detector = FaceDetector(
+        asset_file(assets, "face-networks", "detector.tflite"),
+        asset_file(assets, "face-networks", "landmarks.tflite"),
+        config.faces.min_score,
+        config.faces.min_presence,
+    )
+    frames = read_frames(video)
+    first = next(frames)
+    if first.pixels is None:
+        return None
+    detector(first.pixels)
+    started, count = time.process_time(), 0
+    for frame in islice(frames, FEW_FRAMES):
+        if frame.pixels is not None:
+            detector(frame.pixels)
+            count += 1
+    return (time.process_time() - started) / count if count else None
+
+
+def _embedding(
+    config: Config, name: str, encoder: Encoder, crops: int, facts: dict[str, Any]
+) -> Cost:
+    flop, dimension = encoder_cost(encoder)
+    annotated = sum(s["annotated"] for splits in facts["tasks"].values() for s in splits.values())
+    disk = 2.0 * dimension * (2 * crops + annotated)
+    work = f"{crops:,} crops by {name}"
+    if not flop:
+        return Cost(work, crops * 2e-3 / 3600, "core", disk, "2 ms a crop, to decode it")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = 4096 if device == "cuda" else 512
+    peak = matrix_peak(DTYPES[encoder.precision], torch.mm, size, device)
+    hours = crops * flop / (peak * SHARE[device]) / 3600
+    note = (
+        f"{flop / 1e9:.1f} GFLOP a crop, {SHARE[device]:.0%} of the measured "
+        f"{encoder.precision} matrix peak of {peak / 1e9:,.0f} GFLOP/s"
+    )
+    on = torch.cuda.get_device_name() if device == "cuda" else "core"
+    return Cost(work, hours, on, disk, note)
+
+
+def _training(config: Config, task: Task, splits: dict[str, Any], dimension: int) -> Iterator[Cost]:
+    training = config.training
+    train, validation = splits["train"], splits["validation"]
+    rows = train["annotated"] - train["without_image"] - train["beyond"]
+    grid = training.heads()
+    for variant, recipe in training.recipes().items():
+        heads = sum(name == variant for name, _, _ in grid)
+        scored = 4.0 * len(task.targets) * heads * validation["annotated"]
+        work = f"{heads} heads for {task.name}" + (f", variant {variant}" if variant else "")
+        if recipe.has_user_code:
+            yield Cost(work, None, "core", scored, "code of your own is not measured")
+            continue
+        rate = _rate(task, recipe, dimension)
+        weights = sum(p.numel() for p in _head(recipe, dimension, task).parameters())
+        hours = heads * recipe.epochs * rows / rate / 3600
+        note = f"measured: {rate:,.0f} frames a second and core, {recipe.epochs} epochs"
+        yield Cost(work, hours, "core", scored + 8.0 * heads * weights, note)
+
+
+def _head(recipe: Recipe, dimension: int, task: Task) -> torch.nn.Module:
+    with torch.device("meta"):
+        return build_head(recipe, dimension, len(task.targets), 0)
+
+
+def _rate(task: Task, recipe: Recipe, dimension: int) -> float:
+    """Frames a second of real steps on random features."""
+    rng = np.random.default_rng(0)
+    count = max(64, recipe.batch)
+    x = torch.from_numpy(rng.normal(size=(count, dimension)).astype(np.float16))
+    high = 2 if task.multilabel else len(task.targets)
+    labels = rng.integers(0, high, (count, len(task.columns))).astype(np.int8)
+    if not task.multilabel:
+        labels[:high, 0] = np.arange(high)
+    y = torch.from_numpy(labels)
+    rows = np.arange(count)
+    data = TrainingData(x, y, rows, rows[:0], Split(pd.DataFrame(), x[:0], y[:0]))
+    learner = make_learner(data, task, recipe, 0.5, 0)
+    at = torch.arange(recipe.batch)
+    started = 0.0
+    for step in range(STEPS + 3):
+        if step == 3:
+            started = time.process_time()
+        learner.step(x[at].float(), y[at], step, recipe.learning_rate, False)
+    return STEPS * recipe.batch / (time.process_time() - started)
