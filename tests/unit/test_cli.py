@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,9 @@ def clipaffect(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProc
 def test_check_reads_the_demo() -> None:
     done = clipaffect("check", "config/config.yaml")
     assert done.returncode == 0
-    assert "EXPR train: 36 videos, 40 people" in done.stdout
+    assert re.search(r"EXPR +train +36 +40 +3,765 +3,440", done.stdout)
+    assert re.search(r"jobs to run|Nothing to be done", done.stdout)
+    assert "together" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -94,8 +97,9 @@ def test_check_says_what_is_missing(tree: Path) -> None:
     )
     done = clipaffect("check", str(tree / "c.yaml"))
     assert "results/mine/" in done.stdout
-    assert "1 annotated videos have no file: a 1" in done.stdout
-    assert "1 video files are empty: c10" in done.stdout
+    assert "1 annotated or listed has neither a video nor crops: a 1" in done.stdout
+    assert "1 video file or folder of crops is empty: " in done.stdout
+    assert "c10.mp4" in done.stdout
 
 
 def test_check_and_run_name_an_encoders_mistake(tmp_path: Path) -> None:

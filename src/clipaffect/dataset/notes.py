@@ -50,17 +50,18 @@ def _problems(facts: dict[str, Any]) -> Iterator[str]:
         verb = "has neither a video nor" if count == 1 else "have neither videos nor"
         yield f"{count:,} annotated or listed {verb} crops: {_few(missing)}."
     if empty := facts["empty"]:
-        yield f"{len(empty):,} video files or folders of crops are empty: {_few(empty)}."
+        one = "video file or folder of crops is", "video files or folders of crops are"
+        yield f"{len(empty):,} {one[len(empty) > 1]} empty: {_few(empty)}."
     if shadowed := facts["shadowed"]:
         yield (
-            f"{len(shadowed):,} folders of crops lie under several roots; the first root's is "
-            f"used: {_few(list(shadowed))}."
+            "Folders of crops that lie under several roots, of which the first root's is used: "
+            f"{_few(list(shadowed))}."
         )
     if odd := facts["files_of_other_names"]:
         folder, names = next(iter(odd.items()))
         yield (
-            f"{len(odd):,} folders of crops hold files that are not named as frames (00001.jpg), "
-            f"such as {folder}: {_few(names)}."
+            f"Files in folders of crops that are not named as frames (00001.jpg), in {len(odd):,} "
+            f"of them, such as {folder}: {_few(names)}."
         )
     for names in facts["duplicates"]:
         yield f"These look like the same recording: {_few(names)}."

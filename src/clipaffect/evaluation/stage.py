@@ -132,7 +132,7 @@ def evaluate_heads(
     """Write ``scores.parquet``, ``metrics.parquet`` and ``heads.parquet`` of a task to ``out``.
 
     And ``frames.json``: how many annotated validation frames are scored by a crop of their own,
-    filled, and left out.
+    filled, and left out; and ``support``, the scored frames that show each class or unit.
 
     Args:
         settings: the ``training`` section.
@@ -190,5 +190,6 @@ def evaluate_heads(
         "with_crop": int(plan.own.sum()),
         "filled": int((~plan.own).sum()),
         "left_out": len(annotated) - len(plan.kept),
+        "support": task.frames_showing(pd.DataFrame(labels, columns=list(task.columns))),
     }
     write_text(out / "frames.json", json.dumps(counts, indent=2) + "\n")

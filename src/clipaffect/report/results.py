@@ -23,13 +23,15 @@ class TaskResults:
         metrics: tidy table of ``evaluation/<task>/metrics.parquet``.
         heads: one row a head: variant, alpha, seed, status, kept epoch, its inner score, the best
             epoch on validation.
-        rows: annotated frames: split, status, labels.
+        rows: annotated frames: split, status.
+        frames: how the annotated validation frames are scored (``evaluation/<task>/frames.json``).
     """
 
     task: Task
     metrics: pd.DataFrame
     heads: pd.DataFrame
     rows: pd.DataFrame
+    frames: dict[str, Any]
 
     def values(self, metric: str, method: str, variant: str = "", **where: Any) -> pd.DataFrame:
         """Rows of one metric, method and variant, with further columns fixed."""
@@ -55,7 +57,12 @@ class TaskResults:
         ]
 
     def best_validation_epoch(self, alpha: float) -> float | None:
-        """Mean over seeds of the best epoch's macro F1 on validation: optimistic, never chosen."""
+        """Mean over seeds of the best epoch's macro F1 on validation: optimistic, never chosen.
+
+        None where frames without a crop are scored too: epochs are watched on those with one.
+        """
+        if self.frames["missing"] != "leave_out":
+            return None
         heads = self.heads[(self.heads["variant"] == "") & (self.heads["alpha"] == alpha)]
         values = heads.loc[heads["status"] == "ok", "best_validation_macro_f1"].dropna()
         return float(values.mean()) if len(values) else None
@@ -81,8 +88,7 @@ class TaskResults:
 
     def support(self) -> dict[str, int]:
         """Scored validation frames that show each class or unit."""
-        scored = self.rows[(self.rows["split"] == "validation") & (self.rows["status"] == "ok")]
-        return self.task.frames_showing(scored)
+        return dict(self.frames["support"])
 
     def counts(self, alpha: float) -> dict[str, float]:
         """Confusion counts by ``truth>decision`` at one alpha, seeds pooled."""
@@ -139,7 +145,8 @@ def read_results(config: Config, folder: Path) -> Results:
             TASKS[name],
             read_frame(folder / "evaluation" / name / "metrics.parquet"),
             read_frame(folder / "evaluation" / name / "heads.parquet"),
-            read_frame(rows, ["split", "status", *TASKS[name].columns]),
+            read_frame(rows, ["split", "status"]),
+            json.loads((folder / "evaluation" / name / "frames.json").read_text()),
         )
     return Results(config, read_summary(folder), tasks)
 
@@ -204,6 +211,7 @@ def headline(results: Results) -> dict[str, Any]:
             "best_validation_epoch": task.best_validation_epoch(float(alpha)),
             "chosen_alpha": task.chosen_alpha(),
             "collapsed_heads": int(task.heads["collapsed"].sum()),
+            "frames": {k: v for k, v in task.frames.items() if k != "support"},
             "failed_heads": int((task.heads["status"] != "ok").sum()),
         }
     return found

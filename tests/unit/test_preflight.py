@@ -1,0 +1,196 @@
+"""The preflight: facts counted by hand, verdicts at the published sizes, an estimate that holds."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, annotation, write_annotation
+from rich.console import Console
+from test_aff_wild2_shapes import crop_tree, crops, data
+
+from clipaffect.config.data import Data
+from clipaffect.config.load import load_config
+from clipaffect.config.models import Encoder
+from clipaffect.dataset.facts import collect, first_searched
+from clipaffect.dataset.frame_lists import compare_list
+from clipaffect.dataset.index import read_dataset
+from clipaffect.dataset.notes import data_notes
+from clipaffect.dataset.published import PUBLISHED, verdict
+from clipaffect.encoders.load import encoder_cost, load_encoder
+from clipaffect.errors import UserError
+from clipaffect.faces.crops import encode_crop
+from clipaffect.preflight.estimate import estimate
+from clipaffect.preflight.show import planned_jobs, show
+from clipaffect.tasks import AU, EXPR
+from clipaffect.video import read_frames, stated_frames
+
+__all__ = ["crop_tree"]  # a fixture
+
+
+def facts_of(settings: Data, tasks: tuple = ("EXPR", "AU")) -> dict:
+    return collect(settings, *read_dataset(settings, tasks))
+
+
+def test_frames_with_and_without_an_image(crop_tree: Path) -> None:
+    # 12 rows each; images 1, 2, 4 | left 1 | right 2
+    found = facts_of(data(crop_tree))["tasks"]["EXPR"]["train"]
+    assert (found["rows"], found["annotated"], found["with_image"]) == (36, 36, 5)
+    # 3 lies before the last image; the rows behind it are beyond
+    assert found["without_image"] == 1 + 1
+    assert found["beyond"] == 8 + 11 + 10
+    # classes of rows with an image: 0, 1, 3 | 0 | 1
+    assert found["counts"] == {
+        "Neutral": 2, "Anger": 2, "Disgust": 0, "Fear": 1, "Happiness": 0, "Sadness": 0,
+        "Surprise": 0, "Other": 0,
+    }  # fmt: skip
+
+
+def test_videos_in_place_of_crops(tree: Path) -> None:
+    settings = Data(videos=str(tree / "videos"), annotations=str(tree / "annotations"))
+    facts = facts_of(settings)
+    found = facts["tasks"]["EXPR"]["train"]
+    assert found["with_image"] is None
+    assert (found["annotated"], found["beyond"]) == (36, 0)
+    assert facts["frames_to_decode"] == 36
+    assert facts["frames_to_search"] == 48  # one video shows two people
+    write_annotation(annotation(tree, EXPR, "Train_Set", "a 1"), EXPR.header, ["1"] * 15)
+    assert facts_of(settings)["tasks"]["EXPR"]["train"]["beyond"] == 3
+
+
+def test_stated_frames_are_those_that_are_decoded(real_clips: Path, tmp_path: Path) -> None:
+    for clip in sorted(real_clips.rglob("*.mp4")):
+        assert stated_frames(clip) == sum(1 for _ in read_frames(clip, pixels=False)), clip
+    (tmp_path / "text.mp4").write_text("no video")
+    assert stated_frames(tmp_path / "text.mp4") == 0
+    assert stated_frames(tmp_path / "none.mp4") == 0
+
+
+def test_what_looks_wrong_is_said(crop_tree: Path) -> None:
+    crops(crop_tree / "cropped_aligned/empty")
+    (crop_tree / "cropped_aligned/1-30-1280x720/Thumbs.db").write_text("")
+    for name, side in (("twin", 112), ("twin2", 112), ("big", 200)):
+        picture = np.full((side, side, 3), 7, np.uint8)
+        for frame in (1, 2):
+            path = crops(crop_tree / "cropped_aligned" / name) / f"{frame:05d}.jpg"
+            path.write_bytes(encode_crop(picture))
+    names = [("empty", "Train_Set"), ("twin", "Train_Set"), ("twin2", "Validation_Set"),
+             ("big", "Train_Set"), ("nowhere", "Train_Set")]  # fmt: skip
+    for name, split in names:
+        write_annotation(annotation(crop_tree, EXPR, split, name), EXPR.header, ["0", "1"])
+    (crop_tree / "test.txt").write_text("twin\n")
+    settings = data(crop_tree, test={"EXPR": str(crop_tree / "test.txt")})
+    notes = "\n".join(data_notes(facts_of(settings, ("EXPR",))))
+    for words in (
+        "1 annotated or listed has neither a video nor crops: nowhere",
+        "1 video file or folder of crops is empty",
+        "the first root's is used: video99",
+        "Thumbs.db",
+        "These look like the same recording: twin, twin2",
+        "To be predicted, and in training: twin (EXPR)",
+        "sizes vary, from 112 x 112 to 200 x 200",
+    ):
+        assert words in notes
+
+
+@pytest.mark.parametrize(("task", "split"), PUBLISHED)
+def test_the_published_sizes_are_recognised(task, split) -> None:
+    published = PUBLISHED[task, split]
+    labelled = published.with_image + published.without_image
+    names = (AU if task == "AU" else EXPR).targets
+    counts = dict(zip(names, published.counts or range(len(names)), strict=False))
+    assert verdict(task, split, labelled, published.with_image, counts)[0] == "as_published"
+    assert verdict(task, split, labelled, None, counts)[0] == "as_published"
+    kind, text = verdict(task, split, labelled - 7, published.with_image - 7, counts)
+    assert kind == "differs"
+    assert "(-7)" in text
+    assert verdict(task, split, 50, 50, counts)[0] == "other"
+    if published.counts:
+        assert sum(published.counts) == published.with_image
+        moved = counts | {"Anger": counts["Anger"] + 1, "Fear": counts["Fear"] - 1}
+        kind, text = verdict(task, split, labelled, published.with_image, moved)
+        assert kind == "differs"
+        assert "Anger +1, Fear -1" in text
+
+
+def test_only_what_is_said_to_be_a_challenge_is_compared(crop_tree: Path) -> None:
+    assert facts_of(data(crop_tree))["tasks"]["EXPR"]["train"]["sentence"] == ""
+    found = facts_of(data(crop_tree, edition=6))["tasks"]["EXPR"]["train"]
+    assert "not the ABAW6 EXPR training set" in found["sentence"]
+
+
+def test_published_lists_row_by_row(crop_tree: Path) -> None:
+    lines = ["cropped_aligned/1-30-1280x720/00001.jpg 0", "1-30-1280x720/00002.jpg,1",
+             "/home/x/4-30_left/00001.jpg  5", "gone/00001.jpg 2"]  # fmt: skip
+    (crop_tree / "expr_train.txt").write_text("\n".join(lines) + "\n")
+    (crop_tree / "expr_val.txt").write_text("video99/00001.jpg 0\nvideo99/00002.jpg 1\n")
+    lists = {"EXPR": {"train": str(crop_tree / "expr_train.txt"),
+                      "validation": str(crop_tree / "expr_val.txt")}}  # fmt: skip
+    facts = facts_of(data(crop_tree, frame_lists=lists))
+    found = facts["frame_lists"]["EXPR train"]
+    counts = [found[k] for k in ("listed", "found", "same", "other_label", "only_listed",
+                                 "only_found")]  # fmt: skip
+    assert counts == [4, 5, 2, 1, 1, 2]
+    assert found["examples"]["other label"] == ["4-30_left/00001.jpg"]
+    assert found["examples"]["only listed"] == ["gone/00001.jpg"]
+    notes = "\n".join(data_notes(facts))
+    assert "EXPR validation: the 2 frames of the published list, label by label" in notes
+    assert "2 the same, 1 with another label, 1 in the list alone, 2 found alone" in notes
+
+
+def test_lists_of_units_and_wrong_lines(crop_tree: Path) -> None:
+    _, labels = read_dataset(data(crop_tree), ("AU",))
+    path = crop_tree / "au.txt"
+    path.write_text(f"video99/00001.jpg {','.join(['1'] * 12)}\n")
+    rows = labels["AU"][labels["AU"]["split"] == "validation"]
+    assert compare_list(path, rows, AU)["same"] == 1
+    path.write_text(f"video99/00001.jpg {','.join(['1'] * 12)}\n\nvideo99/00002.jpg 1\n")
+    with pytest.raises(UserError, match="12 labels") as caught:
+        compare_list(path, rows, AU)
+    assert "line 3" in caught.value.where
+
+
+def test_operations_are_those_of_the_transformers_formula() -> None:
+    tokens, width, blocks = 257, 1024, 24
+    products = 2 * tokens * 12 * width**2 * blocks  # attention's four and the MLP's eight d x d
+    attention = 2 * 2 * tokens**2 * width * blocks
+    ends = 2 * 256 * 14 * 14 * 3 * width + 2 * width * 768
+    clip = Encoder(model="ViT-L-14-quickgelu", tag="openai", activation="quickgelu")
+    flop, dimension = encoder_cost(clip)
+    assert dimension == 768
+    assert flop == pytest.approx(products + attention + ends, rel=1e-3)
+    assert encoder_cost(Encoder(kind="pixels", side=10)) == (0.0, 100)
+
+
+def test_every_costly_stage_is_estimated(micro_config: Path, face_networks: Path) -> None:
+    settings = Encoder(model="clipaffect-micro", random=0, activation="gelu", normalise="clip",
+                       precision="fp32")  # fmt: skip
+    config = load_config(micro_config)
+    settings_, tasks = config.data, config.training.tasks
+    tree, labels = read_dataset(settings_, tasks)
+    facts = collect(settings_, tree, labels)
+    costs = {c.work: c for c in estimate(config, facts, first_searched(tree), face_networks)}
+    assert len(costs) == 5  # faces, two encoders, two tasks
+    assert all(cost.hours is not None and cost.hours > 0 for cost in costs.values())
+    assert all(cost.disk > 0 for cost in costs.values())
+    encoder = load_encoder(settings, Path(), "cpu")
+    flop, dimension = encoder_cost(settings)
+    assert dimension == encoder.dimension
+    assert flop > 0
+    text = io.StringIO()
+    show(Console(file=text, width=160), config, facts, {"train_heads": 4}, costs.values())
+    page = text.getvalue()
+    for words in ("4 jobs to run: 4 train_heads", "faces in", "together", "frames of each class"):
+        assert words in page
+
+
+@pytest.fixture
+def micro_config() -> Path:
+    return ROOT / "tests/config/micro.yaml"
+
+
+def test_jobs_are_snakemakes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert planned_jobs(Path("x.yaml")) is None
