@@ -47,6 +47,8 @@ mend:
 | an annotation file with no rows | the file |
 | two video files of one name (`a.mp4` and `a.avi`, or in two folders) | both files |
 | a video annotated in both splits | its name and both files |
+| two images that are one frame (`00001.jpg` and `1.png`) | the folder and both files |
+| a wrong line of a multi-task file, a test list or a published list | the file and the line |
 | a file name that is not UTF-8, or has control characters | the name, escaped |
 | no annotation, or no annotated video, for a task | the folder and what was looked for |
 | an `alpha` outside (0, 1], a level or seed named twice | the key |

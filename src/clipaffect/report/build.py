@@ -36,6 +36,13 @@ from clipaffect.tasks import EXPR, TASKS
 PACKAGES = ("torch", "open_clip_torch", "timm", "av", "opencv-python-headless", "scikit-learn",
             "pyarrow", "pandas", "numpy", "snakemake")  # fmt: skip
 PICTURES_PER_CLASS = 3
+MISSING = {
+    "leave_out": "those without a crop of the annotated person are left out",
+    "nearest": "those without a crop of the annotated person take the score of that person's "
+    "nearest frame with one",
+    "interpolate": "those without a crop of the annotated person take a score interpolated between "
+    "that person's neighbouring frames with one",
+}
 ALT = {
     "alpha": "Line chart of macro F1 over alpha with the references as dashed lines; the same "
     "numbers are in the table of all runs.",
@@ -170,6 +177,7 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
     context = {
         "config": config,
         "numbers": numbers,
+        "missing": MISSING[config.evaluation.missing],
         "tasks": {name: TASKS[name] for name in results.tasks},
         "summary": results.summary,
         "runs": runs.astype(object).where(runs.notna(), None).to_dict("records"),
