@@ -220,6 +220,22 @@ def check(
 
 
 @app.command()
+def dvc_run(config: Path) -> None:
+    """Write runs/<run>/{config.yaml,dvc.yaml}: a configuration of your own as DVC stages."""
+    from clipaffect.dvc_run import write_dvc_run
+
+    print(f"dvc repro {write_dvc_run(config, Path()) / 'dvc.yaml'}")
+
+
+@app.command()
+def inventory(config: Path, out: Out) -> None:
+    """Write the digest of names, sizes and times of a run's data."""
+    from clipaffect.dvc_run import write_inventory
+
+    write_inventory(config, out)
+
+
+@app.command()
 def docs(root: Annotated[Path, typer.Option(help="The repository's root.")] = Path()) -> None:
     """Write the pages and the schema that are generated from the code."""
     from clipaffect.config.reference import write_generated

@@ -79,7 +79,10 @@ class Data(Section):
     licensed: bool = Field(
         False,
         description="Whether the data's licence forbids redistribution: then the report shows no "
-        "pictures of people.",
+        "pictures of people, and `clipaffect dvc-run` keeps every output from DVC's remotes.",
+    )
+    may_push: bool = Field(
+        False, description="Whether what is made from licensed data may go to a DVC remote."
     )
 
     @model_validator(mode="before")

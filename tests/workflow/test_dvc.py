@@ -1,0 +1,88 @@
+"""A run of one's own under a real DVC: its stages are valid, licensed data stays at home."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, environment
+
+from clipaffect.dvc_run import write_dvc_run
+from clipaffect.errors import UserError
+
+
+def run(folder: Path, *command: str) -> str:
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env=environment(), check=False
+    )
+    assert done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    return run(folder, sys.executable, "-m", "dvc", *arguments)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository with DVC, a remote in a folder, and the project's files."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    run(folder, "git", "init", "-q")
+    dvc(folder, "init", "-q")
+    dvc(folder, "remote", "add", "-q", "-d", "shared", str(tmp_path / "remote"))
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    for name in ("src", "workflow"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def write_config(folder: Path, **data: object) -> Path:
+    config = yaml.safe_load((ROOT / "tests/config/micro.yaml").read_text())
+    config["data"] |= {"annotations": "resources/demo/annotations", **data}
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("data", "reaches"),
+    [({"licensed": True}, False), ({"licensed": True, "may_push": True}, True), ({}, True)],
+)
+def test_licensed_outputs_never_reach_a_remote(
+    repository: Path, data: dict[str, bool], *, reaches: bool
+) -> None:
+    folder = write_dvc_run(write_config(repository, **data), repository)
+    stages = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
+    assert list(stages) == ["inventory", "dataset", "faces", "embeddings", "training", "report"]
+    for name, stage in stages.items():
+        for out in stage["outs"]:
+            path = next(iter(out)) if isinstance(out, dict) else out
+            assert path.startswith(("results/micro/", "runs/micro/"))
+            place = repository / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(f"made by {name} from faces")
+    metrics = repository / "results/micro/report/metrics.json"
+    metrics.write_text("{}")
+    listed = dvc(repository, "stage", "list", "runs/micro/dvc.yaml")
+    assert "runs/micro/dvc.yaml:embeddings" in listed
+    # as if the stages had run: DVC takes their outputs into its cache
+    dvc(repository, "commit", "-q", "-f", "runs/micro/dvc.yaml")
+    dvc(repository, "push", "-q", "-a")
+    files = [p.read_text() for p in (repository.parent / "remote").rglob("*") if p.is_file()]
+    assert any("from faces" in text for text in files) == reaches
+
+
+def test_submissions_are_outputs_and_the_demos_own_file_is_refused(repository: Path) -> None:
+    (repository / "names.txt").write_text("1-25-480x270\n")
+    folder = write_dvc_run(write_config(repository, test={"AU": "names.txt"}), repository)
+    report = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]["report"]
+    assert "results/micro/submission" in report["outs"]
+    assert "write_submission" in report["cmd"]
+    assert "--configfile runs/micro/config.yaml" in report["cmd"]
+    with pytest.raises(UserError, match="at the top"):
+        write_dvc_run(ROOT / "config/config.yaml", ROOT)
