@@ -89,6 +89,13 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def add_validation_video(root: Path) -> None:
+    """One more video for validation: with a broken one alone, a run is refused."""
+    write_video(root / "videos/d11.mp4")
+    for task, rows in ((EXPR, EVERY_CLASS), (AU, EVERY_UNIT)):
+        write_annotation(annotation(root, task, "Validation_Set", "d11"), task.header, rows)
+
+
 def workplace(folder: Path) -> Path:
     """A folder in which the workflow can run: the project's files by link, results its own."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -200,7 +200,7 @@ def check(
     measure: Annotated[bool, typer.Option(help="Estimate hours and disk (some seconds).")] = True,
 ) -> None:
     """Read a configuration and the data it names: what was found, will run, and will cost."""
-    from clipaffect.dataset.facts import collect, first_searched
+    from clipaffect.dataset.facts import collect, first_searched, refuse_hopeless
     from clipaffect.dataset.index import read_dataset
     from clipaffect.encoders.load import check_encoder
     from clipaffect.preflight.estimate import estimate
@@ -217,6 +217,7 @@ def check(
     facts = collect(loaded.data, tree, labels)
     costs = estimate(loaded, facts, first_searched(tree), Path(loaded.paths.assets))
     show(Console(), loaded, facts, planned_jobs(config), costs if measure else [])
+    refuse_hopeless(facts)
 
 
 @app.command()

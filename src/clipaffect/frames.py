@@ -97,12 +97,13 @@ def extract_frames(manifest: Path, store: Store, out: Path) -> None:
 
 def _of_crops(video: dict[str, Any]) -> pa.Table:
     """Frame index of folders of crops: every number up to the last image's; no times or sizes."""
-    found = [list_frames(Path(f), int(video["frame_limit"])).numbers for f in video["folders"]]
-    numbers = np.unique(np.concatenate(found))
-    if not len(numbers):
+    found = [list_frames(Path(f), int(video["frame_limit"])) for f in video["folders"]]
+    last = max(files.last for files in found)
+    if not last:
         empty = {"frame": 0, "time": None, "width": 0, "height": 0, "status": Outcome.VIDEO_EMPTY}
         return pa.Table.from_pylist([empty], SCHEMA.remove(0))
-    every = np.arange(1, numbers[-1] + 1, dtype=np.int32)
+    numbers = np.concatenate([files.numbers for files in found])
+    every = np.arange(1, last + 1, dtype=np.int32)
     status = np.where(np.isin(every, numbers), Outcome.OK, Outcome.NO_IMAGE)
     zeros = np.zeros(len(every), np.int32)
     return pa.table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from conftest import EVERY_CLASS, EVERY_UNIT, annotation, write_annotation, writ
 from clipaffect.config.data import Data, SplitFiles, Subset
 from clipaffect.dataset.aff_wild2 import inventory, scan_tree
 from clipaffect.dataset.annotations import _read_clean, _read_lines, read_annotation
-from clipaffect.dataset.files import list_frames, scan_crops
+from clipaffect.dataset.files import list_frames, natural_order, scan_crops
 from clipaffect.dataset.index import index_dataset, read_dataset
 from clipaffect.errors import UserError
 from clipaffect.faces.crops import decode_crop, encode_crop
@@ -29,7 +30,7 @@ def crops(folder: Path, *frames: int) -> Path:
 @pytest.fixture
 def crop_tree(tmp_path: Path) -> Path:
     """Crops in three roots, one of them with batches below; no video."""
-    crops(tmp_path / "cropped_aligned/1-30-1280x720", 1, 2, 4)
+    crops(tmp_path / "cropped_aligned/1-30-1280x720", 1, 2, 4, 5, 6, 7, 8, 11)
     crops(tmp_path / "cropped_aligned/4-30_left", 1)
     crops(tmp_path / "cropped_aligned_new_50_vids/batch1/4-30_right", 2)
     crops(tmp_path / "cropped_aligned_new_50_vids/batch2/video99", 1, 2)
@@ -265,3 +266,91 @@ def test_damaged_images_are_told_from_whole_ones() -> None:
     for broken in (b"", whole[:200], whole[: len(whole) // 2], whole[:-2], b"no image",
                    b"junk" + whole[-40:]):  # fmt: skip
         assert decode_crop(broken) is None
+
+
+def test_a_subset_has_a_validation_video_of_each_task(tmp_path: Path) -> None:
+    for name, expr, au in (
+        ("a", "Train_Set", "Validation_Set"),
+        ("b", "Validation_Set", "Train_Set"),
+    ):
+        crops(tmp_path / "crops" / name, *range(1, 13))
+        write_annotation(annotation(tmp_path, EXPR, expr, name), EXPR.header, EVERY_CLASS)
+        write_annotation(annotation(tmp_path, AU, au, name), AU.header, EVERY_UNIT)
+    settings = {"images": [str(tmp_path / "crops")], "annotations": str(tmp_path / "annotations"),
+                "subset": Subset(train=1, validation=1)}  # fmt: skip
+    _, labels = read_dataset(Data.model_validate(settings), ("EXPR", "AU"))
+    for rows in labels.values():
+        assert set(rows["split"]) == {"train", "validation"}
+
+
+def test_names_that_differ_by_zeros_have_one_order() -> None:
+    names = ["t1", "t01", "t001", "t2"]
+    orders = {tuple(sorted(p, key=natural_order)) for p in itertools.permutations(names)}
+    assert len(orders) == 1
+
+
+def test_an_empty_folder_never_hides_a_full_one(tmp_path: Path) -> None:
+    crops(tmp_path / "root/a/clip")
+    full = crops(tmp_path / "root/b/clip", 1)
+    crops(tmp_path / "root/__MACOSX/clip")
+    crops(tmp_path / "root/b/clip/below", 2)  # a folder beside frames is looked into
+    found = scan_crops((str(tmp_path / "root"),))
+    assert found.used == {"clip": full, "below": full / "below"}
+    assert found.shadowed == {"clip": [tmp_path / "root/a/clip"]}
+    (tmp_path / "root/link").symlink_to(full)
+    assert "link" in scan_crops((str(tmp_path / "root"),)).used
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(UserError, match="holds no folder of crops"):
+        scan_crops((str(tmp_path / "nothing"),))
+
+
+def test_manifests_tell_an_added_and_a_changed_image(crop_tree: Path) -> None:
+    def manifest() -> bytes:
+        index_dataset(data(crop_tree), ("EXPR",), crop_tree / "out")
+        return (crop_tree / "out/manifests/0000.parquet").read_bytes()
+
+    states = [manifest()]
+    image = crop_tree / "cropped_aligned/1-30-1280x720/00003.jpg"
+    for content in (b"", b"longer"):
+        image.write_bytes(content)
+        states.append(manifest())
+    assert len(set(states)) == 3
+
+
+def test_a_source_video_in_both_splits_however_its_sides_are_written(crop_tree: Path) -> None:
+    for name, split in (("x_Left", "Train_Set"), ("x_RIGHT", "Validation_Set")):
+        write_annotation(annotation(crop_tree, EXPR, split, name), EXPR.header, EVERY_CLASS)
+    with pytest.raises(UserError, match="'x' is in both splits of EXPR"):
+        scan_tree(data(crop_tree), ("EXPR",))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (MULTITASK.replace("AU1,AU2", "AU2,AU1") + "\nv/00001.jpg,0,0,1" + ",0" * 12, "AU2,AU1"),
+        ("\xff", "is not text"),
+        (MULTITASK + "\n", "no row follows"),
+    ],
+)
+def test_multitask_files_that_cannot_be_meant(crop_tree: Path, text: str, words: str) -> None:
+    files = multitask(crop_tree)
+    Path(files.validation).write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=words):
+        read_dataset(data(crop_tree, multitask=files), ("EXPR", "AU"))
+
+
+def test_the_other_tasks_sample_file_and_unknown_names_are_refused(crop_tree: Path) -> None:
+    path = crop_tree / "sample.txt"
+    path.write_text(f"image_location,{AU.header}\nvideo99/00001.jpg\n")
+    with pytest.raises(UserError, match="a file of AU, not of EXPR"):
+        scan_tree(data(crop_tree, test={"EXPR": str(path)}), ("EXPR",))
+    path.write_text("video99\nvideo99.mp4\n")
+    with pytest.raises(UserError, match="neither crops nor a video") as caught:
+        scan_tree(data(crop_tree, test={"EXPR": str(path)}), ("EXPR",))
+    assert "line 2" in caught.value.where
+
+
+def test_a_limit_before_the_first_image_leaves_rows_without_image(tmp_path: Path) -> None:
+    folder = crops(tmp_path / "v", 50, 60)
+    found = list_frames(folder, limit=40)
+    assert (found.last, len(found.numbers)) == (40, 0)

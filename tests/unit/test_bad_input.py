@@ -14,7 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import EVERY_CLASS, EVERY_UNIT, annotation, write_annotation, write_video
+from conftest import (
+    EVERY_CLASS,
+    EVERY_UNIT,
+    add_validation_video,
+    annotation,
+    write_annotation,
+    write_video,
+)
 
 from clipaffect.config.data import Data
 from clipaffect.config.models import Encoder, Faces
@@ -222,6 +229,7 @@ def test_bad_input_has_its_outcome(name: str, tree: Path, face_networks: Path) -
     break_it, outcome = TABLE[name]
     break_it(tree)
     if isinstance(outcome, Rows):
+        add_validation_video(tree)
         assert chain(tree, face_networks) == outcome.statuses
         return
     with pytest.raises(UserError) as caught:

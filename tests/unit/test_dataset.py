@@ -6,7 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import EVERY_CLASS, EVERY_UNIT, annotation, write_annotation, write_video
+from conftest import (
+    EVERY_CLASS,
+    EVERY_UNIT,
+    add_validation_video,
+    annotation,
+    write_annotation,
+    write_video,
+)
 
 from clipaffect.config.data import Data, Subset
 from clipaffect.dataset.aff_wild2 import inventory, scan_tree
@@ -69,6 +76,7 @@ def test_one_more_video_touches_one_shard(tree: Path) -> None:
 def test_a_video_without_annotation_is_counted_and_one_without_file_is_named(tree: Path) -> None:
     write_video(tree / "videos/extra.mp4")
     (tree / "videos/batch1/c10.mp4").unlink()
+    add_validation_video(tree)
     summary = json.loads((index(tree) / "summary.json").read_text())
     assert summary["videos_not_annotated"] == 1
     assert summary["videos_missing"] == ["c10"]

@@ -14,9 +14,9 @@ from test_aff_wild2_shapes import crop_tree, crops, data
 from clipaffect.config.data import Data
 from clipaffect.config.load import load_config
 from clipaffect.config.models import Encoder
-from clipaffect.dataset.facts import collect, first_searched
+from clipaffect.dataset.facts import collect, first_searched, refuse_hopeless
 from clipaffect.dataset.frame_lists import compare_list
-from clipaffect.dataset.index import read_dataset
+from clipaffect.dataset.index import index_dataset, read_dataset
 from clipaffect.dataset.notes import data_notes
 from clipaffect.dataset.published import PUBLISHED, verdict
 from clipaffect.encoders.load import encoder_cost, load_encoder
@@ -35,17 +35,29 @@ def facts_of(settings: Data, tasks: tuple = ("EXPR", "AU")) -> dict:
 
 
 def test_frames_with_and_without_an_image(crop_tree: Path) -> None:
-    # 12 rows each; images 1, 2, 4 | left 1 | right 2
+    # 12 rows each; images 1, 2, 4 to 8, 11 | left 1 | right 2
     found = facts_of(data(crop_tree))["tasks"]["EXPR"]["train"]
-    assert (found["rows"], found["annotated"], found["with_image"]) == (36, 36, 5)
-    # 3 lies before the last image; the rows behind it are beyond
-    assert found["without_image"] == 1 + 1
-    assert found["beyond"] == 8 + 11 + 10
-    # classes of rows with an image: 0, 1, 3 | 0 | 1
+    assert (found["rows"], found["annotated"], found["with_image"]) == (36, 36, 10)
+    # 3, 9 and 10 (and right's 1) lie before the last image; the rows behind it are beyond
+    assert found["without_image"] == 3 + 1
+    assert found["beyond"] == 1 + 11 + 10
     assert found["counts"] == {
-        "Neutral": 2, "Anger": 2, "Disgust": 0, "Fear": 1, "Happiness": 0, "Sadness": 0,
-        "Surprise": 0, "Other": 0,
+        "Neutral": 2, "Anger": 2, "Disgust": 1, "Fear": 1, "Happiness": 1, "Sadness": 1,
+        "Surprise": 1, "Other": 1,
     }  # fmt: skip
+
+
+def test_a_run_without_hope_is_refused(crop_tree: Path) -> None:
+    facts = facts_of(data(crop_tree))
+    refuse_hopeless(facts)
+    (crop_tree / "cropped_aligned/1-30-1280x720/00007.jpg").unlink()
+    with pytest.raises(UserError, match="no training frame of EXPR with an image shows Surprise"):
+        index_dataset(data(crop_tree), ("EXPR", "AU"), crop_tree / "out")
+    empty = crop_tree / "other/nobody"
+    empty.mkdir(parents=True)
+    settings = data(crop_tree, images=[str(crop_tree / "other")])
+    with pytest.raises(UserError, match="no annotated frame of EXPR has an image"):
+        refuse_hopeless(facts_of(settings))
 
 
 def test_videos_in_place_of_crops(tree: Path) -> None:
@@ -88,7 +100,8 @@ def test_what_looks_wrong_is_said(crop_tree: Path) -> None:
         "1 video file or folder of crops is empty",
         "the first root's is used: video99",
         "Thumbs.db",
-        "These look like the same recording: twin, twin2",
+        "in training and in validation: remove one, or the score counts people",
+        "trained on: twin, twin2",
         "To be predicted, and in training: twin (EXPR)",
         "sizes vary, from 112 x 112 to 200 x 200",
     ):
@@ -100,13 +113,18 @@ def test_the_published_sizes_are_recognised(task, split) -> None:
     published = PUBLISHED[task, split]
     labelled = published.with_image + published.without_image
     names = (AU if task == "AU" else EXPR).targets
-    counts = dict(zip(names, published.counts or range(len(names)), strict=False))
+    shares = [round(s * published.with_image / 100) for s in published.percent or [1] * 12]
+    counts = dict(zip(names, published.counts or shares, strict=True))
     assert verdict(task, split, labelled, published.with_image, counts)[0] == "as_published"
     assert verdict(task, split, labelled, None, counts)[0] == "as_published"
     kind, text = verdict(task, split, labelled - 7, published.with_image - 7, counts)
     assert kind == "differs"
     assert "(-7)" in text
     assert verdict(task, split, 50, 50, counts)[0] == "other"
+    if published.percent:
+        kind, text = verdict(task, split, labelled, published.with_image, dict.fromkeys(names, 0))
+        assert kind == "differs"
+        assert "AU25 0.0 % for 62.7 %" in text
     if published.counts:
         assert sum(published.counts) == published.with_image
         moved = counts | {"Anger": counts["Anger"] + 1, "Fear": counts["Fear"] - 1}
@@ -132,12 +150,12 @@ def test_published_lists_row_by_row(crop_tree: Path) -> None:
     found = facts["frame_lists"]["EXPR train"]
     counts = [found[k] for k in ("listed", "found", "same", "other_label", "only_listed",
                                  "only_found")]  # fmt: skip
-    assert counts == [4, 5, 2, 1, 1, 2]
+    assert counts == [4, 10, 2, 1, 1, 7]
     assert found["examples"]["other label"] == ["4-30_left/00001.jpg"]
     assert found["examples"]["only listed"] == ["gone/00001.jpg"]
     notes = "\n".join(data_notes(facts))
     assert "EXPR validation: the 2 frames of the published list, label by label" in notes
-    assert "2 the same, 1 with another label, 1 in the list alone, 2 found alone" in notes
+    assert "2 the same, 1 with another label, 1 in the list alone, 7 found alone" in notes
 
 
 def test_lists_of_units_and_wrong_lines(crop_tree: Path) -> None:

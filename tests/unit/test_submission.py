@@ -81,3 +81,23 @@ def test_bytes_that_are_not_text(tmp_path: Path) -> None:
     path.write_bytes(EXPR_HEADER.encode() + b"\n\xff\xfe,0\n")
     with pytest.raises(UserError, match="line 2: bytes that are not text"):
         validate_submission(path, EXPR)
+
+
+def test_invisible_faults_are_shown(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.txt", ["\ufeff" + lines(EXPR)[0], *lines(EXPR)[1:]])
+    with pytest.raises(UserError, match=r"ufeffimage_location"):
+        validate_submission(path, EXPR)
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match="line 1: ''"):
+        validate_submission(path, EXPR)
+
+
+def test_the_sample_file_is_read_as_the_run_reads_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.txt", lines(EXPR))
+    sample = write(tmp_path / "s.txt", [row.replace(",3", " ,") for row in lines(EXPR)] + [""])
+    assert validate_submission(path, EXPR, sample).rows == 5
+    sample = write(tmp_path / "s.txt", lines(EXPR)[1:])
+    with pytest.raises(UserError, match="no video's name"):
+        validate_submission(path, EXPR, sample)
+    with pytest.raises(UserError, match="a file of AU"):
+        validate_submission(path, EXPR, write(tmp_path / "s.txt", lines(AU)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from clipaffect.tasks import TASKS, Task, TaskName
 
 SPLITS = {"Train_Set": "train", "Validation_Set": "validation"}
 SIDES = ("left", "right")
+SIDE_END = re.compile(r"_(?:left|right)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,25 @@ def scan_tree(data: Data, tasks: tuple[TaskName, ...]) -> Tree:
         for name, path in data.test.items()
         if name in tasks
     }
+    problems += _unknown_length(test, videos, crops)
     raise_all(problems)
     annotations.sort(key=lambda a: (a.task, natural_order(a.video), a.person))
     return Tree(videos, crops, annotations, test)
+
+
+def _unknown_length(
+    test: dict[TaskName, TestList], videos: dict[str, Path], crops: CropFolders
+) -> Iterator[UserError]:
+    """Names in a list of videos of which there is neither a video nor a crop to count frames by."""
+    for listed in test.values():
+        for location, video, person, frame, line in listed.rows.itertuples(index=False):
+            if not frame and video not in videos and folder_name(video, person) not in crops.used:
+                yield UserError(
+                    f"there are neither crops nor a video of '{location}'",
+                    where=f"{listed.path}, line {line}",
+                    mend="correct the name (a folder's or file's, without its ending), or give "
+                    "the organisers' sample file, which says which rows it has",
+                )
 
 
 def _task_folder(root: Path, task: Task) -> Path:
@@ -167,7 +185,9 @@ def _misplaced(found: list[AnnotationFile], task: TaskName, where: Path) -> Iter
     splits: dict[str, dict[str, Path]] = defaultdict(dict)
     people: dict[tuple[str, str, str], list[Path]] = defaultdict(list)
     for annotation in found:
-        splits[annotation.video][annotation.split] = annotation.path
+        # also where a video file's own name has a side, or one is written in capitals
+        source = SIDE_END.sub("", annotation.video).casefold()
+        splits[source][annotation.split] = annotation.path
         people[annotation.split, annotation.video, annotation.person].append(annotation.path)
     for video, by_split in splits.items():
         if len(by_split) > 1:
@@ -199,6 +219,9 @@ def inventory(data: Data, tasks: tuple[TaskName, ...]) -> str:
     What is missing or wrong is left to ``scan_tree``.
     """
     paths = [Path(path) for path in data.test.values()]
+    paths += [
+        Path(p) for files in data.frame_lists.values() for p in (files.train, files.validation)
+    ]
     if data.videos:
         paths += files_below(Path(data.videos))
     if data.multitask:

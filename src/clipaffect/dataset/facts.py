@@ -18,7 +18,8 @@ from clipaffect.config.data import Data
 from clipaffect.dataset.aff_wild2 import Tree, folder_name
 from clipaffect.dataset.files import FrameFiles, list_frames
 from clipaffect.dataset.frame_lists import compare_list
-from clipaffect.dataset.published import verdict
+from clipaffect.dataset.published import published_counts, verdict
+from clipaffect.errors import UserError
 from clipaffect.tasks import TASKS, TaskName
 from clipaffect.video import stated_frames
 
@@ -35,13 +36,16 @@ def collect(data: Data, tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> dic
         labels: every annotation row by task.
     """
 
+    limit = (data.subset.frames if data.subset else None) or 0
+
     @cache
     def files(folder: Path) -> FrameFiles:
-        return list_frames(folder)
+        return list_frames(folder, limit)
 
     @cache
     def video_frames(video: str) -> int:
-        return stated_frames(tree.videos[video])
+        stated = stated_frames(tree.videos[video])
+        return min(stated, limit) if limit else stated
 
     # Of data that is said to be a challenge's, and whole.
     compare = data.edition is not None and data.subset is None
@@ -56,7 +60,7 @@ def collect(data: Data, tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> dic
             for split, at in _positions(rows["split"]).items()
         }
         for split in ("train", "validation"):
-            if task in data.frame_lists:
+            if task in data.frame_lists and not data.subset:
                 at = ((rows["split"] == split) & rows["annotated"]).to_numpy()
                 path = Path(getattr(data.frame_lists[task], split))
                 known = np.nan_to_num(has_image, nan=1.0).astype(bool)
@@ -67,6 +71,7 @@ def collect(data: Data, tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> dic
         for person in people
         if (folder := tree.crop_folder(video, person))
     ]
+    duplicates = _duplicates(tree, folders, files)
     odd = {str(folder): files(folder).others for folder in folders if files(folder).others}
     return {
         "videos_found": len(tree.videos),
@@ -85,14 +90,15 @@ def collect(data: Data, tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> dic
             if tree.is_missing(video, person)
         ),
         "empty": sorted(
-            [str(path) for name, path in tree.videos.items()
-             if name in tree.people() and not path.stat().st_size]
-            + [str(folder) for folder in folders if not len(files(folder).numbers)]
+            [str(tree.videos[name]) for name in _searched(tree)
+             if not tree.videos[name].stat().st_size]
+            + [str(folder) for folder in folders if not files(folder).last]
         ),
         "videos_not_annotated": len(tree.videos.keys() - tree.people().keys()),
         "shadowed": {n: [str(p) for p in paths] for n, paths in tree.crops.shadowed.items()},
         "files_of_other_names": {folder: names[:FEW] for folder, names in odd.items()},
-        "duplicates": _duplicates(tree, folders, files),
+        "duplicates": duplicates,
+        "duplicates_in_both_splits": [d for d in duplicates if _spans_splits(d, tree)],
         "in_test_and_training": _leaks(tree),
         "tasks": tasks,
         "test": {
@@ -175,6 +181,7 @@ def _split(
         "without_image": int((annotated & ~there & ~beyond).sum()),
         "beyond": int((annotated & beyond).sum()),
         "counts": counts,
+        "published": published_counts(task, split) if compare else None,
         "verdict": kind,
         "sentence": text,
     }
@@ -203,11 +210,51 @@ def _duplicates(
     for count, same in by_count.items():
         for folder in same if len(same) > 1 else []:
             names = files(folder).names
-            sample = [(folder / names[k]).read_bytes() for k in (0, len(names) // 2, -1)]
+            sample = [_bytes(folder / names[k]) for k in (0, len(names) // 2, -1)]
             if any(sample):
                 sha = hashlib.sha256(b"\0".join(sample)).hexdigest()
                 found["crops", *count, sha].append(folder.name)
     return sorted(sorted(names) for names in found.values() if len(names) > 1)
+
+
+def _spans_splits(names: list[str], tree: Tree) -> bool:
+    """Whether recordings that look the same are in training and in validation."""
+    stems = {Path(name).stem for name in names} | set(names)
+    splits = {
+        a.split for a in tree.annotations if {a.video, folder_name(a.video, a.person)} & stems
+    }
+    return len(splits) > 1
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # a link into the void: the image is told when it is embedded
+        return b""
+
+
+def refuse_hopeless(facts: dict[str, Any]) -> None:
+    """Stop before any work where heads cannot be trained or scored.
+
+    Raises:
+        UserError: a class that no training frame with an image shows, or no frame to score.
+    """
+    for task, splits in facts["tasks"].items():
+        counts = splits["train"]["counts"]
+        absent = [name for name, count in counts.items() if not count]
+        nothing = [split for split, found in splits.items() if found["with_image"] == 0]
+        if not nothing and not absent:
+            continue
+        if nothing:
+            what = f"no annotated frame of {task} has an image: {' and '.join(nothing)}"
+        else:
+            what = f"no training frame of {task} with an image shows {', '.join(absent)}"
+        raise UserError(
+            what,
+            where="data.images and data.videos, beside data.annotations",
+            mend="complete the crops (a folder's name is the annotation file's), or give the "
+            "videos too",
+        )
 
 
 def _crop_sizes(folders: list[Path], files: Callable[[Path], FrameFiles]) -> list[list[int]]:

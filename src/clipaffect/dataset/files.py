@@ -11,19 +11,21 @@ from pathlib import Path
 
 import numpy as np
 
+from clipaffect.digest import digest
 from clipaffect.errors import UserError, raise_all
 
 VIDEO_SUFFIXES = frozenset(
     f".{suffix}"
     for suffix in "mp4 avi mov mkv webm m4v mpg mpeg wmv flv ogv ts".split()  # noqa: SIM905
 )
-FRAME_NAME = re.compile(r"0*([1-9]\d{0,8})\.(?:jpe?g|png)", re.IGNORECASE)
+# At most 999,999, nine hours at 30 a second: a date is no frame number.
+FRAME_NAME = re.compile(r"0*([1-9]\d{0,5})\.(?:jpe?g|png)", re.IGNORECASE)
 
 
-def natural_order(name: str) -> tuple[tuple[int, int | str], ...]:
-    """Sort key that puts video2 before video10."""
+def natural_order(name: str) -> tuple[tuple[tuple[int, int | str], ...], str]:
+    """Sort key that puts video2 before video10; names that differ have different keys."""
     parts = re.findall(r"\d+|\D+", name)
-    return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in parts)
+    return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in parts), name
 
 
 def check_name(path: Path, root: Path) -> UserError | None:
@@ -117,7 +119,7 @@ def scan_crops(roots: tuple[str, ...]) -> CropFolders:
     Raises:
         UserError: no such root, images directly under a root, a name that cannot be kept.
     """
-    found: dict[str, list[Path]] = defaultdict(list)
+    found: dict[str, list[tuple[Path, bool]]] = defaultdict(list)
     problems: list[UserError] = []
     for root in map(Path, roots):
         if not root.is_dir():
@@ -129,39 +131,54 @@ def scan_crops(roots: tuple[str, ...]) -> CropFolders:
                 )
             )
             continue
-        for folder in _leaves(root, set()):
-            if folder == root:
-                mend = "give the folder above it"
-                problems.append(UserError("images lie directly in it", where=root, mend=mend))
-            elif problem := check_name(folder, root):
+        leaves = list(_leaves(root, ()))
+        if [folder for folder, _ in leaves] == [root]:
+            what = "images lie directly in it" if leaves[0][1] else "it holds no folder of crops"
+            mend = "give the folder whose subfolders are named as the videos"
+            problems.append(UserError(what, where=f"{root} (data.images)", mend=mend))
+            continue
+        for folder, has_frames in leaves:
+            if problem := check_name(folder, root):
                 problems.append(problem)
             else:
-                found[folder.name].append(folder)
+                found[folder.name].append((folder, has_frames))
     raise_all(problems)
-    used = {name: folders[0] for name, folders in found.items()}
-    return CropFolders(used, {n: folders[1:] for n, folders in found.items() if folders[1:]})
+    used, shadowed = {}, {}
+    for name, folders in found.items():
+        # An empty folder (an archive's leftover) never hides a full one.
+        ranked = sorted(folders, key=lambda entry: not entry[1])
+        used[name] = ranked[0][0]
+        if len(ranked) > 1:
+            shadowed[name] = [folder for folder, _ in ranked[1:]]
+    return CropFolders(used, shadowed)
 
 
-def _leaves(folder: Path, seen: set[Path]) -> Iterator[Path]:
-    """Folders that hold frames, or nothing; links are followed, once each."""
+def _leaves(folder: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, bool]]:
+    """Folders that hold frames (True), or nothing at all; links are followed, but not in circles.
+
+    A folder with a frame is not read to its end, unless its count of links says that there are
+    folders below it (file systems that do not count them give 1).
+    """
     here = folder.resolve()
-    if here in seen:
+    if here in above:
         return
-    seen.add(here)
     folders = []
+    has_frames = False
+    has_folders = folder.stat().st_nlink > 2
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
                 continue
             if FRAME_NAME.fullmatch(entry.name):
-                yield folder
-                return
-            if entry.is_dir():
+                has_frames = True
+                if not has_folders:
+                    break
+            elif entry.is_dir():
                 folders.append(Path(entry.path))
-    if not folders:
-        yield folder
+    if has_frames or not folders:
+        yield folder, has_frames
     for below in sorted(folders):
-        yield from _leaves(below, seen)
+        yield from _leaves(below, (*above, here))
 
 
 @dataclass(frozen=True)
@@ -172,16 +189,13 @@ class FrameFiles:
         numbers: (n,) int32 frame numbers, ascending, counted from 1.
         names: (n,) file names.
         others: files whose names are no frame's.
+        last: the highest frame number, also of images without one before it; 0 without any image.
     """
 
     numbers: np.ndarray
     names: list[str]
     others: list[str]
-
-    @property
-    def last(self) -> int:
-        """The highest frame number; 0 without any."""
-        return int(self.numbers[-1]) if len(self.numbers) else 0
+    last: int
 
 
 def list_frames(folder: Path, limit: int = 0) -> FrameFiles:
@@ -192,9 +206,11 @@ def list_frames(folder: Path, limit: int = 0) -> FrameFiles:
     """
     found: list[tuple[int, str]] = []
     others = []
+    last = 0
     for name in os.listdir(folder):  # noqa: PTH208 - a Path for each of 2.9 million costs minutes
         if match := FRAME_NAME.fullmatch(name):
             number = int(match[1])
+            last = max(last, number)
             if not limit or number <= limit:
                 found.append((number, name))
         elif not name.startswith("."):
@@ -209,4 +225,11 @@ def list_frames(folder: Path, limit: int = 0) -> FrameFiles:
             where=folder,
             mend="keep one of them",
         )
-    return FrameFiles(numbers, [name for _, name in found], sorted(others))
+    last = min(last, limit) if limit else last
+    return FrameFiles(numbers, [name for _, name in found], sorted(others), last)
+
+
+def folder_state(folder: Path, limit: int = 0) -> str:
+    """Digest of the names and sizes of a folder's images: what its frames depend on."""
+    names = list_frames(folder, limit).names
+    return digest([[name, os.stat(folder / name).st_size] for name in names])  # noqa: PTH116

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from clipaffect.dataset.aff_wild2 import folder_name
@@ -15,6 +16,7 @@ from clipaffect.tasks import Task
 LINE = re.compile(r"(?:.*/)?(?P<name>[^/]+)/0*(?P<frame>\d+)\.\w+[\s,]+(?P<labels>.+)")
 NUMBER = re.compile(r"-?\d+")
 FEW = 5
+STRIDE, BASE = 10**9, 16  # of a folder's code beside the frame; of one label beside the next
 
 
 def compare_list(path: Path, found: pd.DataFrame, task: Task) -> dict[str, Any]:
@@ -31,29 +33,14 @@ def compare_list(path: Path, found: pd.DataFrame, task: Task) -> dict[str, Any]:
     if not path.is_file():
         raise UserError("no such file", where=f"{path} (data.frame_lists), seen from {Path.cwd()}",
                         mend="give the list, or remove the key")  # fmt: skip
-    listed: dict[tuple[str, int], tuple[int, ...]] = {}
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            match = LINE.fullmatch(line.strip())
-            labels = tuple(map(int, NUMBER.findall(match["labels"]))) if match else ()
-            if not match or len(labels) != len(task.columns):
-                raise UserError(
-                    f"'{line.strip()[:80]}' is no frame with its {len(task.columns)} label"
-                    f"{'s' if task.multilabel else ''}",
-                    where=f"{path}, line {number}",
-                    mend="write video/00001.jpg and the label, apart by a space or a comma",
-                )
-            listed[match["name"], int(match["frame"])] = labels
-    people = {
-        (video, person): folder_name(video, person)
-        for video, person in found[["video", "person"]].drop_duplicates().itertuples(index=False)
-    }
-    owners = zip(found["video"], found["person"], strict=True)
-    keys = zip([people[owner] for owner in owners], found["frame"].tolist(), strict=True)
-    columns = [found[name].tolist() for name in task.columns]
-    mine = dict(zip(keys, zip(*columns, strict=True), strict=True))
+    folders = found[["video", "person"]].drop_duplicates().itertuples(index=False)
+    codes = {folder_name(video, person): code for code, (video, person) in enumerate(folders)}
+    listed, repeated = _read(path, task, codes)
+    names = list(codes)
+    owner = found.groupby(["video", "person"], sort=False, observed=True).ngroup().to_numpy()
+    keys = owner.astype(np.int64) * STRIDE + found["frame"].to_numpy()
+    labels = _packed(found[list(task.columns)].to_numpy())
+    mine = dict(zip(keys.tolist(), labels.tolist(), strict=True))
     both = listed.keys() & mine.keys()
     other = sorted(key for key in both if listed[key] != mine[key])
     only = sorted(listed.keys() - mine.keys()), sorted(mine.keys() - listed.keys())
@@ -64,10 +51,50 @@ def compare_list(path: Path, found: pd.DataFrame, task: Task) -> dict[str, Any]:
         "other_label": len(other),
         "only_listed": len(only[0]),
         "only_found": len(only[1]),
+        "repeated": repeated,
         "examples": {
-            kind: [f"{name}/{frame:05d}.jpg" for name, frame in rows[:FEW]]
+            kind: [f"{names[key // STRIDE]}/{key % STRIDE:05d}.jpg" for key in rows[:FEW]]
             for kind, rows in (("other label", other), ("only listed", only[0]),
                                ("only found", only[1]))
             if rows
         },
     }  # fmt: skip
+
+
+def _read(path: Path, task: Task, codes: dict[str, int]) -> tuple[dict[int, int], int]:
+    """Packed labels by folder and frame, as one number; how many lines name a frame again.
+
+    Unknown folders get the next code. 1.4 million lines of units take 0.3 GB this way.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"byte {error.start} is not text", where=path, mend="give a text file"
+        ) from None
+    listed: dict[int, int] = {}
+    repeated = 0
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        match = LINE.fullmatch(line.strip())
+        labels = [int(label) for label in NUMBER.findall(match["labels"])] if match else []
+        if not match or len(labels) != len(task.columns):
+            raise UserError(
+                f"'{line.strip()[:80]}' is no frame with its {len(task.columns)} label"
+                f"{'s' if task.multilabel else ''}",
+                where=f"{path}, line {number}",
+                mend="write video/00001.jpg and the label, apart by a space or a comma",
+            )
+        code = codes.setdefault(match["name"], len(codes))
+        key = code * STRIDE + int(match["frame"])
+        repeated += key in listed
+        listed[key] = sum((label + 1) * BASE**place for place, label in enumerate(labels))
+    return listed, repeated
+
+
+def _packed(labels: np.ndarray) -> np.ndarray:
+    """(n,) one number for each row of labels (n, k)."""
+    powers = BASE ** np.arange(labels.shape[1], dtype=np.int64)
+    packed: np.ndarray = (labels.astype(np.int64) + 1) @ powers
+    return packed

@@ -17,8 +17,8 @@ import pyarrow as pa
 from clipaffect.config.data import Data, Subset
 from clipaffect.dataset.aff_wild2 import AnnotationFile, Tree, folder_name, scan_tree
 from clipaffect.dataset.annotations import read_annotation
-from clipaffect.dataset.facts import collect
-from clipaffect.dataset.files import natural_order
+from clipaffect.dataset.facts import collect, refuse_hopeless
+from clipaffect.dataset.files import folder_state, natural_order
 from clipaffect.dataset.multitask import read_multitask
 from clipaffect.dataset.test_list import TestList
 from clipaffect.digest import file_digest
@@ -34,6 +34,7 @@ MANIFEST = pa.schema(
         ("sha256", pa.string()),
         ("persons", pa.list_(pa.string())),
         ("folders", pa.list_(pa.string())),
+        ("folder_states", pa.list_(pa.string())),
         ("frame_limit", pa.int32()),
     ]
 )
@@ -148,22 +149,25 @@ def _choose(labels: dict[TaskName, pd.DataFrame], subset: Subset) -> dict[str, s
     """By split, the names of a few videos.
 
     First the fewest videos (greedily) that together show every class of every task, since a head
-    needs each; then the first others by name, up to the number that was asked for.
+    needs each (for validation as many of them as were asked for, but one of each task); then the
+    first others by name, up to the number that was asked for.
     """
     chosen: dict[str, set[str]] = {}
     for split, count in (("train", subset.train), ("validation", subset.validation)):
         shows: dict[str, set[tuple[str, str]]] = {}
         for name, rows in labels.items():
             for video, part in rows[rows["split"] == split].groupby("video", observed=True):
-                found = TASKS[name].frames_showing(part)
+                found = TASKS[name].frames_showing(part) | {"": int(part["annotated"].sum())}
                 shows.setdefault(str(video), set()).update((name, c) for c, n in found.items() if n)
         order = sorted(shows, key=natural_order)
         names: list[str] = []
         missing = set().union(*shows.values())
-        while missing and (split == "train" or len(names) < count):
-            best = max(order, key=lambda video: len(shows[video] & missing))
+        # Beyond the number that was asked for, only what a run cannot do without.
+        needed = missing if split == "train" else {(name, "") for name in labels} & missing
+        while needed or (missing and len(names) < count):
+            best = max(order, key=lambda v: (len(shows[v] & needed), len(shows[v] & missing)))
             names.append(best)
-            missing -= shows[best]
+            missing, needed = missing - shows[best], needed - shows[best]
         others = [video for video in order if video not in names]
         chosen[split] = {*names, *others[: max(0, count - len(names))]}
     return chosen
@@ -193,7 +197,10 @@ def index_dataset(data: Data, tasks: tuple[TaskName, ...], out: Path) -> None:
         UserError: anything wrong with the tree, before any work is done on it.
     """
     tree, labels = read_dataset(data, tasks)
+    facts = collect(data, tree, labels)
+    refuse_hopeless(facts)
     people = tree.people()
+    limit = (data.subset.frames if data.subset else None) or 0
     rows = []
     for video, persons in people.items():
         folders = [tree.crop_folder(video, person) for person in persons]
@@ -202,7 +209,9 @@ def index_dataset(data: Data, tasks: tuple[TaskName, ...], out: Path) -> None:
         rows.append(
             (video, str(path or ""), file_digest(path) if path else "", persons,
              [str(folder or "") for folder in folders],
-             (data.subset.frames if data.subset else None) or 0)
+             # Snakemake goes by a manifest's content: it must tell which images there are.
+             [folder_state(folder, limit) if folder else "" for folder in folders],
+             limit)
         )  # fmt: skip
     manifest = pd.DataFrame(rows, columns=MANIFEST.names)
     shard = manifest["video"].map(lambda video: shard_of(video, data.shards))
@@ -213,4 +222,4 @@ def index_dataset(data: Data, tasks: tuple[TaskName, ...], out: Path) -> None:
         write_frame(out / "labels" / f"{task}.parquet", frame, label_schema(task))
     for task, listed in tree.test.items():
         write_frame(out / "test" / f"{task}.parquet", listed.rows, TEST)
-    write_text(out / "summary.json", json.dumps(collect(data, tree, labels), indent=2) + "\n")
+    write_text(out / "summary.json", json.dumps(facts, indent=2) + "\n")

@@ -7,7 +7,6 @@ arousal) and -1 (the others), task by task: an image may have one task's labels 
 
 from __future__ import annotations
 
-import csv
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,20 +23,29 @@ FIELDS = len(START) + len(AU.targets)
 @lru_cache(maxsize=4)
 def _read(path: Path, modified_ns: int) -> pd.DataFrame:
     """Columns name, frame, label, and the units."""
-    rows = []
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = csv.reader(file)
-        header = [name.strip() for name in next(lines, [])]
-        if header[: len(START)] != START:
-            raise UserError(
-                f"the first line begins with '{','.join(header)[:60]}', not '{','.join(START)}'",
-                where=f"{path}, line 1",
-                mend="give the multi-task challenge's file",
-            )
-        for fields in lines:
-            if not any(field.strip() for field in fields):
-                continue
-            rows.append(_row(fields, f"{path}, line {lines.line_num}"))
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"byte {error.start} is not text", where=path, mend="give the organisers' text file"
+        ) from None
+    header = [name.strip() for name in lines[0].split(",")] if lines else []
+    named = header[len(START) :]
+    # The organisers name the units together ('aus') or one by one.
+    if header[: len(START)] != START or (len(named) > 1 and named != list(AU.targets)):
+        raise UserError(
+            f"the first line is {','.join(header)[:160]!a}, not '{','.join(START)},aus' or "
+            f"'{','.join([*START, *AU.targets])}'",
+            where=f"{path}, line 1",
+            mend="give the multi-task challenge's file, its columns in this order",
+        )
+    rows = [
+        _row(line.split(","), f"{path}, line {number}")
+        for number, line in enumerate(lines[1:], start=2)
+        if line.strip()
+    ]
+    if not rows:
+        raise UserError("no row follows the header", where=path, mend="complete the file")
     found = pd.DataFrame(rows, columns=["name", "frame", "label", *AU.targets])
     return found.astype({"frame": "int32"} | dict.fromkeys(["label", *AU.targets], "int8"))
 

@@ -64,13 +64,18 @@ def _problems(facts: dict[str, Any]) -> Iterator[str]:
             f"of them, such as {folder}: {_few(names)}."
         )
     for names in facts["duplicates"]:
-        yield f"These look like the same recording: {_few(names)}."
+        both = names in facts["duplicates_in_both_splits"]
+        warning = (
+            ", in training and in validation: remove one, or the score counts people that heads "
+            "were trained on"
+        )
+        yield f"These look like the same recording{warning if both else ''}: {_few(names)}."
     if leaks := facts["in_test_and_training"]:
         yield f"To be predicted, and in training: {_few(leaks)}."
 
 
 def _list_note(name: str, found: dict[str, Any]) -> str:
-    if found["same"] == found["listed"] == found["found"]:
+    if found["same"] == found["listed"] == found["found"] and not found["repeated"]:
         return f"{name}: the {found['listed']:,} frames of the published list, label by label."
     parts = [
         f"{found[key]:,} {words}"
@@ -79,6 +84,7 @@ def _list_note(name: str, found: dict[str, Any]) -> str:
             ("other_label", "with another label"),
             ("only_listed", "in the list alone"),
             ("only_found", "found alone"),
+            ("repeated", "listed again"),
         )
     ]
     examples = "; ".join(f"{kind}: {_few(rows)}" for kind, rows in found["examples"].items())

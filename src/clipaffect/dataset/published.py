@@ -43,6 +43,7 @@ PUBLISHED: dict[tuple[TaskName, str], Published] = {
     ),
     ("AU", "validation"): Published(445_836, 9, 105),
 }  # fmt: skip
+ROUNDED = 0.06  # per cent: the published shares have one decimal
 NEAR = 0.5  # share of the published frames above which a difference is worth listing
 
 
@@ -67,20 +68,37 @@ def verdict(
             return "as_published", f"this is {name}: {total:,} labelled frames, as published"
         found, expected = labelled, total
     else:
-        shown = tuple(counts.values())
-        same_classes = published.counts is None or shown == published.counts
-        if with_image == published.with_image and same_classes:
-            return (
-                "as_published",
-                f"this is {name}: {with_image:,} frames, as published",
-            )
+        if with_image == published.with_image and not _off(published, with_image, counts):
+            return "as_published", f"this is {name}: {with_image:,} frames, as published"
         found, expected = with_image, published.with_image
     if not NEAR * expected < found < expected / NEAR:
         return "other", f"not {name}: {found:,} frames, published {expected:,}"
     difference = f"{found:,} frames, published {expected:,} ({found - expected:+,})"
     text = f"not {name} as published: {difference}"
-    if with_image is not None and published.counts is not None:
-        pairs = zip(counts.items(), published.counts, strict=True)
-        off = [f"{name} {n - p:+,}" for (name, n), p in pairs if n != p]
-        text += f"; by class: {', '.join(off)}" if off else ""
+    if with_image and (off := _off(published, with_image, counts)):
+        text += f"; {', '.join(off)}"
     return "differs", text
+
+
+def _off(published: Published, with_image: int, counts: dict[str, int]) -> list[str]:
+    """What differs by class (in frames) or by unit (in per cent, as they are published)."""
+    if published.counts is not None:
+        pairs = zip(counts.items(), published.counts, strict=True)
+        return [f"{name} {n - p:+,}" for (name, n), p in pairs if n != p]
+    if published.percent is not None:
+        shares = {name: 100 * n / with_image for name, n in counts.items()}
+        found = zip(shares.items(), published.percent, strict=True)
+        return [f"{name} {s:.1f} % for {p} %" for (name, s), p in found if abs(s - p) > ROUNDED]
+    return []
+
+
+def published_counts(task: TaskName, split: str) -> list[str] | None:
+    """The published figure of each class or unit, as text, where there is one."""
+    published = PUBLISHED.get((task, split))
+    if published is None:
+        return None
+    if published.counts is not None:
+        return [f"{count:,}" for count in published.counts]
+    if published.percent is not None:
+        return [f"{share} %" for share in published.percent]
+    return None

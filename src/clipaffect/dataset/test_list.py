@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from clipaffect.errors import UserError
-from clipaffect.tasks import Task
+from clipaffect.tasks import TASKS, Task
 
 LOCATION = re.compile(r"(?P<name>[^/\\]+)/0*(?P<frame>[1-9]\d{0,8})\.(?:jpe?g|png)", re.IGNORECASE)
 FIRST = "image_location"
@@ -26,8 +26,8 @@ class TestList:
 
     Attributes:
         path: the file.
-        rows: ``location`` (as in the file), video, person, frame; from a list of videos one row a
-            person, frame 0 for every frame.
+        rows: ``location`` (as in the file), video, person, frame, line; from a list of videos one
+            row a person, frame 0 for every frame.
     """
 
     __test__ = False  # not a test of pytest's
@@ -67,7 +67,12 @@ def read_test_list(path: Path, task: Task, who: Callable[[str], tuple[str, str]]
         raise UserError(f"byte {error.start} is not text", where=where,
                         mend="give a text file") from None  # fmt: skip
     is_sample = bool(lines) and lines[0].split(",")[0].strip() == FIRST
-    rows: list[tuple[str, str, int]] = []
+    header = lines[0].strip() if is_sample else ""
+    for other in TASKS.values():
+        if other.name != task.name and header == submission_header(other):
+            raise UserError(f"this is a file of {other.name}, not of {task.name}",
+                            where=f"{path}, line 1", mend="give the other one")  # fmt: skip
+    rows: list[tuple[str, str, int, int]] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(lines[is_sample:], start=1 + is_sample):
         value = line.split(",")[0].strip() if is_sample else line.strip()
@@ -85,11 +90,13 @@ def read_test_list(path: Path, task: Task, who: Callable[[str], tuple[str, str]]
             raise UserError(f"'{value[:80]}' is no video's name", where=f"{where}, line {number}",
                             mend="write its folder's name alone, or begin a sample file with "
                             f"'{submission_header(task)}'")  # fmt: skip
-        rows.append((value, match["name"], int(match["frame"])) if match else (value, value, 0))
+        name, frame = (match["name"], int(match["frame"])) if match else (value, 0)
+        rows.append((value, name, frame, number))
     if not rows:
         raise UserError("it names no frame and no video", where=where, mend="complete it")
-    found = pd.DataFrame(rows, columns=["location", "name", "frame"]).astype({"frame": "int32"})
+    found = pd.DataFrame(rows, columns=["location", "name", "frame", "line"])
+    found = found.astype({"frame": "int32"})
     people = {name: who(name) for name in found["name"].unique()}
     found["video"] = found["name"].map({name: video for name, (video, _) in people.items()})
     found["person"] = found["name"].map({name: person for name, (_, person) in people.items()})
-    return TestList(path, found[["location", "video", "person", "frame"]])
+    return TestList(path, found[["location", "video", "person", "frame", "line"]])

@@ -33,6 +33,7 @@ from clipaffect.tables import ROW_GROUP, read_frame, take_rows, write_batches
 from clipaffect.video import Frame
 
 ASSET = "face-networks"
+LISTED_AT_ONCE = 4096
 FRAME_COLUMNS: list[tuple[str, pa.DataType]] = [
     ("frame", pa.int32()),
     ("time", pa.float64()),
@@ -175,21 +176,21 @@ def _assemble(
         )
 
 
-def _of_crops(video: dict[str, Any], person: str, folder: Path) -> pa.Table:
+def _of_crops(video: dict[str, Any], person: str, folder: Path) -> Iterator[pa.Table]:
     """Rows of a person with crops: every number up to the last image's, with the image's path."""
     files = list_frames(folder, int(video["frame_limit"]))
     keys = {"video": video["video"], "person": person}
     if not files.last:
-        empty = keys | {"frame": 0, "status": Outcome.VIDEO_EMPTY}
-        return pa.Table.from_pylist([empty], SCHEMA)
+        yield pa.Table.from_pylist([keys | {"frame": 0, "status": Outcome.VIDEO_EMPTY}], SCHEMA)
     images = dict(zip(files.numbers.tolist(), files.names, strict=True))
-    rows = [
-        keys | {"frame": number, "status": Outcome.OK, "image": str(folder / images[number])}
-        if number in images
-        else keys | {"frame": number, "status": Outcome.NO_IMAGE}
-        for number in range(1, files.last + 1)
-    ]
-    return pa.Table.from_pylist(rows, SCHEMA)
+    for start in range(1, files.last + 1, LISTED_AT_ONCE):
+        rows: list[dict[str, Any]] = []
+        for number in range(start, min(start + LISTED_AT_ONCE, files.last + 1)):
+            row = keys | {"frame": number, "status": Outcome.NO_IMAGE}
+            if number in images:
+                row |= {"status": Outcome.OK, "image": str(folder / images[number])}
+            rows.append(row)
+        yield pa.Table.from_pylist(rows, SCHEMA)
 
 
 def align_faces(
@@ -236,7 +237,7 @@ def align_faces(
                     yield from _assemble(video, searched, piece, float(widths[name]))
                 for person, folder in folders.items():
                     if folder:
-                        yield _of_crops(video, person, Path(folder))
+                        yield from _of_crops(video, person, Path(folder))
                 progress.advance(before + int(counts[name]) - progress.done)
 
     write_batches(out, SCHEMA, tables())

@@ -83,7 +83,11 @@ def _classes(facts: dict[str, Any]) -> Table:
     table.add_column("frames")
     for task, splits in facts["tasks"].items():
         for split, found in splits.items():
-            counts = ", ".join(f"{name} {count:,}" for name, count in found["counts"].items())
+            published = found["published"] or [""] * len(found["counts"])
+            counts = ", ".join(
+                f"{name} {count:,}" + (f" (published {other})" if other else "")
+                for (name, count), other in zip(found["counts"].items(), published, strict=True)
+            )
             table.add_row(task, split, counts)
     return table
 

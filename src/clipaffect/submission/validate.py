@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipaffect.dataset.test_list import LOCATION, submission_header
+from clipaffect.dataset.test_list import LOCATION, read_test_list, submission_header
 from clipaffect.errors import UserError
 from clipaffect.tasks import Task
 
@@ -30,13 +30,15 @@ def validate_submission(path: Path, task: Task, sample: Path | None = None) -> C
     Raises:
         UserError: the first wrong line, by its number and with what is wrong in it.
     """
-    wanted = None if sample is None else dict(_locations(sample))
+    wanted = None if sample is None else _locations(sample, task)
     seen: dict[str, int] = {}
     lines = _lines(path)
     header = submission_header(task)
     _, first = next(lines, (1, ""))
     if first != header:
-        raise _wrong(path, 1, f"'{first[:80]}'", f"the header is '{header}'")
+        raise _wrong(
+            path, 1, f"{first[:120]!a}", f"the header is '{header}', and nothing before it"
+        )
     for number, line in lines:
         location, *values = line.split(",")
         match = LOCATION.fullmatch(location)
@@ -91,10 +93,16 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _locations(sample: Path) -> Iterator[tuple[str, int]]:
-    for number, line in _lines(sample):
-        if number > 1:
-            yield line.split(",")[0], number
+def _locations(sample: Path, task: Task) -> dict[str, int]:
+    """The sample file's rows and their lines, as the run itself reads them."""
+    rows = read_test_list(sample, task, lambda name: (name, "")).rows
+    if (rows["frame"] == 0).any():
+        raise UserError(
+            "this is no sample file: it does not begin with 'image_location'",
+            where=f"{sample}, line 1",
+            mend="give the organisers' file with a row for each frame",
+        )
+    return dict(zip(rows["location"].tolist(), rows["line"].tolist(), strict=True))
 
 
 def _wrong(path: Path, number: int, what: str, expected: str) -> UserError:
