@@ -89,14 +89,15 @@ def test_what_looks_wrong_is_said(crop_tree: Path) -> None:
             path = crops(crop_tree / "cropped_aligned" / name) / f"{frame:05d}.jpg"
             path.write_bytes(encode_crop(picture))
     names = [("empty", "Train_Set"), ("twin", "Train_Set"), ("twin2", "Validation_Set"),
-             ("big", "Train_Set"), ("nowhere", "Train_Set")]  # fmt: skip
+             ("big", "Train_Set"), ("nowhere", "Train_Set"), ("BIG", "Train_Set")]  # fmt: skip
     for name, split in names:
         write_annotation(annotation(crop_tree, EXPR, split, name), EXPR.header, ["0", "1"])
     (crop_tree / "test.txt").write_text("twin\n")
     settings = data(crop_tree, test={"EXPR": str(crop_tree / "test.txt")})
     notes = "\n".join(data_notes(facts_of(settings, ("EXPR",))))
     for words in (
-        "1 annotated or listed has neither a video nor crops: nowhere",
+        "2 annotated or listed have neither videos nor crops: BIG, nowhere",
+        "'BIG' is there as 'big'",
         "1 video file or folder of crops is empty",
         "the first root's is used: video99",
         "Thumbs.db",

@@ -43,7 +43,7 @@ def repository(tmp_path: Path) -> Path:
 
 def write_config(folder: Path, **data: object) -> Path:
     config = yaml.safe_load((ROOT / "tests/config/micro.yaml").read_text())
-    config["data"] |= {"annotations": "resources/demo/annotations", **data}
+    config["data"] |= data
     path = folder / "mine.yaml"
     path.write_text(yaml.safe_dump(config))
     return path

@@ -170,7 +170,8 @@ def pieces(folder: Path) -> dict[str, int]:
 def test_one_corrected_label_costs_its_task_alone(micro_copy: Path) -> None:
     annotations = micro_copy / "annotations"
     shutil.copytree(ROOT / "resources/demo/annotations", annotations)
-    move = ("--config", 'data={"annotations": "annotations"}')
+    videos = "resources/demo/videos"
+    move = ("--config", f'data={{"annotations": "annotations", "videos": "{videos}"}}')
     snakemake(micro_copy, *MICRO, *move)
     before = pieces(micro_copy)
     train = annotations / EXPR.folders[0] / "Train_Set"
@@ -320,7 +321,11 @@ def manifests(folder: Path) -> list[dict]:
     [
         ('training={"alpha": [1]}', ["unknown key 'training.alpha'", "did you mean 'alphas'"]),
         ('data={"videos": "nowhere"}', ["no such folder of videos", "data.videos"]),
-        ('data={"annotations": "nowhere"}', ["no annotations for EXPR", "data.annotations"]),
+        (
+            'data={"annotations": "nowhere", "videos": "resources/demo/videos"}',
+            ["no annotations for EXPR", "data.annotations"],
+        ),
+        ('data={"annotations": "nowhere"}', ["needs 'videos' or 'images'", "data"]),
         ('encoders={"micro": {"activation": "quickgelu"}}', ["runs gelu", "every embedding"]),
     ],
 )

@@ -88,6 +88,8 @@ class Data(Section):
     @model_validator(mode="before")
     @classmethod
     def _demo(cls, values: Any) -> Any:
-        if isinstance(values, dict) and not values.get("videos") and not values.get("images"):
-            return values | {"videos": DEMO_VIDEOS}
-        return values
+        if not isinstance(values, dict) or values.get("videos") or values.get("images"):
+            return values
+        if values.get("annotations") or values.get("multitask"):
+            raise ValueError("needs 'videos' or 'images' beside the annotations")
+        return values | {"videos": DEMO_VIDEOS}

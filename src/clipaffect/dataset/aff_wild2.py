@@ -144,9 +144,15 @@ def _unknown_length(
 
 
 def _task_folder(root: Path, task: Task) -> Path:
-    for folder in task.folders:
-        if (root / folder).is_dir():
-            return root / folder
+    found = [root / folder for folder in task.folders if (root / folder).is_dir()]
+    if len(found) > 1:
+        raise UserError(
+            f"annotations of {task.name} lie in two folders, of two editions",
+            where=" and ".join(map(str, found)),
+            mend="keep one of them there",
+        )
+    if found:
+        return found[0]
     raise UserError(
         f"no annotations for {task.name}: none of the folders {', '.join(task.folders)}",
         where=f"{root} (data.annotations), seen from {Path.cwd()}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable
 from functools import cache
@@ -71,6 +72,12 @@ def collect(data: Data, tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> dic
         for person in people
         if (folder := tree.crop_folder(video, person))
     ]
+    missing = sorted(
+        folder_name(video, person)
+        for video, people in tree.people().items()
+        for person in people
+        if tree.is_missing(video, person)
+    )
     duplicates = _duplicates(tree, folders, files)
     odd = {str(folder): files(folder).others for folder in folders if files(folder).others}
     return {
@@ -83,12 +90,8 @@ def collect(data: Data, tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> dic
         "frames_to_search": sum(
             video_frames(video) * people for video, people in _searched(tree).items()
         ),
-        "videos_missing": sorted(
-            folder_name(video, person)
-            for video, people in tree.people().items()
-            for person in people
-            if tree.is_missing(video, person)
-        ),
+        "videos_missing": missing,
+        "near_names": _near_names(missing, tree),
         "empty": sorted(
             [str(tree.videos[name]) for name in _searched(tree)
              if not tree.videos[name].stat().st_size]
@@ -265,6 +268,16 @@ def _crop_sizes(folders: list[Path], files: Callable[[Path], FrameFiles]) -> lis
             with contextlib.suppress(OSError), Image.open(folder / name) as image:
                 sizes.add(image.size)
     return sorted(map(list, sizes))
+
+
+def _near_names(missing: list[str], tree: Tree) -> dict[str, str]:
+    """Names there are that differ from a missing one in capitals or accents' spelling alone."""
+
+    def plain(name: str) -> str:
+        return unicodedata.normalize("NFKD", name).casefold()
+
+    there = {plain(name): name for name in [*tree.videos, *tree.crops.used]}
+    return {name: there[plain(name)] for name in missing if plain(name) in there}
 
 
 def _leaks(tree: Tree) -> list[str]:

@@ -49,6 +49,9 @@ def _problems(facts: dict[str, Any]) -> Iterator[str]:
         count = len(missing)
         verb = "has neither a video nor" if count == 1 else "have neither videos nor"
         yield f"{count:,} annotated or listed {verb} crops: {_few(missing)}."
+    if near := facts["near_names"]:
+        pairs = [f"'{name}' is there as '{other}'" for name, other in near.items()]
+        yield f"Names that differ in capitals or in how an accent is stored: {_few(pairs)}."
     if empty := facts["empty"]:
         one = "video file or folder of crops is", "video files or folders of crops are"
         yield f"{len(empty):,} {one[len(empty) > 1]} empty: {_few(empty)}."
