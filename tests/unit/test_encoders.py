@@ -11,7 +11,13 @@ import torch
 from safetensors.torch import save_file
 
 from clipaffect.config.models import Encoder
-from clipaffect.encoders.load import build_model, load_encoder, open_clip, visual_activations
+from clipaffect.encoders.load import (
+    build_model,
+    encoder_record,
+    load_encoder,
+    open_clip,
+    visual_activations,
+)
 from clipaffect.errors import UserError
 
 NOWHERE = Path("no assets needed")
@@ -248,3 +254,22 @@ def test_pixels_are_the_shrunk_grey_crop() -> None:
     grey = crop[::28, ::28].astype(float) @ [0.299, 0.587, 0.114]
     feature = encoder.embed(encoder.prepare(crop)[None])[0].reshape(8, 8) * 255
     assert feature.numpy() == pytest.approx(grey, abs=1)
+
+
+def test_fp16_on_a_cpu_is_float32_on_rounded_weights() -> None:
+    settings = Encoder(model="clipaffect-micro", random=0, activation="gelu", normalise="clip",
+                       precision="fp16")  # fmt: skip
+    full = settings.model_copy(update={"precision": "fp32"})
+    picture = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    half, exact = (load_encoder(s, Path(), "cpu") for s in (settings, full))
+    size = half.prepare(np.zeros((64, 64, 3), np.uint8)).shape[-1]
+    picture = torch.nn.functional.interpolate(picture, size)
+    visual = build_model(full, Path()).visual.eval()
+    for parameter in [*visual.parameters(), *visual.buffers()]:
+        parameter.data = parameter.data.half().float()
+    with torch.inference_mode():
+        expected = visual(picture)
+    assert torch.equal(half.embed(picture), expected)
+    assert not torch.equal(half.embed(picture), exact.embed(picture))
+    assert encoder_record(settings, "cpu")["arithmetic"] == "torch.float32"
+    assert "arithmetic" not in encoder_record(settings, "cuda")

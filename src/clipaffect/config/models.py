@@ -65,7 +65,7 @@ class Encoder(Section):
     precision: Literal["bf16", "fp16", "fp32"] = Field(
         "bf16",
         description="Of weights and arithmetic. `fp16` is what the paper's code used on a GPU; on "
-        "a CPU it is slow.",
+        "a CPU its arithmetic is float32, on weights of float16.",
     )
     batch: int = Field(16, ge=1, le=4096, description="Fixed, padded batch; recorded.")
     side: int = Field(28, ge=4, le=256, description="Only `pixels`: side after shrinking.")

@@ -22,7 +22,7 @@ import torch
 from clipaffect.assets import MANIFEST, asset_file
 from clipaffect.config.models import Config, Encoder
 from clipaffect.config.training import Recipe
-from clipaffect.encoders.load import DTYPES, encoder_cost
+from clipaffect.encoders.load import arithmetic, encoder_cost
 from clipaffect.faces.detector import FaceDetector
 from clipaffect.table import Split
 from clipaffect.tasks import TASKS, Task
@@ -123,11 +123,12 @@ def _embedding(
         return Cost(work, crops * 2e-3 / 3600, "core", disk, "2 ms a crop, to decode it")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     size = 4096 if device == "cuda" else 512
-    peak = matrix_peak(DTYPES[encoder.precision], torch.mm, size, device)
+    dtype = arithmetic(encoder, device)
+    peak = matrix_peak(dtype, torch.mm, size, device)
     hours = crops * flop / (peak * SHARE[device]) / 3600
     note = (
         f"{flop / 1e9:.1f} GFLOP a crop, {SHARE[device]:.0%} of the measured "
-        f"{encoder.precision} matrix peak of {peak / 1e9:,.0f} GFLOP/s"
+        f"{str(dtype).removeprefix('torch.')} matrix peak of {peak / 1e9:,.0f} GFLOP/s"
     )
     on = torch.cuda.get_device_name() if device == "cuda" else "core"
     return Cost(work, hours, on, disk, note)
