@@ -297,7 +297,7 @@ def run(context: typer.Context) -> None:
 
 def _task(name: str) -> TaskName:
     for known in TASKS:
-        if name == known:
+        if name.upper() == known:
             return known
     raise UserError(f"no task is called '{name}'", where="the task", mend=" or ".join(TASKS))
 

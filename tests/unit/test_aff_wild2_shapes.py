@@ -116,6 +116,19 @@ def test_wrong_roots_are_named(tmp_path: Path) -> None:
     assert "images lie directly in it" in str(caught.value)
 
 
+def test_what_is_not_there_is_told(crop_tree: Path) -> None:
+    with pytest.raises(UserError, match="no video file"):
+        scan_tree(data(crop_tree, videos=str(crop_tree / "cropped")), ("EXPR",))
+    with pytest.raises(UserError, match="no such folder of annotations"):
+        scan_tree(data(crop_tree, annotations=str(crop_tree / "gone")), ("EXPR",))
+    one = data(crop_tree, images=str(crop_tree / "cropped_aligned"))  # one root needs no list
+    assert one.images == (str(crop_tree / "cropped_aligned"),)
+    cut = data(crop_tree, subset={"train": 1, "validation": 1, "frames": 3})
+    with pytest.raises(UserError, match="in its first frames") as caught:
+        read_dataset(cut, ("EXPR",))
+    assert caught.value.where == "data.subset.frames"
+
+
 def test_links_in_a_circle_end(tmp_path: Path) -> None:
     crops(tmp_path / "root/v", 1)
     (tmp_path / "root/again").symlink_to(tmp_path / "root")

@@ -96,7 +96,8 @@ def test_what_looks_wrong_is_said(crop_tree: Path) -> None:
     settings = data(crop_tree, test={"EXPR": str(crop_tree / "test.txt")})
     notes = "\n".join(data_notes(facts_of(settings, ("EXPR",))))
     for words in (
-        "2 annotated or listed have neither videos nor crops: BIG, nowhere",
+        "2 people have labels or rows to be predicted, and neither crops under data.images",
+        "BIG, nowhere",
         "'BIG' is there as 'big'",
         "1 video file or folder of crops is empty",
         "the first root's is used: video99",
@@ -134,10 +135,29 @@ def test_the_published_sizes_are_recognised(task, split) -> None:
         assert "Anger +1, Fear -1" in text
 
 
+def test_right_annotations_with_a_root_missing_are_told_so() -> None:
+    published = PUBLISHED["EXPR", "train"]
+    labelled = published.with_image + published.without_image
+    counts = dict(zip(EXPR.targets, published.counts, strict=True))
+    kind, text = verdict("EXPR", "train", labelled, published.with_image - 1000, counts)
+    assert kind == "differs"
+    assert "the annotations are those of the ABAW6 EXPR training set" in text
+    assert "1,000 more frames than published have no image" in text
+
+
 def test_only_what_is_said_to_be_a_challenge_is_compared(crop_tree: Path) -> None:
     assert facts_of(data(crop_tree))["tasks"]["EXPR"]["train"]["sentence"] == ""
     found = facts_of(data(crop_tree, edition=6))["tasks"]["EXPR"]["train"]
     assert "not the ABAW6 EXPR training set" in found["sentence"]
+    assert facts_of(data(crop_tree, edition=10))["tasks"]["EXPR"]["train"]["sentence"] == ""
+
+
+def test_rows_of_a_sample_file_without_an_image_are_counted(crop_tree: Path) -> None:
+    rows = ["1-30-1280x720/00001.jpg", "1-30-1280x720/00003.jpg", "nobody/00001.jpg"]
+    (crop_tree / "s.txt").write_text("\n".join(["image_location," + EXPR.header, *rows]))
+    facts = facts_of(data(crop_tree, test={"EXPR": str(crop_tree / "s.txt")}))
+    assert facts["test"]["EXPR"] == {"people": 2, "rows": 3, "without_image": 2}
+    assert "3 rows, of which 2 have no image" in "\n".join(data_notes(facts))
 
 
 def test_published_lists_row_by_row(crop_tree: Path) -> None:

@@ -88,8 +88,15 @@ class Data(Section):
     @model_validator(mode="before")
     @classmethod
     def _demo(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("videos") or values.get("images"):
+        if not isinstance(values, dict):
             return values
-        if values.get("annotations") or values.get("multitask"):
+        if isinstance(values.get("images"), str):  # one root needs no list
+            values = values | {"images": [values["images"]]}
+        own = ("videos", "images", "annotations", "multitask")
+        return values if any(values.get(key) for key in own) else values | {"videos": DEMO_VIDEOS}
+
+    @model_validator(mode="after")
+    def _something_to_see(self) -> Data:
+        if not self.videos and not self.images:
             raise ValueError("needs 'videos' or 'images' beside the annotations")
-        return values | {"videos": DEMO_VIDEOS}
+        return self

@@ -144,6 +144,13 @@ def _unknown_length(
 
 
 def _task_folder(root: Path, task: Task) -> Path:
+    if not root.is_dir():
+        raise UserError(
+            "no such folder of annotations",
+            where=f"{root} (data.annotations), seen from {Path.cwd()}",
+            mend="set data.annotations to the folder that holds "
+            f"{' or '.join(task.folders)} (write paths in full: ~ is not expanded)",
+        )
     found = [root / folder for folder in task.folders if (root / folder).is_dir()]
     if len(found) > 1:
         raise UserError(
@@ -156,7 +163,7 @@ def _task_folder(root: Path, task: Task) -> Path:
     raise UserError(
         f"no annotations for {task.name}: none of the folders {', '.join(task.folders)}",
         where=f"{root} (data.annotations), seen from {Path.cwd()}",
-        mend=f"set data.annotations to the folder that holds them, or remove {task.name} from "
+        mend=f"set data.annotations to the folder above them, or remove {task.name} from "
         "training.tasks",
     )
 

@@ -16,6 +16,7 @@ import pandas as pd
 from PIL import Image
 
 from clipaffect.config.data import Data
+from clipaffect.dataset import published
 from clipaffect.dataset.aff_wild2 import Tree, folder_name
 from clipaffect.dataset.files import FrameFiles, list_frames
 from clipaffect.dataset.frame_lists import compare_list
@@ -48,8 +49,8 @@ def collect(data: Data, tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> dic
         stated = stated_frames(tree.videos[video])
         return min(stated, limit) if limit else stated
 
-    # Of data that is said to be a challenge's, and whole.
-    compare = data.edition is not None and data.subset is None
+    # Of data that is said to be the edition whose sizes are known, and whole.
+    compare = data.edition == published.EDITION and data.subset is None
     tasks = {}
     lists = {}
     for task, rows in labels.items():
@@ -105,7 +106,11 @@ def collect(data: Data, tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> dic
         "in_test_and_training": _leaks(tree),
         "tasks": tasks,
         "test": {
-            task: {"people": len(listed.people()), "rows": int((listed.rows["frame"] > 0).sum())}
+            task: {
+                "people": len(listed.people()),
+                "rows": int((listed.rows["frame"] > 0).sum()),
+                "without_image": _rows_without_image(listed.rows, tree, files),
+            }
             for task, listed in tree.test.items()
         },
         "frame_lists": lists,
@@ -268,6 +273,18 @@ def _crop_sizes(folders: list[Path], files: Callable[[Path], FrameFiles]) -> lis
             with contextlib.suppress(OSError), Image.open(folder / name) as image:
                 sizes.add(image.size)
     return sorted(map(list, sizes))
+
+
+def _rows_without_image(rows: pd.DataFrame, tree: Tree, files: Callable[[Path], FrameFiles]) -> int:
+    """Rows of a sample file, of people with crops or of nobody, that have no image."""
+    count = 0
+    for (video, person), own in rows[rows["frame"] > 0].groupby(["video", "person"]):
+        folder = tree.crop_folder(video, person)
+        if folder is not None:
+            count += int((~own["frame"].isin(files(folder).numbers)).sum())
+        elif video not in tree.videos:
+            count += len(own)
+    return count
 
 
 def _near_names(missing: list[str], tree: Tree) -> dict[str, str]:

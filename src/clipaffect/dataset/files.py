@@ -93,6 +93,12 @@ def scan_videos(root: Path) -> dict[str, Path]:
                 )
             )
     raise_all(problems)
+    if not named:
+        raise UserError(
+            "no video file (mp4, avi, mov, mkv, ...) lies below it",
+            where=f"{root} (data.videos)",
+            mend="name the folder of the videos; folders of images go under data.images",
+        )
     return {name: paths[0] for name, paths in named.items()}
 
 
@@ -132,8 +138,9 @@ def scan_crops(roots: tuple[str, ...]) -> CropFolders:
             )
             continue
         leaves = list(_leaves(root, ()))
-        if [folder for folder, _ in leaves] == [root]:
-            what = "images lie directly in it" if leaves[0][1] else "it holds no folder of crops"
+        if [folder for folder, _ in leaves] in ([], [root]):
+            direct = leaves and leaves[0][1]
+            what = "images lie directly in it" if direct else "it holds no folder of crops"
             mend = "give the folder whose subfolders are named as the videos"
             problems.append(UserError(what, where=f"{root} (data.images)", mend=mend))
             continue
@@ -154,8 +161,9 @@ def scan_crops(roots: tuple[str, ...]) -> CropFolders:
 
 
 def _leaves(folder: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, bool]]:
-    """Folders that hold frames (True), or nothing at all; links are followed, but not in circles.
+    """Folders that hold frames (True), or nothing at all (False).
 
+    Links are followed, but not in circles.
     A folder with a frame is not read to its end, unless its count of links says that there are
     folders below it (file systems that do not count them give 1).
     """
@@ -163,19 +171,20 @@ def _leaves(folder: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, bool]
     if here in above:
         return
     folders = []
-    has_frames = False
+    has_frames, is_empty = False, True
     has_folders = folder.stat().st_nlink > 2
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith(".") or entry.name == "__MACOSX":
                 continue
+            is_empty = False
             if FRAME_NAME.fullmatch(entry.name):
                 has_frames = True
                 if not has_folders:
                     break
             elif entry.is_dir():
                 folders.append(Path(entry.path))
-    if has_frames or not folders:
+    if has_frames or is_empty:
         yield folder, has_frames
     for below in sorted(folders):
         yield from _leaves(below, (*above, here))

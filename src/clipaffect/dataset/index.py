@@ -122,11 +122,11 @@ def read_dataset(
         }
         tree = _narrow(tree, labels, data.subset)
     for task, rows in labels.items():
-        _check_labels(rows, task)
+        _check_labels(rows, task, bool(data.subset and data.subset.frames))
     return tree, labels
 
 
-def _check_labels(labels: pd.DataFrame, task: TaskName) -> None:
+def _check_labels(labels: pd.DataFrame, task: TaskName, cut: bool) -> None:
     annotated = labels["annotated"]
     for split in ("train", "validation"):
         if not annotated[labels["split"] == split].any():
@@ -138,6 +138,12 @@ def _check_labels(labels: pd.DataFrame, task: TaskName) -> None:
     train = labels[(labels["split"] == "train") & annotated]
     shown = TASKS[task].frames_showing(train)
     if absent := [name for name, count in shown.items() if not count]:
+        if cut:
+            raise UserError(
+                f"no video is annotated {', '.join(absent)} in its first frames",
+                where="data.subset.frames",
+                mend="raise it, or leave it out: a head cannot learn what it never sees",
+            )
         raise UserError(
             f"no training frame is annotated {', '.join(absent)}",
             where=f"the {task} annotations",

@@ -9,18 +9,19 @@ FEW = 5
 
 
 def data_notes(facts: dict[str, Any]) -> Iterator[str]:
-    """Sentences about ``facts`` (see ``facts.collect``), the verdicts first."""
-    for task, splits in facts["tasks"].items():
-        for split, found in splits.items():
-            if found["sentence"]:
-                yield f"{task} {split}: {found['sentence']}."
-        shown = splits.get("validation", {}).get("counts", {})
-        if absent := [name for name, count in shown.items() if not count]:
-            yield f"Not in {task} validation: {', '.join(absent)} (their F1 counts as 0)."
+    """Sentences about ``facts`` (see ``facts.collect``): who is missing, then the verdicts."""
+    if missing := facts["videos_missing"]:
+        yield _missing_note(missing)
+    yield from _verdicts(facts)
     for name, found in facts["frame_lists"].items():
         yield _list_note(name, found)
     for task, found in facts["test"].items():
         rows = f", {found['rows']:,} rows" if found["rows"] else ""
+        if found["without_image"]:
+            rows += (
+                f", of which {found['without_image']:,} have no image: they take the score of a "
+                "neighbouring frame, or a constant answer where a person has none"
+            )
         yield f"{task} to be predicted: {found['people']:,} people or videos{rows}."
     yield from _problems(facts)
     if facts["videos_found"]:
@@ -44,11 +45,30 @@ def data_notes(facts: dict[str, Any]) -> Iterator[str]:
             )
 
 
+def _verdicts(facts: dict[str, Any]) -> Iterator[str]:
+    for task, splits in facts["tasks"].items():
+        for split, found in splits.items():
+            if found["sentence"]:
+                yield f"{task} {split}: {found['sentence']}."
+        shown = splits.get("validation", {}).get("counts", {})
+        if absent := [name for name, count in shown.items() if not count]:
+            yield f"Not in {task} validation: {', '.join(absent)} (their F1 counts as 0)."
+
+
+def class_counts(found: dict[str, Any]) -> Iterator[str]:
+    """Frames of each class or unit of a split, beside the published figure where there is one."""
+    frames = max(1, found["annotated"] if found["with_image"] is None else found["with_image"])
+    published = found["published"] or [""] * len(found["counts"])
+    for (name, count), other in zip(found["counts"].items(), published, strict=True):
+        if not other:
+            yield f"{name} {count:,}"
+        elif other.endswith("%"):
+            yield f"{name} {count:,} = {100 * count / frames:.1f} % (published {other})"
+        else:
+            yield f"{name} {count:,} (published {other})"
+
+
 def _problems(facts: dict[str, Any]) -> Iterator[str]:
-    if missing := facts["videos_missing"]:
-        count = len(missing)
-        verb = "has neither a video nor" if count == 1 else "have neither videos nor"
-        yield f"{count:,} annotated or listed {verb} crops: {_few(missing)}."
     if near := facts["near_names"]:
         pairs = [f"'{name}' is there as '{other}'" for name, other in near.items()]
         yield f"Names that differ in capitals or in how an accent is stored: {_few(pairs)}."
@@ -75,6 +95,14 @@ def _problems(facts: dict[str, Any]) -> Iterator[str]:
         yield f"These look like the same recording{warning if both else ''}: {_few(names)}."
     if leaks := facts["in_test_and_training"]:
         yield f"To be predicted, and in training: {_few(leaks)}."
+
+
+def _missing_note(missing: Sequence[str]) -> str:
+    who = "1 person has" if len(missing) == 1 else f"{len(missing):,} people have"
+    return (
+        f"{who} labels or rows to be predicted, and neither crops under data.images nor a "
+        f"video under data.videos: {_few(missing)}. Is a root missing?"
+    )
 
 
 def _list_note(name: str, found: dict[str, Any]) -> str:

@@ -43,6 +43,7 @@ PUBLISHED: dict[tuple[TaskName, str], Published] = {
     ),
     ("AU", "validation"): Published(445_836, 9, 105),
 }  # fmt: skip
+EDITION = 6
 ROUNDED = 0.06  # per cent: the published shares have one decimal
 NEAR = 0.5  # share of the published frames above which a difference is worth listing
 
@@ -70,6 +71,13 @@ def verdict(
     else:
         if with_image == published.with_image and not _off(published, with_image, counts):
             return "as_published", f"this is {name}: {with_image:,} frames, as published"
+        total = published.with_image + published.without_image
+        if labelled == total and with_image < published.with_image:
+            return "differs", (
+                f"the annotations are those of {name} ({total:,} labelled frames), but "
+                f"{published.with_image - with_image:,} more frames than published have no image: "
+                "is a root missing in data.images, such as cropped_aligned_new_50_vids?"
+            )
         found, expected = with_image, published.with_image
     if not NEAR * expected < found < expected / NEAR:
         return "other", f"not {name}: {found:,} frames, published {expected:,}"

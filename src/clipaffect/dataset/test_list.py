@@ -57,10 +57,11 @@ def read_test_list(path: Path, task: Task, who: Callable[[str], tuple[str, str]]
     Raises:
         UserError: a wrong line, by its number.
     """
-    where = f"{path} (data.test.{task.name})"
+    where = str(path)
     if not path.is_file():
         mend = "give the organisers' sample file, or a text file with a video's name in each line"
-        raise UserError("no such file", where=f"{where}, seen from {Path.cwd()}", mend=mend)
+        where = f"{where} (the list of {task.name}), seen from {Path.cwd()}"
+        raise UserError("no such file", where=where, mend=mend)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clipaffect.config.models import Config
-from clipaffect.dataset.notes import data_notes
+from clipaffect.dataset.notes import class_counts, data_notes
 from clipaffect.preflight.estimate import Cost
 
 JOBS = re.compile(r"^(\w+)\s+(\d+)$", re.MULTILINE)
@@ -44,6 +44,11 @@ def show(
         listed = ", ".join(f"{count} {rule}" for rule, count in jobs.items())
         total = sum(jobs.values())
         parts.append(Text(f"\n{total} jobs to run: {listed}" if total else "\nNothing to be done"))
+    else:
+        parts.append(
+            Text("\nJobs: not listed. There is no Snakefile here, or its dry run failed: call this "
+                 "from the repository's root, and 'snakemake -n --configfile FILE' to see why")
+        )  # fmt: skip
     with console.status("measuring this machine"):
         found = list(costs)
     if found:
@@ -83,12 +88,7 @@ def _classes(facts: dict[str, Any]) -> Table:
     table.add_column("frames")
     for task, splits in facts["tasks"].items():
         for split, found in splits.items():
-            published = found["published"] or [""] * len(found["counts"])
-            counts = ", ".join(
-                f"{name} {count:,}" + (f" (published {other})" if other else "")
-                for (name, count), other in zip(found["counts"].items(), published, strict=True)
-            )
-            table.add_row(task, split, counts)
+            table.add_row(task, split, ", ".join(class_counts(found)))
     return table
 
 

@@ -16,7 +16,7 @@ import yaml
 from clipaffect import __version__
 from clipaffect.config.models import Config
 from clipaffect.config.presets import preset_changes
-from clipaffect.dataset.notes import data_notes
+from clipaffect.dataset.notes import class_counts, data_notes
 from clipaffect.digest import digest
 from clipaffect.faces.crops import read_crops
 from clipaffect.outcomes import MEANING, Outcome
@@ -62,6 +62,7 @@ def _environment() -> jinja2.Environment:
     environment.filters["score"] = lambda value: "–" if value is None else f"{value:.3f}"
     environment.filters["count"] = lambda value: f"{int(value):,}"
     environment.filters["data_notes"] = data_notes
+    environment.filters["class_counts"] = class_counts
     environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
     return environment
 

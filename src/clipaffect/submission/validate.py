@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clipaffect.dataset.test_list import LOCATION, read_test_list, submission_header
 from clipaffect.errors import UserError
-from clipaffect.tasks import Task
+from clipaffect.tasks import TASKS, Task
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ def validate_submission(path: Path, task: Task, sample: Path | None = None) -> C
     lines = _lines(path)
     header = submission_header(task)
     _, first = next(lines, (1, ""))
+    for other in TASKS.values():
+        if other.name != task.name and first == submission_header(other):
+            raise _wrong(path, 1, f"a file of {other.name}", f"check it with --task {other.name}")
+    if first.startswith("\ufeff"):
+        raise _wrong(path, 1, "a byte-order mark before the header", "save it as UTF-8 without one")
     if first != header:
         raise _wrong(
             path, 1, f"{first[:120]!a}", f"the header is '{header}', and nothing before it"
@@ -49,7 +54,8 @@ def validate_submission(path: Path, task: Task, sample: Path | None = None) -> C
                          "one row a frame")  # fmt: skip
         seen[location] = number
         if wanted is not None and location not in wanted:
-            raise _wrong(path, number, f"'{location}'", f"no row of {sample}: leave it out")
+            mend = f"write it as in {sample} (names are compared letter by letter), or leave it out"
+            raise _wrong(path, number, f"'{location}' is no row of the sample file", mend)
         _check_values(path, number, values, task)
     if not seen:
         raise _wrong(path, 2, "nothing after the header", "one row a frame")
@@ -68,7 +74,8 @@ def validate_submission(path: Path, task: Task, sample: Path | None = None) -> C
 def _check_values(path: Path, number: int, values: list[str], task: Task) -> None:
     count = len(task.columns)
     if len(values) != count:
-        raise _wrong(path, number, f"{len(values)} values", f"{count} for {task.name}")
+        mend = f"give {count} for {task.name}, apart by commas, behind the image's name"
+        raise _wrong(path, number, f"{len(values)} values", mend)
     allowed = {"0", "1"} if task.multilabel else {str(k) for k in range(len(task.targets))}
     for place, value in enumerate(values):
         if value not in allowed:
@@ -80,7 +87,8 @@ def _check_values(path: Path, number: int, values: list[str], task: Task) -> Non
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines without their ends; the last may lack one, none may be empty."""
     if not path.is_file():
-        raise UserError("no such file", where=path, mend="name the submission")
+        what = "a folder, not a file" if path.is_dir() else "no such file"
+        raise UserError(what, where=path, mend="name the submission's text file")
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             try:
