@@ -323,7 +323,7 @@ def manifests(folder: Path) -> list[dict]:
         ('data={"videos": "nowhere"}', ["no such folder of videos", "data.videos"]),
         (
             'data={"annotations": "nowhere", "videos": "resources/demo/videos"}',
-            ["no annotations for EXPR", "data.annotations"],
+            ["no such folder of annotations", "data.annotations"],
         ),
         ('data={"annotations": "nowhere"}', ["needs 'videos' or 'images'", "data"]),
         ('encoders={"micro": {"activation": "quickgelu"}}', ["runs gelu", "every embedding"]),
