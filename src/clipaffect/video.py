@@ -52,11 +52,22 @@ def stated_frames(path: Path) -> int:
             if not container.streams.video:
                 return 0
             stream = container.streams.video[0]
-            indexed = sum(not entry.is_discard for entry in stream.index_entries)
             seconds = (container.duration or 0) / av.time_base
-            return indexed or stream.frames or round(seconds * float(stream.average_rate or 0))
+            return (
+                _indexed(stream)
+                or stream.frames
+                or round(seconds * float(stream.average_rate or 0))
+            )
     except (av.error.FFmpegError, OSError):
         return 0
+
+
+def _indexed(stream: av.VideoStream) -> int:
+    """Frames by the file's index of samples, 0 without one.
+
+    The container's own count also holds frames that an edit list cuts off.
+    """
+    return sum(not entry.is_discard for entry in stream.index_entries)
 
 
 def _open(path: Path) -> av.container.InputContainer:
@@ -125,10 +136,9 @@ def _decode(
 ) -> Iterator[av.VideoFrame | None]:
     """Frames in order; None for one that the decoder refused or that the file lacks.
 
-    What the file lacks is told by its index of samples, where it has one: the container's count
-    also holds frames that an edit list cuts off.
+    What the file lacks is told by its index of samples, where it has one.
     """
-    expected = sum(not entry.is_discard for entry in stream.index_entries)
+    expected = _indexed(stream)
     yielded = 0
     packets = container.demux(stream)
     while True:

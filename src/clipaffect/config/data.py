@@ -85,6 +85,11 @@ class Data(Section):
         False, description="Whether what is made from licensed data may go to a DVC remote."
     )
 
+    @property
+    def frame_limit(self) -> int:
+        """How many first frames of each video are used; 0 for all."""
+        return (self.subset.frames if self.subset else None) or 0
+
     @model_validator(mode="before")
     @classmethod
     def _demo(cls, values: Any) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
+from clipaffect.dataset.files import read_lines
 from clipaffect.errors import UserError
 from clipaffect.tasks import NOT_ANNOTATED, Task
 
@@ -52,12 +53,7 @@ def _read_clean(path: Path, task: Task) -> np.ndarray | None:
 
 def _read_lines(path: Path, task: Task) -> np.ndarray:
     """The labels, line by line; names the first wrong one."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"byte {error.start} is not text", where=path, mend="give the organisers' text file"
-        ) from None
+    lines = read_lines(path, "give the organisers' text file")
     header = [name.strip() for name in lines[0].split(",")] if lines else []
     if header != list(task.targets):
         raise UserError(

@@ -37,8 +37,7 @@ def collect(data: Data, tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> dic
         tree: what lies on disk.
         labels: every annotation row by task.
     """
-
-    limit = (data.subset.frames if data.subset else None) or 0
+    limit = data.frame_limit
 
     @cache
     def files(folder: Path) -> FrameFiles:
@@ -56,9 +55,7 @@ def collect(data: Data, tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> dic
     for task, rows in labels.items():
         has_image, beyond = _images(tree, rows, files, video_frames)
         tasks[task] = {
-            str(split): _split(
-                task, str(split), rows.iloc[at], has_image[at], beyond[at], tree, compare
-            )
+            str(split): _split(task, str(split), rows.iloc[at], has_image[at], beyond[at], compare)
             for split, at in _positions(rows["split"]).items()
         }
         for split in ("train", "validation"):
@@ -67,18 +64,10 @@ def collect(data: Data, tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> dic
                 path = Path(getattr(data.frame_lists[task], split))
                 known = np.nan_to_num(has_image, nan=1.0).astype(bool)
                 lists[f"{task} {split}"] = compare_list(path, rows[at & known], TASKS[task])
-    folders = [
-        folder
-        for video, people in tree.people().items()
-        for person in people
-        if (folder := tree.crop_folder(video, person))
-    ]
-    missing = sorted(
-        folder_name(video, person)
-        for video, people in tree.people().items()
-        for person in people
-        if tree.is_missing(video, person)
-    )
+    people = [(video, person) for video, own in tree.people().items() for person in own]
+    searched = _searched(tree)
+    folders = [folder for owner in people if (folder := tree.crop_folder(*owner))]
+    missing = sorted(folder_name(*owner) for owner in people if tree.is_missing(*owner))
     duplicates = _duplicates(tree, folders, files)
     odd = {str(folder): files(folder).others for folder in folders if files(folder).others}
     return {
@@ -87,18 +76,16 @@ def collect(data: Data, tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> dic
         "crop_folders_used": len(folders),
         "images_used": sum(len(files(folder).numbers) for folder in folders),
         "crop_sizes": _crop_sizes(folders, files),
-        "frames_to_decode": sum(video_frames(video) for video in _searched(tree)),
-        "frames_to_search": sum(
-            video_frames(video) * people for video, people in _searched(tree).items()
-        ),
+        "frames_to_decode": sum(video_frames(video) for video in searched),
+        "frames_to_search": sum(video_frames(video) * n for video, n in searched.items()),
         "videos_missing": missing,
         "near_names": _near_names(missing, tree),
         "empty": sorted(
-            [str(tree.videos[name]) for name in _searched(tree)
+            [str(tree.videos[name]) for name in searched
              if not tree.videos[name].stat().st_size]
             + [str(folder) for folder in folders if not files(folder).last]
         ),
-        "videos_not_annotated": len(tree.videos.keys() - tree.people().keys()),
+        "videos_not_annotated": len(tree.videos.keys() - {video for video, _ in people}),
         "shadowed": {n: [str(p) for p in paths] for n, paths in tree.crops.shadowed.items()},
         "files_of_other_names": {folder: names[:FEW] for folder, names in odd.items()},
         "duplicates": duplicates,
@@ -166,14 +153,11 @@ def _split(
     rows: pd.DataFrame,
     has_image: np.ndarray,
     beyond: np.ndarray,
-    tree: Tree,
     compare: bool,
 ) -> dict[str, Any]:
     annotated = rows["annotated"].to_numpy()
     known = not np.isnan(has_image).any()
     there = np.nan_to_num(has_image, nan=1.0).astype(bool)
-    people = rows[["video", "person"]].drop_duplicates()
-    none = [tree.is_missing(v, p) for v, p in people.itertuples(index=False)]
     counts = TASKS[task].frames_showing(rows[annotated & there])
     with_image = int((annotated & there).sum()) if known else None
     kind, text = "other", ""
@@ -181,8 +165,7 @@ def _split(
         kind, text = verdict(task, split, int(annotated.sum()), with_image, counts)
     return {
         "videos": int(rows["video"].nunique()),
-        "people": len(people),
-        "people_missing": int(np.sum(none)),
+        "people": len(rows[["video", "person"]].drop_duplicates()),
         "rows": len(rows),
         "annotated": int(annotated.sum()),
         "with_image": with_image,

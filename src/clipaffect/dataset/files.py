@@ -28,6 +28,18 @@ def natural_order(name: str) -> tuple[tuple[tuple[int, int | str], ...], str]:
     return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in parts), name
 
 
+def read_lines(path: Path, mend: str) -> list[str]:
+    """Lines of a text file, with or without a byte-order mark.
+
+    Raises:
+        UserError: it is not text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"byte {error.start} is not text", where=path, mend=mend) from None
+
+
 def check_name(path: Path, root: Path) -> UserError | None:
     """What is wrong with a path below ``root`` that tables and pages could not show."""
     name = str(path.relative_to(root))

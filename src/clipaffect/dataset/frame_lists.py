@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from clipaffect.dataset.aff_wild2 import folder_name
+from clipaffect.dataset.files import read_lines
 from clipaffect.errors import UserError
 from clipaffect.tasks import Task
 
@@ -66,12 +67,7 @@ def _read(path: Path, task: Task, codes: dict[str, int]) -> tuple[dict[int, int]
 
     Unknown folders get the next code. 1.4 million lines of units take 0.3 GB this way.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"byte {error.start} is not text", where=path, mend="give a text file"
-        ) from None
+    lines = read_lines(path, "give a text file")
     listed: dict[int, int] = {}
     repeated = 0
     for number, line in enumerate(lines, start=1):

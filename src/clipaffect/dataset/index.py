@@ -87,8 +87,8 @@ def read_labels(tree: Tree, task: TaskName, data: Data) -> pd.DataFrame:
         except UserError as problem:
             problems.append(problem)
             continue
-        if data.subset and data.subset.frames:
-            rows = rows[rows["frame"] <= data.subset.frames]
+        if data.frame_limit:
+            rows = rows[rows["frame"] <= data.frame_limit]
         parts.append(rows)
     raise_all(problems)
     labels = pd.concat(parts, ignore_index=True)
@@ -122,7 +122,7 @@ def read_dataset(
         }
         tree = _narrow(tree, labels, data.subset)
     for task, rows in labels.items():
-        _check_labels(rows, task, bool(data.subset and data.subset.frames))
+        _check_labels(rows, task, bool(data.frame_limit))
     return tree, labels
 
 
@@ -206,7 +206,6 @@ def index_dataset(data: Data, tasks: tuple[TaskName, ...], out: Path) -> None:
     facts = collect(data, tree, labels)
     refuse_hopeless(facts)
     people = tree.people()
-    limit = (data.subset.frames if data.subset else None) or 0
     rows = []
     for video, persons in people.items():
         folders = [tree.crop_folder(video, person) for person in persons]
@@ -216,8 +215,8 @@ def index_dataset(data: Data, tasks: tuple[TaskName, ...], out: Path) -> None:
             (video, str(path or ""), file_digest(path) if path else "", persons,
              [str(folder or "") for folder in folders],
              # Snakemake goes by a manifest's content: it must tell which images there are.
-             [folder_state(folder, limit) if folder else "" for folder in folders],
-             limit)
+             [folder_state(folder, data.frame_limit) if folder else "" for folder in folders],
+             data.frame_limit)
         )  # fmt: skip
     manifest = pd.DataFrame(rows, columns=MANIFEST.names)
     shard = manifest["video"].map(lambda video: shard_of(video, data.shards))

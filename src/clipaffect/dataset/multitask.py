@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from clipaffect.dataset.files import read_lines
 from clipaffect.dataset.test_list import LOCATION
 from clipaffect.errors import UserError
 from clipaffect.tasks import AU, EXPR, NOT_ANNOTATED, Task
@@ -23,12 +24,7 @@ FIELDS = len(START) + len(AU.targets)
 @lru_cache(maxsize=4)
 def _read(path: Path, modified_ns: int) -> pd.DataFrame:
     """Columns name, frame, label, and the units."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"byte {error.start} is not text", where=path, mend="give the organisers' text file"
-        ) from None
+    lines = read_lines(path, "give the organisers' text file")
     header = [name.strip() for name in lines[0].split(",")] if lines else []
     named = header[len(START) :]
     # The organisers name the units together ('aus') or one by one.

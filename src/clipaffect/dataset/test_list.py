@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from clipaffect.dataset.files import read_lines
 from clipaffect.errors import UserError
 from clipaffect.tasks import TASKS, Task
 
@@ -46,6 +47,11 @@ def submission_header(task: Task) -> str:
     return ",".join([FIRST, *task.targets])
 
 
+def task_of_header(line: str) -> Task | None:
+    """The task whose submissions begin with ``line``."""
+    return next((task for task in TASKS.values() if line == submission_header(task)), None)
+
+
 def read_test_list(path: Path, task: Task, who: Callable[[str], tuple[str, str]]) -> TestList:
     """Read a sample file or a list of videos.
 
@@ -62,17 +68,12 @@ def read_test_list(path: Path, task: Task, who: Callable[[str], tuple[str, str]]
         mend = "give the organisers' sample file, or a text file with a video's name in each line"
         where = f"{where} (the list of {task.name}), seen from {Path.cwd()}"
         raise UserError("no such file", where=where, mend=mend)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"byte {error.start} is not text", where=where,
-                        mend="give a text file") from None  # fmt: skip
+    lines = read_lines(path, "give a text file")
     is_sample = bool(lines) and lines[0].split(",")[0].strip() == FIRST
-    header = lines[0].strip() if is_sample else ""
-    for other in TASKS.values():
-        if other.name != task.name and header == submission_header(other):
-            raise UserError(f"this is a file of {other.name}, not of {task.name}",
-                            where=f"{path}, line 1", mend="give the other one")  # fmt: skip
+    other = task_of_header(lines[0].strip()) if is_sample else None
+    if other is not None and other != task:
+        raise UserError(f"this is a file of {other.name}, not of {task.name}",
+                        where=f"{path}, line 1", mend="give the other one")  # fmt: skip
     rows: list[tuple[str, str, int, int]] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(lines[is_sample:], start=1 + is_sample):

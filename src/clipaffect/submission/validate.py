@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipaffect.dataset.test_list import LOCATION, read_test_list, submission_header
+from clipaffect.dataset.test_list import LOCATION, read_test_list, submission_header, task_of_header
 from clipaffect.errors import UserError
-from clipaffect.tasks import TASKS, Task
+from clipaffect.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ def validate_submission(path: Path, task: Task, sample: Path | None = None) -> C
     lines = _lines(path)
     header = submission_header(task)
     _, first = next(lines, (1, ""))
-    for other in TASKS.values():
-        if other.name != task.name and first == submission_header(other):
-            raise _wrong(path, 1, f"a file of {other.name}", f"check it with --task {other.name}")
+    other = task_of_header(first)
+    if other is not None and other != task:
+        raise _wrong(path, 1, f"a file of {other.name}", f"check it with --task {other.name}")
     if first.startswith("\ufeff"):
         raise _wrong(path, 1, "a byte-order mark before the header", "save it as UTF-8 without one")
     if first != header:
