@@ -176,6 +176,7 @@ def write_au_table(folder: Path) -> None:
     videos = np.arange(rows) // 4000
     table = {
         "split": pa.array(np.where(np.arange(rows) < AU_TRAIN, "train", "validation")),
+        "group": pa.array([f"video-{k}" for k in videos]),
         "video": pa.array([f"video-{k}" for k in videos]),
         "person": pa.array([""] * rows),
         "frame": pa.array((np.arange(rows) % 4000).astype(np.int32)),
@@ -193,10 +194,10 @@ def write_au_table(folder: Path) -> None:
 
 def full_size(folder: Path, queue: multiprocessing.Queue) -> None:
     """One epoch of one AU head at full size through the stage; peak memory and time."""
-    settings = Training(**recipe(1024, "bf16").model_dump(), tasks=("AU",), alphas=(1.0,),
+    settings = Training(**recipe(1024, "bf16").model_dump(), tasks=(AU,), alphas=(1.0,),
                         seeds=(0,), headline_alpha=1.0, parts=1)  # fmt: skip
     started = time.perf_counter()
-    train_heads(folder / "au", "AU", settings, 0, Store(folder / "store"), folder / "out",
+    train_heads(folder / "au", AU, settings, 0, Store(folder / "store"), folder / "out",
                 folder / "timings.json")  # fmt: skip
     queue.put({
         "rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
@@ -233,7 +234,7 @@ def solo_gap(folder: Path) -> float:
     table = folder / "small"
     table.mkdir()
     count = 600
-    rows = pd.DataFrame({"split": ["train"] * count, "video": "v", "person": "",
+    rows = pd.DataFrame({"split": ["train"] * count, "group": "v", "video": "v", "person": "",
                          "frame": range(count), "status": "ok", "label": np.arange(count) % 8,
                          "feature_row": range(count)})  # fmt: skip
     write_frame(table / "rows.parquet", rows)
@@ -242,7 +243,7 @@ def solo_gap(folder: Path) -> float:
     grid = Training(**common, alphas=(0.3, 0.5, 1.0), seeds=(0, 1), parts=1)
     alone = Training(**common, alphas=(1.0,), seeds=(1,), headline_alpha=1.0, parts=1)
     for name, settings in (("grid", grid), ("alone", alone)):
-        train_heads(table, "EXPR", settings, 0, Store(folder / f"store-{name}"), folder / name)
+        train_heads(table, EXPR, settings, 0, Store(folder / f"store-{name}"), folder / name)
     one, all_heads = (load_file(folder / n / "heads.safetensors") for n in ("alone", "grid"))
     return max(float((all_heads[name] - value).abs().max()) for name, value in one.items())
 

@@ -53,7 +53,7 @@ def make_tree(root: Path) -> None:
         os.close(descriptor)
     names = list(lengths)
     for task, split, files, labelled in ANNOTATIONS:
-        folder = root / "annotations" / task.folders[0] / split
+        folder = root / "annotations" / FOLDERS[task.name][0] / split
         folder.mkdir(parents=True)
         start = 0 if split == "Train_Set" else 300
         chosen = names[start : start + files]

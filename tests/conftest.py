@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from clipaffect.assets import MANIFEST, fetch_asset
+from clipaffect.dataset.aff_wild2 import FOLDERS
 from clipaffect.tasks import AU, EXPR, Task
 
 ROOT = Path(__file__).parents[1]
@@ -69,7 +70,7 @@ EVERY_UNIT = [",".join(["1"] * 12), ",".join(["0"] * 12)] * 6
 
 
 def annotation(root: Path, task: Task, split: str, name: str) -> Path:
-    return root / "annotations" / task.folders[0] / split / f"{name}.txt"
+    return root / "annotations" / FOLDERS[task.name][0] / split / f"{name}.txt"
 
 
 @pytest.fixture

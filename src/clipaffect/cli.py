@@ -17,12 +17,13 @@ from rich.text import Text
 
 from clipaffect.config import load_config, parse_config
 from clipaffect.config.data import Data
+from clipaffect.config.features import FeatureFile
 from clipaffect.config.models import Encoder, Evaluation, Faces, Probe
 from clipaffect.config.section import Section
 from clipaffect.config.training import Training
 from clipaffect.errors import UserError
 from clipaffect.store import Store
-from clipaffect.tasks import TASKS, TaskName
+from clipaffect.tasks import CHALLENGE, Task
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
@@ -56,13 +57,13 @@ def fetch_asset(name: str, out: Annotated[Path, typer.Argument()]) -> None:
 
 
 @app.command()
-def index_dataset(
-    settings: Settings, task: Annotated[list[str], typer.Option("--task")], out: Out
-) -> None:
-    """Find videos and annotations; write manifests, labels and a summary."""
+def index_dataset(settings: Settings, out: Out) -> None:
+    """Find images, videos and labels; write manifests, labels and a summary."""
     from clipaffect.dataset.index import index_dataset
 
-    index_dataset(_section(settings, "data", Data), tuple(_task(name) for name in task), out)
+    tasks = [Task.from_json(values) for values in json.loads(settings)["tasks"].values()]
+    needs_images = bool(json.loads(settings)["needs_images"])
+    index_dataset(_section(settings, "data", Data), tasks, out, needs_images)
 
 
 @app.command()
@@ -95,6 +96,20 @@ def embed_faces(
 
 
 @app.command()
+def import_features(
+    settings: Settings,
+    out: Out,
+    shards: Annotated[int, typer.Option(min=1)],
+    labels: Annotated[list[Path], typer.Option("--labels")],
+) -> None:
+    """Bring features from elsewhere into the form of embeddings."""
+    from clipaffect.imported import import_features
+
+    files = [FeatureFile.model_validate(file) for file in json.loads(settings)["feature"]]
+    import_features(tuple(files), labels, shards, out)
+
+
+@app.command()
 def build_table(labels: Path, embeddings: list[Path], out: Out) -> None:
     """Join labels and embeddings into a training table."""
     from clipaffect.table import build_table
@@ -105,7 +120,6 @@ def build_table(labels: Path, embeddings: list[Path], out: Out) -> None:
 @app.command()
 def train_heads(
     settings: Settings,
-    task: str,
     table: Path,
     part: int,
     store: StorePath,
@@ -116,21 +130,20 @@ def train_heads(
     from clipaffect.training.stage import train_heads
 
     training = _section(settings, "training", Training)
-    train_heads(table, _task(task), training, part, Store(store), out, timings)
+    train_heads(table, _task(settings), training, part, Store(store), out, timings)
 
 
 @app.command()
-def fit_references(settings: Settings, task: str, encoder: str, table: Path, out: Out) -> None:
+def fit_references(settings: Settings, encoder: str, table: Path, out: Out) -> None:
     """Fit the linear probe on one encoder's features."""
     from clipaffect.evaluation.stage import fit_references
 
-    fit_references(table, _task(task), encoder, _section(settings, "probe", Probe), out)
+    fit_references(table, _task(settings), encoder, _section(settings, "probe", Probe), out)
 
 
 @app.command()
 def evaluate_heads(
     settings: Settings,
-    task: str,
     encoder: str,
     table: Path,
     out: Out,
@@ -142,13 +155,12 @@ def evaluate_heads(
 
     training = _section(settings, "training", Training)
     missing = _section(settings, "evaluation", Evaluation).missing
-    evaluate_heads(training, missing, encoder, _task(task), table, bundle, reference, out)
+    evaluate_heads(training, missing, encoder, _task(settings), table, bundle, reference, out)
 
 
 @app.command()
 def write_submission(
     settings: Settings,
-    task: str,
     test: Path,
     table: Path,
     out: Out,
@@ -160,7 +172,7 @@ def write_submission(
 
     training = _section(settings, "training", Training)
     missing = _section(settings, "evaluation", Evaluation).missing
-    write_submission(_task(task), training, missing, test, embeddings, bundle, table, out)
+    write_submission(_task(settings), training, missing, test, embeddings, bundle, table, out)
 
 
 @app.command()
@@ -174,7 +186,7 @@ def check_submission(
     """Check a submission, anybody's, line by line; names the first wrong line."""
     from clipaffect.submission.validate import validate_submission
 
-    found = validate_submission(file, TASKS[_task(task)], sample)
+    found = validate_submission(file, _challenge(task), sample)
     print(f"{file}: right; {found.rows:,} rows of {found.people:,} people or videos")
 
 
@@ -201,8 +213,9 @@ def check(
 ) -> None:
     """Read a configuration and the data it names: what was found, will run, and will cost."""
     from clipaffect.dataset.facts import collect, first_searched, refuse_hopeless
-    from clipaffect.dataset.index import read_dataset
+    from clipaffect.dataset.read import read_dataset
     from clipaffect.encoders.load import check_encoder
+    from clipaffect.imported import open_features
     from clipaffect.preflight.estimate import estimate
     from clipaffect.preflight.show import planned_jobs, show
     from clipaffect.training.learner import check_user_code
@@ -211,10 +224,15 @@ def check(
     for name, encoder in loaded.encoders.items():
         check_encoder(encoder, name)
     for recipe in loaded.training.recipes().values():
-        for task in loaded.training.tasks:
-            check_user_code(recipe, TASKS[task], 768)  # CLIP ViT-L/14's dimension
-    tree, labels = read_dataset(loaded.data, loaded.training.tasks)
-    facts = collect(loaded.data, tree, labels)
+        for task in loaded.tasks().values():
+            check_user_code(recipe, task, 768)  # CLIP ViT-L/14's dimension
+    for parts in loaded.features.imported.values():
+        for part in parts:
+            with open_features(part):
+                pass
+    tasks = list(loaded.tasks().values())
+    tree, labels = read_dataset(loaded.data, tasks)
+    facts = collect(loaded.data, tasks, tree, labels, bool(loaded.encoders))
     costs = estimate(loaded, facts, first_searched(tree), Path(loaded.paths.assets))
     show(Console(), loaded, facts, planned_jobs(config), costs if measure else [])
     refuse_hopeless(facts)
@@ -295,11 +313,17 @@ def run(context: typer.Context) -> None:
     raise typer.Exit(launch(context.args))
 
 
-def _task(name: str) -> TaskName:
-    for known in TASKS:
-        if name.upper() == known:
-            return known
-    raise UserError(f"no task is called '{name}'", where="the task", mend=" or ".join(TASKS))
+def _task(settings: str) -> Task:
+    """The task in the settings that a rule passed."""
+    return Task.from_json(json.loads(settings)["task"])
+
+
+def _challenge(name: str) -> Task:
+    task = CHALLENGE.get(name.upper())
+    if task is None:
+        mend = " or ".join(CHALLENGE)
+        raise UserError(f"the challenge has no task '{name}'", where="--task", mend=mend)
+    return task
 
 
 def main() -> None:

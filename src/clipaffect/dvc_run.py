@@ -15,7 +15,7 @@ import yaml
 
 from clipaffect.config import load_config
 from clipaffect.config.models import Config
-from clipaffect.dataset.aff_wild2 import inventory
+from clipaffect.dataset.inventory import inventory
 from clipaffect.errors import UserError
 from clipaffect.tables import write_text
 
@@ -65,7 +65,7 @@ def write_inventory(configfile: Path, out: Path) -> None:
     DVC itself would read three million images at every call.
     """
     config = load_config(configfile)
-    write_text(out, inventory(config.data, config.training.tasks) + "\n")
+    write_text(out, inventory(config.data, list(config.tasks().values())) + "\n")
 
 
 def _inventory(folder: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import torch
 
 from clipaffect.config.models import Encoder, Faces
+from clipaffect.dataset.manifest import VIDEO
 from clipaffect.digest import digest
 from clipaffect.encoders.load import LoadedEncoder, check_encoder, encoder_record, load_encoder
 from clipaffect.errors import UserError
@@ -78,6 +79,20 @@ class NotFinite(Exception):
     """The feature of crop ``args[0]`` is not finite."""
 
 
+def runs_of_images(names: pd.Series) -> pd.Series:
+    """The run that each of some single images is embedded in, about ``ROW_GROUP`` long.
+
+    A run ends behind a name whose hash says so: one more image moves its own run alone, and the
+    features of all others stay in the work store.
+    """
+    ends = [
+        int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) % ROW_GROUP == 0
+        for name in names
+    ]
+    run = pd.Series(ends, index=names.index).shift(fill_value=False).cumsum()
+    return "images " + run.astype(str)
+
+
 def embed_faces(
     manifest: Path,
     faces: Path,
@@ -96,7 +111,8 @@ def embed_faces(
     check_encoder(settings, "<name>")  # also where every feature comes from the store
     torch.set_num_threads(1)  # one job is one thread: its bytes do not depend on the machine's load
     record = encoder_record(settings, device)
-    videos = {video["video"]: video for video in read_frame(manifest).to_dict("records")}
+    listed = read_frame(manifest)
+    videos = {v["video"]: v for v in listed[listed["kind"] == VIDEO].to_dict("records")}
     table = pq.ParquetFile(faces)
     rows = read_frame(faces, list(KEYS))
     with_crops = {
@@ -105,8 +121,10 @@ def embed_faces(
         for person, folder in zip(video["persons"], video["folders"], strict=True)
         if folder
     }
+    single = ~rows["video"].isin(videos)
     owners = zip(rows["video"], rows["person"], strict=True)
-    rows["from_files"] = [owner in with_crops for owner in owners]
+    rows["from_files"] = single | pd.Series([owner in with_crops for owner in owners])
+    rows["source"] = rows["video"].where(~single, runs_of_images(rows["video"][single]))
 
     @cache
     def encoder() -> LoadedEncoder:
@@ -115,7 +133,7 @@ def embed_faces(
     def write_dimension(folder: Path) -> None:
         (folder / "dimension.json").write_text(json.dumps(encoder().dimension))
 
-    def chunk(video: dict[str, Any], number: int, part: pd.DataFrame, from_files: bool) -> pa.Table:
+    def chunk(source: str, number: int, part: pd.DataFrame, from_files: bool) -> pa.Table:
         found = part.index[part["status"] == Outcome.OK].to_numpy()
 
         @cache
@@ -126,9 +144,9 @@ def embed_faces(
             try:
                 features = embed_crops(crops(), encoder(), settings.batch)
             except NotFinite as error:
-                frame = part.loc[found[error.args[0]], "frame"]
+                video, frame = part.loc[found[error.args[0]], ["video", "frame"]]
                 raise UserError(
-                    f"the feature of video '{video['video']}', frame {frame} is not finite",
+                    f"the feature of '{video}', frame {frame} is not finite",
                     where="encoders.<name>.precision, or the weights",
                     mend="set precision: fp32, or check the encoder's weights",
                 ) from None
@@ -139,8 +157,8 @@ def embed_faces(
             key["images"] = [hashlib.sha256(crop).hexdigest() for crop in crops()]
         else:
             key |= {
-                "faces": detection_key(video, face_settings),
-                "persons": sorted(video["persons"]),
+                "faces": detection_key(videos[source], face_settings),
+                "persons": sorted(videos[source]["persons"]),
                 "chunk": number,
             }
         piece = store.get_or_make("embeddings", key, make)
@@ -154,10 +172,10 @@ def embed_faces(
     def tables() -> Iterator[pa.Table]:
         with Progress("crops", len(rows)) as progress:
             # A video's people who have crops follow those who were looked for in it.
-            for (name, from_files), own in rows.groupby(["video", "from_files"], sort=False):
+            for (source, from_files), own in rows.groupby(["source", "from_files"], sort=False):
                 for start in range(0, len(own), ROW_GROUP):
                     part = own.iloc[start : start + ROW_GROUP]
-                    yield chunk(videos[name], start // ROW_GROUP, part, from_files)
+                    yield chunk(source, start // ROW_GROUP, part, from_files)
                     progress.advance(len(part))
 
     write_batches(out, schema(dimension, digest(record)), tables())

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipaffect.dataset.files import list_frames
+from clipaffect.dataset.manifest import IMAGE, VIDEO
 from clipaffect.digest import file_digest
 from clipaffect.errors import UserError
 from clipaffect.outcomes import Outcome
@@ -67,9 +68,11 @@ def video_key(video: dict[str, Any]) -> dict[str, Any]:
 def extract_frames(manifest: Path, store: Store, out: Path) -> None:
     """Write the frame index of every video in ``manifest`` to ``out`` (Parquet).
 
-    Where all of a video's people have crops, their images are its frames.
+    Where all of a video's people have crops, their images are its frames. A single image is one.
     """
-    videos = read_frame(manifest).to_dict("records")
+    listed = read_frame(manifest)
+    images = listed[listed["kind"] == IMAGE]
+    videos = listed[listed["kind"] == VIDEO].to_dict("records")
 
     def index(video: dict[str, Any], folder: Path) -> None:
         rows = [
@@ -91,8 +94,25 @@ def extract_frames(manifest: Path, store: Store, out: Path) -> None:
                 name = pa.array([video["video"]] * table.num_rows, pa.string())
                 yield table.add_column(0, "video", name)
                 progress.advance()
+        if len(images):
+            yield _of_images(images)
 
     write_batches(out, SCHEMA, tables(), ROW_GROUP)
+
+
+def _of_images(images: pd.DataFrame) -> pa.Table:
+    zeros = np.zeros(len(images), np.int32)
+    return pa.table(
+        [
+            pa.array(images["video"], pa.string()),
+            zeros + 1,
+            pa.nulls(len(images), pa.float64()),
+            zeros,
+            zeros,
+            pa.array([str(Outcome.OK)] * len(images)),
+        ],
+        schema=SCHEMA,
+    )
 
 
 def _of_crops(video: dict[str, Any]) -> pa.Table:

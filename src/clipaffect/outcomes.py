@@ -22,6 +22,7 @@ class Outcome(StrEnum):
     VIDEO_EMPTY = "video_empty"
     VIDEO_UNREADABLE = "video_unreadable"
     NO_VIDEO_STREAM = "no_video_stream"
+    NO_FEATURE = "no_feature"
 
 
 MEANING: dict[Outcome, str] = {
@@ -32,10 +33,11 @@ MEANING: dict[Outcome, str] = {
     Outcome.BEYOND_VIDEO: "an annotation row beyond the video's last frame, or the last crop",
     Outcome.NO_IMAGE: "the folder of crops has later frames, but no image of this one",
     Outcome.IMAGE_UNREADABLE: "the image of this frame is empty or damaged",
-    Outcome.VIDEO_MISSING: "annotated, but there is no video and no folder of crops of this name",
+    Outcome.VIDEO_MISSING: "annotated, but no video, image or folder of crops has this name",
     Outcome.VIDEO_EMPTY: "the video file has no bytes, or the folder of crops no image",
     Outcome.VIDEO_UNREADABLE: "the file is not a video that FFmpeg can open",
     Outcome.NO_VIDEO_STREAM: "the file holds no video stream (an audio file, for instance)",
+    Outcome.NO_FEATURE: "the imported features have no row for this frame",
 }
 
 # Outcomes of a whole file: it has one row, frame 0, instead of a row for each frame.

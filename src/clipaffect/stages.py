@@ -7,22 +7,25 @@ two weeks of embedding.
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from clipaffect.config.models import Config
 from clipaffect.digest import canonical_json
 
 # Keyed by the kind of piece in the work store, which is the stage's name.
 VERSIONS = {
-    "dataset": 2,
+    "dataset": 3,
     "frames": 1,
     "detections": 1,
     "embeddings": 1,
     "encoders": 1,
-    "table": 1,
+    "imported": 1,
+    "table": 2,
     "heads": 3,
-    "references": 1,
-    "evaluation": 3,
+    "references": 2,
+    "evaluation": 4,
     "submission": 1,
-    "report": 3,
+    "report": 4,
 }
 
 
@@ -34,15 +37,22 @@ def shard_names(shards: int) -> list[str]:
 def settings_json(config: Config, stage: str, *sections: str) -> str:
     """The named sections of a configuration and the stage's version, as canonical JSON.
 
-    A section is a top-level key; ``encoders.NAME`` is that encoder, as ``encoder``; ``config``
-    is everything.
+    A section is a top-level key; ``encoders.NAME`` is that encoder, as ``encoder``; ``tasks`` the
+    tasks that are trained, ``tasks.NAME`` one of them, as ``task``; ``features.NAME`` the files of
+    an import, as ``feature``; ``needs_images`` whether an encoder looks at them; ``config`` is
+    everything.
     """
     values = config.model_dump(mode="json")
+    values["features"] = values["features"]["import"]
+    values["needs_images"] = bool(config.encoders)
+    values["tasks"] = {name: asdict(task) for name, task in config.tasks().items()}
     chosen: dict[str, object] = {"version": VERSIONS[stage]}
     for section in sections:
         head, _, name = section.partition(".")
         if name:
-            chosen["encoder"] = values[head][name]
+            chosen[head.removesuffix("s")] = values[head][name]
         else:
-            chosen[section] = values if section == "config" else values[section]
+            chosen[section] = (
+                config.model_dump(mode="json") if section == "config" else values[section]
+            )
     return canonical_json(chosen)

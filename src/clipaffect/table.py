@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
 from clipaffect.errors import UserError
 from clipaffect.outcomes import VIDEO_OUTCOMES, Outcome
+from clipaffect.splits import folds_among, in_split
 from clipaffect.tables import read_frame, whole_file, write_frame
 from clipaffect.tasks import Task
 
@@ -28,7 +30,7 @@ class Split:
     """One split of a table.
 
     Attributes:
-        rows: its frames with a face: video, person, frame.
+        rows: its frames with a face: group, video, person, frame.
         features: (n, d) float16; a view of the memory-mapped file, read as it is used.
         labels: (n, 1) or (n, 12) int8; -1 is not annotated.
     """
@@ -110,39 +112,62 @@ def _dimension(shard: Path) -> int:
     return int(pq.read_schema(shard).field("feature").type.list_size)
 
 
-def read_annotated(table: Path, task: Task, split: str) -> tuple[pd.DataFrame, np.ndarray]:
+def folds_of(table: Path) -> list[int]:
+    """The folds of a table, from 1; ``[0]`` where it has a training and a validation split."""
+    splits = pq.read_table(table / "rows.parquet", columns=["split"], read_dictionary=["split"])
+    return folds_among(pc.unique(splits["split"]).to_pylist())
+
+
+def feature_dimension(table: Path) -> int:
+    """Length of a table's features."""
+    features = np.load(table / "features.npy", mmap_mode="r", allow_pickle=False)
+    return int(features.shape[1])
+
+
+def _rows_of(table: Path, columns: list[str], split: str, fold: int) -> pa.Table:
+    # Names repeat a million times: as categories they cost a byte or two a row.
+    names = ["split", *(name for name in ("group", "video", "person") if name in columns)]
+    found = pq.read_table(
+        table / "rows.parquet", columns=["split", *columns], read_dictionary=names
+    )
+    own = [s for s in pc.unique(found["split"]).to_pylist() if in_split(s, split, fold)]
+    return found.filter(pc.is_in(found["split"].cast(pa.string()), pa.array(own, pa.string())))
+
+
+def _label_array(rows: pa.Table, task: Task) -> np.ndarray:
+    """(n, 1) class numbers or (n, labels) bits, int8."""
+    return np.stack([rows[name].to_numpy().astype(np.int8) for name in task.columns], axis=1)
+
+
+def read_annotated(
+    table: Path, task: Task, split: str, fold: int = 0
+) -> tuple[pd.DataFrame, np.ndarray]:
     """Every annotated frame of a split, with a face or not, in the order of ``read_split``.
 
     Returns:
         Columns video, person, frame, status; labels (n, 1) or (n, 12) int8.
     """
-    columns = ["split", "status", *KEYS, *task.columns]
-    found = pq.read_table(table / "rows.parquet", columns=columns, read_dictionary=["split"])
-    found = found.filter(pc.equal(found["split"], split))
-    labels = [found[name].to_numpy().astype(np.int8) for name in task.columns]
-    return found.select([*KEYS, "status"]).to_pandas(), np.stack(labels, axis=1)
+    found = _rows_of(table, ["status", *KEYS, *task.columns], split, fold)
+    return found.select([*KEYS, "status"]).to_pandas(), _label_array(found, task)
 
 
-def read_split(table: Path, task: Task, split: str) -> Split:
-    """The usable rows of one split of a table.
+def read_split(table: Path, task: Task, split: str, fold: int = 0) -> Split:
+    """The usable rows of the training or validation split of a table (or of one of its folds).
 
     Rows are sorted by split, so a split's features are one slice of the file: 1.36 million of them
-    cost no memory but the pages that are read.
+    cost no memory but the pages that are read. The training rows of a fold lie on both sides of
+    its validation rows; their features are copied (1.5 kB a row of 768).
     """
-    columns = ["split", "feature_row", *KEYS, *task.columns]
-    # Names repeat a million times: as categories they cost a byte or two a row.
-    found = pq.read_table(
-        table / "rows.parquet", columns=columns, read_dictionary=["split", "video", "person"]
-    )
-    usable = pc.and_(pc.equal(found["split"], split), pc.greater_equal(found["feature_row"], 0))
-    found = found.filter(usable)
+    found = _rows_of(table, ["feature_row", "group", *KEYS, *task.columns], split, fold)
+    found = found.filter(pc.greater_equal(found["feature_row"], 0))
     at = found["feature_row"].to_numpy()
     # Copy on write: torch warns of memory that it may not write to.
     features = np.load(table / "features.npy", mmap_mode="c", allow_pickle=False)
     start = int(at[0]) if len(at) else 0
-    labels = np.stack([found[name].to_numpy().astype(np.int8) for name in task.columns], axis=1)
+    in_one_piece = not len(at) or int(at[-1]) - start + 1 == len(at)
+    own = features[start : start + len(at)] if in_one_piece else features[at]
     return Split(
-        found.select(KEYS).to_pandas(),
-        torch.from_numpy(features[start : start + len(at)]),
-        torch.from_numpy(labels),
+        found.select(["group", *KEYS]).to_pandas(),
+        torch.from_numpy(own),
+        torch.from_numpy(_label_array(found, task)),
     )

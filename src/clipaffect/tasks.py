@@ -1,17 +1,17 @@
-"""The two challenge tasks: their classes, their order, and how a label is written.
+"""Labelling tasks: their classes or labels, and how a label is written.
 
-Source: the ABAW challenges' annotation format (Aff-Wild2); -1 means not annotated.
+EXPR and AU are the ABAW challenges' (Aff-Wild2), in the order of their annotation files; other
+data brings tasks of its own (``data.tasks``). -1 means not annotated.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the command line reads this module before it knows whether it needs tables
     import pandas as pd
 
-TaskName = Literal["EXPR", "AU"]
 NOT_ANNOTATED = -1
 
 
@@ -20,31 +20,34 @@ class Task:
     """A labelling task.
 
     Attributes:
-        name: ``EXPR`` or ``AU``.
-        targets: class names (EXPR, single label) or unit names (AU, one bit each).
+        name: such as ``EXPR`` or ``AU``.
+        targets: class names (single label), or names of labels such as action units (one bit each).
         multilabel: whether each target is its own yes/no question.
-        folders: names of the annotation folder, by edition of the challenge.
     """
 
-    name: TaskName
+    name: str
     targets: tuple[str, ...]
     multilabel: bool
-    folders: tuple[str, ...]
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Task:
+        """The task that ``dataclasses.asdict`` and JSON made ``values`` of."""
+        return cls(values["name"], tuple(values["targets"]), values["multilabel"])
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Label columns in tables: one class number, or one bit for each unit."""
+        """Label columns in tables: one class number, or one bit for each label."""
         return self.targets if self.multilabel else ("label",)
 
     def frames_showing(self, rows: pd.DataFrame) -> dict[str, int]:
-        """How many label rows show each class or unit; ``rows`` has this task's columns."""
+        """How many label rows show each class or label; ``rows`` has this task's columns."""
         if self.multilabel:
             return {name: int((rows[name] == 1).sum()) for name in self.targets}
         return {name: int((rows["label"] == k).sum()) for k, name in enumerate(self.targets)}
 
     @property
     def header(self) -> str:
-        """First line of an annotation file."""
+        """First line of a challenge's annotation file."""
         return ",".join(self.targets)
 
 
@@ -54,7 +57,6 @@ EXPR = Task(
         "Neutral", "Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise", "Other",
     ),
     multilabel=False,
-    folders=("EXPR_Recognition_Challenge", "EXPR_Classification_Challenge"),
 )  # fmt: skip
 AU = Task(
     name="AU",
@@ -62,6 +64,18 @@ AU = Task(
         "AU1", "AU2", "AU4", "AU6", "AU7", "AU10", "AU12", "AU15", "AU23", "AU24", "AU25", "AU26",
     ),
     multilabel=True,
-    folders=("AU_Detection_Challenge",),
 )  # fmt: skip
-TASKS: dict[TaskName, Task] = {"EXPR": EXPR, "AU": AU}
+# Their data sets' own order: RAF-DB counts from 1, AffectNet's 8 to 10 are no expression.
+RAF_DB = {
+    "EXPR": Task(
+        "EXPR", ("Surprise", "Fear", "Disgust", "Happiness", "Sadness", "Anger", "Neutral"), False
+    )
+}
+AFFECTNET = {
+    "EXPR": Task(
+        "EXPR",
+        ("Neutral", "Happiness", "Sadness", "Surprise", "Fear", "Disgust", "Anger", "Contempt"),
+        False,
+    )
+}
+CHALLENGE = {task.name: task for task in (EXPR, AU)}

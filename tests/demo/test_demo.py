@@ -17,7 +17,7 @@ from conftest import ROOT, asset, snakemake, workplace
 
 from clipaffect.config.data import Data
 from clipaffect.config.models import Probe
-from clipaffect.dataset.aff_wild2 import scan_tree
+from clipaffect.dataset.aff_wild2 import FOLDERS, scan_tree
 from clipaffect.dataset.annotations import read_annotation
 from clipaffect.demo.actions import EXPRESSIONS
 from clipaffect.demo.generate import SPLIT_FOLDERS, make_clip, plan
@@ -26,7 +26,7 @@ from clipaffect.evaluation.metrics import f1_per_target
 from clipaffect.evaluation.references import probe_scores
 from clipaffect.table import Split
 from clipaffect.tables import read_frame
-from clipaffect.tasks import AU, EXPR, TASKS
+from clipaffect.tasks import AU, CHALLENGE, EXPR
 
 DEMO = ROOT / "resources/demo"
 RIG = DEMO / "head_rig.npz"
@@ -40,7 +40,7 @@ def test_nobody_is_in_both_splits() -> None:
 
 
 def test_the_committed_data_is_the_plans() -> None:
-    tree = scan_tree(Data(), ("EXPR", "AU"))
+    tree = scan_tree(Data(), (EXPR, AU))
     by_video = {a.video: a.split for a in tree.annotations}
     assert [by_video[v] for v in sorted(by_video, key=lambda v: int(v.split("-")[0]))] == [
         clip.split for clip in CLIPS
@@ -57,16 +57,16 @@ def test_the_committed_data_is_the_plans() -> None:
 
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_labels_are_imbalanced_as_in_aff_wild2_and_whole(split: str) -> None:
-    tree = scan_tree(Data(), ("EXPR", "AU"))
+    tree = scan_tree(Data(), (EXPR, AU))
     rows = {
         task: np.concatenate(
             [
-                read_annotation(a.path, TASKS[task])
+                read_annotation(a.path, CHALLENGE[task])
                 for a in tree.annotations
                 if (a.task, a.split) == (task, split)
             ]
         )
-        for task in ("EXPR", "AU")
+        for task in (EXPR, AU)
     }
     share = np.bincount(rows["EXPR"][rows["EXPR"] >= 0], minlength=8)
     share = share / share.sum()
@@ -100,7 +100,9 @@ def test_a_clip_can_be_made_again(tmp_path: Path) -> None:
     clip = CLIPS[int(number.split("-")[0]) - 1]
     name = make_clip(clip, RIG, tmp_path)
     for task in (EXPR, AU):
-        relative = Path("annotations", task.folders[0], SPLIT_FOLDERS[clip.split], f"{name}.txt")
+        relative = Path(
+            "annotations", FOLDERS[task.name][0], SPLIT_FOLDERS[clip.split], f"{name}.txt"
+        )
         assert (tmp_path / relative).read_text() == (DEMO / relative).read_text()
     video = Path("videos") / f"{name}.mp4"
     made, committed = frames(tmp_path / video), frames(DEMO / video)

@@ -10,10 +10,12 @@ import pytest
 from conftest import EVERY_CLASS, EVERY_UNIT, annotation, write_annotation, write_video
 
 from clipaffect.config.data import Data, SplitFiles, Subset
-from clipaffect.dataset.aff_wild2 import inventory, scan_tree
+from clipaffect.dataset.aff_wild2 import FOLDERS, scan_tree
 from clipaffect.dataset.annotations import _read_clean, _read_lines, read_annotation
 from clipaffect.dataset.files import list_frames, natural_order, scan_crops
-from clipaffect.dataset.index import index_dataset, read_dataset
+from clipaffect.dataset.index import index_dataset
+from clipaffect.dataset.inventory import inventory
+from clipaffect.dataset.read import read_dataset
 from clipaffect.errors import UserError
 from clipaffect.faces.crops import decode_crop, encode_crop
 from clipaffect.tables import read_frame
@@ -51,7 +53,7 @@ def data(root: Path, **changes: object) -> Data:
 
 
 def test_crops_in_several_roots_at_any_depth(crop_tree: Path) -> None:
-    tree = scan_tree(data(crop_tree), ("EXPR", "AU"))
+    tree = scan_tree(data(crop_tree), (EXPR, AU))
     assert tree.videos == {}
     assert set(tree.crops.used) == {"1-30-1280x720", "4-30_left", "4-30_right", "video99"}
     # of two folders of one name the first root's, and the other is told
@@ -62,7 +64,7 @@ def test_crops_in_several_roots_at_any_depth(crop_tree: Path) -> None:
 
 
 def test_manifests_hold_each_persons_folder(crop_tree: Path) -> None:
-    index_dataset(data(crop_tree), ("EXPR",), crop_tree / "out")
+    index_dataset(data(crop_tree), (EXPR,), crop_tree / "out")
     manifest = read_frame(crop_tree / "out/manifests/0000.parquet").set_index("video")
     assert list(manifest.loc["4-30", "persons"]) == ["left", "right"]
     assert [Path(f).name for f in manifest.loc["4-30", "folders"]] == ["4-30_left", "4-30_right"]
@@ -75,7 +77,7 @@ def test_videos_stand_in_for_people_without_crops(crop_tree: Path) -> None:
     (crop_tree / "cropped_aligned/4-30_left/00001.jpg").unlink()
     (crop_tree / "cropped_aligned/4-30_left").rmdir()
     settings = data(crop_tree, videos=str(crop_tree / "videos"))
-    index_dataset(settings, ("EXPR",), crop_tree / "out")
+    index_dataset(settings, (EXPR,), crop_tree / "out")
     manifest = read_frame(crop_tree / "out/manifests/0000.parquet").set_index("video")
     assert manifest.loc["4-30", "path"].endswith("4-30.mp4")
     assert manifest.loc["4-30", "folders"][0] == ""
@@ -84,15 +86,15 @@ def test_videos_stand_in_for_people_without_crops(crop_tree: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["EXPR_Recognition_Challenge", "EXPR_Classification_Challenge"])
 def test_folder_names_of_the_editions(crop_tree: Path, folder: str) -> None:
-    found = crop_tree / "annotations" / EXPR.folders[0]
+    found = crop_tree / "annotations" / FOLDERS[EXPR.name][0]
     found.rename(crop_tree / "annotations" / folder)
-    assert len(scan_tree(data(crop_tree), ("EXPR",)).annotations) == 4
+    assert len(scan_tree(data(crop_tree), (EXPR,)).annotations) == 4
 
 
 def test_a_changed_folder_of_crops_changes_the_inventory(crop_tree: Path) -> None:
-    before = inventory(data(crop_tree), ("EXPR",))
+    before = inventory(data(crop_tree), (EXPR,))
     crops(crop_tree / "cropped_aligned/1-30-1280x720", 3)
-    assert inventory(data(crop_tree), ("EXPR",)) != before
+    assert inventory(data(crop_tree), (EXPR,)) != before
 
 
 def test_frames_of_a_folder(tmp_path: Path) -> None:
@@ -118,14 +120,14 @@ def test_wrong_roots_are_named(tmp_path: Path) -> None:
 
 def test_what_is_not_there_is_told(crop_tree: Path) -> None:
     with pytest.raises(UserError, match="no video file"):
-        scan_tree(data(crop_tree, videos=str(crop_tree / "cropped")), ("EXPR",))
+        scan_tree(data(crop_tree, videos=str(crop_tree / "cropped")), (EXPR,))
     with pytest.raises(UserError, match="no such folder of annotations"):
-        scan_tree(data(crop_tree, annotations=str(crop_tree / "gone")), ("EXPR",))
+        scan_tree(data(crop_tree, annotations=str(crop_tree / "gone")), (EXPR,))
     one = data(crop_tree, images=str(crop_tree / "cropped_aligned"))  # one root needs no list
     assert one.images == (str(crop_tree / "cropped_aligned"),)
     cut = data(crop_tree, subset={"train": 1, "validation": 1, "frames": 3})
     with pytest.raises(UserError, match="in its first frames") as caught:
-        read_dataset(cut, ("EXPR",))
+        read_dataset(cut, (EXPR,))
     assert caught.value.where == "data.subset.frames"
 
 
@@ -153,7 +155,7 @@ def multitask(root: Path) -> SplitFiles:
 
 def test_multitask_files_mask_task_by_task(crop_tree: Path) -> None:
     settings = data(crop_tree, multitask=multitask(crop_tree))
-    tree, labels = read_dataset(settings, ("EXPR", "AU"))
+    tree, labels = read_dataset(settings, (EXPR, AU))
     assert tree.people() == {"1-30-1280x720": [""], "4-30": ["left"], "video99": [""]}
     expr = labels["EXPR"].set_index(["video", "frame"])
     assert not expr.loc[("1-30-1280x720", 9), "annotated"]
@@ -178,7 +180,7 @@ def test_wrong_lines_of_a_multitask_file(crop_tree: Path, line: str, words: str)
     with Path(files.train).open("a") as file:
         file.write(line + "\n")
     with pytest.raises(UserError, match=words) as caught:
-        read_dataset(data(crop_tree, multitask=files), ("EXPR", "AU"))
+        read_dataset(data(crop_tree, multitask=files), (EXPR, AU))
     assert "line 12" in str(caught.value)
 
 
@@ -188,7 +190,7 @@ def test_test_lists_need_no_labels(crop_tree: Path) -> None:
     sample = ["image_location," + AU.header, "9-60_right/00001.jpg", "9-60_right/00003.jpg,0"]
     (crop_tree / "sample.txt").write_text("\n".join(sample))
     test = {"EXPR": str(crop_tree / "names.txt"), "AU": str(crop_tree / "sample.txt")}
-    tree = scan_tree(data(crop_tree, test=test), ("EXPR", "AU"))
+    tree = scan_tree(data(crop_tree, test=test), (EXPR, AU))
     assert tree.people()["9-60"] == ["right"]
     assert tree.test["EXPR"].rows["frame"].tolist() == [0, 0]
     assert tree.test["AU"].rows["frame"].tolist() == [1, 3]
@@ -206,7 +208,7 @@ def test_test_lists_need_no_labels(crop_tree: Path) -> None:
 def test_wrong_test_lists(crop_tree: Path, text: str, words: str) -> None:
     (crop_tree / "list.txt").write_text(text)
     with pytest.raises(UserError) as caught:
-        scan_tree(data(crop_tree, test={"EXPR": str(crop_tree / "list.txt")}), ("EXPR",))
+        scan_tree(data(crop_tree, test={"EXPR": str(crop_tree / "list.txt")}), (EXPR,))
     assert words in str(caught.value)
 
 
@@ -225,7 +227,7 @@ def test_a_subset_shows_every_class_or_takes_more_videos(tmp_path: Path) -> None
 
     def chosen(**subset: int) -> set[str]:
         chosen = Data.model_validate(settings | {"subset": Subset(**subset)})
-        return set(read_dataset(chosen, ("EXPR",))[1]["EXPR"]["video"])
+        return set(read_dataset(chosen, (EXPR,))[1]["EXPR"]["video"])
 
     assert chosen(train=3, validation=2) == {"t9", "t0", "t1", "v1", "v2"}
     # of the first two frames alone, no video shows more than two classes
@@ -291,7 +293,7 @@ def test_a_subset_has_a_validation_video_of_each_task(tmp_path: Path) -> None:
         write_annotation(annotation(tmp_path, AU, au, name), AU.header, EVERY_UNIT)
     settings = {"images": [str(tmp_path / "crops")], "annotations": str(tmp_path / "annotations"),
                 "subset": Subset(train=1, validation=1)}  # fmt: skip
-    _, labels = read_dataset(Data.model_validate(settings), ("EXPR", "AU"))
+    _, labels = read_dataset(Data.model_validate(settings), (EXPR, AU))
     for rows in labels.values():
         assert set(rows["split"]) == {"train", "validation"}
 
@@ -319,7 +321,7 @@ def test_an_empty_folder_never_hides_a_full_one(tmp_path: Path) -> None:
 
 def test_manifests_tell_an_added_and_a_changed_image(crop_tree: Path) -> None:
     def manifest() -> bytes:
-        index_dataset(data(crop_tree), ("EXPR",), crop_tree / "out")
+        index_dataset(data(crop_tree), (EXPR,), crop_tree / "out")
         return (crop_tree / "out/manifests/0000.parquet").read_bytes()
 
     states = [manifest()]
@@ -334,7 +336,7 @@ def test_a_source_video_in_both_splits_however_its_sides_are_written(crop_tree: 
     for name, split in (("x_Left", "Train_Set"), ("x_RIGHT", "Validation_Set")):
         write_annotation(annotation(crop_tree, EXPR, split, name), EXPR.header, EVERY_CLASS)
     with pytest.raises(UserError, match="'x' is in both splits of EXPR"):
-        scan_tree(data(crop_tree), ("EXPR",))
+        scan_tree(data(crop_tree), (EXPR,))
 
 
 @pytest.mark.parametrize(
@@ -349,17 +351,17 @@ def test_multitask_files_that_cannot_be_meant(crop_tree: Path, text: str, words:
     files = multitask(crop_tree)
     Path(files.validation).write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError, match=words):
-        read_dataset(data(crop_tree, multitask=files), ("EXPR", "AU"))
+        read_dataset(data(crop_tree, multitask=files), (EXPR, AU))
 
 
 def test_the_other_tasks_sample_file_and_unknown_names_are_refused(crop_tree: Path) -> None:
     path = crop_tree / "sample.txt"
     path.write_text(f"image_location,{AU.header}\nvideo99/00001.jpg\n")
     with pytest.raises(UserError, match="a file of AU, not of EXPR"):
-        scan_tree(data(crop_tree, test={"EXPR": str(path)}), ("EXPR",))
+        scan_tree(data(crop_tree, test={"EXPR": str(path)}), (EXPR,))
     path.write_text("video99\nvideo99.mp4\n")
     with pytest.raises(UserError, match="neither crops nor a video") as caught:
-        scan_tree(data(crop_tree, test={"EXPR": str(path)}), ("EXPR",))
+        scan_tree(data(crop_tree, test={"EXPR": str(path)}), (EXPR,))
     assert "line 2" in caught.value.where
 
 

@@ -25,6 +25,7 @@ from conftest import (
 
 from clipaffect.config.data import Data
 from clipaffect.config.models import Encoder, Faces
+from clipaffect.dataset.aff_wild2 import FOLDERS
 from clipaffect.dataset.index import index_dataset
 from clipaffect.embeddings import embed_faces
 from clipaffect.errors import UserError
@@ -149,7 +150,9 @@ TABLE: dict[str, tuple[Callable[[Path], object], Error | Rows]] = {
     ),
     "a person annotated twice": (
         lambda root: write_annotation(
-            root / "annotations" / EXPR.folders[0] / TRAIN / "again/a 1.txt", EXPR.header, ["0"]
+            root / "annotations" / FOLDERS[EXPR.name][0] / TRAIN / "again/a 1.txt",
+            EXPR.header,
+            ["0"],
         ),
         Error(("2 annotations of 'a 1' for EXPR", "again/a 1.txt", "keep one")),
     ),
@@ -191,7 +194,7 @@ TABLE: dict[str, tuple[Callable[[Path], object], Error | Rows]] = {
         Error(("no such folder of videos", "data.videos")),
     ),
     "no annotations of a task": (
-        lambda root: (root / "annotations" / AU.folders[0]).rename(root / "gone"),
+        lambda root: (root / "annotations" / FOLDERS[AU.name][0]).rename(root / "gone"),
         Error(("no annotations for AU", "training.tasks")),
     ),
     "no validation split": (
@@ -213,7 +216,7 @@ def chain(root: Path, assets: Path) -> dict[str, int]:
     """Run the stages on a tree; statuses of the annotated frames of video c10."""
     out, store = root / "out", Store(root / "store")
     data = Data(videos=str(root / "videos"), annotations=str(root / "annotations"), shards=1)
-    index_dataset(data, ("EXPR", "AU"), out)
+    index_dataset(data, (EXPR, AU), out)
     manifest = out / "manifests/0000.parquet"
     extract_frames(manifest, store, out / "frames.parquet")
     align_faces(manifest, out / "frames.parquet", Faces(), assets, store, out / "faces.parquet")

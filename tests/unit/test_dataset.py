@@ -16,10 +16,11 @@ from conftest import (
 )
 
 from clipaffect.config.data import Data, Subset
-from clipaffect.dataset.aff_wild2 import inventory, scan_tree
+from clipaffect.dataset.aff_wild2 import scan_tree
 from clipaffect.dataset.annotations import read_annotation
 from clipaffect.dataset.files import natural_order
 from clipaffect.dataset.index import index_dataset, shard_of
+from clipaffect.dataset.inventory import inventory
 from clipaffect.errors import UserError
 from clipaffect.tables import read_frame
 from clipaffect.tasks import AU, EXPR
@@ -32,7 +33,7 @@ def data(root: Path, **changes) -> Data:
 
 
 def index(root: Path, **changes) -> Path:
-    index_dataset(data(root, **changes), ("EXPR", "AU"), root / "out")
+    index_dataset(data(root, **changes), (EXPR, AU), root / "out")
     return root / "out"
 
 
@@ -86,14 +87,14 @@ def test_a_video_whose_own_name_ends_in_left(tree: Path) -> None:
     write_video(tree / "videos/turn_left.mp4")
     for task, rows in ((EXPR, EVERY_CLASS), (AU, EVERY_UNIT)):
         write_annotation(annotation(tree, task, "Train_Set", "turn_left"), task.header, rows)
-    found = scan_tree(data(tree), ("EXPR",)).annotations
+    found = scan_tree(data(tree), (EXPR,)).annotations
     assert [(a.video, a.person) for a in found if "turn" in a.video] == [("turn_left", "")]
 
 
 def test_other_editions_folder_name(tree: Path) -> None:
     folder = tree / "annotations"
     (folder / "EXPR_Recognition_Challenge").rename(folder / "EXPR_Classification_Challenge")
-    assert len(scan_tree(data(tree), ("EXPR",)).annotations) == 4
+    assert len(scan_tree(data(tree), (EXPR,)).annotations) == 4
 
 
 def test_subset_takes_the_first_by_natural_order(tree: Path) -> None:
@@ -103,11 +104,11 @@ def test_subset_takes_the_first_by_natural_order(tree: Path) -> None:
 
 
 def test_inventory_sees_any_change(tree: Path) -> None:
-    states = [inventory(data(tree), ("EXPR", "AU"))]
+    states = [inventory(data(tree), (EXPR, AU))]
     write_annotation(annotation(tree, EXPR, "Train_Set", "a 1"), EXPR.header, ["0"] * 12)
-    states.append(inventory(data(tree), ("EXPR", "AU")))
+    states.append(inventory(data(tree), (EXPR, AU)))
     (tree / "videos/batch1/c10.mp4").unlink()
-    states.append(inventory(data(tree), ("EXPR", "AU")))
+    states.append(inventory(data(tree), (EXPR, AU)))
     assert len(set(states)) == 3
 
 

@@ -53,7 +53,15 @@ def shard(tmp_path: Path) -> Path:
     ]
     write_batches(tmp_path / "faces.parquet", SCHEMA, [pa.Table.from_pylist(rows, SCHEMA)])
     manifest = [
-        {"video": v, "path": v, "sha256": v, "persons": [""], "folders": [""], "frame_limit": 0}
+        {
+            "video": v,
+            "kind": "video",
+            "path": v,
+            "sha256": v,
+            "persons": [""],
+            "folders": [""],
+            "frame_limit": 0,
+        }
         for v in ("one", "two")
     ]
     write_frame(tmp_path / "manifest.parquet", pd.DataFrame(manifest))
@@ -91,7 +99,15 @@ def test_a_second_run_embeds_nothing(shard: Path, monkeypatch: pytest.MonkeyPatc
 def labels(folder: Path) -> Path:
     frames = [("one", k) for k in range(1, 203)] + [("gone", 1), ("two", 3)]
     rows = [
-        {"split": "train", "video": v, "person": "", "frame": k, "label": k % 8, "annotated": True}
+        {
+            "split": "train",
+            "group": v,
+            "video": v,
+            "person": "",
+            "frame": k,
+            "label": k % 8,
+            "annotated": True,
+        }
         for v, k in frames
     ]
     write_frame(folder / "labels.parquet", pd.DataFrame(rows))
@@ -143,7 +159,7 @@ def test_a_feature_that_overflows_never_enters_the_store(
         return replace(encoder, embed=lambda batch: encoder.embed(batch) * float("inf"))
 
     monkeypatch.setattr("clipaffect.embeddings.load_encoder", broken)
-    with pytest.raises(UserError, match="the feature of video 'one', frame 2 is not finite"):
+    with pytest.raises(UserError, match="the feature of 'one', frame 2 is not finite"):
         embed(shard)
     monkeypatch.undo()
     assert read_frame(embed(shard))["feature"].notna().sum() == 257

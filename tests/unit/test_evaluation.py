@@ -63,7 +63,7 @@ def test_all_positive_scores_the_known_figure_at_aff_wild2s_prevalence() -> None
     prevalence = np.array([11.8, 5.0, 15.4, 26.6, 39.7, 34.4, 24.5, 2.8, 3.1, 2.6, 62.7, 7.4]) / 100
     labels = (np.linspace(0, 1, 5000, endpoint=False)[:, None] < prevalence).astype(int)
     train = Split(pd.DataFrame(), torch.zeros(1, 1), torch.from_numpy(labels))
-    decided = decide(constant_scores(train, 5000, AU), AU)
+    decided = decide(constant_scores(train.labels.numpy(), 5000, AU), AU)
     assert f1_per_target(labels, decided, AU).mean() == pytest.approx(0.295, abs=0.001)
 
 
@@ -84,4 +84,4 @@ def test_the_probe_learns_and_gives_probabilities() -> None:
 
 def test_constant_is_the_largest_training_class() -> None:
     train = split_of(np.array([[2]] * 5 + [[4]] * 3), 0)
-    assert decide(constant_scores(train, 4, EXPR), EXPR).tolist() == [[2]] * 4
+    assert decide(constant_scores(train.labels.numpy(), 4, EXPR), EXPR).tolist() == [[2]] * 4

@@ -218,6 +218,7 @@ def test_rows_in_are_rows_out(
         [
             {
                 "video": v,
+                "kind": "video",
                 "path": str(p),
                 "sha256": file_digest(Path(p)) if p else "",
                 "persons": who,
@@ -264,6 +265,7 @@ def test_a_video_that_changed_after_the_index_does_not_enter_the_store(tmp_path:
     video = write_video(tmp_path / "v.mp4", frames=5)
     row = {
         "video": "v",
+        "kind": "video",
         "path": str(video),
         "sha256": file_digest(video),
         "persons": [""],

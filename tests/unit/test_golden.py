@@ -23,6 +23,7 @@ from conftest import ASSETS, ROOT
 
 from clipaffect.config.models import Encoder, Faces, Probe
 from clipaffect.config.training import Recipe
+from clipaffect.dataset.aff_wild2 import FOLDERS
 from clipaffect.dataset.annotations import read_annotation
 from clipaffect.dataset.index import shard_of
 from clipaffect.embeddings import embed_crops
@@ -48,7 +49,7 @@ def clip() -> Path:
 
 def dataset() -> list[float]:
     rows = read_annotation(
-        ROOT / f"resources/demo/annotations/{AU.folders[0]}/Train_Set/{clip().stem}.txt", AU
+        ROOT / f"resources/demo/annotations/{FOLDERS[AU.name][0]}/Train_Set/{clip().stem}.txt", AU
     )
     return [*(shard_of(f"video {k}", 64) for k in range(8)), *rows.sum(0).tolist()]
 
@@ -82,7 +83,7 @@ def toy(n: int = 40) -> Split:
     rng = np.random.default_rng(0)
     labels = np.arange(n)[:, None] % 8
     features = (rng.normal(size=(n, 5)) + labels * 0.3).astype(np.float16)
-    rows = pd.DataFrame({"video": ["v"] * n})
+    rows = pd.DataFrame({"group": ["v"] * n, "video": ["v"] * n})
     return Split(rows, torch.from_numpy(features), torch.from_numpy(labels.astype(np.int8)))
 
 

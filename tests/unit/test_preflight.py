@@ -16,9 +16,10 @@ from clipaffect.config.load import load_config
 from clipaffect.config.models import Encoder
 from clipaffect.dataset.facts import collect, first_searched, refuse_hopeless
 from clipaffect.dataset.frame_lists import compare_list
-from clipaffect.dataset.index import index_dataset, read_dataset
+from clipaffect.dataset.index import index_dataset
 from clipaffect.dataset.notes import data_notes
 from clipaffect.dataset.published import PUBLISHED, verdict
+from clipaffect.dataset.read import read_dataset
 from clipaffect.encoders.load import encoder_cost, load_encoder
 from clipaffect.errors import UserError
 from clipaffect.faces.crops import encode_crop
@@ -30,8 +31,8 @@ from clipaffect.video import read_frames, stated_frames
 __all__ = ["crop_tree"]  # a fixture
 
 
-def facts_of(settings: Data, tasks: tuple = ("EXPR", "AU")) -> dict:
-    return collect(settings, *read_dataset(settings, tasks))
+def facts_of(settings: Data, tasks: tuple = (EXPR, AU)) -> dict:
+    return collect(settings, tasks, *read_dataset(settings, tasks))
 
 
 def test_frames_with_and_without_an_image(crop_tree: Path) -> None:
@@ -52,7 +53,7 @@ def test_a_run_without_hope_is_refused(crop_tree: Path) -> None:
     refuse_hopeless(facts)
     (crop_tree / "cropped_aligned/1-30-1280x720/00007.jpg").unlink()
     with pytest.raises(UserError, match="no training frame of EXPR with an image shows Surprise"):
-        index_dataset(data(crop_tree), ("EXPR", "AU"), crop_tree / "out")
+        index_dataset(data(crop_tree), (EXPR, AU), crop_tree / "out")
     empty = crop_tree / "other/nobody"
     empty.mkdir(parents=True)
     settings = data(crop_tree, images=[str(crop_tree / "other")])
@@ -94,9 +95,9 @@ def test_what_looks_wrong_is_said(crop_tree: Path) -> None:
         write_annotation(annotation(crop_tree, EXPR, split, name), EXPR.header, ["0", "1"])
     (crop_tree / "test.txt").write_text("twin\n")
     settings = data(crop_tree, test={"EXPR": str(crop_tree / "test.txt")})
-    notes = "\n".join(data_notes(facts_of(settings, ("EXPR",))))
+    notes = "\n".join(data_notes(facts_of(settings, (EXPR,))))
     for words in (
-        "2 people have labels or rows to be predicted, and neither crops under data.images",
+        "2 people have labels or rows to be predicted, and neither crops nor a video",
         "BIG, nowhere",
         "'BIG' is there as 'big'",
         "1 video file or folder of crops is empty",
@@ -180,7 +181,7 @@ def test_published_lists_row_by_row(crop_tree: Path) -> None:
 
 
 def test_lists_of_units_and_wrong_lines(crop_tree: Path) -> None:
-    _, labels = read_dataset(data(crop_tree), ("AU",))
+    _, labels = read_dataset(data(crop_tree), (AU,))
     path = crop_tree / "au.txt"
     path.write_text(f"video99/00001.jpg {','.join(['1'] * 12)}\n")
     rows = labels["AU"][labels["AU"]["split"] == "validation"]
@@ -207,9 +208,9 @@ def test_every_costly_stage_is_estimated(micro_config: Path, face_networks: Path
     settings = Encoder(model="clipaffect-micro", random=0, activation="gelu", normalise="clip",
                        precision="fp32")  # fmt: skip
     config = load_config(micro_config)
-    settings_, tasks = config.data, config.training.tasks
+    settings_, tasks = config.data, list(config.tasks().values())
     tree, labels = read_dataset(settings_, tasks)
-    facts = collect(settings_, tree, labels)
+    facts = collect(settings_, tasks, tree, labels)
     costs = {c.work: c for c in estimate(config, facts, first_searched(tree), face_networks)}
     assert len(costs) == 5  # faces, two encoders, two tasks
     assert all(cost.hours is not None and cost.hours > 0 for cost in costs.values())

@@ -30,7 +30,7 @@ from clipaffect.training.cost import Timings
 from clipaffect.training.data import TrainingData, training_data
 from clipaffect.training.history import is_collapsed, probe_steps, spread
 from clipaffect.training.learner import evaluator
-from clipaffect.training.stage import HeadId, load_heads, train_heads, train_stacks
+from clipaffect.training.stage import HeadId, finished_heads, load_head, train_heads, train_stacks
 from clipaffect.training.train import TrainedHead, train_head
 from clipaffect.training.train_stack import train_stack
 
@@ -44,7 +44,8 @@ def write_table(folder: Path, task: Task = EXPR, n: int = 130, d: int = 6) -> Pa
     rng = np.random.default_rng(0)
     split = np.where(np.arange(n) < n * 2 // 3, "train", "validation")
     rows = pd.DataFrame(
-        {"split": split, "video": [f"{s}{k % 5}" for k, s in enumerate(split)], "person": "",
+        {"split": split, "group": [f"{s}{k % 5}" for k, s in enumerate(split)],
+         "video": [f"{s}{k % 5}" for k, s in enumerate(split)], "person": "",
          "frame": np.arange(n, dtype=np.int32), "status": "ok"}
     )  # fmt: skip
     if task.multilabel:
@@ -98,7 +99,7 @@ def test_a_head_alone_has_the_bytes_it_has_in_a_grid(tmp_path: Path) -> None:
     table = write_table(tmp_path / "table")
     alone = GRID.model_copy(update={"alphas": (1.0,), "seeds": (1,), "headline_alpha": 1.0})
     for name, settings in (("grid", GRID), ("alone", alone)):
-        train_heads(table, "EXPR", settings, 0, Store(tmp_path / name / "store"), tmp_path / name)
+        train_heads(table, EXPR, settings, 0, Store(tmp_path / name / "store"), tmp_path / name)
     grid, one = (load_file(tmp_path / name / "heads.safetensors") for name in ("grid", "alone"))
     assert {name.split("/")[0] for name in grid} == {
         f"alpha={alpha},seed={seed}" for alpha in ("0.5", "1") for seed in (0, 1)
@@ -141,15 +142,16 @@ def test_a_head_goes_on_from_its_checkpoint(
 def test_kill_9_in_a_grid_job_ends_in_the_same_bytes(tmp_path: Path) -> None:
     table = write_table(tmp_path / "table")
     settings = GRID.model_copy(update={"epochs": 60})
-    train_heads(table, "EXPR", settings, 0, Store(tmp_path / "s1"), tmp_path / "whole")
+    train_heads(table, EXPR, settings, 0, Store(tmp_path / "s1"), tmp_path / "whole")
     code = """
         import sys
         from pathlib import Path
         from clipaffect.config.training import Training
         from clipaffect.store import Store
+        from clipaffect.tasks import EXPR
         from clipaffect.training.stage import train_heads
         table, settings, store, out = sys.argv[1:]
-        train_heads(Path(table), "EXPR", Training.model_validate_json(settings), 0,
+        train_heads(Path(table), EXPR, Training.model_validate_json(settings), 0,
                     Store(Path(store)), Path(out))
     """
     command = [sys.executable, "-c", textwrap.dedent(code), str(table),
@@ -174,12 +176,12 @@ def test_kill_9_in_a_grid_job_ends_in_the_same_bytes(tmp_path: Path) -> None:
 def test_one_more_seed_trains_only_that_seed(tmp_path: Path) -> None:
     table, store = write_table(tmp_path / "table"), Store(tmp_path / "store")
     timings = tmp_path / "timings.json"
-    train_heads(table, "EXPR", GRID, 0, store, tmp_path / "a", timings)
+    train_heads(table, EXPR, GRID, 0, store, tmp_path / "a", timings)
     per_head = json.loads(timings.read_text())["samples"] / 4
     more = GRID.model_copy(update={"seeds": (0, 1, 2)})
-    train_heads(table, "EXPR", more, 0, store, tmp_path / "b", timings)
+    train_heads(table, EXPR, more, 0, store, tmp_path / "b", timings)
     assert json.loads(timings.read_text())["samples"] == 2 * per_head
-    train_heads(table, "EXPR", more, 0, store, tmp_path / "c", timings)
+    train_heads(table, EXPR, more, 0, store, tmp_path / "c", timings)
     assert json.loads(timings.read_text())["samples_per_second"] is None
 
 
@@ -188,7 +190,7 @@ def test_a_loss_that_is_not_finite_stops_that_head_alone(tmp_path: Path) -> None
     settings = GRID.model_copy(
         update={"variants": {"bad": {"loss": f"{write_loss(tmp_path)}:Broken"}}}
     )
-    train_heads(table, "EXPR", settings, 0, Store(tmp_path / "store"), tmp_path / "out")
+    train_heads(table, EXPR, settings, 0, Store(tmp_path / "store"), tmp_path / "out")
     heads = read_frame(tmp_path / "out/heads.parquet").set_index("head")
     assert heads.loc["bad,seed=0", "status"] == "non_finite"
     assert heads.loc["bad,seed=0", "kept_epoch"] == 1
@@ -197,8 +199,9 @@ def test_a_loss_that_is_not_finite_stops_that_head_alone(tmp_path: Path) -> None
     broken = history[history["head"] == "bad,seed=0"]
     assert broken["epoch"].tolist() == [1, 2]
     assert not math.isfinite(broken["value"].iloc[-1])
-    found = load_heads(tmp_path / "out", EXPR, settings, 6)
-    assert set(found) == set(heads.index[heads["status"] == "ok"])
+    listed = finished_heads([tmp_path / "out"])
+    for _, row in listed[listed["status"] == "ok"].iterrows():
+        assert not load_head(row, EXPR, settings, 6).training
 
 
 @pytest.mark.parametrize(
@@ -382,7 +385,7 @@ def test_training_on_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     table = write_table(tmp_path / "table")
     settings = GRID.model_copy(update={"device": "cuda"})
     with pytest.raises(UserError, match="torch finds no GPU"):
-        train_heads(table, "EXPR", settings, 0, Store(tmp_path / "s"), tmp_path / "out")
+        train_heads(table, EXPR, settings, 0, Store(tmp_path / "s"), tmp_path / "out")
 
 
 USER_CODE = """
@@ -464,11 +467,14 @@ def test_a_users_head_and_loss_are_trained_resumed_and_loaded(tmp_path: Path) ->
         update={"variants": {"thin": {"head": f"{path}:Thin", "loss": f"{path}:Smooth"},
                              "thin_cvar": {"head": f"{path}:Thin"}}}
     )  # fmt: skip
-    train_heads(table, "EXPR", settings, 0, Store(tmp_path / "store"), tmp_path / "out")
+    train_heads(table, EXPR, settings, 0, Store(tmp_path / "store"), tmp_path / "out")
     listed = read_frame(tmp_path / "out/heads.parquet").set_index("head")
     assert {"thin,seed=0", "thin_cvar,alpha=0.5,seed=1"} < set(listed.index)
     assert (listed["status"] == "ok").all()
-    heads = load_heads(tmp_path / "out", EXPR, settings, 6)
+    heads = {
+        row["head"]: load_head(row, EXPR, settings, 6)
+        for _, row in finished_heads([tmp_path / "out"]).iterrows()
+    }
     assert type(heads["thin,seed=0"]).__name__ == "Thin"
     assert evaluator(heads["thin,seed=0"])(torch.zeros(3, 6)).shape == (3, 8)
 
@@ -501,7 +507,7 @@ def test_a_kill_while_a_piece_is_written_costs_no_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
     table, store = write_table(tmp_path / "table"), Store(tmp_path / "store")
-    train_heads(table, "EXPR", GRID, 0, Store(tmp_path / "whole"), tmp_path / "a")
+    train_heads(table, EXPR, GRID, 0, Store(tmp_path / "whole"), tmp_path / "a")
     replace = Path.replace
 
     def killed(self: Path, target: Path) -> Path:
@@ -512,9 +518,9 @@ def test_a_kill_while_a_piece_is_written_costs_no_epoch(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", killed)
         with pytest.raises(Killed):
-            train_heads(table, "EXPR", GRID, 0, store, tmp_path / "b")
+            train_heads(table, EXPR, GRID, 0, store, tmp_path / "b")
     timings = tmp_path / "timings.json"
-    train_heads(table, "EXPR", GRID, 0, store, tmp_path / "b", timings)
+    train_heads(table, EXPR, GRID, 0, store, tmp_path / "b", timings)
     per_head = 4 * 86  # epochs, rows
     assert json.loads(timings.read_text())["samples"] == 3 * per_head
     for name in ("heads.safetensors", "history.parquet"):
@@ -525,9 +531,9 @@ def test_an_edited_file_trains_again(tmp_path: Path) -> None:
     path = write_loss(tmp_path)
     table, store = write_table(tmp_path / "table"), Store(tmp_path / "store")
     settings = GRID.model_copy(update={"variants": {"thin": {"head": f"{path}:Thin"}}})
-    train_heads(table, "EXPR", settings, 0, store, tmp_path / "a")
+    train_heads(table, EXPR, settings, 0, store, tmp_path / "a")
     path.write_text(USER_CODE.replace("12", "10"))
-    train_heads(table, "EXPR", settings, 0, store, tmp_path / "b")
+    train_heads(table, EXPR, settings, 0, store, tmp_path / "b")
     shapes = [
         load_file(tmp_path / name / "heads.safetensors")["thin,alpha=1,seed=0/outer.weight"].shape
         for name in ("a", "b")
@@ -560,7 +566,7 @@ def test_user_code_that_cannot_be_used_is_refused_before_any_head(
     settings = GRID.model_copy(update={"variants": {"bad": bad}})
     store = tmp_path / "store"
     with pytest.raises(UserError, match=words):
-        train_heads(write_table(tmp_path / "t"), "EXPR", settings, 0, Store(store), tmp_path / "o")
+        train_heads(write_table(tmp_path / "t"), EXPR, settings, 0, Store(store), tmp_path / "o")
     assert not store.exists()
 
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from conftest import ROOT, environment, snakemake, workplace
 
-from clipaffect.dataset.aff_wild2 import folder_name
+from clipaffect.dataset.aff_wild2 import FOLDERS, folder_name
 from clipaffect.submission.validate import validate_submission
 from clipaffect.tables import read_frame
 from clipaffect.tasks import AU, EXPR
@@ -140,7 +140,9 @@ def damaged(crops_run: Path, tmp_path: Path) -> Path:
 
 
 def test_gaps_keep_their_rows_and_are_filled_as_asked(damaged: Path) -> None:
-    validation = sorted((damaged / "annotations" / EXPR.folders[0] / "Validation_Set").iterdir())
+    validation = sorted(
+        (damaged / "annotations" / FOLDERS[EXPR.name][0] / "Validation_Set").iterdir()
+    )
     first, second = (next(damaged.glob(f"data/**/{path.stem}")) for path in validation[:2])
     (first / "00003.jpg").unlink()
     (first / "00005.jpg").write_bytes(b"")

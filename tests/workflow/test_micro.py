@@ -27,6 +27,7 @@ from conftest import (
     write_video,
 )
 
+from clipaffect.dataset.aff_wild2 import FOLDERS
 from clipaffect.tables import read_frame
 from clipaffect.tasks import AU, EXPR
 
@@ -174,7 +175,7 @@ def test_one_corrected_label_costs_its_task_alone(micro_copy: Path) -> None:
     move = ("--config", f'data={{"annotations": "annotations", "videos": "{videos}"}}')
     snakemake(micro_copy, *MICRO, *move)
     before = pieces(micro_copy)
-    train = annotations / EXPR.folders[0] / "Train_Set"
+    train = annotations / FOLDERS[EXPR.name][0] / "Train_Set"
     path = min(train.iterdir(), key=lambda p: int(p.name.split("-")[0]))
     lines = path.read_text().splitlines()
     lines[5] = "6" if lines[5] != "6" else "5"
@@ -279,7 +280,7 @@ def test_bad_videos_among_good_ones_keep_their_rows(micro_copy: Path) -> None:
     names = [*(Path(name).stem for name in BAD), missing]
     for name in names:
         for task, row in ((EXPR, "0"), (AU, ",".join(["0"] * 12))):
-            folder = micro_copy / "data/annotations" / task.folders[0] / "Validation_Set"
+            folder = micro_copy / "data/annotations" / FOLDERS[task.name][0] / "Validation_Set"
             write_annotation(folder / f"{name}.txt", task.header, [row] * 6)
     config = yaml.safe_load((ROOT / "tests/config/micro.yaml").read_text())
     config["data"] |= {

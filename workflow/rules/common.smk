@@ -26,9 +26,12 @@ LOGS = Path("logs") / CONFIG.run
 TIMINGS = RESULTS / "timings"
 ASSETS = Path(CONFIG.paths.assets)
 SHARDS = shard_names(CONFIG.data.shards)
-TASKS = CONFIG.training.tasks
+TASKS = list(CONFIG.tasks())
 TEST_TASKS = [task for task in TASKS if task in CONFIG.data.test]
 SUBMISSIONS = expand(RESULTS / "submission/{task}/predictions.txt", task=TEST_TASKS)
+# What heads and probes are fitted on: an encoder's embeddings, or features from elsewhere.
+SOURCES = CONFIG.feature_names()
+IMPORTED = CONFIG.features.imported
 PARTS = range(CONFIG.training.parts)
 ENV = f"../envs/{CONFIG.environment}.yaml"
 
@@ -62,6 +65,16 @@ def options(name, paths, folder=False):
     return " ".join(f"{name} {shlex.quote(str(path))}" for path in chosen)
 
 
+def files_of(parts):
+    """The files of an import: features, and the lists of their frames."""
+    return [path for part in parts for path in (part.file, part.frames) if path]
+
+
+def any_of(names):
+    """A regular expression of some names, or of nothing."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
 def weights_of(wildcards):
     """The asset or file an encoder's weights come from; a tag is fetched by the job itself."""
     encoder = CONFIG.encoders[wildcards.encoder]
@@ -72,7 +85,7 @@ def weights_of(wildcards):
 
 wildcard_constraints:
     shard=r"\d{4}",
-    encoder="|".join(re.escape(name) for name in CONFIG.encoders),
-    task="|".join(TASKS),
+    encoder=any_of(SOURCES),
+    task=any_of(TASKS),
     part=r"\d+",
     asset=r"[a-z0-9-]+",

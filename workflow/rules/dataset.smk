@@ -1,10 +1,10 @@
 """The data set's index.
 
-in:  data.videos, data.images and data.annotations, as Aff-Wild2 lies on disk
+in:  the images, videos and labels that `data` names
 out: a label-free manifest of each shard, the labels and test frames of each task, a summary
 """
 
-from clipaffect.dataset.aff_wild2 import inventory
+from clipaffect.dataset.inventory import inventory
 
 
 rule index_dataset:
@@ -20,14 +20,15 @@ rule index_dataset:
     conda:
         ENV
     params:
-        settings=settings_json(CONFIG, "dataset", "data"),
+        settings=settings_json(CONFIG, "dataset", "data", "tasks", "needs_images"),
         # The files themselves would be thousands of inputs; any change to one changes this.
-        inventory=lambda wildcards: inventory(CONFIG.data, TASKS),
-        tasks=" ".join(f"--task {task}" for task in TASKS),
+        inventory=lambda wildcards: inventory(
+            CONFIG.data, list(CONFIG.tasks().values())
+        ),
         folder=RESULTS / "dataset",
     shell:
-        "clipaffect index-dataset --settings {params.settings:q} {params.tasks} "
-        "--out {params.folder:q} > {log:q} 2>&1"
+        "clipaffect index-dataset --settings {params.settings:q} --out {params.folder:q} "
+        "> {log:q} 2>&1"
 
 
 rule extract_frames:

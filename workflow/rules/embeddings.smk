@@ -1,6 +1,6 @@
-"""Embeddings of a shard by one encoder, and the tables that training reads.
+"""Embeddings of a shard by one encoder, or features from elsewhere; tables for training.
 
-in:  the shard's faces; for a table, the labels and every shard
+in:  the shard's faces, or files of features; for a table, the labels and every shard
 out: one row for each row of faces, with a float16 feature; one memory-mappable table for each
      encoder and task
 """
@@ -17,6 +17,8 @@ rule embed_faces:
         LOGS / "embed_faces/{encoder}/{shard}.log",
     benchmark:
         TIMINGS / "embed_faces/{encoder}/{shard}.tsv"
+    wildcard_constraints:
+        encoder=any_of(CONFIG.encoders),
     conda:
         ENV
     params:
@@ -26,6 +28,32 @@ rule embed_faces:
     shell:
         "clipaffect embed-faces --settings {params.settings:q} {input.manifest:q} "
         "{input.faces:q} --out {output:q} > {log:q} 2>&1"
+
+
+rule import_features:
+    input:
+        labels=expand(RESULTS / "dataset/labels/{task}.parquet", task=TASKS),
+        files=lambda wildcards: files_of(IMPORTED[wildcards.imported]),
+    output:
+        shards=expand(RESULTS / "embeddings/{{imported}}/{shard}.parquet", shard=SHARDS),
+        counts=RESULTS / "embeddings/{imported}/import.json",
+    log:
+        LOGS / "import_features/{imported}.log",
+    benchmark:
+        TIMINGS / "import_features/{imported}.tsv"
+    wildcard_constraints:
+        imported=any_of(IMPORTED),
+    conda:
+        ENV
+    params:
+        settings=lambda wildcards: settings_json(
+            CONFIG, "imported", f"features.{wildcards.imported}"
+        ),
+        labels=lambda wildcards, input: options("--labels", input.labels),
+        shards=CONFIG.data.shards,
+    shell:
+        "clipaffect import-features --settings {params.settings:q} {params.labels} "
+        '--shards {params.shards} --out "$(dirname {output.counts:q})" > {log:q} 2>&1'
 
 
 rule build_table:

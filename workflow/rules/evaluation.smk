@@ -18,9 +18,11 @@ rule fit_references:
     conda:
         ENV
     params:
-        settings=settings_json(CONFIG, "references", "probe"),
+        settings=lambda wildcards: settings_json(
+            CONFIG, "references", "probe", f"tasks.{wildcards.task}"
+        ),
     shell:
-        "clipaffect fit-references --settings {params.settings:q} {wildcards.task} "
+        "clipaffect fit-references --settings {params.settings:q} "
         '{wildcards.encoder:q} "$(dirname {input.rows:q})" --out {output:q} > {log:q} 2>&1'
 
 
@@ -31,7 +33,7 @@ rule evaluate_heads:
         code=CONFIG.training.user_files(),
         bundles=expand(RESULTS / "models/{{task}}/{part}/heads.safetensors", part=PARTS),
         references=expand(
-            RESULTS / "references/{encoder}/{{task}}.parquet", encoder=CONFIG.encoders
+            RESULTS / "references/{encoder}/{{task}}.parquet", encoder=SOURCES
         ),
     output:
         scores=RESULTS / "evaluation/{task}/scores.parquet",
@@ -45,12 +47,14 @@ rule evaluate_heads:
     conda:
         ENV
     params:
-        settings=settings_json(CONFIG, "evaluation", "training", "evaluation"),
+        settings=lambda wildcards: settings_json(
+            CONFIG, "evaluation", "training", "evaluation", f"tasks.{wildcards.task}"
+        ),
         encoder=CONFIG.encoder,
         bundles=lambda wildcards, input: options("--bundle", input.bundles, folder=True),
         references=lambda wildcards, input: options("--reference", input.references),
     shell:
-        "clipaffect evaluate-heads --settings {params.settings:q} {wildcards.task} "
+        "clipaffect evaluate-heads --settings {params.settings:q} "
         '{params.encoder:q} "$(dirname {input.rows:q})" {params.bundles} {params.references} '
         '--out "$(dirname {output.scores:q})" > {log:q} 2>&1'
 
@@ -75,10 +79,12 @@ rule write_submission:
     conda:
         ENV
     params:
-        settings=settings_json(CONFIG, "submission", "training", "evaluation"),
+        settings=lambda wildcards: settings_json(
+            CONFIG, "submission", "training", "evaluation", f"tasks.{wildcards.task}"
+        ),
         bundles=lambda wildcards, input: options("--bundle", input.bundles, folder=True),
         embeddings=lambda wildcards, input: options("--embeddings", input.embeddings),
     shell:
-        "clipaffect write-submission --settings {params.settings:q} {wildcards.task} "
+        "clipaffect write-submission --settings {params.settings:q} "
         '{input.test:q} "$(dirname {input.rows:q})" {params.bundles} {params.embeddings} '
         '--out "$(dirname {output.predictions:q})" > {log:q} 2>&1'

@@ -9,7 +9,11 @@ rule align_faces:
     input:
         manifest=RESULTS / "dataset/manifests/{shard}.parquet",
         frames=RESULTS / "frames/{shard}.parquet",
-        networks=ASSETS / "face-networks/manifest.json" if CONFIG.data.videos else [],
+        networks=(
+            ASSETS / "face-networks/manifest.json"
+            if CONFIG.data.searches_faces
+            else []
+        ),
     output:
         RESULTS / "faces/{shard}.parquet",
     log:

@@ -4,6 +4,8 @@ in:  summary and frame index for the first page; the evaluation of every task fo
 out: start.html within minutes; report/index.html with figures, tables and metrics.json
 """
 
+# Imported features alone need no image.
+LOOKED_AT = SHARDS if CONFIG.encoders else []
 FIGURES = [
     (f"{figure}_{task}", task, label)
     for task in TASKS
@@ -18,7 +20,7 @@ FIGURES = [
 rule first_page:
     input:
         summary=RESULTS / "dataset/summary.json",
-        frames=expand(RESULTS / "frames/{shard}.parquet", shard=SHARDS),
+        frames=expand(RESULTS / "frames/{shard}.parquet", shard=LOOKED_AT),
     output:
         RESULTS / "start.html",
     log:
@@ -39,7 +41,8 @@ rule first_page:
 rule build_report:
     input:
         summary=RESULTS / "dataset/summary.json",
-        faces=expand(RESULTS / "faces/{shard}.parquet", shard=SHARDS),
+        faces=expand(RESULTS / "faces/{shard}.parquet", shard=LOOKED_AT),
+        imports=expand(RESULTS / "embeddings/{imported}/import.json", imported=IMPORTED),
         rows=expand(
             RESULTS / f"tables/{CONFIG.encoder}" / "{task}/rows.parquet", task=TASKS
         ),

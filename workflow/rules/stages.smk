@@ -24,7 +24,7 @@ rule embeddings_all:
     input:
         expand(
             RESULTS / "tables/{encoder}/{task}/rows.parquet",
-            encoder=CONFIG.encoders,
+            encoder=SOURCES,
             task=TASKS,
         ),
 
@@ -36,7 +36,7 @@ rule training_all:
         ),
         expand(
             RESULTS / "references/{encoder}/{task}.parquet",
-            encoder=CONFIG.encoders,
+            encoder=SOURCES,
             task=TASKS,
         ),
 

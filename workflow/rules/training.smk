@@ -21,9 +21,11 @@ rule train_heads:
     conda:
         ENV
     params:
-        settings=settings_json(CONFIG, "heads", "training"),
+        settings=lambda wildcards: settings_json(
+            CONFIG, "heads", "training", f"tasks.{wildcards.task}"
+        ),
         timings=str(TIMINGS / "train_heads/{task}/{part}.json"),
     shell:
-        "clipaffect train-heads --settings {params.settings:q} {wildcards.task} "
+        "clipaffect train-heads --settings {params.settings:q} "
         '"$(dirname {input.rows:q})" {wildcards.part} '
         '--out "$(dirname {output.weights:q})" --timings {params.timings:q} > {log:q} 2>&1'

@@ -1,15 +1,28 @@
-"""Settings of the data set: where videos, crops and annotations lie."""
+"""Settings of the data set: where images, videos and labels lie, and who is in which split."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from clipaffect.config.section import Section
-from clipaffect.tasks import TaskName
+from clipaffect.config.section import Section, folder_name, unique
+from clipaffect.tasks import AFFECTNET, CHALLENGE, RAF_DB, Task
 
 DEMO_VIDEOS = "resources/demo/videos"
+MOST_CLASSES = 127  # a label is one signed byte
+# Columns of the tables that labels are kept in.
+RESERVED = frozenset(
+    ("split", "group", "video", "person", "frame", "label", "annotated", "status", "feature_row")
+)
+AFF_WILD2_KEYS = ("videos", "images", "annotations", "multitask", "test", "frame_lists", "edition")
+KEYS_OF_FORMATS = {
+    "aff_wild2": AFF_WILD2_KEYS,
+    "table": ("table", "root", "tasks", "faces"),
+    "folders": ("root", "tasks", "faces"),
+    "raf_db": ("root", "faces"),
+    "affectnet": ("root", "faces"),
+}
 
 
 class Subset(Section):
@@ -17,8 +30,8 @@ class Subset(Section):
 
     train: int = Field(
         ge=1,
-        description="Videos of the training split: as few as show every class, then the first by "
-        "name. More, if every class needs more.",
+        description="Videos (or images) of the training split: as few as show every class, then "
+        "the first by name. More, if every class needs more.",
     )
     validation: int = Field(ge=1, description="Videos of the validation split, chosen alike.")
     frames: int | None = Field(
@@ -33,44 +46,115 @@ class SplitFiles(Section):
     validation: str = Field(description="Of the validation split.")
 
 
-class Data(Section):
-    """Where the videos, crops and annotations are."""
+class Splitting(Section):
+    """Who is trained on and who is scored; no person or source video is ever in both."""
 
-    format: Literal["aff_wild2"] = Field(
-        "aff_wild2", description="How the data lies on disk; see docs/data.md."
+    by: Literal["given", "hold_out", "folds"] = Field(
+        "given",
+        description="`given` by the data (folders, lists, a table's column `split`); `hold_out` "
+        "makes `folds` parts and scores the first; `folds` scores each part by heads trained on "
+        "the others (k-fold), the parts being those of a table's column `fold` if it has one.",
+    )
+    folds: int = Field(
+        5, ge=2, le=100, description="Parts that are made: of whole people, alike in their classes."
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="Of the draw of parts.")
+
+
+class TaskLabels(Section):
+    """A task of your own: either classes, of which a row has one, or labels, each yes or no."""
+
+    classes: Annotated[tuple[str, ...], AfterValidator(unique)] | None = Field(
+        None,
+        min_length=2,
+        max_length=MOST_CLASSES,
+        description="Names of the classes; the table's column holds a name, or its number from 0.",
+    )
+    labels: Annotated[tuple[str, ...], AfterValidator(unique)] | None = Field(
+        None,
+        min_length=1,
+        max_length=MOST_CLASSES,
+        description="Names of the table's columns, each with 0 or 1 (action units, attributes).",
+    )
+    column: str | None = Field(
+        None, description="`classes`: the table's column; by default named as the task."
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> TaskLabels:
+        if (self.classes is None) == (self.labels is None):
+            raise ValueError("needs either 'classes' or 'labels'")
+        if self.labels is not None and self.column is not None:
+            raise ValueError("'column' goes with 'classes'; 'labels' are columns themselves")
+        for name in (*(self.classes or ()), *(self.labels or ())):
+            if not name.strip() or not name.isprintable():
+                raise ValueError(f"'{name}' is no name")
+        if taken := RESERVED.intersection(self.labels or ()):
+            raise ValueError(f"the tables have a column '{min(taken)}' of their own: rename it")
+        return self
+
+
+class Data(Section):
+    """Where the videos, images and labels are."""
+
+    format: Literal["aff_wild2", "table", "folders", "raf_db", "affectnet"] = Field(
+        "aff_wild2",
+        description="How the data lies on disk; see docs/data.md and, for all but `aff_wild2`, "
+        "docs/own-data.md.",
+    )
+    table: str | None = Field(
+        None, description="`table`: a CSV or Parquet file with a row for each label."
+    )
+    root: str | None = Field(
+        None,
+        description="Folder that holds the images or videos; for `table` by default the table's.",
+    )
+    tasks: dict[Annotated[str, AfterValidator(folder_name)], TaskLabels] = Field(
+        default_factory=dict, description="`table`, `folders`: what is to be learned, by name."
+    )
+    faces: Literal["cut", "search"] = Field(
+        "cut",
+        description="Images (not videos) of other formats than `aff_wild2`: faces already cut "
+        "out, embedded as they are, or pictures in which the largest face is searched for.",
     )
     videos: str | None = Field(
         None,
-        description="Folder with the videos, searched with its subfolders. Without `videos` and "
-        f"`images` it is the demo's, {DEMO_VIDEOS}.",
+        description="`aff_wild2`: folder with the videos, searched with its subfolders. Without "
+        f"`videos` and `images` it is the demo's, {DEMO_VIDEOS}.",
     )
     images: tuple[str, ...] = Field(
         (),
-        description="Folders that hold the organisers' crops, `<video>/00001.jpg`, at any depth. A "
-        "person with crops needs no video; of folders of one name the first root's is used.",
+        description="`aff_wild2`: folders that hold the organisers' crops, `<video>/00001.jpg`, at "
+        "any depth. A person with crops needs no video; of folders of one name the first root's "
+        "is used.",
     )
     annotations: str = Field(
-        "resources/demo/annotations", description="Folder that holds the challenge's folders."
+        "resources/demo/annotations",
+        description="`aff_wild2`: folder that holds the challenge's folders.",
     )
     multitask: SplitFiles | None = Field(
         None,
-        description="The multi-task challenge's two annotation files, instead of `annotations`.",
+        description="`aff_wild2`: the multi-task challenge's two annotation files, instead of "
+        "`annotations`.",
     )
-    test: dict[TaskName, str] = Field(
+    test: dict[str, str] = Field(
         default_factory=dict,
-        description="By task, the videos to predict for a submission: the organisers' sample file, "
-        "or a text file with a video's name in each line.",
+        description="`aff_wild2`: by task, the videos to predict for a submission: the organisers' "
+        "sample file, or a text file with a video's name in each line.",
     )
-    frame_lists: dict[TaskName, SplitFiles] = Field(
+    frame_lists: dict[str, SplitFiles] = Field(
         default_factory=dict,
-        description="By task, published lists of frames (a path and its label in each line) to "
-        "compare with what was found.",
+        description="`aff_wild2`: by task, published lists of frames (a path and its label in each "
+        "line) to compare with what was found.",
     )
     edition: int | None = Field(
         None,
         ge=1,
-        description="Edition of the ABAW challenge that the annotations come from, if any: stated "
-        "in the report, since the splits differ between editions.",
+        description="`aff_wild2`: edition of the ABAW challenge that the annotations come from, if "
+        "any: stated in the report, since the splits differ between editions.",
+    )
+    split: Splitting = Field(
+        default_factory=Splitting, description="Who is trained on, who is scored."
     )
     shards: int = Field(
         4, ge=1, le=4096, description="Parts the videos are dealt to; each is one job per stage."
@@ -90,10 +174,30 @@ class Data(Section):
         """How many first frames of each video are used; 0 for all."""
         return (self.subset.frames if self.subset else None) or 0
 
+    @property
+    def searches_faces(self) -> bool:
+        """Whether a face may have to be found in a video or a picture."""
+        if self.format == "aff_wild2":
+            return bool(self.videos)
+        return self.format == "table" or self.faces == "search"
+
+    def has_images(self) -> bool:
+        """Whether there is anything to look at; imported features need nothing."""
+        return self.format != "aff_wild2" or bool(self.videos or self.images)
+
+    def known_tasks(self) -> dict[str, Task]:
+        """Every task that the data is labelled for."""
+        if self.format in ("table", "folders"):
+            return {
+                name: Task(name, own.classes or own.labels or (), own.classes is None)
+                for name, own in self.tasks.items()
+            }
+        return {"raf_db": RAF_DB, "affectnet": AFFECTNET}.get(self.format, CHALLENGE)
+
     @model_validator(mode="before")
     @classmethod
     def _demo(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
+        if not isinstance(values, dict) or values.get("format", "aff_wild2") != "aff_wild2":
             return values
         if isinstance(values.get("images"), str):  # one root needs no list
             values = values | {"images": [values["images"]]}
@@ -101,7 +205,34 @@ class Data(Section):
         return values if any(values.get(key) for key in own) else values | {"videos": DEMO_VIDEOS}
 
     @model_validator(mode="after")
-    def _something_to_see(self) -> Data:
-        if not self.videos and not self.images:
-            raise ValueError("needs 'videos' or 'images' beside the annotations")
+    def _keys_of_format(self) -> Data:
+        mine = KEYS_OF_FORMATS[self.format]
+        others = {key for keys in KEYS_OF_FORMATS.values() for key in keys} - set(mine)
+        fields = type(self).model_fields
+        given = {
+            key
+            for key in others
+            if getattr(self, key) != fields[key].get_default(call_default_factory=True)
+        }
+        if given:
+            raise ValueError(
+                f"'{min(given)}' does not go with format {self.format}, which has {', '.join(mine)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _complete(self) -> Data:
+        if self.format == "aff_wild2":
+            for key in ("test", "frame_lists"):
+                if unknown := getattr(self, key).keys() - CHALLENGE.keys():
+                    raise ValueError(f"'{key}' names '{min(unknown)}'; a task is EXPR or AU")
+            return self
+        needed = {"table": ("table", "tasks"), "folders": ("root", "tasks")}
+        for key in needed.get(self.format, ("root",)):
+            if not getattr(self, key):
+                raise ValueError(f"format {self.format} needs '{key}'; see docs/own-data.md")
+        if self.format == "folders" and [own.classes is None for own in self.tasks.values()] != [
+            False
+        ]:
+            raise ValueError("format folders needs one task with 'classes', the folders' names")
         return self

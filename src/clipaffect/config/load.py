@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from clipaffect.config.models import Config
@@ -82,9 +83,15 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     """Keys of the section at ``location``; a name in a mapping stays in the mapping's section."""
     model: type[BaseModel] = Config
     for part in location:
-        if part in model.model_fields:
-            model = model_in(model.model_fields[str(part)].annotation) or model
-    return list(model.model_fields)
+        field = _fields(model).get(str(part))
+        if field is not None:
+            model = model_in(field.annotation) or model
+    return list(_fields(model))
+
+
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """A section's fields by the key that is written in the file."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def model_in(annotation: Any) -> type[BaseModel] | None:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from clipaffect.config.data import Data
-from clipaffect.config.section import FOLDER_NAME, Section
+from clipaffect.config.features import Features
+from clipaffect.config.section import Section, folder_name
 from clipaffect.config.training import Training
+from clipaffect.tasks import Task
 
 Missing = Literal["leave_out", "nearest", "interpolate"]
 # Which model an asset holds the weights of.
 WEIGHT_ASSETS = {"dinov2-s14": "clipaffect-dinov2-s14"}
-
-
-def _folder_name(value: str) -> str:
-    if not FOLDER_NAME.fullmatch(value):
-        raise ValueError(
-            "must be a plain name: letters, digits, '.', '_' and '-', a letter or digit first"
-        )
-    return value
 
 
 class Faces(Section):
@@ -131,7 +125,7 @@ class Config(Section):
         description="Values to start from, in src/clipaffect/config/presets/; your own keys win, "
         "and the report lists them.",
     )
-    run: Annotated[str, AfterValidator(_folder_name)] = Field(
+    run: Annotated[str, AfterValidator(folder_name)] = Field(
         "demo", min_length=1, max_length=100, description="Results go to results/<run>/."
     )
     environment: Literal["cpu", "cuda"] = Field(
@@ -140,7 +134,7 @@ class Config(Section):
     paths: Paths = Field(default_factory=Paths, description="Folders that runs share.")
     data: Data = Field(default_factory=Data, description="Where the data is.")
     faces: Faces = Field(default_factory=Faces, description="Detection and cropping.")
-    encoders: dict[Annotated[str, AfterValidator(_folder_name)], Encoder] = Field(
+    encoders: dict[Annotated[str, AfterValidator(folder_name)], Encoder] = Field(
         default_factory=lambda: {
             "dinov2-s14": Encoder(
                 model="clipaffect-dinov2-s14",
@@ -150,17 +144,54 @@ class Config(Section):
             ),
             "pixels": Encoder(kind="pixels"),
         },
-        min_length=1,
-        description="Encoders by name. Heads are trained on `encoder`; all others are references.",
+        description="Encoders by name. Heads are trained on `encoder`; all others are references. "
+        "With `features.import` there need be none.",
     )
-    encoder: str = Field("dinov2-s14", description="The encoder that heads are trained on.")
+    features: Features = Field(default_factory=Features, description="Features from elsewhere.")
+    encoder: str = Field(
+        "dinov2-s14",
+        description="The encoder (or the imported features) that heads are trained on.",
+    )
     training: Training = Field(default_factory=Training, description="The heads.")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="How heads are scored.")
     probe: Probe = Field(default_factory=Probe, description="The linear probe.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _imported_alone(cls, values: Any) -> Any:
+        """With features of one's own, the demo's encoders are not meant."""
+        features = values.get("features") if isinstance(values, dict) else None
+        imported = features.get("import") if isinstance(features, dict) else None
+        if not isinstance(imported, dict) or not imported:
+            return values
+        return {"encoders": {}, "encoder": next(iter(imported))} | values
+
     @model_validator(mode="after")
     def _encoder_known(self) -> Config:
-        if self.encoder not in self.encoders:
-            known = ", ".join(self.encoders)
-            raise ValueError(f"'encoder' names '{self.encoder}'; 'encoders' has {known}")
+        if twice := self.encoders.keys() & self.features.imported.keys():
+            raise ValueError(f"'{min(twice)}' is an encoder and a name under features.import")
+        known = self.feature_names()
+        if self.encoder not in known:
+            raise ValueError(f"'encoder' names '{self.encoder}'; there is {', '.join(known)}")
+        if self.encoders and not self.data.has_images():
+            raise ValueError("'data' needs 'videos' or 'images' beside the annotations")
         return self
+
+    @model_validator(mode="after")
+    def _tasks_known(self) -> Config:
+        known = self.data.known_tasks()
+        for name in self.training.tasks or ():
+            if name not in known:
+                raise ValueError(
+                    f"'training.tasks' names '{name}'; the data has {', '.join(known)}"
+                )
+        return self
+
+    def feature_names(self) -> list[str]:
+        """Encoders and imported features, by name."""
+        return [*self.encoders, *self.features.imported]
+
+    def tasks(self) -> dict[str, Task]:
+        """The tasks that are trained, by name."""
+        known = self.data.known_tasks()
+        return {name: known[name] for name in self.training.tasks or known}

@@ -23,12 +23,14 @@ def apply_preset(values: dict[str, Any]) -> dict[str, Any]:
     """A configuration's values over those of the preset it names, if it names a known one.
 
     A section's keys join key by key; ``encoders`` is replaced as a whole, because an encoder that
-    nobody asked for would have to be fetched and run.
+    nobody asked for would have to be fetched and run; so it is where features are imported.
     """
     name = values.get("preset")
     if not isinstance(name, str) or name not in _names():
         return values  # none, or a wrong one, which validation will name
     merged = dict(preset_values(name))
+    if (values.get("features") or {}) and "encoders" not in values:
+        merged = {k: v for k, v in merged.items() if k not in ("encoders", "encoder")}
     for key, value in values.items():
         base = merged.get(key)
         if key != "encoders" and isinstance(base, dict) and isinstance(value, dict):
@@ -50,6 +52,8 @@ def preset_changes(config: Config) -> list[str]:
     own = config.model_dump(mode="json")
     changes = []
     for section, values in preset_values(config.preset).items():
+        if section.startswith("encoder") and config.features.imported:
+            continue
         if not isinstance(values, dict) or section == "encoders":
             pairs = {section: (values, own[section])}
         else:

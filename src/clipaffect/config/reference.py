@@ -81,7 +81,7 @@ def json_schema() -> str:
 def _rows(model: type[BaseModel], prefix: str) -> list[str]:
     rows: list[str] = []
     for name, field in model.model_fields.items():
-        key = f"{prefix}{name}"
+        key = f"{prefix}{field.alias or name}"
         inner = model_in(field.annotation)
         rows.append(f"| `{key}` | {_default(field)} | {_bounds(field)}{field.description} |")
         if inner is not None:

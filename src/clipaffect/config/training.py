@@ -8,19 +8,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from clipaffect.config.section import FOLDER_NAME, Section
-from clipaffect.tasks import TaskName
+from clipaffect.config.section import FOLDER_NAME, Section, unique
 
 LOSSES = ("cvar", "class_balanced", "focal", "chi_square")
 USER_FILE = re.compile(r".+\.py:[A-Za-z_]\w*")
-
-
-def _each_once(values: tuple[float | str, ...]) -> tuple[float | str, ...]:
-    names = [v if isinstance(v, str) else f"{v:g}" for v in values]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ValueError(f"names {', '.join(repeated)} twice; each value may stand once")
-    return values
 
 
 def _loss(value: str) -> str:
@@ -146,16 +137,16 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 class Training(Recipe):
     """The heads: one for every task, alpha and seed, and for every variant."""
 
-    tasks: Annotated[tuple[TaskName, ...], AfterValidator(_each_once)] = Field(
-        ("EXPR", "AU"), min_length=1, description="Tasks to train."
+    tasks: Annotated[tuple[str, ...], AfterValidator(unique)] | None = Field(
+        None, min_length=1, description="Tasks to train; by default all that the data has."
     )
-    alphas: Annotated[tuple[Alpha, ...], AfterValidator(_each_once)] = Field(
+    alphas: Annotated[tuple[Alpha, ...], AfterValidator(unique)] = Field(
         (0.1, 0.3, 0.5, 0.7, 0.9, 1.0),
         min_length=1,
         description="CVaR levels: the share of worst losses that is averaged; 1 is the plain mean "
         "(ERM).",
     )
-    seeds: Annotated[tuple[Seed, ...], AfterValidator(_each_once)] = Field(
+    seeds: Annotated[tuple[Seed, ...], AfterValidator(unique)] = Field(
         (0, 1, 2), min_length=1, description="Each seed sets initialisation, batches and dropout."
     )
     headline_alpha: Alpha = Field(

@@ -8,14 +8,16 @@ so the source video is the group that a split must not cut.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+
 from clipaffect.config.data import Data, SplitFiles
+from clipaffect.dataset.annotations import read_annotation
 from clipaffect.dataset.files import (
     CropFolders,
     check_name,
@@ -24,66 +26,21 @@ from clipaffect.dataset.files import (
     scan_crops,
     scan_videos,
 )
-from clipaffect.dataset.multitask import read_people
+from clipaffect.dataset.labels import label_rows
+from clipaffect.dataset.multitask import read_multitask, read_people
 from clipaffect.dataset.test_list import TestList, read_test_list
-from clipaffect.digest import digest
+from clipaffect.dataset.tree import Annotation, Tree, folder_name
 from clipaffect.errors import UserError, raise_all
-from clipaffect.tasks import TASKS, Task, TaskName
+from clipaffect.tasks import Task
 
 SPLITS = {"Train_Set": "train", "Validation_Set": "validation"}
 SIDES = ("left", "right")
+# Names of a task's annotation folder, by edition of the challenge.
+FOLDERS = {
+    "EXPR": ("EXPR_Recognition_Challenge", "EXPR_Classification_Challenge"),
+    "AU": ("AU_Detection_Challenge",),
+}
 SIDE_END = re.compile(r"_(?:left|right)$", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class AnnotationFile:
-    """Labels of one person in one video for one task; ``person`` is '', 'left' or 'right'."""
-
-    path: Path
-    task: TaskName
-    split: str
-    video: str
-    person: str
-
-
-@dataclass(frozen=True)
-class Tree:
-    """What lies on disk.
-
-    Attributes:
-        videos: video files by name.
-        crops: folders of crops by name.
-        annotations: one for each person, video and task.
-        test: by task, what is to be predicted.
-    """
-
-    videos: dict[str, Path]
-    crops: CropFolders
-    annotations: list[AnnotationFile]
-    test: dict[TaskName, TestList] = field(default_factory=dict)
-
-    def people(self) -> dict[str, list[str]]:
-        """Every video that is annotated or to be predicted, in natural order, and its people."""
-        found: dict[str, set[str]] = defaultdict(set)
-        for annotation in self.annotations:
-            found[annotation.video].add(annotation.person)
-        for listed in self.test.values():
-            for video, person in listed.people():
-                found[video].add(person)
-        return {video: sorted(found[video]) for video in sorted(found, key=natural_order)}
-
-    def crop_folder(self, video: str, person: str) -> Path | None:
-        """Where a person's crops lie, if there are any."""
-        return self.crops.used.get(folder_name(video, person))
-
-    def is_missing(self, video: str, person: str) -> bool:
-        """Whether there are neither crops of a person nor the video."""
-        return video not in self.videos and self.crop_folder(video, person) is None
-
-
-def folder_name(video: str, person: str) -> str:
-    """The name of a person's folder of crops, annotation file and rows in a submission."""
-    return f"{video}_{person}" if person else video
 
 
 def split_name(name: str, videos: dict[str, Path]) -> tuple[str, str]:
@@ -98,7 +55,7 @@ def split_name(name: str, videos: dict[str, Path]) -> tuple[str, str]:
     return name, ""
 
 
-def scan_tree(data: Data, tasks: tuple[TaskName, ...]) -> Tree:
+def scan_tree(data: Data, tasks: Sequence[Task]) -> Tree:
     """Find every video, folder of crops and annotation file, and check that they fit together.
 
     Raises:
@@ -107,20 +64,22 @@ def scan_tree(data: Data, tasks: tuple[TaskName, ...]) -> Tree:
     videos = scan_videos(Path(data.videos)) if data.videos else {}
     crops = scan_crops(data.images)
     problems: list[UserError] = []
-    annotations: list[AnnotationFile] = []
-    for name in tasks:
+    annotations: list[Annotation] = []
+    for task in tasks:
         if data.multitask:
             where = Path(data.multitask.train)
-            found = list(_multitask(data.multitask, name, videos))
+            found = list(_multitask(data.multitask, task.name, videos))
         else:
-            where = _task_folder(Path(data.annotations), TASKS[name])
-            found = _scan_task(where, name, videos, problems)
-        problems += _misplaced(found, name, where)
+            where = _task_folder(Path(data.annotations), task.name)
+            found = _scan_task(where, task.name, videos, problems)
+        problems += _misplaced(found, task.name, where)
         annotations += found
     test = {
-        name: read_test_list(Path(path), TASKS[name], lambda name: split_name(name, videos))
-        for name, path in data.test.items()
-        if name in tasks
+        task.name: read_test_list(
+            Path(data.test[task.name]), task, lambda name: split_name(name, videos)
+        )
+        for task in tasks
+        if task.name in data.test
     }
     problems += _unknown_length(test, videos, crops)
     raise_all(problems)
@@ -129,7 +88,7 @@ def scan_tree(data: Data, tasks: tuple[TaskName, ...]) -> Tree:
 
 
 def _unknown_length(
-    test: dict[TaskName, TestList], videos: dict[str, Path], crops: CropFolders
+    test: dict[str, TestList], videos: dict[str, Path], crops: CropFolders
 ) -> Iterator[UserError]:
     """Names in a list of videos of which there is neither a video nor a crop to count frames by."""
     for listed in test.values():
@@ -143,34 +102,35 @@ def _unknown_length(
                 )
 
 
-def _task_folder(root: Path, task: Task) -> Path:
+def _task_folder(root: Path, task: str) -> Path:
+    names = FOLDERS[task]
     if not root.is_dir():
         raise UserError(
             "no such folder of annotations",
             where=f"{root} (data.annotations), seen from {Path.cwd()}",
             mend="set data.annotations to the folder that holds "
-            f"{' or '.join(task.folders)} (write paths in full: ~ is not expanded)",
+            f"{' or '.join(names)} (write paths in full: ~ is not expanded)",
         )
-    found = [root / folder for folder in task.folders if (root / folder).is_dir()]
+    found = [root / folder for folder in names if (root / folder).is_dir()]
     if len(found) > 1:
         raise UserError(
-            f"annotations of {task.name} lie in two folders, of two editions",
+            f"annotations of {task} lie in two folders, of two editions",
             where=" and ".join(map(str, found)),
             mend="keep one of them there",
         )
     if found:
         return found[0]
     raise UserError(
-        f"no annotations for {task.name}: none of the folders {', '.join(task.folders)}",
+        f"no annotations for {task}: none of the folders {', '.join(names)}",
         where=f"{root} (data.annotations), seen from {Path.cwd()}",
-        mend=f"set data.annotations to the folder above them, or remove {task.name} from "
+        mend=f"set data.annotations to the folder above them, or leave {task} out of "
         "training.tasks",
     )
 
 
 def _scan_task(
-    folder: Path, task: TaskName, videos: dict[str, Path], problems: list[UserError]
-) -> list[AnnotationFile]:
+    folder: Path, task: str, videos: dict[str, Path], problems: list[UserError]
+) -> list[Annotation]:
     """The annotation files of a task; names that cannot be kept go to ``problems``."""
     found = []
     for sub_folder, split in SPLITS.items():
@@ -181,19 +141,17 @@ def _scan_task(
                 problems.append(problem)
                 continue
             video, person = split_name(path.stem, videos)
-            found.append(AnnotationFile(path, task, split, video, person))
+            found.append(Annotation(path, task, split, video, person))
     return found
 
 
-def _multitask(
-    files: SplitFiles, task: TaskName, videos: dict[str, Path]
-) -> Iterator[AnnotationFile]:
+def _multitask(files: SplitFiles, task: str, videos: dict[str, Path]) -> Iterator[Annotation]:
     for split, file in (("train", files.train), ("validation", files.validation)):
         for name in read_people(Path(file)):
-            yield AnnotationFile(Path(file), task, split, *split_name(name, videos))
+            yield Annotation(Path(file), task, split, *split_name(name, videos))
 
 
-def _misplaced(found: list[AnnotationFile], task: TaskName, where: Path) -> Iterator[UserError]:
+def _misplaced(found: list[Annotation], task: str, where: Path) -> Iterator[UserError]:
     """Videos in both splits, people annotated twice, splits without a file."""
     splits: dict[str, dict[str, Path]] = defaultdict(dict)
     people: dict[tuple[str, str, str], list[Path]] = defaultdict(list)
@@ -225,11 +183,49 @@ def _misplaced(found: list[AnnotationFile], task: TaskName, where: Path) -> Iter
             )
 
 
-def inventory(data: Data, tasks: tuple[TaskName, ...]) -> str:
-    """Digest of what the index depends on: names, sizes and times of videos and annotations.
+def read_labels(tree: Tree, task: Task, data: Data) -> pd.DataFrame:
+    """Every annotation row of a task: split, group, video, person, frame, labels, annotated.
+
+    Raises:
+        UserError: every wrong annotation.
+    """
+    problems: list[UserError] = []
+    parts: list[pd.DataFrame] = []
+    own = [a for a in tree.annotations if a.task == task.name]
+    for annotation in own:
+        try:
+            rows = _read_rows(annotation, task, data.multitask is not None)
+        except UserError as problem:
+            problems.append(problem)
+            continue
+        if data.frame_limit:
+            rows = rows[rows["frame"] <= data.frame_limit]
+        parts.append(rows)
+    raise_all(problems)
+    sizes = [len(part) for part in parts]
+    keys = {
+        "split": [a.split for a in own],
+        "group": [SIDE_END.sub("", a.video) for a in own],
+        "video": [a.video for a in own],
+        "person": [a.person for a in own],
+    }
+    return label_rows(pd.concat(parts, ignore_index=True), task, keys, sizes)
+
+
+def _read_rows(annotation: Annotation, task: Task, multitask: bool) -> pd.DataFrame:
+    """One person's rows: frame, label columns."""
+    if multitask:
+        name = folder_name(annotation.video, annotation.person)
+        return read_multitask(annotation.path, name, task)
+    rows = pd.DataFrame(read_annotation(annotation.path, task), columns=list(task.columns))
+    rows.insert(0, "frame", np.arange(1, len(rows) + 1, dtype=np.int32))
+    return rows
+
+
+def named_files(data: Data, tasks: Sequence[Task]) -> list[Path]:
+    """Files and folders whose names, sizes and times the index depends on.
 
     Of a folder of crops it is the folder's own time, which an added or removed image changes.
-    What is missing or wrong is left to ``scan_tree``.
     """
     paths = [Path(path) for path in data.test.values()]
     paths += [
@@ -240,14 +236,8 @@ def inventory(data: Data, tasks: tuple[TaskName, ...]) -> str:
     if data.multitask:
         paths += [Path(data.multitask.train), Path(data.multitask.validation)]
     else:
-        folders = [Path(data.annotations) / folder for t in tasks for folder in TASKS[t].folders]
+        folders = [Path(data.annotations) / f for task in tasks for f in FOLDERS[task.name]]
         paths += [path for folder in folders for path in files_below(folder)]
     with contextlib.suppress(UserError):
         paths += scan_crops(data.images).used.values()
-    states = []
-    for path in paths:
-        if path.exists():
-            state = path.stat()
-            size = 0 if path.is_dir() else state.st_size
-            states.append([os.fsencode(path).hex(), size, state.st_mtime_ns])
-    return digest(states)
+    return paths

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,25 +17,35 @@ from PIL import Image
 
 from clipaffect.config.data import Data
 from clipaffect.dataset import published
-from clipaffect.dataset.aff_wild2 import Tree, folder_name
-from clipaffect.dataset.files import FrameFiles, list_frames
+from clipaffect.dataset.files import FrameFiles, list_frames, natural_order
 from clipaffect.dataset.frame_lists import compare_list
 from clipaffect.dataset.published import published_counts, verdict
+from clipaffect.dataset.tree import Tree, folder_name
 from clipaffect.errors import UserError
-from clipaffect.tasks import TASKS, TaskName
+from clipaffect.splits import TRAIN, VALIDATION, folds_among, in_split
+from clipaffect.tasks import Task
 from clipaffect.video import stated_frames
 
 HEAD = 65536  # bytes of a file's two ends that tell one video from another
 FEW, SAMPLED = 5, 50
+COMPARED = 20_000  # single images; more would be read for minutes
 
 
-def collect(data: Data, tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> dict[str, Any]:
+def collect(
+    data: Data,
+    tasks: Sequence[Task],
+    tree: Tree,
+    labels: dict[str, pd.DataFrame],
+    needs_images: bool = True,
+) -> dict[str, Any]:
     """Everything that the preflight says of the data, as JSON values.
 
     Args:
         data: the configuration's section.
+        tasks: the tasks.
         tree: what lies on disk.
         labels: every annotation row by task.
+        needs_images: whether anything looks at them; imported features do not.
     """
     limit = data.frame_limit
 
@@ -50,32 +60,39 @@ def collect(data: Data, tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> dic
 
     # Of data that is said to be the edition whose sizes are known, and whole.
     compare = data.edition == published.EDITION and data.subset is None
-    tasks = {}
+    compare = compare and data.split.by == "given"
+    found: dict[str, dict[str, Any]] = {}
     lists = {}
-    for task, rows in labels.items():
-        has_image, beyond = _images(tree, rows, files, video_frames)
-        tasks[task] = {
-            str(split): _split(task, str(split), rows.iloc[at], has_image[at], beyond[at], compare)
+    for task in tasks:
+        name, rows = task.name, labels[task.name]
+        if needs_images:
+            has_image, beyond = _images(tree, rows, files, video_frames)
+        else:
+            has_image, beyond = np.full(len(rows), np.nan), np.zeros(len(rows), bool)
+        found[name] = {
+            split: _split(task, split, rows.iloc[at], has_image[at], beyond[at], compare)
             for split, at in _positions(rows["split"]).items()
         }
-        for split in ("train", "validation"):
-            if task in data.frame_lists and not data.subset:
+        for split in (TRAIN, VALIDATION):
+            if name in data.frame_lists and not data.subset:
                 at = ((rows["split"] == split) & rows["annotated"]).to_numpy()
-                path = Path(getattr(data.frame_lists[task], split))
+                path = Path(getattr(data.frame_lists[name], split))
                 known = np.nan_to_num(has_image, nan=1.0).astype(bool)
-                lists[f"{task} {split}"] = compare_list(path, rows[at & known], TASKS[task])
+                lists[f"{name} {split}"] = compare_list(path, rows[at & known], task)
     people = [(video, person) for video, own in tree.people().items() for person in own]
     searched = _searched(tree)
     folders = [folder for owner in people if (folder := tree.crop_folder(*owner))]
-    missing = sorted(folder_name(*owner) for owner in people if tree.is_missing(*owner))
+    missing = sorted(folder_name(*p) for p in people if needs_images and tree.is_missing(*p))
+    images = [tree.images[video] for video, _ in people if video in tree.images]
     duplicates = _duplicates(tree, folders, files)
     odd = {str(folder): files(folder).others for folder in folders if files(folder).others}
     return {
         "videos_found": len(tree.videos),
         "crop_folders_found": len(tree.crops.used),
         "crop_folders_used": len(folders),
-        "images_used": sum(len(files(folder).numbers) for folder in folders),
-        "crop_sizes": _crop_sizes(folders, files),
+        "images_used": sum(len(files(folder).numbers) for folder in folders) + len(images),
+        "single_images": len(images),
+        "crop_sizes": _crop_sizes(folders, files, images),
         "frames_to_decode": sum(video_frames(video) for video in searched),
         "frames_to_search": sum(video_frames(video) * n for video, n in searched.items()),
         "videos_missing": missing,
@@ -84,14 +101,18 @@ def collect(data: Data, tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> dic
             [str(tree.videos[name]) for name in searched
              if not tree.videos[name].stat().st_size]
             + [str(folder) for folder in folders if not files(folder).last]
+            + [str(image) for image in images if not image.stat().st_size]
         ),
         "videos_not_annotated": len(tree.videos.keys() - {video for video, _ in people}),
         "shadowed": {n: [str(p) for p in paths] for n, paths in tree.crops.shadowed.items()},
         "files_of_other_names": {folder: names[:FEW] for folder, names in odd.items()},
         "duplicates": duplicates,
-        "duplicates_in_both_splits": [d for d in duplicates if _spans_splits(d, tree)],
-        "in_test_and_training": _leaks(tree),
-        "tasks": tasks,
+        "duplicates_in_both_splits": [d for d in duplicates if _spans_splits(d, labels)],
+        "images_compared": len(tree.images) <= COMPARED,
+        "in_test_and_training": _leaks(tree, labels),
+        "notes": list(tree.notes),
+        "split": data.split.model_dump(mode="json"),
+        "tasks": found,
         "test": {
             task: {
                 "people": len(listed.people()),
@@ -104,8 +125,10 @@ def collect(data: Data, tree: Tree, labels: dict[TaskName, pd.DataFrame]) -> dic
     }  # fmt: skip
 
 
-def _positions(column: pd.Series) -> dict[Any, np.ndarray]:
-    return {value: np.flatnonzero(column == value) for value in column.unique()}
+def _positions(column: pd.Series) -> dict[str, np.ndarray]:
+    """Training first, then validation or the folds in order."""
+    order = sorted(map(str, column.unique()), key=lambda s: (s != TRAIN, natural_order(s)))
+    return {value: np.flatnonzero(column == value) for value in order}
 
 
 def _searched(tree: Tree) -> dict[str, int]:
@@ -132,7 +155,13 @@ def _images(
     """For each label row: 1 with an image, 0 without, NaN not known before detection; beyond."""
     has_image, beyond = np.full(len(rows), np.nan), np.zeros(len(rows), bool)
     frames = rows["frame"].to_numpy()
-    groups = rows.reset_index(drop=True).groupby(["video", "person"], observed=True).indices
+    single = rows["video"].isin(list(tree.images)).to_numpy()
+    has_image[single] = 1
+    rows = rows.assign(at=np.arange(len(rows)))[~single]
+    groups = {
+        owner: own["at"].to_numpy()
+        for owner, own in rows.groupby(["video", "person"], observed=True)
+    }
     for (video, person), at in groups.items():
         folder = tree.crop_folder(video, person)
         if folder is not None:
@@ -148,7 +177,7 @@ def _images(
 
 
 def _split(
-    task: TaskName,
+    task: Task,
     split: str,
     rows: pd.DataFrame,
     has_image: np.ndarray,
@@ -158,21 +187,21 @@ def _split(
     annotated = rows["annotated"].to_numpy()
     known = not np.isnan(has_image).any()
     there = np.nan_to_num(has_image, nan=1.0).astype(bool)
-    counts = TASKS[task].frames_showing(rows[annotated & there])
+    counts = task.frames_showing(rows[annotated & there])
     with_image = int((annotated & there).sum()) if known else None
     kind, text = "other", ""
     if compare:
-        kind, text = verdict(task, split, int(annotated.sum()), with_image, counts)
+        kind, text = verdict(task.name, split, int(annotated.sum()), with_image, counts)
     return {
         "videos": int(rows["video"].nunique()),
-        "people": len(rows[["video", "person"]].drop_duplicates()),
+        "people": len(rows[["group", "person"]].drop_duplicates()),
         "rows": len(rows),
         "annotated": int(annotated.sum()),
         "with_image": with_image,
         "without_image": int((annotated & ~there & ~beyond).sum()),
         "beyond": int((annotated & beyond).sum()),
         "counts": counts,
-        "published": published_counts(task, split) if compare else None,
+        "published": published_counts(task.name, split) if compare else None,
         "verdict": kind,
         "sentence": text,
     }
@@ -184,7 +213,10 @@ def _duplicates(
     """Names of videos, or of folders of crops, that look the same from their ends and sizes."""
     found: dict[tuple[object, ...], list[str]] = defaultdict(list)
     by_size: dict[int, list[Path]] = defaultdict(list)
-    for path in tree.videos.values():
+    by_path = {path: name for name, path in tree.videos.items()}
+    if len(tree.images) <= COMPARED:
+        by_path |= {path: name for name, path in tree.images.items()}
+    for path in by_path:
         by_size[path.stat().st_size].append(path)
     for size, paths in by_size.items():
         for path in paths if size and len(paths) > 1 else []:
@@ -192,7 +224,7 @@ def _duplicates(
                 ends = file.read(HEAD)
                 file.seek(max(0, size - HEAD))
                 ends += file.read(HEAD)
-            found["video", size, hashlib.sha256(ends).hexdigest()].append(path.name)
+            found["file", size, hashlib.sha256(ends).hexdigest()].append(by_path[path])
     by_count: dict[tuple[int, int], list[Path]] = defaultdict(list)
     for folder in folders:
         own = files(folder)
@@ -208,13 +240,17 @@ def _duplicates(
     return sorted(sorted(names) for names in found.values() if len(names) > 1)
 
 
-def _spans_splits(names: list[str], tree: Tree) -> bool:
-    """Whether recordings that look the same are in training and in validation."""
-    stems = {Path(name).stem for name in names} | set(names)
-    splits = {
-        a.split for a in tree.annotations if {a.video, folder_name(a.video, a.person)} & stems
-    }
-    return len(splits) > 1
+def _spans_splits(names: list[str], labels: dict[str, pd.DataFrame]) -> bool:
+    """Whether recordings that look the same are in two splits of a task."""
+    for rows in labels.values():
+        owners = rows[["split", "video", "person"]].drop_duplicates()
+        folders = [
+            folder_name(*owner) for owner in zip(owners["video"], owners["person"], strict=True)
+        ]
+        own = owners["video"].isin(names).to_numpy() | np.isin(folders, names)
+        if owners["split"][own].nunique() > 1:
+            return True
+    return False
 
 
 def _bytes(path: Path) -> bytes:
@@ -231,8 +267,7 @@ def refuse_hopeless(facts: dict[str, Any]) -> None:
         UserError: a class that no training frame with an image shows, or no frame to score.
     """
     for task, splits in facts["tasks"].items():
-        counts = splits["train"]["counts"]
-        absent = [name for name, count in counts.items() if not count]
+        absent = _never_trained(splits)
         nothing = [split for split, found in splits.items() if found["with_image"] == 0]
         if not nothing and not absent:
             continue
@@ -242,19 +277,33 @@ def refuse_hopeless(facts: dict[str, Any]) -> None:
             what = f"no training frame of {task} with an image shows {', '.join(absent)}"
         raise UserError(
             what,
-            where="data.images and data.videos, beside data.annotations",
+            where="the images and videos that the labels name",
             mend="complete the crops (a folder's name is the annotation file's), or give the "
-            "videos too",
+            "videos too; a table's paths are relative to data.root",
         )
 
 
-def _crop_sizes(folders: list[Path], files: Callable[[Path], FrameFiles]) -> list[list[int]]:
-    """Widths and heights among the first images of some folders, from their headers."""
+def _never_trained(splits: dict[str, Any]) -> list[str]:
+    """Classes or labels that no training frame with an image shows, in some fold."""
+    absent: set[str] = set()
+    for fold in folds_among(splits):
+        training = [found for name, found in splits.items() if in_split(name, TRAIN, fold)]
+        counts = pd.DataFrame([found["counts"] for found in training]).sum()
+        absent |= set(counts.index[counts == 0])
+    first = next(iter(splits.values()))["counts"]
+    return [name for name in first if name in absent]
+
+
+def _crop_sizes(
+    folders: list[Path], files: Callable[[Path], FrameFiles], images: list[Path]
+) -> list[list[int]]:
+    """Widths and heights among some images, of folders the first ones, from their headers."""
     sizes = set()
-    for folder in folders[:: max(1, len(folders) // SAMPLED)]:
-        for name in files(folder).names[:1]:
-            with contextlib.suppress(OSError), Image.open(folder / name) as image:
-                sizes.add(image.size)
+    few = folders[:: max(1, len(folders) // SAMPLED)]
+    paths = [folder / name for folder in few for name in files(folder).names[:1]]
+    for path in [*paths, *images[:: max(1, len(images) // SAMPLED)]]:
+        with contextlib.suppress(OSError), Image.open(path) as image:
+            sizes.add(image.size)
     return sorted(map(list, sizes))
 
 
@@ -276,15 +325,15 @@ def _near_names(missing: list[str], tree: Tree) -> dict[str, str]:
     def plain(name: str) -> str:
         return unicodedata.normalize("NFKD", name).casefold()
 
-    there = {plain(name): name for name in [*tree.videos, *tree.crops.used]}
+    there = {plain(name): name for name in [*tree.videos, *tree.images, *tree.crops.used]}
     return {name: there[plain(name)] for name in missing if plain(name) in there}
 
 
-def _leaks(tree: Tree) -> list[str]:
-    """Videos that are to be predicted for a task and are in its training split."""
-    return sorted(
-        f"{video} ({task})"
-        for task, listed in tree.test.items()
-        for video in {v for v, _ in listed.people()}
-        & {a.video for a in tree.annotations if (a.task, a.split) == (task, "train")}
-    )
+def _leaks(tree: Tree, labels: dict[str, pd.DataFrame]) -> list[str]:
+    """Videos that are to be predicted for a task and that its heads are trained on."""
+    found = []
+    for task, listed in tree.test.items():
+        rows = labels[task]
+        trained = set(rows["video"][rows["split"] != VALIDATION].unique())
+        found += [f"{v} ({task})" for v in {video for video, _ in listed.people()} & trained]
+    return sorted(found)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipaffect.dataset.aff_wild2 import folder_name
 from clipaffect.dataset.files import read_lines
+from clipaffect.dataset.tree import folder_name
 from clipaffect.errors import UserError
 from clipaffect.tasks import Task
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from clipaffect.splits import folds_among
+
 FEW = 5
 
 
@@ -12,6 +14,9 @@ def data_notes(facts: dict[str, Any]) -> Iterator[str]:
     """Sentences about ``facts`` (see ``facts.collect``): who is missing, then the verdicts."""
     if missing := facts["videos_missing"]:
         yield _missing_note(missing)
+    if facts["split"]["by"] != "given":
+        yield _split_note(facts["split"], facts["tasks"])
+    yield from facts["notes"]
     yield from _verdicts(facts)
     for name, found in facts["frame_lists"].items():
         yield _list_note(name, found)
@@ -34,14 +39,17 @@ def data_notes(facts: dict[str, Any]) -> Iterator[str]:
             f"{facts['crop_folders_found']:,} folders of crops were found; "
             f"{facts['crop_folders_used']:,} are used, with {facts['images_used']:,} images."
         )
+    if facts["single_images"]:
+        compared = "" if facts["images_compared"] else "; they are too many to look for duplicates"
+        yield f"{facts['single_images']:,} single images are used{compared}."
     if sizes := facts["crop_sizes"]:
         if len(sizes) == 1:
-            yield f"The crops are {sizes[0][0]} x {sizes[0][1]} pixels."
+            yield f"The images are {sizes[0][0]} x {sizes[0][1]} pixels."
         else:
+            crops = ": these are the organisers' `cropped`, not `cropped_aligned`"
             yield (
-                f"The crops' sizes vary, from {sizes[0][0]} x {sizes[0][1]} to {sizes[-1][0]} x "
-                f"{sizes[-1][1]} pixels: these are the organisers' `cropped`, not "
-                "`cropped_aligned`."
+                f"The images' sizes vary, from {sizes[0][0]} x {sizes[0][1]} to {sizes[-1][0]} x "
+                f"{sizes[-1][1]} pixels{crops if facts['crop_folders_used'] else ''}."
             )
 
 
@@ -97,11 +105,24 @@ def _problems(facts: dict[str, Any]) -> Iterator[str]:
         yield f"To be predicted, and in training: {_few(leaks)}."
 
 
+def _split_note(split: dict[str, Any], tasks: dict[str, Any]) -> str:
+    folds = folds_among(next(iter(tasks.values())))
+    if folds == [0]:
+        return (
+            f"The validation split was made: 1 of {split['folds']} parts of whole people, alike in "
+            f"their classes (seed {split['seed']})."
+        )
+    return (
+        f"{len(folds)} folds of whole people: each is scored by heads trained on the others. They "
+        f"are those of the data, or else made alike in their classes (seed {split['seed']})."
+    )
+
+
 def _missing_note(missing: Sequence[str]) -> str:
     who = "1 person has" if len(missing) == 1 else f"{len(missing):,} people have"
     return (
-        f"{who} labels or rows to be predicted, and neither crops under data.images nor a "
-        f"video under data.videos: {_few(missing)}. Is a root missing?"
+        f"{who} labels or rows to be predicted, and neither crops nor a video (or image) on disk: "
+        f"{_few(missing)}. Is a root missing?"
     )
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clipaffect.tasks import TaskName
-
 
 @dataclass(frozen=True)
 class Published:
@@ -28,7 +26,7 @@ class Published:
     percent: tuple[float, ...] | None = None
 
 
-PUBLISHED: dict[tuple[TaskName, str], Published] = {
+PUBLISHED: dict[tuple[str, str], Published] = {
     ("EXPR", "train"): Published(
         585_317, 12_044, (177198, 16573, 10771, 9080, 95463, 78751, 31615, 165866)
     ),
@@ -47,7 +45,7 @@ NEAR = 0.5  # share of the published frames above which a difference is worth li
 
 
 def verdict(
-    task: TaskName, split: str, labelled: int, with_image: int | None, counts: dict[str, int]
+    task: str, split: str, labelled: int, with_image: int | None, counts: dict[str, int]
 ) -> tuple[str, str]:
     """('as_published' | 'differs' | 'other', a sentence) for one split.
 
@@ -97,7 +95,7 @@ def _off(published: Published, with_image: int, counts: dict[str, int]) -> list[
     return []
 
 
-def published_counts(task: TaskName, split: str) -> list[str] | None:
+def published_counts(task: str, split: str) -> list[str] | None:
     """The published figure of each class or unit, as text, where there is one."""
     published = PUBLISHED.get((task, split))
     if published is None:

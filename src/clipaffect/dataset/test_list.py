@@ -15,7 +15,7 @@ import pandas as pd
 
 from clipaffect.dataset.files import read_lines
 from clipaffect.errors import UserError
-from clipaffect.tasks import TASKS, Task
+from clipaffect.tasks import CHALLENGE, Task
 
 LOCATION = re.compile(r"(?P<name>[^/\\]+)/0*(?P<frame>[1-9]\d{0,8})\.(?:jpe?g|png)", re.IGNORECASE)
 FIRST = "image_location"
@@ -49,7 +49,7 @@ def submission_header(task: Task) -> str:
 
 def task_of_header(line: str) -> Task | None:
     """The task whose submissions begin with ``line``."""
-    return next((task for task in TASKS.values() if line == submission_header(task)), None)
+    return next((task for task in CHALLENGE.values() if line == submission_header(task)), None)
 
 
 def read_test_list(path: Path, task: Task, who: Callable[[str], tuple[str, str]]) -> TestList:

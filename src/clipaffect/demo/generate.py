@@ -12,6 +12,7 @@ import av
 import cv2
 import numpy as np
 
+from clipaffect.dataset.aff_wild2 import FOLDERS
 from clipaffect.demo import scene
 from clipaffect.demo.actions import UNITS, blendshapes
 from clipaffect.demo.person import Person, make_person
@@ -143,7 +144,7 @@ def make_clip(clip: Clip, rig_path: Path, root: Path) -> str:
     for side, (_, script, take) in zip(sides, cast, strict=True):
         for task, labels in ((EXPR, script.expression[:, None]), (AU, script.units)):
             rows = np.where(take.away[:, None], NOT_ANNOTATED, labels)
-            folder = root / "annotations" / task.folders[0] / SPLIT_FOLDERS[clip.split]
+            folder = root / "annotations" / FOLDERS[task.name][0] / SPLIT_FOLDERS[clip.split]
             _annotate(folder / f"{name}{side}.txt", task, rows, extra)
     return name
 

@@ -15,16 +15,21 @@ from clipaffect.table import Split
 from clipaffect.tasks import NOT_ANNOTATED, Task
 
 
-def constant_scores(train: Split, rows: int, task: Task) -> np.ndarray:
-    """Probabilities (rows, targets) of always giving the training split's most frequent answer.
+def constant_scores(labels: np.ndarray, rows: int, task: Task) -> np.ndarray:
+    """Probabilities (rows, targets) of always giving the training labels' most frequent answer.
 
-    EXPR: the largest class. AU: every unit present, the best constant under F1.
+    Of classes: the largest. Of labels (units): every one present, the best constant under F1.
+
+    Args:
+        labels: (n, 1) or (n, targets) int8 of the training rows.
+        rows: how many answers.
+        task: the task.
     """
     scores = np.zeros((rows, len(task.targets)), np.float32)
     if task.multilabel:
         scores[:] = 1.0
     else:
-        counts = np.bincount(train.labels[:, 0].numpy(), minlength=len(task.targets))
+        counts = np.bincount(labels[:, 0], minlength=len(task.targets))
         scores[:, counts.argmax()] = 1.0
     return scores
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from clipaffect.assets import asset_file, known_assets
 from clipaffect.config.models import Faces
 from clipaffect.dataset.files import list_frames
+from clipaffect.dataset.manifest import IMAGE, VIDEO
 from clipaffect.faces.alignment import align, crop_box
 from clipaffect.faces.crops import encode_crop
 from clipaffect.faces.detector import Face, FaceDetector
@@ -193,6 +194,16 @@ def _of_crops(video: dict[str, Any], person: str, folder: Path) -> Iterator[pa.T
         yield pa.Table.from_pylist(rows, SCHEMA)
 
 
+def _of_images(images: pd.DataFrame) -> pa.Table:
+    """A row for each image, with its path."""
+    own = {"frame": 1, "status": Outcome.OK, "person": ""}
+    rows = [
+        own | {"video": video, "image": path}
+        for video, path in zip(images["video"], images["path"], strict=True)
+    ]
+    return pa.Table.from_pylist(rows, SCHEMA)
+
+
 def align_faces(
     manifest: Path, frames: Path, settings: Faces, assets: Path, store: Store, out: Path
 ) -> None:
@@ -207,7 +218,9 @@ def align_faces(
         store: the work store.
         out: Parquet file with columns ``SCHEMA``.
     """
-    videos = read_frame(manifest).to_dict("records")
+    listed = read_frame(manifest)
+    images = listed[listed["kind"] == IMAGE]
+    videos = listed[listed["kind"] == VIDEO].to_dict("records")
     index = read_frame(frames, ["video", "frame", "width"])
     counts = index["video"].value_counts()
     widths = index.groupby("video")["width"].max()
@@ -239,5 +252,9 @@ def align_faces(
                     if folder:
                         yield from _of_crops(video, person, Path(folder))
                 progress.advance(before + int(counts[name]) - progress.done)
+            for start in range(0, len(images), LISTED_AT_ONCE):
+                part = images.iloc[start : start + LISTED_AT_ONCE]
+                yield _of_images(part)
+                progress.advance(len(part))
 
     write_batches(out, SCHEMA, tables())

@@ -24,8 +24,9 @@ from clipaffect.config.models import Config, Encoder
 from clipaffect.config.training import Recipe
 from clipaffect.encoders.load import arithmetic, encoder_cost
 from clipaffect.faces.detector import FaceDetector
+from clipaffect.imported import open_features
 from clipaffect.table import Split
-from clipaffect.tasks import TASKS, Task
+from clipaffect.tasks import Task
 from clipaffect.training.core import take_one_core
 from clipaffect.training.cost import matrix_peak
 from clipaffect.training.data import TrainingData
@@ -71,14 +72,22 @@ def estimate(
         assets: folder of fetched assets.
     """
     take_one_core()
-    if video is not None:
+    if video is not None and config.encoders:
         yield _detection(config, facts, video, assets)
     crops = facts["images_used"] + facts["frames_to_search"]
     for name, encoder in config.encoders.items():
         yield _embedding(config, name, encoder, crops, facts)
-    _, dimension = encoder_cost(config.encoders[config.encoder])
-    for name, splits in facts["tasks"].items():
-        yield from _training(config, TASKS[name], splits, dimension)
+    dimension = _dimension(config)
+    for name, task in config.tasks().items():
+        yield from _training(config, task, facts["tasks"][name], dimension)
+
+
+def _dimension(config: Config) -> int:
+    """Of the features that heads are trained on."""
+    if config.encoder in config.encoders:
+        return encoder_cost(config.encoders[config.encoder])[1]
+    with open_features(config.features.imported[config.encoder][0]) as source:
+        return source.dimension
 
 
 def _detection(config: Config, facts: dict[str, Any], video: Path, assets: Path) -> Cost:

@@ -29,9 +29,10 @@ from clipaffect.report.results import (
     read_summary,
     runs_table,
 )
+from clipaffect.splits import folds_among
 from clipaffect.stages import shard_names
 from clipaffect.tables import read_frame, take_rows, write_text
-from clipaffect.tasks import EXPR, TASKS
+from clipaffect.tasks import Task
 
 PACKAGES = ("torch", "open_clip_torch", "timm", "av", "opencv-python-headless", "scikit-learn",
             "pyarrow", "pandas", "numpy", "snakemake")  # fmt: skip
@@ -71,9 +72,9 @@ def first_page(config: Config, folder: Path, out: Path) -> None:
     """Write the page that stands while the long stages run."""
     frames = [
         read_frame(folder / "frames" / f"{shard}.parquet", ["video", "status"])
-        for shard in shard_names(config.data.shards)
+        for shard in (shard_names(config.data.shards) if config.encoders else [])
     ]
-    statuses = pd.concat(frames)["status"].value_counts()
+    statuses = pd.concat(frames)["status"].value_counts() if frames else pd.Series(dtype=int)
     page = (
         _environment()
         .get_template("start.html")
@@ -81,11 +82,16 @@ def first_page(config: Config, folder: Path, out: Path) -> None:
             config=config,
             summary=read_summary(folder),
             statuses=[(name, MEANING[Outcome(name)], count) for name, count in statuses.items()],
-            heads=len(config.training.heads()) * len(config.training.tasks),
+            heads=len(config.training.heads()) * len(config.tasks()) * _folds(folder),
             config_yaml=_yaml(config),
         )
     )
     write_text(out, page)
+
+
+def _folds(folder: Path) -> int:
+    """How many folds the summary speaks of; 1 without."""
+    return len(folds_among(next(iter(read_summary(folder)["tasks"].values()))))
 
 
 def _yaml(config: Config) -> str:
@@ -122,10 +128,11 @@ def _data_uri(data: bytes, kind: str) -> str:
 
 
 def _pictures(config: Config, folder: Path) -> list[tuple[str, list[str]]]:
-    """A few validation crops of each expression, each of another person, as data URIs."""
-    if config.data.licensed or "EXPR" not in config.training.tasks:
+    """A few validation crops of each class, each of another person, as data URIs."""
+    task = _pictured(config)
+    if config.data.licensed or task is None or not config.encoders:
         return []
-    labels = read_frame(folder / "tables" / config.encoder / "EXPR/rows.parquet")
+    labels = read_frame(folder / "tables" / config.encoder / task.name / "rows.parquet")
     labels = labels[(labels["split"] == "validation") & (labels["status"] == Outcome.OK)]
     # The middle one of the frames that show it is near the expression's apex.
     keys = ["label", "video", "person"]
@@ -143,11 +150,16 @@ def _pictures(config: Config, folder: Path) -> list[tuple[str, list[str]]]:
             kind = "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
             crops[row.video, row.person, row.frame] = _data_uri(data, kind)
     pictures = []
-    for index, name in enumerate(EXPR.targets):
+    for index, name in enumerate(task.targets):
         rows = wanted[wanted["label"] == index]
         found = [crops[row.video, row.person, row.frame] for row in rows.itertuples()]
         pictures.append((name, found))
     return pictures
+
+
+def _pictured(config: Config) -> Task | None:
+    """The first task with classes: its validation crops are shown."""
+    return next((task for task in config.tasks().values() if not task.multilabel), None)
 
 
 def _targets_table(results: Results) -> pd.DataFrame:
@@ -179,7 +191,7 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
         "config": config,
         "numbers": numbers,
         "missing": MISSING[config.evaluation.missing],
-        "tasks": {name: TASKS[name] for name in results.tasks},
+        "tasks": {name: found.task for name, found in results.tasks.items()},
         "summary": results.summary,
         "runs": runs.astype(object).where(runs.notna(), None).to_dict("records"),
         "coverage": coverage.to_dict("records"),
@@ -187,6 +199,10 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
         "fingerprint": fingerprint(config),
         "config_yaml": _yaml(config),
         "preset_changes": preset_changes(config),
+        "imports": {
+            name: json.loads((folder / "embeddings" / name / "import.json").read_text())
+            for name in config.features.imported
+        },
     }
     environment = _environment()
     page = environment.get_template("report.html").render(

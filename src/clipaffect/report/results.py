@@ -12,7 +12,7 @@ import pandas as pd
 
 from clipaffect.config.models import Config
 from clipaffect.tables import read_frame
-from clipaffect.tasks import TASKS, Task, TaskName
+from clipaffect.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,13 @@ class TaskResults:
     frames: dict[str, Any]
 
     def values(self, metric: str, method: str, variant: str = "", **where: Any) -> pd.DataFrame:
-        """Rows of one metric, method and variant, with further columns fixed."""
+        """Rows of one metric, method and variant, with further columns fixed.
+
+        Over the frames of all folds together, unless ``fold`` is given.
+        """
         m = self.metrics
         chosen = (m["metric"] == metric) & (m["method"] == method) & (m["variant"] == variant)
+        where = {"fold": 0} | where
         for column, value in where.items():
             chosen &= m[column] == value
         return m[chosen]
@@ -48,13 +52,24 @@ class TaskResults:
 
     def variants(self) -> list[dict[str, Any]]:
         """Macro F1 of each variant's heads, by variant and alpha (None for losses without one)."""
-        m = self.metrics
+        m = self.metrics[self.metrics["fold"] == 0]
         chosen = m[(m["metric"] == "macro_f1") & (m["method"] == "head") & (m["variant"] != "")]
         groups = chosen.groupby(["variant", "alpha"], dropna=False)["value"]
         return [
             {"variant": variant, "alpha": None if np.isnan(alpha) else alpha, **_spread(values)}
             for (variant, alpha), values in groups
         ]
+
+    def over_folds(self, alpha: float) -> dict[str, Any] | None:
+        """Macro F1 of each fold at one alpha, mean over seeds, and their spread; None: no folds."""
+        if not self.frames["folds"]:
+            return None
+        m = self.metrics
+        chosen = (m["metric"] == "macro_f1") & (m["method"] == "head") & (m["variant"] == "")
+        chosen &= (m["alpha"] == alpha) & (m["fold"] > 0)
+        means = m[chosen].groupby("fold")["value"].mean()
+        spread = {k: v for k, v in _spread(means).items() if k != "seeds"}
+        return spread | {"folds": {str(fold): float(value) for fold, value in means.items()}}
 
     def best_validation_epoch(self, alpha: float) -> float | None:
         """Mean over seeds of the best epoch's macro F1 on validation: optimistic, never chosen.
@@ -68,7 +83,12 @@ class TaskResults:
         return float(values.mean()) if len(values) else None
 
     def chosen_alpha(self) -> float | None:
-        """The alpha with the best mean score on held-out training videos; None without any."""
+        """The alpha with the best mean score on held-out training videos; None without any.
+
+        None under k-fold evaluation too: one fold's training videos are scored in another.
+        """
+        if self.frames["folds"]:
+            return None
         heads = self.heads[(self.heads["variant"] == "") & (self.heads["status"] == "ok")]
         scores = heads.groupby("alpha")["inner_macro_f1"].mean().dropna()
         return float(scores.idxmax()) if len(scores) else None
@@ -76,7 +96,9 @@ class TaskResults:
     def references(self) -> list[tuple[str, float]]:
         """(name, macro F1) of every reference: the constant, then the encoders by name."""
         m = self.metrics[
-            (self.metrics["metric"] == "macro_f1") & (self.metrics["method"] != "head")
+            (self.metrics["metric"] == "macro_f1")
+            & (self.metrics["method"] != "head")
+            & (self.metrics["fold"] == 0)
         ]
         m = m.sort_values(["encoder"], kind="stable")  # constants have none and come first
         return [(_reference_name(r["method"], r["encoder"]), r["value"]) for _, r in m.iterrows()]
@@ -109,7 +131,7 @@ def _spread(values: pd.Series) -> dict[str, Any]:
 def _reference_name(method: str, encoder: str) -> str:
     names = {
         "constant": "constant (largest class)",
-        "all_positive": "every unit always present",
+        "all_positive": "every label always present",
         "linear_probe": f"linear probe on {encoder}",
     }
     return names[method]
@@ -127,7 +149,7 @@ class Results:
 
     config: Config
     summary: dict[str, Any]
-    tasks: dict[TaskName, TaskResults]
+    tasks: dict[str, TaskResults]
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -139,10 +161,10 @@ def read_summary(folder: Path) -> dict[str, Any]:
 def read_results(config: Config, folder: Path) -> Results:
     """Read what the evaluation left in a results folder."""
     tasks = {}
-    for name in config.training.tasks:
+    for name, task in config.tasks().items():
         rows = folder / "tables" / config.encoder / name / "rows.parquet"
         tasks[name] = TaskResults(
-            TASKS[name],
+            task,
             read_frame(folder / "evaluation" / name / "metrics.parquet"),
             read_frame(folder / "evaluation" / name / "heads.parquet"),
             read_frame(rows, ["split", "status"]),
@@ -152,16 +174,19 @@ def read_results(config: Config, folder: Path) -> Results:
 
 
 def runs_table(results: Results) -> pd.DataFrame:
-    """One row for every head and reference: what it is, its status, its scores."""
+    """One row for every head and reference: what it is, its status, its scores.
+
+    Under k-fold evaluation a row without a fold is over the frames of all folds together.
+    """
     parts = []
     for name, task in results.tasks.items():
         scores = task.metrics[task.metrics["metric"].isin(["macro_f1", "accuracy"])]
-        keys = ["method", "encoder", "variant", "alpha", "seed"]
+        keys = ["method", "encoder", "variant", "alpha", "seed", "fold"]
         wide = scores.pivot_table(index=keys, columns="metric", values="value", dropna=False)
         wide = wide.dropna(how="all").reset_index()
         wide = wide.merge(
-            task.heads[["variant", "alpha", "seed", "status", "collapsed"]],
-            on=["variant", "alpha", "seed"],
+            task.heads[["variant", "alpha", "seed", "fold", "status", "collapsed"]],
+            on=["variant", "alpha", "seed", "fold"],
             how="outer",
         )
         wide["status"] = wide["status"].fillna("ok")
@@ -172,9 +197,9 @@ def runs_table(results: Results) -> pd.DataFrame:
     columns = ["task", *keys, "status", "collapsed", "macro_f1", "accuracy"]
     table = pd.concat(parts, ignore_index=True)[columns]
     table["seed"] = table["seed"].astype("Int64").where(table["seed"] >= 0)
-    return table.sort_values(
-        ["task", "method", "encoder", "variant", "alpha", "seed"], ignore_index=True
-    )
+    table["fold"] = table["fold"].astype("Int64").where(table["fold"] > 0)
+    order = ["task", "method", "encoder", "variant", "alpha", "seed", "fold"]
+    return table.sort_values(order, ignore_index=True)
 
 
 def coverage_table(results: Results) -> pd.DataFrame:
@@ -210,6 +235,7 @@ def headline(results: Results) -> dict[str, Any]:
             "variants": task.variants(),
             "best_validation_epoch": task.best_validation_epoch(float(alpha)),
             "chosen_alpha": task.chosen_alpha(),
+            "over_folds": task.over_folds(float(alpha)),
             "collapsed_heads": int(task.heads["collapsed"].sum()),
             "frames": {k: v for k, v in task.frames.items() if k != "support"},
             "failed_heads": int((task.heads["status"] != "ok").sum()),

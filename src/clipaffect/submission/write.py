@@ -19,24 +19,25 @@ from torch import nn
 
 from clipaffect.config.models import Missing
 from clipaffect.config.training import Training
-from clipaffect.dataset.aff_wild2 import folder_name
 from clipaffect.dataset.test_list import submission_header
+from clipaffect.dataset.tree import folder_name
 from clipaffect.errors import UserError
 from clipaffect.evaluation.metrics import decide
 from clipaffect.evaluation.missing import PERSON, plan_scores
 from clipaffect.evaluation.references import constant_scores
 from clipaffect.outcomes import Outcome
+from clipaffect.splits import TRAIN
 from clipaffect.submission.validate import validate_submission
-from clipaffect.table import KEYS, read_split
+from clipaffect.table import KEYS, feature_dimension, folds_of, read_annotated
 from clipaffect.tables import read_frame, whole_file, write_text
-from clipaffect.tasks import TASKS, Task, TaskName
+from clipaffect.tasks import Task
 from clipaffect.training.history import probabilities
 from clipaffect.training.learner import evaluator
-from clipaffect.training.stage import load_heads
+from clipaffect.training.stage import finished_heads, load_head
 
 
 def write_submission(
-    task_name: TaskName,
+    task: Task,
     settings: Training,
     missing: Missing,
     test: Path,
@@ -48,7 +49,7 @@ def write_submission(
     """Write ``predictions.txt`` and ``coverage.json`` into the folder ``out``.
 
     Args:
-        task_name: the task.
+        task: the task.
         settings: the ``training`` section.
         missing: ``evaluation.missing``.
         test: rows of ``dataset/test/<task>.parquet``.
@@ -61,23 +62,23 @@ def write_submission(
         UserError: no head of the headline alpha has finished, or a listed video of unknown length.
     """
     torch.set_num_threads(1)
-    task = TASKS[task_name]
     wanted = read_frame(test)
     people = wanted[PERSON].drop_duplicates()
-    train = read_split(table, task, "train")
-    heads = _headline_heads(bundles, task, settings, train.features.shape[1])
+    rows, labels = read_annotated(table, task, TRAIN, folds_of(table)[0])
+    trained = labels[(rows["status"] == Outcome.OK).to_numpy()]
+    heads = _headline_heads(bundles, task, settings, feature_dimension(table))
     rows, known, scores = _score(embeddings, people, heads, task)
     if (wanted["frame"] == 0).any():
         wanted = _every_frame(wanted, rows, test)
     policy: Missing = "nearest" if missing == "leave_out" else missing
     plan = plan_scores(wanted, known, policy)
-    answers = constant_scores(train, len(wanted), task)
+    answers = constant_scores(trained, len(wanted), task)
     answers[plan.kept] = plan.apply(scores)
     with whole_file(out / "predictions.txt") as beside:
         _write(beside, wanted["location"], decide(answers, task), task)
     checked = validate_submission(out / "predictions.txt", task)
     coverage = {
-        "task": task_name,
+        "task": task.name,
         "alpha": settings.headline_alpha,
         "heads": sorted(heads),
         "missing": policy,
@@ -93,13 +94,10 @@ def write_submission(
 def _headline_heads(
     bundles: list[Path], task: Task, settings: Training, inputs: int
 ) -> dict[str, nn.Module]:
-    found: dict[str, nn.Module] = {}
-    for bundle in bundles:
-        listed = read_frame(bundle / "heads.parquet")
-        chosen = (listed["variant"] == "") & (listed["alpha"] == settings.headline_alpha)
-        names = set(listed.loc[chosen, "head"])
-        heads = load_heads(bundle, task, settings, inputs)
-        found |= {name: head for name, head in heads.items() if name in names}
+    listed = finished_heads(bundles)
+    chosen = (listed["variant"] == "") & (listed["alpha"] == settings.headline_alpha)
+    rows = listed[chosen & (listed["status"] == "ok")]
+    found = {str(row["head"]): load_head(row, task, settings, inputs) for _, row in rows.iterrows()}
     if not found:
         raise UserError(
             f"no head of {task.name} with alpha {settings.headline_alpha:g} has finished",

@@ -58,7 +58,7 @@ def training_data(train: Split, validation: Split, task: Task, recipe: Recipe) -
 
 
 def inner_rows(train: Split, usable: np.ndarray, task: Task, share: float) -> np.ndarray:
-    """(N,) bool: frames of the whole source videos that are held out.
+    """(N,) bool: frames of the whole groups (people, source videos) that are held out.
 
     ``_left`` and ``_right`` are two people of one video, so both go with it. The draw is the same
     for every head: it does not depend on the head's seed. Of many draws that leave every class in
@@ -67,7 +67,7 @@ def inner_rows(train: Split, usable: np.ndarray, task: Task, share: float) -> np
     Raises:
         UserError: no draw leaves every class to train on.
     """
-    names, code = np.unique(train.rows["video"].to_numpy().astype(str), return_inverse=True)
+    names, code = np.unique(train.rows["group"].to_numpy().astype(str), return_inverse=True)
     count = max(1, round(share * len(names)))
     rng = np.random.default_rng(0)
     labels = train.labels.numpy()
@@ -84,8 +84,8 @@ def inner_rows(train: Split, usable: np.ndarray, task: Task, share: float) -> np
                 break
     if best is None:
         raise UserError(
-            f"holding out {count} of {len(names)} training videos leaves no frame of some class of "
-            f"{task.name} to train on",
+            f"holding out {count} of {len(names)} training people or videos leaves no frame of "
+            f"some class of {task.name} to train on",
             where="training.select_on",
             mend="set select_on: last, or a smaller inner_share, or add videos",
         )
@@ -122,7 +122,7 @@ def data_digest(train: Split, validation: Split) -> str:
                 )
             sha.update(part.data)
         sha.update(split.labels.numpy().data)
-        sha.update("\0".join(split.rows["video"].astype(str)).encode())
+        sha.update("\0".join(split.rows["group"].astype(str)).encode())
     return sha.hexdigest()
 
 

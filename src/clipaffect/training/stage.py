@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -17,17 +17,19 @@ from typing import Any
 
 import pandas as pd
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from clipaffect.config.training import Recipe, Training
 from clipaffect.errors import UserError
 from clipaffect.progress import Progress
+from clipaffect.splits import TRAIN, VALIDATION
 from clipaffect.stages import VERSIONS
 from clipaffect.store import Store
-from clipaffect.table import read_split
+from clipaffect.table import Split, feature_dimension, folds_of, read_split
 from clipaffect.tables import read_frame, whole_file, write_frame, write_text
-from clipaffect.tasks import TASKS, Task, TaskName
+from clipaffect.tasks import Task
 from clipaffect.training.checkpoint import CHECKPOINT, under
 from clipaffect.training.cost import Timings
 from clipaffect.training.data import TrainingData, check_trainable, data_digest, training_data
@@ -49,32 +51,36 @@ class HeadId:
         variant: ``""`` for the grid's own recipe.
         alpha: CVaR's level; NaN for losses that have none.
         seed: of initialisation, batches and dropout.
+        fold: whose validation rows it is not trained on; 0 where there are no folds.
     """
 
     variant: str
     alpha: float
     seed: int
+    fold: int = 0
 
     @property
     def name(self) -> str:
         """Name in bundles and tables."""
         variant = f"{self.variant}," if self.variant else ""
         alpha = "" if math.isnan(self.alpha) else f"alpha={self.alpha:g},"
-        return f"{variant}{alpha}seed={self.seed}"
+        fold = f",fold={self.fold}" if self.fold else ""
+        return f"{variant}{alpha}seed={self.seed}{fold}"
 
     def columns(self) -> dict[str, Any]:
         """Columns of the tables."""
-        return {"head": self.name, "variant": self.variant, "alpha": self.alpha, "seed": self.seed}
+        return {"head": self.name, **asdict(self)}
 
 
-def grid(settings: Training, part: int) -> list[HeadId]:
-    """The heads of a part; parts are dealt in turn."""
-    return [HeadId(*head) for head in settings.heads()[part :: settings.parts]]
+def grid(settings: Training, folds: list[int], part: int) -> list[HeadId]:
+    """The heads of a part, fold by fold; parts are dealt in turn."""
+    heads = [HeadId(*head, fold) for fold in folds for head in settings.heads()]
+    return heads[part :: settings.parts]
 
 
 def train_heads(
     table: Path,
-    task_name: TaskName,
+    task: Task,
     settings: Training,
     part: int,
     store: Store,
@@ -89,26 +95,49 @@ def train_heads(
     Args:
         timings: where the rate that was reached is written, which no result depends on.
     """
-    task = TASKS[task_name]
-    train, validation = read_split(table, task, "train"), read_split(table, task, "validation")
-    check_trainable(train.labels.numpy(), task)
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "torch finds no GPU", where="training.device", mend="set device: cpu, or install a "
             "CUDA build of torch on a machine with an NVIDIA GPU",
         )  # fmt: skip
     recipes = settings.recipes()
+    heads = grid(settings, folds_of(table), part)
+    measured = Timings(task, feature_dimension(table))
+    pieces: dict[HeadId, Path] = {}
+    epochs = sum(recipes[head.variant].epochs for head in heads)
+    with Progress(f"{task.name} epochs of {len(heads)} heads", epochs) as progress:
+        for fold in sorted({head.fold for head in heads}):
+            train, validation = (read_split(table, task, s, fold) for s in (TRAIN, VALIDATION))
+            own = [head for head in heads if head.fold == fold]
+            pieces |= _train_fold(own, train, validation, task, settings, store, measured, progress)
+    _write_bundle(pieces, recipes, settings.device, task, out)
+    if timings is not None:
+        measured.write(timings)
+
+
+def _train_fold(
+    heads: list[HeadId],
+    train: Split,
+    validation: Split,
+    task: Task,
+    settings: Training,
+    store: Store,
+    measured: Timings,
+    progress: Progress,
+) -> dict[HeadId, Path]:
+    """The store's pieces of heads that share their training rows."""
+    check_trainable(train.labels.numpy(), task)
+    recipes = settings.recipes()
     for recipe in recipes.values():
         check_user_code(recipe, task, train.features.shape[1])
     data = {name: training_data(train, validation, task, r) for name, r in recipes.items()}
     base: dict[str, Any] = {
         "version": VERSIONS["heads"],
-        "task": task_name,
+        "task": task.name,
         "data": data_digest(train, validation),
         "versions": {name: version(name) for name in PACKAGES},
         "device": settings.device,
     }
-    heads = grid(settings, part)
     keys = {
         head: base
         | {
@@ -119,21 +148,16 @@ def train_heads(
         }
         for head in heads
     }
-    measured = Timings(task, train.features.shape[1])
-    epochs = sum(recipes[head.variant].epochs for head in heads)
     if settings.device == "cuda":
         train_stacks("cuda", keys, data, task, recipes, store, measured)
     pieces = {}
-    with Progress(f"{task_name} epochs of {len(heads)} heads", epochs) as progress:
-        for head in heads:
-            recipe = recipes[head.variant]
-            make = _maker(head, data[head.variant], task, recipe, measured, progress.advance)
-            before = progress.done
-            pieces[head] = store.get_or_make("heads", keys[head], make, keep_partial=True)
-            progress.advance(before + recipe.epochs - progress.done)
-    _write_bundle(pieces, recipes, settings.device, task, out)
-    if timings is not None:
-        measured.write(timings)
+    for head in heads:
+        recipe = recipes[head.variant]
+        make = _maker(head, data[head.variant], task, recipe, measured, progress.advance)
+        before = progress.done
+        pieces[head] = store.get_or_make("heads", keys[head], make, keep_partial=True)
+        progress.advance(before + recipe.epochs - progress.done)
+    return pieces
 
 
 def _maker(
@@ -243,14 +267,20 @@ def _kept(history: pd.DataFrame, kept: int, task: Task) -> dict[str, Any]:
     return nothing | found
 
 
-def load_heads(bundle: Path, task: Task, settings: Training, inputs: int) -> dict[str, nn.Module]:
-    """The finished heads of a bundle by name, in evaluation mode."""
-    weights = load_file(bundle / "heads.safetensors")
-    listed = read_frame(bundle / "heads.parquet")
-    recipes = settings.recipes()
-    heads = {}
-    for row in listed[listed["status"] == "ok"].itertuples():
-        head = build_head(recipes[row.variant], inputs, len(task.targets), row.seed)
-        head.load_state_dict(under(weights, f"{row.head}/"))
-        heads[str(row.head)] = head.eval()
-    return heads
+def finished_heads(bundles: list[Path]) -> pd.DataFrame:
+    """One row a head of some bundles, also those that failed; ``bundle`` is where it lies."""
+    parts = [read_frame(path / "heads.parquet").assign(bundle=str(path)) for path in bundles]
+    found = pd.concat(parts, ignore_index=True)
+    return found.sort_values(["variant", "alpha", "seed", "fold"], ignore_index=True)
+
+
+def load_head(row: pd.Series, task: Task, settings: Training, inputs: int) -> nn.Module:
+    """The head of a row of ``finished_heads`` whose status is ok, in evaluation mode."""
+    prefix = f"{row['head']}/"
+    with safe_open(Path(row["bundle"]) / "heads.safetensors", "pt") as file:
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+        weights = under({name: file.get_tensor(name) for name in names}, prefix)
+    recipe = settings.recipes()[row["variant"]]
+    head = build_head(recipe, inputs, len(task.targets), int(row["seed"]))
+    head.load_state_dict(weights)
+    return head.eval()

@@ -1,0 +1,269 @@
+"""Data as a list of rows: an image or a video (whole, at a frame, at a time) and its labels.
+
+Every format but Aff-Wild2's is read into a ``Listing``; here it becomes what the chain works on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from clipaffect.config.data import Data
+from clipaffect.dataset.files import CropFolders, natural_order
+from clipaffect.dataset.labels import label_rows
+from clipaffect.dataset.tree import Annotation, Tree
+from clipaffect.errors import UserError, raise_all
+from clipaffect.splits import TRAIN, VALIDATION, fold_split
+from clipaffect.tasks import NOT_ANNOTATED, Task
+from clipaffect.video import presentation_times
+
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), TRAIN),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), VALIDATION),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+SIDES = ("", "left", "right")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Rows of a data set.
+
+    Attributes:
+        path: the file or folder that holds the labels.
+        root: folder that the rows' paths are relative to.
+        rows: (n,) ``source`` (path of an image or video, '/' between folders), ``is_image``;
+            ``frame`` (0: every frame), ``time`` (seconds, NaN: by frame), ``side`` (which of two
+            people in the picture), ``person`` ('' unknown), ``split``, ``fold``; and the label
+            columns of every task, its name in front: ``mood/label``, ``units/AU1``.
+        where: from a row's number to the words of an error message.
+        notes: facts for the reader of the report.
+    """
+
+    path: Path
+    root: Path
+    rows: pd.DataFrame
+    where: Callable[[int], str]
+    notes: tuple[str, ...] = ()
+
+
+def blank_rows(sources: Sequence[str], *, is_image: bool) -> pd.DataFrame:
+    """Rows without labels, of unknown people and splits, each for every frame of its source."""
+    return pd.DataFrame(
+        {
+            "source": np.array(sources, object),
+            "is_image": is_image,
+            "frame": 0,
+            "time": np.nan,
+            "side": "",
+            "person": "",
+            "split": "",
+            "fold": "",
+        }
+    )
+
+
+def arrange(
+    listing: Listing, data: Data, tasks: Sequence[Task]
+) -> tuple[Tree, dict[str, pd.DataFrame]]:
+    """The tree and the labels by task (see ``labels.label_schema``) of a listing.
+
+    A row without frame and time holds for every frame of its video; a time means the frame nearest
+    to it. People and videos that belong together (one person in two videos, two people in one) are
+    one group. An image without any label is left alone.
+
+    Raises:
+        UserError: a path that leaves the root, a wrong value, or two labels of one frame.
+    """
+    _check_sources(listing)
+    rows = listing.rows
+    rows = rows.assign(split=_splits(listing, data.split.by), group=_groups(rows))
+    labelled = np.zeros(len(rows), bool)
+    for task in tasks:
+        labelled |= (_labels(rows, task) != NOT_ANNOTATED).any(axis=1)
+    rows = rows[labelled & (rows["split"] != "test").to_numpy()]
+    if rows.empty:
+        raise UserError("no row has a label", where=listing.path, mend="see docs/own-data.md")
+    files = {source: listing.root / source for source in rows["source"].unique()}
+    there = {source: path for source, path in files.items() if path.is_file()}
+    is_image = dict(zip(rows["source"], rows["is_image"], strict=True))
+    videos = {source: path for source, path in there.items() if not is_image[source]}
+    images = {source: path for source, path in there.items() if is_image[source]}
+    rows = _every_frame(rows, videos, data.frame_limit)
+    labels = {task.name: _of_task(listing, rows, task) for task in tasks}
+    annotations = [
+        Annotation(listing.path, name, str(split), str(video), str(person))
+        for name, found in labels.items()
+        for split, video, person in found[["split", "video", "person"]]
+        .drop_duplicates()
+        .itertuples(index=False)
+    ]
+    return Tree(videos, CropFolders({}, {}), annotations, {}, images, listing.notes), labels
+
+
+def _labels(rows: pd.DataFrame, task: Task) -> np.ndarray:
+    return rows[[f"{task.name}/{column}" for column in task.columns]].to_numpy()
+
+
+def _check_sources(listing: Listing) -> None:
+    """Refuse paths that a table could not show, or that leave the root."""
+    problems = []
+    first = listing.rows["source"].drop_duplicates()
+    for at, source in zip(first.index, first, strict=True):
+        path = PurePosixPath(source)
+        if path.is_absolute() or ".." in path.parts:
+            what = f"the path '{source[:120]}' leaves the data's folder"
+            mend = f"give paths below {listing.root} (data.root), without '..'"
+        elif not source.isprintable():
+            what, mend = f"the path {source[:120]!a} has control characters", "rename the file"
+        else:
+            continue
+        problems.append(UserError(what, where=listing.where(at), mend=mend))
+    raise_all(problems)
+
+
+def _splits(listing: Listing, by: str) -> np.ndarray:
+    """(n,) split of each row; '' where splits are to be made."""
+    rows = listing.rows
+    if by == "folds" and (rows["fold"] != "").any():
+        return _given_folds(listing)
+    if by != "given":
+        return np.full(len(rows), "", object)
+    words = rows["split"].str.strip().str.casefold()
+    splits = words.map(SPLIT_WORDS)
+    wrong = np.flatnonzero(splits.isna())
+    if len(wrong) == len(rows) and (words == "").all():
+        raise UserError(
+            "the data has no splits",
+            where=listing.path,
+            mend="set data.split.by to hold_out or folds, which make them of whole people, or give "
+            "each row a split (train or validation)",
+        )
+    if len(wrong):
+        at = int(wrong[0])
+        raise UserError(
+            f"'{rows['split'].iloc[at]}' is no split",
+            where=listing.where(at),
+            mend="write train, validation or test",
+        )
+    if not (
+        splits == VALIDATION
+    ).any():  # many sets have a test split alone: heads are scored on it
+        splits = splits.replace("test", VALIDATION)
+    return splits.to_numpy(object)
+
+
+def _given_folds(listing: Listing) -> np.ndarray:
+    folds = listing.rows["fold"].str.strip()
+    wrong = np.flatnonzero(folds == "")
+    if len(wrong):
+        raise UserError("the row has no fold", where=listing.where(int(wrong[0])),
+                        mend="give every row one, or none at all")  # fmt: skip
+    names = sorted(folds.unique(), key=natural_order)
+    if len(names) < 2:
+        raise UserError("the column 'fold' has one value", where=listing.path,
+                        mend="give at least two folds, or remove the column")  # fmt: skip
+    return folds.map({name: fold_split(k) for k, name in enumerate(names, start=1)}).to_numpy(
+        object
+    )
+
+
+def _groups(rows: pd.DataFrame) -> np.ndarray:
+    """(n,) name of the group that a row belongs to: its person, or else its image or video.
+
+    Groups are the connected parts of the graph of people and sources.
+    """
+    source, sources = pd.factorize(rows["source"])
+    known = rows["person"].to_numpy() != ""
+    person, people = pd.factorize(rows["person"].to_numpy()[known])
+    size = len(sources) + len(people)
+    edges = coo_array(
+        (np.ones(known.sum()), (source[known], len(sources) + person)), shape=(size, size)
+    )
+    _, part = connected_components(edges, directed=False)
+    # Each is called by its first person, or by its source if nobody is named.
+    names: dict[int, str] = {}
+    for number, name in zip(part[len(sources) :].tolist(), people, strict=True):
+        names.setdefault(number, str(name))
+    for number, name in zip(part[: len(sources)].tolist(), sources, strict=True):
+        names.setdefault(number, str(name))
+    return np.array([names[number] for number in part[source].tolist()], object)
+
+
+def _every_frame(rows: pd.DataFrame, videos: dict[str, Path], limit: int) -> pd.DataFrame:
+    """Rows with a frame each: of images 1, of whole videos all, of times the nearest one's."""
+    frame = rows["frame"].to_numpy().copy()
+    time = rows["time"].to_numpy()
+    by_time = ~np.isnan(time)
+    whole = (frame == 0) & ~by_time & ~rows["is_image"].to_numpy()
+    frame[rows["is_image"].to_numpy()] = 1
+    repeats = np.ones(len(rows), np.int64)
+    sources = rows["source"].to_numpy()
+    asked = pd.Series(np.flatnonzero(by_time | whole)).groupby(sources[by_time | whole]).indices
+    positions = np.flatnonzero(by_time | whole)
+    for source, within in asked.items():
+        at = positions[within]
+        times = presentation_times(videos[source]) if source in videos else np.zeros(0)
+        timed = at[by_time[at]]
+        frame[timed] = nearest_frames(times, time[timed])
+        # A video that cannot be read keeps its row, as frame 1.
+        repeats[at[whole[at]]] = max(1, len(times))
+    index = np.repeat(np.arange(len(rows)), repeats)
+    starts = np.repeat(np.cumsum(repeats) - repeats, repeats)
+    counted = np.arange(len(index)) - starts + 1
+    found = rows.iloc[index].assign(frame=np.where(whole[index], counted, frame[index]))
+    found = found.assign(row=rows.index.to_numpy()[index])
+    return found[found["frame"] <= limit] if limit else found
+
+
+def nearest_frames(times: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Numbers (n,), counted from 1, of the frames shown nearest to some times (the earlier of two).
+
+    A time more than half a frame behind the last one is given a number beyond it.
+
+    Args:
+        times: (frames,) presentation times in seconds, ascending.
+        asked: (n,) seconds.
+    """
+    if not len(times):
+        return np.ones(len(asked), np.int64)
+    after = np.clip(np.searchsorted(times, asked), 0, len(times) - 1)
+    before = np.maximum(after - 1, 0)
+    number = np.where(asked - times[before] <= times[after] - asked, before, after)
+    step = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
+    behind = np.maximum(0, np.ceil((asked - times[-1]) / max(step, 1e-6) - 0.5)).astype(np.int64)
+    found: np.ndarray = np.where(behind > 0, len(times) - 1 + behind, number) + 1
+    return found
+
+
+def _of_task(listing: Listing, rows: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """A task's rows: one for each frame and person; a frame with labels has them once."""
+    values = pd.DataFrame(_labels(rows, task).astype(np.int8), columns=list(task.columns))
+    values.insert(0, "frame", rows["frame"].to_numpy(np.int32))
+    keys = {"split": "split", "group": "group", "video": "source", "person": "side"}
+    names = {name: rows[column].astype(str).to_numpy() for name, column in keys.items()}
+    found = label_rows(values, task, names).assign(row=rows["row"].to_numpy())
+    order = ["video", "person", "frame"]
+    found = found.sort_values(
+        [*order, "annotated"], ascending=[True, True, True, False], kind="stable"
+    )
+    twice = found[found["annotated"] & found.duplicated(order)]
+    if len(twice):
+        second = twice.iloc[0]
+        same = found[(found[order] == second[order]).all(axis=1)]
+        rows_named = (
+            f"{listing.where(int(same['row'].iloc[0]))} and {listing.where(int(second['row']))}"
+        )
+        raise UserError(
+            f"frame {second['frame']} of '{second['video']}' has two labels of {task.name}",
+            where=rows_named,
+            mend="keep one row for each frame (and side): of labels that are closer in time than "
+            "the frames, keep the nearest",
+        )
+    return found.drop_duplicates(order).drop(columns="row").reset_index(drop=True)

@@ -1,0 +1,50 @@
+"""Read a data set of any format: what lies on disk, every label, and who is in which split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from clipaffect.config.data import Data
+from clipaffect.dataset import aff_wild2
+from clipaffect.dataset.image_sets import READERS
+from clipaffect.dataset.listing import Listing, arrange
+from clipaffect.dataset.splits import check_labels, check_leaks, make_splits
+from clipaffect.dataset.subset import take_subset
+from clipaffect.dataset.tree import Tree
+from clipaffect.splits import TRAIN, VALIDATION, folds_among
+from clipaffect.tasks import Task
+
+
+def read_dataset(data: Data, tasks: Sequence[Task]) -> tuple[Tree, dict[str, pd.DataFrame]]:
+    """The tree and every task's labels, of the subset if one is asked for.
+
+    Rows of labels have the columns of ``labels.label_schema``, names as categories.
+
+    Raises:
+        UserError: anything wrong with the tree or a label, or people in two splits.
+    """
+    listing: Listing | None = None
+    if data.format == "aff_wild2":
+        tree = aff_wild2.scan_tree(data, tasks)
+        labels = {task.name: aff_wild2.read_labels(tree, task, data) for task in tasks}
+    else:
+        listing = READERS[data.format](data)
+        tree, labels = arrange(listing, data, tasks)
+    where = f"the labels in {listing.path}" if listing else "the annotations"
+    # Folds that the data itself has are not made anew.
+    splits = {str(split) for rows in labels.values() for split in rows["split"].unique()}
+    made = data.split.by != "given" and folds_among(splits) == [0]
+    if data.subset:
+        counts = {TRAIN: data.subset.train, VALIDATION: data.subset.validation}
+        if made or folds_among(splits) != [0]:
+            labels = {name: rows.assign(split=TRAIN) for name, rows in labels.items()}
+            counts, made = {TRAIN: sum(counts.values())}, True
+        tree, labels = take_subset(tree, labels, tasks, counts, data.subset)
+    if made:
+        labels = make_splits(labels, tasks, data.split)
+    check_leaks(labels)
+    for task in tasks:
+        check_labels(labels[task.name], task, bool(data.frame_limit), where)
+    return tree, labels

@@ -1,0 +1,230 @@
+"""``data.format: table``: a CSV or Parquet file with a row for each label.
+
+Columns: ``image`` or ``video`` (a path below ``data.root``); optional ``frame`` (from 1) or
+``time`` (seconds), ``side`` (left, right: which of two people in the picture), ``person``,
+``split``, ``fold``; and the columns of the tasks in ``data.tasks``.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipaffect.config.data import Data
+from clipaffect.dataset.listing import SIDES, Listing, blank_rows
+from clipaffect.errors import UserError
+from clipaffect.tasks import NOT_ANNOTATED, Task
+
+COLUMNS = ("image", "video", "frame", "time", "side", "person", "split", "fold")
+EMPTY = ("", "nan", "none", "na", "n/a", "null", "<na>", "nat")
+YES_NO = {"1": 1, "1.0": 1, "true": 1, "yes": 1, "0": 0, "0.0": 0, "false": 0, "no": 0}
+
+
+def read_table(data: Data) -> Listing:
+    """Read the table that ``data.table`` names.
+
+    Raises:
+        UserError: a column that is missing or a value that is none, by its row.
+    """
+    path = Path(data.table or "")
+    cells, where = _cells(path)
+    _check_columns(path, cells, data)
+    rows = _sources(cells, where)
+    frame, time = _numbers(cells, "frame", where, True), _numbers(cells, "time", where, False)
+    if both := np.flatnonzero((frame > 0) & ~np.isnan(time)).tolist():
+        raise UserError("the row has a frame and a time", where=where(both[0]),
+                        mend="give one of the two")  # fmt: skip
+    placed = np.flatnonzero(rows["is_image"].to_numpy() & ((frame > 0) | ~np.isnan(time))).tolist()
+    if placed:
+        raise UserError("an image has no frame or time", where=where(placed[0]),
+                        mend="leave them empty, or name the video instead")  # fmt: skip
+    rows = rows.assign(frame=frame.astype(np.int64), time=time)
+    for column in ("side", "person", "split", "fold"):
+        if column in cells:
+            rows[column] = _blanked(cells[column])
+    rows["side"] = rows["side"].str.casefold()
+    if wrong := np.flatnonzero(~rows["side"].isin(SIDES)).tolist():
+        raise UserError(f"'{rows['side'].iloc[wrong[0]]}' is no side", where=where(wrong[0]),
+                        mend="write left or right, or leave it empty")  # fmt: skip
+    used = set(COLUMNS)
+    for task in data.known_tasks().values():
+        column = data.tasks[task.name].column or task.name
+        found = _labels(cells, task, column, where)
+        used |= set(task.targets) if task.multilabel else {column}
+        rows = rows.join(pd.DataFrame(found, columns=[f"{task.name}/{c}" for c in task.columns]))
+    unused = sorted(set(cells.columns) - used)
+    notes = []
+    if unused:
+        notes.append(f"Columns of {path} that are not used: {', '.join(unused[:12])}.")
+    if not (rows["person"] != "").any():
+        notes.append(
+            f"{path} has no column 'person' with names: every video (or image) counts as another "
+            "person. Where one person is in several, splits may share people: add the column."
+        )
+    root = Path(data.root) if data.root else path.parent
+    return Listing(path, root, rows, where, tuple(notes))
+
+
+def _cells(path: Path) -> tuple[pd.DataFrame, Callable[[int], str]]:
+    """The table's cells as text, and how a row is called."""
+    if not path.is_file():
+        raise UserError(
+            "no such table", where=f"{path} (data.table), seen from {Path.cwd()}",
+            mend="name a CSV or Parquet file (write paths in full: ~ is not expanded)",
+        )  # fmt: skip
+    if path.suffix.lower() in (".parquet", ".pq"):
+        try:
+            table = pq.read_table(path)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(f"the file is not Parquet: {error}", where=path,
+                            mend="write it again, or give a CSV file") from None  # fmt: skip
+        names = table.column_names
+        values = [["" if v is None else str(v) for v in c.to_pylist()] for c in table.columns]
+        cells = pd.DataFrame(dict(enumerate(values)), dtype=object)
+        return _named(cells, names, path), lambda row: f"{path}, row {row + 1}"
+    rows, lines = [], []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            names = next(reader, [])
+            for row in reader:
+                if any(row):
+                    rows.append(row)
+                    lines.append(reader.line_num)
+                    if len(row) != len(names):
+                        raise UserError(
+                            f"{len(row)} cells, the header has {len(names)}",
+                            where=f"{path}, line {reader.line_num}",
+                            mend="an empty cell keeps its comma; a cell with a comma needs quotes",
+                        )
+    except UnicodeDecodeError as error:
+        raise UserError(f"byte {error.start} is not UTF-8", where=path,
+                        mend="save the table as CSV in UTF-8") from None  # fmt: skip
+    except csv.Error as error:
+        raise UserError(f"the file is no CSV table: {error}", where=path,
+                        mend="save it as CSV again") from None  # fmt: skip
+    cells = pd.DataFrame(rows, columns=range(len(names)), dtype=object)
+    return _named(cells, names, path), lambda row: f"{path}, line {lines[row]}"
+
+
+def _named(cells: pd.DataFrame, names: list[str], path: Path) -> pd.DataFrame:
+    names = [name.strip() for name in names]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"two columns are called '{twice[0]}'", where=f"{path}, the header",
+                        mend="rename or remove one")  # fmt: skip
+    cells.columns = names
+    if cells.empty:
+        raise UserError("no row follows the header", where=path, mend="complete the table")
+    return cells
+
+
+def _check_columns(path: Path, cells: pd.DataFrame, data: Data) -> None:
+    there = list(cells.columns)
+    if len(there) == 1 and any(mark in there[0] for mark in ";\t"):
+        raise UserError("the cells are not separated by commas", where=f"{path}, line 1",
+                        mend="save the table with commas")  # fmt: skip
+    if not {"image", "video"} & set(there):
+        raise UserError(
+            f"no column 'image' or 'video' among {', '.join(there)[:300]}",
+            where=f"{path}, the header",
+            mend="name the column with the files' paths so",
+        )
+    for name, own in data.tasks.items():
+        wanted = own.labels if own.labels is not None else (own.column or name,)
+        for column in wanted:
+            if column not in there:
+                close = difflib.get_close_matches(column, there, n=1)
+                hint = f"did you mean '{close[0]}'? " if close else ""
+                mend = "rename the column, or correct data.tasks"
+                raise UserError(
+                    f"no column '{column}' among {', '.join(there)[:300]}",
+                    where=f"{path}, the header (data.tasks.{name})",
+                    mend=hint + (mend if own.labels else f"{mend}.{name}.column"),
+                )
+
+
+def _blanked(column: pd.Series) -> pd.Series:
+    """Cells without the blanks around them; '' for every way to write nothing."""
+    values = column.str.strip()
+    return values.mask(values.str.casefold().isin(EMPTY), "")
+
+
+def _sources(cells: pd.DataFrame, where: Callable[[int], str]) -> pd.DataFrame:
+    empty = pd.Series("", index=cells.index)
+    image = _blanked(cells["image"]) if "image" in cells else empty
+    video = _blanked(cells["video"]) if "video" in cells else empty
+    wrong = np.flatnonzero((image == "") == (video == "")).tolist()
+    if wrong:
+        both = image.iloc[wrong[0]] != ""
+        raise UserError(
+            f"the row names {'an image and a video' if both else 'no image and no video'}",
+            where=where(wrong[0]),
+            mend="give one of the two",
+        )
+    is_image = (image != "").to_numpy()
+    sources = image.where(image != "", video).str.replace("\\", "/").str.removeprefix("./")
+    rows = blank_rows(sources.tolist(), is_image=False).assign(is_image=is_image)
+    mixed = rows.groupby("source")["is_image"].nunique()
+    if (mixed > 1).any():
+        source = mixed.index[mixed > 1][0]
+        at = int(np.flatnonzero(rows["source"] == source)[0])
+        raise UserError(f"'{source}' is an image in one row and a video in another",
+                        where=where(at), mend="put it into one column")  # fmt: skip
+    return rows
+
+
+def _numbers(
+    cells: pd.DataFrame, column: str, where: Callable[[int], str], whole: bool
+) -> np.ndarray:
+    """(n,) float64; nothing is 0 for whole numbers from 1, and NaN for others from 0."""
+    if column not in cells:
+        return np.full(len(cells), 0.0 if whole else np.nan)
+    text = _blanked(cells[column])
+    values = pd.to_numeric(text.mask(text == ""), errors="coerce").to_numpy(np.float64)
+    blank = (text == "").to_numpy()
+    right = np.isfinite(values) & (values >= (1 if whole else 0))
+    if whole:
+        right &= (values == np.floor(values)) & (values < 2**31)
+    if wrong := np.flatnonzero(~blank & ~right).tolist():
+        kind = "a whole number from 1" if whole else "seconds from 0"
+        raise UserError(f"'{text.iloc[wrong[0]][:40]}' is no {column}: {kind}",
+                        where=where(wrong[0]), mend="correct the value")  # fmt: skip
+    found: np.ndarray = np.where(blank, 0.0 if whole else np.nan, values)
+    return found
+
+
+def _labels(
+    cells: pd.DataFrame, task: Task, column: str, where: Callable[[int], str]
+) -> np.ndarray:
+    """(n, columns) int8 of a task; nothing and -1 are not annotated."""
+    if task.multilabel:
+        words = YES_NO
+        names, meaning = task.targets, "0 or 1"
+    else:
+        words = {str(number): number for number in range(len(task.targets))}
+        words |= {f"{number}.0": number for number in range(len(task.targets))}
+        words |= {name.casefold(): number for number, name in enumerate(task.targets)}
+        names, meaning = (column,), f"one of {', '.join(task.targets)}, or its number from 0"
+    words = words | {"": NOT_ANNOTATED, "-1": NOT_ANNOTATED, "-1.0": NOT_ANNOTATED}
+    found = np.empty((len(cells), len(names)), np.int8)
+    for place, name in enumerate(names):
+        text = cells[name].str.strip().str.casefold()
+        # A class may be called 'none': nothing is what is no class.
+        text = text.mask(text.isin(EMPTY) & ~text.isin(words), "")
+        values = text.map(words)
+        if wrong := np.flatnonzero(values.isna()).tolist():
+            raise UserError(
+                f"'{cells[name].iloc[wrong[0]][:60]}' in column '{name}' is no label of "
+                f"{task.name}: {meaning[:300]}; empty or -1 where not annotated",
+                where=where(wrong[0]),
+                mend="correct the value, or add it to data.tasks",
+            )
+        found[:, place] = values.to_numpy(np.int8)
+    return found

@@ -1,0 +1,77 @@
+"""What lies on disk, whatever its format: videos, images, crops, and who is annotated in them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clipaffect.dataset.files import CropFolders, natural_order
+from clipaffect.dataset.test_list import TestList
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One person in one video (or image) who has labels of one task.
+
+    Attributes:
+        path: of the file that holds the labels.
+        task: its name.
+        split: ``train``, ``validation``, or '' where splits are made.
+        video: the name of the video or image.
+        person: '', 'left' or 'right'.
+    """
+
+    path: Path
+    task: str
+    split: str
+    video: str
+    person: str
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What lies on disk.
+
+    Attributes:
+        videos: video files by name.
+        crops: folders of crops by name.
+        annotations: one for each person, video and task.
+        test: by task, what is to be predicted.
+        images: single images by name; each is a video of one frame.
+        notes: sentences for the reader of the report.
+    """
+
+    videos: dict[str, Path]
+    crops: CropFolders
+    annotations: list[Annotation]
+    test: dict[str, TestList] = field(default_factory=dict)
+    images: dict[str, Path] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def people(self) -> dict[str, list[str]]:
+        """Every video that is annotated or to be predicted, in natural order, and its people."""
+        found: dict[str, set[str]] = defaultdict(set)
+        for annotation in self.annotations:
+            found[annotation.video].add(annotation.person)
+        for listed in self.test.values():
+            for video, person in listed.people():
+                found[video].add(person)
+        return {video: sorted(found[video]) for video in sorted(found, key=natural_order)}
+
+    def crop_folder(self, video: str, person: str) -> Path | None:
+        """Where a person's crops lie, if there are any."""
+        return self.crops.used.get(folder_name(video, person))
+
+    def is_missing(self, video: str, person: str) -> bool:
+        """Whether there are neither crops of a person nor the video or image."""
+        return (
+            video not in self.videos
+            and video not in self.images
+            and self.crop_folder(video, person) is None
+        )
+
+
+def folder_name(video: str, person: str) -> str:
+    """The name of a person's folder of crops, annotation file and rows in a submission."""
+    return f"{video}_{person}" if person else video

@@ -1,0 +1,340 @@
+"""Tables, folders of images, RAF-DB and AffectNet: read into rows, with their mistakes named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import write_video
+
+from clipaffect.config import parse_config
+from clipaffect.config.data import Data
+from clipaffect.dataset.facts import collect
+from clipaffect.dataset.listing import nearest_frames
+from clipaffect.dataset.notes import data_notes
+from clipaffect.dataset.read import read_dataset
+from clipaffect.errors import UserError
+from clipaffect.video import presentation_times, read_frames
+
+MOOD = {"mood": {"classes": ["calm", "tense", "bored"]}}
+MARKS = {"marks": {"labels": ["smile", "frown"]}}
+
+
+def picture(path: Path, brightness: int = 100) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.full((8, 8, 3), brightness, np.uint8))
+    return path
+
+
+def table(folder: Path, text: str, *, images: int = 8) -> Path:
+    for number in range(images):
+        picture(folder / f"i/{number}.png", number)
+    path = folder / "labels.csv"
+    path.write_text(text)
+    return path
+
+
+def settings(path: Path, tasks: dict[str, Any] = MOOD, **more: Any) -> Data:
+    return Data.model_validate({"format": "table", "table": str(path), "tasks": tasks} | more)
+
+
+def read(data: Data) -> tuple[Any, dict[str, pd.DataFrame]]:
+    return read_dataset(data, list(data.known_tasks().values()))
+
+
+SIX = """image,person,split,mood
+i/0.png,ann,train,calm
+i/1.png,ann,train,1
+i/2.png,bea,train,bored
+i/3.png,cid,validation,calm
+i/4.png,cid,validation,TENSE
+i/5.png,dov,validation,
+"""
+
+
+def test_a_table_of_images_is_read_row_by_row(tmp_path: Path) -> None:
+    tree, labels = read(settings(table(tmp_path, SIX)))
+    rows = labels["mood"].astype({"video": str, "split": str, "group": str})
+    assert rows["video"].tolist() == [f"i/{k}.png" for k in range(5)]  # the last has no label
+    assert rows["label"].tolist() == [0, 1, 2, 0, 1]
+    assert rows["split"].tolist() == ["train"] * 3 + ["validation"] * 2
+    assert rows["group"].tolist() == ["ann", "ann", "bea", "cid", "cid"]
+    assert (rows["frame"] == 1).all()
+    assert tree.images["i/3.png"] == tmp_path / "i/3.png"
+    facts = collect(settings(table(tmp_path, SIX)), list(data_tasks()), tree, labels)
+    assert facts["tasks"]["mood"]["train"]["people"] == 2
+    assert facts["single_images"] == 5
+
+
+def data_tasks() -> Any:
+    return (
+        Data.model_validate({"format": "table", "table": "x", "tasks": MOOD}).known_tasks().values()
+    )
+
+
+def test_parquet_and_csv_give_the_same_rows(tmp_path: Path) -> None:
+    text = """image,split,mood,smile,frown
+i/0.png,train,calm,1,0
+i/1.png,train,tense,0,
+i/2.png,train,bored,-1,1
+i/3.png,validation,calm,true,no
+"""
+    tasks = MOOD | MARKS
+    path = table(tmp_path, text)
+    _, from_csv = read(settings(path, tasks))
+    frame = pd.DataFrame(
+        {"image": [f"i/{k}.png" for k in range(4)], "split": ["train"] * 3 + ["validation"],
+         "mood": [0, 1, 2, 0], "smile": [1.0, 0.0, None, 1.0],
+         "frown": pd.array([0, None, 1, 0], "Int64")}
+    )  # fmt: skip
+    frame.to_parquet(tmp_path / "labels.parquet")
+    _, from_parquet = read(settings(tmp_path / "labels.parquet", tasks))
+    for task in tasks:
+        pd.testing.assert_frame_equal(from_csv[task], from_parquet[task])
+    marks = from_csv["marks"][["smile", "frown"]].to_numpy().tolist()
+    assert marks == [[1, 0], [0, -1], [-1, 1], [1, 0]]
+
+
+MISTAKES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
+    "a class that is none": (SIX.replace("bored", "bord"), {}, ["'bord'", "line 4", "calm, tense"]),
+    "a number that is no class": (SIX.replace(",1\n", ",3\n"), {}, ["'3'", "line 3"]),
+    "no such column": (SIX.replace("mood", "moods"), {}, ["no column 'mood'", "'moods'"]),
+    "no image": (SIX.replace("image,", "picture,"), {}, ["'image' or 'video'", "picture"]),
+    "semicolons": (SIX.replace(",", ";"), {}, ["not separated by commas"]),
+    "a cell too many": (SIX.replace("cid,validation,calm", "cid,validation,calm,x"), {},
+                        ["5 cells, the header has 4", "line 5"]),
+    "a cell too few": (SIX.replace("i/5.png,dov,validation,\n", "i/5.png,dov\n"), {},
+                       ["2 cells", "line 7"]),
+    "a path that leaves": (SIX.replace("i/2.png", "../i/2.png"), {}, ["leaves", "line 4"]),
+    "an absolute path": (SIX.replace("i/2.png", "/etc/passwd"), {}, ["leaves", "line 4"]),
+    "a split that is none": (SIX.replace("validation,TENSE", "check,TENSE"), {},
+                             ["'check' is no split", "line 6"]),
+    "one person in two splits": (SIX.replace("cid", "ann"), {}, ["more than one split", "ann"]),
+    "an image twice": (SIX + "i/0.png,ann,train,tense\n", {}, ["two labels of mood", "line 2",
+                                                               "line 8"]),
+    "a frame of an image": ("image,frame,mood\ni/0.png,3,calm\n", {}, ["no frame or time",
+                                                                       "line 2"]),
+    "nothing but the header": ("image,mood\n", {}, ["no row follows"]),
+    "nobody is labelled": ("image,split,mood\ni/0.png,train,\n", {}, ["no row has a label"]),
+    "no splits": ("image,mood\ni/0.png,calm\n", {}, ["no splits", "hold_out"]),
+    "too few people": (SIX, {"split": {"by": "folds", "folds": 5}}, ["3 people", "5 parts"]),
+    "a class that only one fold has": (
+        SIX, {"split": {"by": "folds", "folds": 2}}, ["no training frame of fold", "bored"]),
+    "no such table": ("", {"table": "gone.csv"}, ["no such table"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_in_a_table_is_named(name: str, tmp_path: Path) -> None:
+    text, more, words = MISTAKES[name]
+    with pytest.raises(UserError) as caught:
+        read(settings(table(tmp_path, text), **more))
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
+    assert caught.value.mend
+
+
+def test_what_is_odd_in_a_table_is_said(tmp_path: Path) -> None:
+    text = "image,split,mood,persn\n" + "".join(
+        f"i/{k}.png,{'train' if k < 4 else 'test'},{k % 3},x\n" for k in range(8)
+    )
+    path = table(tmp_path, text, images=7)
+    picture(tmp_path / "i/6.png", 0)  # the bytes of image 0, in the other split
+    data = settings(path)
+    tree, labels = read(data)
+    notes = "\n".join(data_notes(collect(data, list(data_tasks()), tree, labels)))
+    assert "not used: persn" in notes
+    assert "every video (or image) counts as another person" in notes
+    assert "1 person has" in notes
+    assert "i/7.png" in notes
+    assert "in training and in validation" in notes
+    assert labels["mood"]["split"].astype(str).unique().tolist() == ["train", "validation"]
+
+
+def test_people_join_the_videos_they_are_in(tmp_path: Path) -> None:
+    # ann is in a and b, b also shows bea, who is in c: one group; dov has d alone
+    rows = ["a.mp4,,ann,0", "b.mp4,left,ann,1", "b.mp4,right,bea,2", "c.mp4,,bea,0",
+            "d.mp4,,dov,{d}", "e.mp4,,,{e}"]  # fmt: skip
+    for name in "abcde":
+        write_video(tmp_path / f"{name}.mp4", frames=3)
+
+    def write(d: int, e: int) -> Path:
+        lines = [f"{frame},{row.format(d=d, e=e)}" for row in rows for frame in (1, 2, 3)]
+        return table(tmp_path, "\n".join(["frame,video,side,person,mood", *lines]), images=0)
+
+    with pytest.raises(UserError, match="no training frame"):
+        read(settings(write(0, 1), split={"by": "folds", "folds": 3}))  # one group alone is bored
+    _, labels = read(settings(write(1, 2), split={"by": "hold_out", "folds": 3}))
+    found = labels["mood"]
+    by_group = found.groupby("group", observed=True)["video"].agg(lambda v: {*v.astype(str)})
+    assert by_group.to_dict() == {
+        "ann": {"a.mp4", "b.mp4", "c.mp4"}, "dov": {"d.mp4"}, "e.mp4": {"e.mp4"}
+    }  # fmt: skip
+    assert found.groupby("group", observed=True)["split"].nunique().max() == 1
+
+
+def test_a_video_is_labelled_as_a_whole_by_frame_or_by_time(tmp_path: Path) -> None:
+    write_video(tmp_path / "v.mp4", frames=10, rate=10)
+    write_video(tmp_path / "w.mp4", frames=6, rate=10)
+    text = """video,frame,time,split,mood
+v.mp4,,,train,calm
+w.mp4,,0.0,validation,calm
+w.mp4,,0.24,validation,tense
+w.mp4,5,,validation,bored
+w.mp4,,2.0,validation,calm
+x.mp4,,,train,bored
+x2.mp4,,,train,tense
+"""
+    tree, labels = read(settings(table(tmp_path, text, images=0)))
+    rows = labels["mood"]
+    own = {v: part["frame"].tolist() for v, part in rows.groupby("video", observed=True)}
+    # 0.24 s is nearest to frame 3 (0.2 s); 2 s lie behind the last of six frames
+    assert own == {"v.mp4": list(range(1, 11)), "w.mp4": [1, 3, 5, 21], "x.mp4": [1], "x2.mp4": [1]}
+    assert (rows[rows["video"] == "v.mp4"]["label"] == 0).all()
+    facts = collect(settings(tmp_path / "labels.csv"), list(data_tasks()), tree, labels)
+    assert facts["tasks"]["mood"]["validation"]["beyond"] == 1
+    assert facts["videos_missing"] == ["x.mp4", "x2.mp4"]
+
+
+@pytest.mark.parametrize("name", ["laughing.mp4", "face_noface.mov"])
+def test_times_of_packets_are_those_of_decoded_frames(name: str, real_clips: Path) -> None:
+    decoded = [frame.time for frame in read_frames(real_clips / name, pixels=False)]
+    np.testing.assert_allclose(presentation_times(real_clips / name), decoded, atol=1e-9)
+
+
+def test_a_time_means_the_nearest_frame() -> None:
+    rng = np.random.default_rng(0)
+    times = np.cumsum(rng.uniform(0.02, 0.08, 50))  # a rate that varies
+    asked = rng.uniform(0, times[-1], 500)
+    nearest = np.abs(times[None] - asked[:, None]).argmin(axis=1) + 1
+    assert nearest_frames(times, asked).tolist() == nearest.tolist()
+    assert nearest_frames(times, np.array([times[-1] + 1.0]))[0] > 50
+    assert nearest_frames(np.zeros(0), np.array([3.0])).tolist() == [1]
+
+
+def folders(root: Path, splits: list[str]) -> Path:
+    for split in splits:
+        for name in ("calm", "tense", "bored"):
+            for number in range(3):
+                picture(root / split / name / f"{number}.png", 10 * number)
+    (root / splits[0] / "calm/notes.txt").write_text("no image")
+    return root
+
+
+def test_a_folder_for_each_class(tmp_path: Path) -> None:
+    root = folders(tmp_path / "set", ["train", "test"])
+    data = Data.model_validate({"format": "folders", "root": str(root), "tasks": MOOD})
+    tree, labels = read(data)
+    assert len(tree.images) == 18
+    rows = labels["mood"]
+    counts = rows.groupby(["split", "label"], observed=True).size()
+    assert counts.to_dict() == {(s, k): 3 for s in ("train", "validation") for k in range(3)}
+    assert (
+        rows["video"]
+        .astype(str)
+        .str.split("/")
+        .str[1]
+        .map({"calm": 0, "tense": 1, "bored": 2})
+        .tolist()
+        == rows["label"].tolist()
+    )
+    flat = folders(tmp_path / "flat", ["."])
+    made = {"by": "folds", "folds": 3}
+    data = Data.model_validate(
+        {"format": "folders", "root": str(flat), "tasks": MOOD, "split": made}
+    )
+    _, labels = read(data)
+    assert labels["mood"].groupby(["split", "label"], observed=True).size().tolist() == [1] * 9
+    (flat / "calm").rename(flat / "Calm")
+    with pytest.raises(UserError, match="'Calm' is no class") as caught:
+        read(data)
+    assert "did you mean 'calm'" in str(caught.value)
+
+
+def test_raf_db(tmp_path: Path) -> None:
+    root = tmp_path / "RAF-DB/basic"
+    lines = []
+    for split in ("train", "test"):
+        for number in range(1, 8):
+            name = f"{split}_{number:05d}"
+            picture(root / f"Image/aligned/{name}_aligned.jpg", 10 * number)
+            lines.append(f"{name}.jpg {number}")
+    path = root / "EmoLabel/list_patition_label.txt"
+    path.parent.mkdir()
+    path.write_text("\n".join(lines) + "\n")
+    data = Data.model_validate({"format": "raf_db", "root": str(tmp_path / "RAF-DB")})
+    tree, labels = read(data)
+    rows = labels["EXPR"]
+    assert len(tree.images) == 14
+    assert rows["split"].astype(str).value_counts().to_dict() == {"train": 7, "validation": 7}
+    # RAF-DB: 1 Surprise, 2 Fear, 3 Disgust, 4 Happiness, 5 Sadness, 6 Anger, 7 Neutral
+    first = rows[rows["video"] == "Image/aligned/train_00004_aligned.jpg"]["label"].item()
+    assert data.known_tasks()["EXPR"].targets[first] == "Happiness"
+    path.write_text(path.read_text().replace("train_00003.jpg 3", "train_00003.jpg 8"))
+    with pytest.raises(UserError, match="no line of the list") as caught:
+        read(data)
+    assert "line 3" in caught.value.where
+
+
+AFFECTNET_HEADER = (
+    "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,"
+    "valence,arousal\n"
+)
+
+
+@pytest.mark.parametrize("headed", [True, False])
+def test_affectnet_by_its_lists(tmp_path: Path, headed: bool) -> None:
+    for name in ("training", "validation"):
+        lines = []
+        for number in range(11):
+            image = f"{number}/{name}{number}.jpg"
+            picture(tmp_path / "Manually_Annotated/Manually_Annotated_Images" / image, 9 * number)
+            lines.append(f"{image},1,1,5,5,1;2;3,{number},0.1,-0.2")
+        header = AFFECTNET_HEADER if headed or name == "training" else ""
+        (tmp_path / f"{name}.csv").write_text(header + "\n".join(lines) + "\n")
+    tree, labels = read(Data.model_validate({"format": "affectnet", "root": str(tmp_path)}))
+    rows = labels["EXPR"]
+    assert len(tree.images) == 16  # none, uncertain and no face are not annotated
+    for _, own in rows.groupby("split", observed=True):
+        assert own["label"].tolist() == list(range(8))
+    assert any("6 images are marked as none" in note for note in tree.notes)
+
+
+def test_affectnet_by_its_folders(tmp_path: Path) -> None:
+    for folder in ("train_set", "val_set"):
+        for number in range(8):
+            picture(tmp_path / folder / f"images/{number}.jpg", number)
+            (tmp_path / folder / "annotations").mkdir(exist_ok=True)
+            np.save(tmp_path / folder / f"annotations/{number}_exp.npy", np.array(str(number)))
+    data = Data.model_validate({"format": "affectnet", "root": str(tmp_path)})
+    _, labels = read(data)
+    assert labels["EXPR"]["label"].tolist() == [*range(8), *range(8)]
+    evil = tmp_path / "val_set/annotations/3_exp.npy"
+    np.save(evil, np.array([{"a": 1}], object), allow_pickle=True)
+    with pytest.raises(UserError, match="not one value"):
+        read(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"format": "table"}, ["needs 'table'"]),
+        ({"format": "table", "table": "x.csv"}, ["needs 'tasks'"]),
+        ({"format": "raf_db", "root": "x", "videos": "y"}, ["'videos' does not go with"]),
+        ({"format": "table", "table": "x", "tasks": {"a": {}}}, ["either 'classes' or 'labels'"]),
+        ({"format": "table", "table": "x", "tasks": {"a/b": {"labels": ["x"]}}}, ["plain name"]),
+        ({"format": "table", "table": "x", "tasks": {"a": {"labels": ["frame"]}}}, ["rename it"]),
+        ({"format": "table", "table": "x", "tasks": {"a": {"classes": ["b", "b"]}}}, ["twice"]),
+        ({"format": "folders", "root": "x", "tasks": {"a": {"labels": ["b"]}}}, ["one task"]),
+        ({"tabel": "x"}, ["did you mean 'table'"]),
+    ],
+)
+def test_a_configuration_of_own_data_is_checked(data: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_config({"data": data}, "c.yaml")
+    for word in words:
+        assert word in str(caught.value)

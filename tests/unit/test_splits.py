@@ -1,0 +1,188 @@
+"""Splits made of whole people, and k-fold evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+from sklearn.metrics import f1_score
+from test_train import write_table
+
+from clipaffect.config.data import Splitting
+from clipaffect.config.models import Probe
+from clipaffect.config.training import Training
+from clipaffect.dataset.splits import check_leaks, make_splits
+from clipaffect.errors import UserError
+from clipaffect.evaluation.stage import evaluate_heads, fit_references
+from clipaffect.store import Store
+from clipaffect.table import folds_of, read_split
+from clipaffect.tables import read_frame, write_frame
+from clipaffect.tasks import AU, EXPR, Task
+from clipaffect.training.stage import train_heads
+
+SMALL = Training(width=8, hidden_layers=1, epochs=2, alphas=(0.5, 1.0), seeds=(0, 1), parts=2)
+
+
+def drawn_labels(task: Task, people: int = 40, seed: int = 0) -> pd.DataFrame:
+    """Rows of people who show some classes more than others."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for person in range(people):
+        count = int(rng.integers(5, 60))
+        rows = pd.DataFrame({"group": f"p{person}", "frame": np.arange(count)})
+        if task.multilabel:
+            for place, name in enumerate(task.targets):
+                rows[name] = (rng.random(count) < 0.5 / (place + 1)).astype(int)
+        else:
+            rows["label"] = rng.choice(8, count, p=rng.dirichlet(np.ones(8) * 2))
+        parts.append(rows)
+    found = pd.concat(parts, ignore_index=True).assign(split="train", annotated=True)
+    return found
+
+
+def test_parts_are_whole_people_alike_in_their_classes() -> None:
+    labels = {"EXPR": drawn_labels(EXPR), "AU": drawn_labels(AU)}
+    tasks = (EXPR, AU)
+    how = Splitting(by="folds", folds=4, seed=3)
+    made = make_splits(labels, tasks, how)
+    seen: dict[str, set[str]] = {}
+    for rows in made.values():
+        assert sorted(rows["split"].unique()) == [f"fold {k}" for k in range(1, 5)]
+        for group, split in rows.groupby("group")["split"]:
+            seen.setdefault(group, set()).update(split)
+    assert all(len(splits) == 1 for splits in seen.values())  # the same for both tasks
+    check_leaks(made)
+    shares = pd.crosstab(made["EXPR"]["split"], made["EXPR"]["label"], normalize="columns")
+    rng = np.random.default_rng(0)
+    worst = []
+    for _ in range(100):  # random deals of people differ more
+        part = dict(zip(seen, rng.permutation(np.arange(len(seen)) % 4), strict=True))
+        deal = labels["EXPR"]["group"].map(part)
+        worst.append(pd.crosstab(deal, labels["EXPR"]["label"], normalize="columns").std().mean())
+    assert shares.std().mean() < np.percentile(worst, 5)
+    again = make_splits(labels, tasks, how)
+    pd.testing.assert_frame_equal(made["AU"], again["AU"])
+    other = make_splits(labels, tasks, how.model_copy(update={"seed": 4}))
+    assert (other["EXPR"]["split"] != made["EXPR"]["split"]).any()
+    held = make_splits(labels, tasks, how.model_copy(update={"by": "hold_out"}))
+    share = (held["EXPR"]["split"] == "validation").mean()
+    assert 0.15 < share < 0.35
+
+
+def test_people_alone_in_their_row_are_dealt_alike_too() -> None:
+    labels = {"EXPR": drawn_labels(EXPR).assign(group=lambda rows: rows.index.astype(str))}
+    made = make_splits(labels, (EXPR,), Splitting(by="folds", folds=5))
+    counts = pd.crosstab(made["EXPR"]["split"], made["EXPR"]["label"])
+    assert (counts.max() - counts.min()).max() <= 1
+
+
+def test_a_leak_names_who_leaks() -> None:
+    rows = pd.DataFrame({"group": ["ann", "ann", "bea"], "split": ["train", "validation", "train"]})
+    with pytest.raises(UserError, match=r"1 people.*EXPR: ann .*train and validation"):
+        check_leaks({"EXPR": rows})
+
+
+def folded(table: Path, folds: int = 3) -> Path:
+    """The table of test_train with its videos dealt to folds, its rows in order again."""
+    rows = read_frame(table / "rows.parquet")
+    features = np.load(table / "features.npy")
+    number = pd.factorize(rows["group"])[0] % folds + 1
+    rows["split"] = [f"fold {k}" for k in number]
+    order = rows.sort_values(["split", "video", "frame"]).index.to_numpy()
+    rows = rows.loc[order].reset_index(drop=True).assign(feature_row=np.arange(len(rows)))
+    write_frame(table / "rows.parquet", rows)
+    np.save(table / "features.npy", features[order])
+    return table
+
+
+@pytest.fixture
+def folds(tmp_path: Path) -> Path:
+    return folded(write_table(tmp_path / "table", n=240))
+
+
+def test_a_fold_is_scored_by_rows_that_are_in_no_other(folds: Path) -> None:
+    assert folds_of(folds) == [1, 2, 3]
+    everything = read_frame(folds / "rows.parquet")
+    for fold in (1, 2, 3):
+        train = read_split(folds, EXPR, "train", fold)
+        validation = read_split(folds, EXPR, "validation", fold)
+        assert len(train.rows) + len(validation.rows) == len(everything)
+        assert not set(train.rows["group"]) & set(validation.rows["group"])
+        features = np.load(folds / "features.npy")
+        own = everything["split"] == f"fold {fold}"
+        np.testing.assert_array_equal(train.features.numpy(), features[~own])
+        np.testing.assert_array_equal(validation.features.numpy(), features[own])
+
+
+def bundles_of(table: Path, folder: Path, settings: Training = SMALL) -> list[Path]:
+    for part in range(settings.parts):
+        train_heads(table, EXPR, settings, part, Store(folder / "store"), folder / str(part))
+    return [folder / str(part) for part in range(settings.parts)]
+
+
+def test_a_folds_head_is_the_head_of_that_split(folds: Path, tmp_path: Path) -> None:
+    weights: dict = {}
+    for bundle in bundles_of(folds, tmp_path / "folds"):
+        weights |= load_file(bundle / "heads.safetensors")
+    assert len({name.split("/")[0] for name in weights}) == 12  # 2 alphas, 2 seeds, 3 folds
+    rows = read_frame(folds / "rows.parquet")
+    features = np.load(folds / "features.npy")
+    rows["split"] = np.where(rows["split"] == "fold 2", "validation", "train")
+    order = rows.sort_values(["split"], kind="stable").index.to_numpy()
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    write_frame(plain / "rows.parquet", rows.loc[order].assign(feature_row=np.arange(len(rows))))
+    np.save(plain / "features.npy", features[order])
+    expected: dict = {}
+    for bundle in bundles_of(plain, tmp_path / "one"):
+        expected |= load_file(bundle / "heads.safetensors")
+    assert len(expected) * 3 == len(weights)
+    for name, value in expected.items():
+        head, key = name.split("/")
+        assert value.equal(weights[f"{head},fold=2/{key}"])
+
+
+def test_k_fold_metrics_are_those_of_the_pooled_scores(folds: Path, tmp_path: Path) -> None:
+    bundles = bundles_of(folds, tmp_path)
+    reference, out = tmp_path / "probe.parquet", tmp_path / "out"
+    fit_references(folds, EXPR, "x", Probe(iterations=20), reference)
+    evaluate_heads(SMALL, "leave_out", "x", EXPR, folds, bundles, [reference], out)
+    rows = read_frame(folds / "rows.parquet").set_index(["video", "person", "frame"])
+    scores = read_frame(out / "scores.parquet")
+    metrics = read_frame(out / "metrics.parquet").query("metric == 'macro_f1'")
+    own = scores.query("method == 'head' and alpha == 0.5 and seed == 1")
+    assert len(own) == len(rows)  # every frame once
+    truth = rows.loc[list(zip(own["video"], own["person"], own["frame"], strict=True)), "label"]
+    decided = np.stack(own["scores"].to_list()).argmax(1)
+    kept = metrics.query("method == 'head' and alpha == 0.5 and seed == 1").set_index("fold")
+    expected = f1_score(truth, decided, labels=range(8), average="macro", zero_division=0)
+    assert kept.loc[0, "value"] == pytest.approx(expected)
+    for fold in (1, 2, 3):
+        at = (own["fold"] == fold).to_numpy()
+        expected = f1_score(
+            truth[at], decided[at], labels=range(8), average="macro", zero_division=0
+        )
+        assert kept.loc[fold, "value"] == pytest.approx(expected)
+    assert set(metrics.query("method == 'linear_probe'")["fold"]) == {0, 1, 2, 3}
+    frames = json.loads((out / "frames.json").read_text())
+    assert frames["folds"] == [1, 2, 3]
+    assert frames["with_crop"] == len(rows)
+
+
+def test_a_failed_fold_leaves_no_pooled_score(folds: Path, tmp_path: Path) -> None:
+    bundles = bundles_of(folds, tmp_path)
+    listed = read_frame(bundles[0] / "heads.parquet")
+    failed = listed["head"].iloc[0]
+    listed.loc[0, "status"] = "non_finite"
+    write_frame(bundles[0] / "heads.parquet", listed)
+    evaluate_heads(SMALL, "leave_out", "x", EXPR, folds, bundles, [], tmp_path / "out")
+    metrics = read_frame(tmp_path / "out/metrics.parquet").query("metric == 'macro_f1'")
+    row = listed.iloc[0]
+    own = metrics.query(f"method == 'head' and alpha == {row['alpha']} and seed == {row['seed']}")
+    assert failed.endswith(f"fold={row['fold']}")
+    assert 0 not in set(own["fold"])
+    assert set(own["fold"]) == {1, 2, 3} - {row["fold"]}

@@ -1,0 +1,152 @@
+"""Whole runs on data that is not Aff-Wild2: a made-up domain, features from elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from conftest import ROOT, snakemake, workplace
+from sklearn.metrics import f1_score
+
+from clipaffect.dataset.tree import folder_name
+from clipaffect.tables import read_frame
+
+CLASSES = ("ripe", "green", "rotten")
+PIXELS = {"encoder": "pixels", "encoders": {"pixels": {"kind": "pixels", "side": 12}}}
+TRAINING = {"alphas": [0.5, 1.0], "seeds": [0, 1], "width": 32, "hidden_layers": 1, "epochs": 6}
+
+
+def write_fruit(folder: Path, trees: int = 9, each: int = 8) -> pd.DataFrame:
+    """Pictures of a made-up domain: their colour is the class, a bright bar one of two labels."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for tree in range(trees):
+        for number in range(each):
+            colour, bar = int(rng.integers(3)), int(rng.integers(2))
+            pixels = rng.integers(0, 60, (40, 40, 3)).astype(np.uint8)
+            pixels[:, :, colour] += 120
+            pixels[25:33] = 255 if bar else pixels[25:33]
+            name = f"pictures/{tree}/{number}.png"
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(folder / name), pixels)
+            state = CLASSES[colour] if (tree + number) % 7 else ""
+            rows.append({"image": name, "person": f"tree {tree}", "state": state, "bar": bar,
+                         "leaf": int(rng.integers(2))})  # fmt: skip
+    frame = pd.DataFrame(rows)
+    frame.to_csv(folder / "fruit.csv", index=False)
+    return frame
+
+
+FRUIT = {
+    "run": "fruit",
+    "data": {
+        "format": "table",
+        "table": "own/fruit.csv",
+        "tasks": {"state": {"classes": list(CLASSES)}, "marks": {"labels": ["bar", "leaf"]}},
+        "split": {"by": "folds", "folds": 3},
+        "shards": 2,
+    },
+    "training": TRAINING,
+    **PIXELS,
+}
+
+
+@pytest.fixture(scope="module")
+def fruit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = workplace(tmp_path_factory.mktemp("fruit") / "run")
+    write_fruit(folder / "own")
+    (folder / "fruit.yaml").write_text(yaml.safe_dump(FRUIT))
+    snakemake(folder, "--configfile", "fruit.yaml")
+    return folder
+
+
+def test_another_domain_runs_by_configuration_alone(fruit: Path) -> None:
+    results = fruit / "results/fruit"
+    metrics = json.loads((results / "report/metrics.json").read_text())["tasks"]
+    assert metrics["state"]["references"]["linear probe on pixels"] > 0.9  # colours are easy
+    rows = read_frame(results / "tables/pixels/state/rows.parquet")
+    given = pd.read_csv(fruit / "own/fruit.csv", keep_default_na=False).set_index("image")
+    assert len(rows) == (given["state"] != "").sum()
+    assert given.loc[rows["video"], "state"].tolist() == [CLASSES[k] for k in rows["label"]]
+    assert given.loc[rows["video"], "person"].tolist() == rows["group"].tolist()
+    assert rows.groupby("group")["split"].nunique().max() == 1
+    folds = metrics["state"]["over_folds"]["folds"]
+    assert list(folds) == ["1", "2", "3"]
+    # the headline is the pooled out-of-fold score of each seed, recomputed
+    scores = read_frame(results / "evaluation/state/scores.parquet")
+    own = scores.query("method == 'head' and alpha == 0.5")
+    truth = rows.set_index("video")["label"]
+    values = [
+        f1_score(truth[part["video"]], np.stack(part["scores"].to_list()).argmax(1),
+                 labels=range(3), average="macro", zero_division=0)
+        for _, part in own.groupby("seed")
+    ]  # fmt: skip
+    assert metrics["state"]["headline"]["mean"] == pytest.approx(np.mean(values))
+    page = (results / "report/index.html").read_text()
+    for words in ("trained on the other folds", "ripe", "The 3 folds alone", "3 classes"):
+        assert words in page
+    assert "action unit" not in page.split("<pre>")[0]
+
+
+def test_a_label_costs_no_embedding_and_an_image_its_own(fruit: Path) -> None:
+    def features() -> set[Path]:
+        return set((fruit / "store/embeddings").glob("*/*"))
+
+    path, before = fruit / "own/fruit.csv", features()
+    text = path.read_text()
+    turned = {"ripe": "green", "green": "rotten", "rotten": "ripe"}
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        state = line.split(",")[2]
+        if state in turned:
+            lines[number] = line.replace(state, turned[state])
+            break
+    path.write_text("\n".join(lines) + "\n")
+    rows = fruit / "results/fruit/tables/pixels/state/rows.parquet"
+    labels = read_frame(rows).set_index("video")["label"]
+    try:
+        snakemake(fruit, "embeddings_all", "--configfile", "fruit.yaml")
+        found = read_frame(rows).set_index("video")["label"]  # the parts may be others now
+        assert (found[labels.index] != labels).sum() == 1
+        assert features() == before
+        picture = fruit / "own/pictures/0/new.png"
+        picture.write_bytes((fruit / "own/pictures/0/1.png").read_bytes() + b"IEND")
+        path.write_text("\n".join([*lines, "pictures/0/new.png,tree 0,ripe,0,0"]) + "\n")
+        snakemake(fruit, "embeddings_all", "--configfile", "fruit.yaml")
+        assert len(features() - before) == 1
+        assert len(read_frame(rows)) == len(labels) + 1
+    finally:
+        path.write_text(text)
+
+
+def test_features_of_an_earlier_run_give_its_heads_again(micro_run: Path, tmp_path: Path) -> None:
+    folder = workplace(tmp_path / "run")
+    shards = sorted((micro_run / "results/micro/embeddings/micro").glob("*.parquet"))
+    frame = pd.concat([read_frame(shard) for shard in shards])
+    frame = frame[frame["status"] == "ok"].sample(frac=1, random_state=0)
+    with h5py.File(folder / "theirs.h5", "w") as file:  # as the paper's authors keep them
+        file["train_features"] = np.stack(frame["feature"].to_list())
+    names = [folder_name(v, p) for v, p in zip(frame["video"], frame["person"], strict=True)]
+    lines = [f"crops/{n}/{f:05d}.jpg 0" for n, f in zip(names, frame["frame"], strict=True)]
+    (folder / "theirs.txt").write_text("\n".join(lines) + "\n")
+    config = yaml.safe_load((ROOT / "tests/config/micro.yaml").read_text())
+    config |= {"run": "again", "encoders": {}, "encoder": "theirs"}
+    config["data"] |= {"annotations": "resources/demo/annotations"}
+    config["features"] = {"import": {"theirs": {"file": "theirs.h5", "frames": "theirs.txt"}}}
+    (folder / "c.yaml").write_text(yaml.safe_dump(config))
+    done = snakemake(folder, "--configfile", "c.yaml").stderr
+    for rule in ("extract_frames", "align_faces", "embed_faces", "fetch_asset"):
+        assert f"rule {rule}:" not in done
+    for task in ("EXPR", "AU"):
+        for part in ("0", "1"):
+            bundle = f"models/{task}/{part}/heads.safetensors"
+            expected = (micro_run / "results/micro" / bundle).read_bytes()
+            assert (folder / "results/again" / bundle).read_bytes() == expected
+    page = (folder / "results/again/report/index.html").read_text()
+    assert "theirs: features from elsewhere" in page
