@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import torch
 
 from clipaffect.config.models import Encoder, Faces
-from clipaffect.dataset.manifest import VIDEO
+from clipaffect.dataset.manifest import VIDEO, runs_of_images
 from clipaffect.digest import digest
 from clipaffect.encoders.load import LoadedEncoder, check_encoder, encoder_record, load_encoder
 from clipaffect.errors import UserError
-from clipaffect.faces.crops import decode_crop, read_crops
+from clipaffect.faces.crops import decode_image, read_crops
 from clipaffect.faces.stage import detection_key
 from clipaffect.outcomes import Outcome
 from clipaffect.progress import Progress
@@ -50,7 +50,7 @@ def schema(dimension: int, encoder: str) -> pa.Schema:
 
 
 def embed_crops(crops: list[bytes], encoder: LoadedEncoder, batch: int) -> np.ndarray:
-    """Features (n, dimension) float16 of JPEG or PNG crops; NaN where one is damaged.
+    """Features (n, dimension) float16 of encoded crops; NaN where one is damaged.
 
     Every batch has the same size, padded with zeros: with another size the matrix products take
     another path and the last bits of a row would depend on how many neighbours it has.
@@ -60,7 +60,7 @@ def embed_crops(crops: list[bytes], encoder: LoadedEncoder, batch: int) -> np.nd
     """
     features = np.full((len(crops), encoder.dimension), np.nan, np.float16)
     for start in range(0, len(crops), batch):
-        decoded = [decode_crop(crop) for crop in crops[start : start + batch]]
+        decoded = [decode_image(crop) for crop in crops[start : start + batch]]
         whole = [place for place, crop in enumerate(decoded) if crop is not None]
         if not whole:
             continue
@@ -77,20 +77,6 @@ def embed_crops(crops: list[bytes], encoder: LoadedEncoder, batch: int) -> np.nd
 
 class NotFinite(Exception):
     """The feature of crop ``args[0]`` is not finite."""
-
-
-def runs_of_images(names: pd.Series) -> pd.Series:
-    """The run that each of some single images is embedded in, about ``ROW_GROUP`` long.
-
-    A run ends behind a name whose hash says so: one more image moves its own run alone, and the
-    features of all others stay in the work store.
-    """
-    ends = [
-        int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) % ROW_GROUP == 0
-        for name in names
-    ]
-    run = pd.Series(ends, index=names.index).shift(fill_value=False).cumsum()
-    return "images " + run.astype(str)
 
 
 def embed_faces(

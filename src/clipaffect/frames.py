@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipaffect.dataset.files import list_frames
-from clipaffect.dataset.manifest import IMAGE, VIDEO
+from clipaffect.dataset.manifest import VIDEO
 from clipaffect.digest import file_digest
 from clipaffect.errors import UserError
 from clipaffect.outcomes import Outcome
@@ -71,7 +71,7 @@ def extract_frames(manifest: Path, store: Store, out: Path) -> None:
     Where all of a video's people have crops, their images are its frames. A single image is one.
     """
     listed = read_frame(manifest)
-    images = listed[listed["kind"] == IMAGE]
+    images = listed[listed["kind"] != VIDEO]
     videos = listed[listed["kind"] == VIDEO].to_dict("records")
 
     def index(video: dict[str, Any], folder: Path) -> None:

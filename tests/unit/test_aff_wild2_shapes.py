@@ -17,7 +17,7 @@ from clipaffect.dataset.index import index_dataset
 from clipaffect.dataset.inventory import inventory
 from clipaffect.dataset.read import read_dataset
 from clipaffect.errors import UserError
-from clipaffect.faces.crops import decode_crop, encode_crop
+from clipaffect.faces.crops import decode_image, encode_crop
 from clipaffect.tables import read_frame
 from clipaffect.tasks import AU, EXPR, Task
 
@@ -276,11 +276,11 @@ def test_the_fast_reader_gives_what_the_strict_one_gives(
 def test_damaged_images_are_told_from_whole_ones() -> None:
     picture = np.random.default_rng(0).integers(0, 255, (112, 112, 3), np.uint8)
     whole = encode_crop(picture)
-    assert decode_crop(whole).shape == (112, 112, 3)
-    assert decode_crop(whole + b"\0" * 16).shape == (112, 112, 3)
+    assert decode_image(whole).shape == (112, 112, 3)
+    assert decode_image(whole + b"\0" * 16).shape == (112, 112, 3)
     for broken in (b"", whole[:200], whole[: len(whole) // 2], whole[:-2], b"no image",
                    b"junk" + whole[-40:]):  # fmt: skip
-        assert decode_crop(broken) is None
+        assert decode_image(broken) is None
 
 
 def test_a_subset_has_a_validation_video_of_each_task(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from clipaffect.config.models import Encoder, Faces
 from clipaffect.embeddings import embed_crops, embed_faces
 from clipaffect.encoders.load import LoadedEncoder, load_encoder
 from clipaffect.errors import UserError
-from clipaffect.faces.stage import SCHEMA
+from clipaffect.faces.rows import SCHEMA
 from clipaffect.store import Store
 from clipaffect.table import build_table, read_split
 from clipaffect.tables import read_frame, write_batches, write_frame

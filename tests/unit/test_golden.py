@@ -31,7 +31,7 @@ from clipaffect.encoders.load import load_encoder
 from clipaffect.evaluation.references import probe_scores
 from clipaffect.faces.alignment import align
 from clipaffect.faces.detector import FaceDetector
-from clipaffect.faces.stage import _cut
+from clipaffect.faces.rows import cut_face
 from clipaffect.stages import VERSIONS
 from clipaffect.table import Split
 from clipaffect.tasks import AU, EXPR
@@ -65,7 +65,7 @@ def detections() -> list[float]:
     pixels = next(read_frames(clip())).pixels
     (face,) = detector(pixels)
     crop = align(pixels, face.points, 224)
-    jpeg, _ = _cut(pixels, face, Faces())
+    jpeg, _ = cut_face(pixels, face, Faces())
     blocks = cv2.resize(crop, (2, 2), interpolation=cv2.INTER_AREA)
     return [*face.points.ravel().tolist(), *blocks.ravel().tolist(), len(jpeg) / 100]
 

@@ -67,6 +67,8 @@ def collect(
         name, rows = task.name, labels[task.name]
         if needs_images:
             has_image, beyond = _images(tree, rows, files, video_frames)
+            if data.faces == "search":  # which pictures show a face is known after detection
+                has_image[rows["video"].isin(list(tree.images)).to_numpy()] = np.nan
         else:
             has_image, beyond = np.full(len(rows), np.nan), np.zeros(len(rows), bool)
         found[name] = {
@@ -84,17 +86,21 @@ def collect(
     folders = [folder for owner in people if (folder := tree.crop_folder(*owner))]
     missing = sorted(folder_name(*p) for p in people if needs_images and tree.is_missing(*p))
     images = [tree.images[video] for video, _ in people if video in tree.images]
+    search = data.faces == "search"
     duplicates = _duplicates(tree, folders, files)
     odd = {str(folder): files(folder).others for folder in folders if files(folder).others}
     return {
         "videos_found": len(tree.videos),
         "crop_folders_found": len(tree.crops.used),
         "crop_folders_used": len(folders),
-        "images_used": sum(len(files(folder).numbers) for folder in folders) + len(images),
+        "images_used": sum(len(files(folder).numbers) for folder in folders)
+        + (0 if search else len(images)),
         "single_images": len(images),
         "crop_sizes": _crop_sizes(folders, files, images),
-        "frames_to_decode": sum(video_frames(video) for video in searched),
-        "frames_to_search": sum(video_frames(video) * n for video, n in searched.items()),
+        "frames_to_decode": sum(video_frames(video) for video in searched)
+        + (len(images) if search else 0),
+        "frames_to_search": sum(video_frames(video) * n for video, n in searched.items())
+        + (len(images) if search else 0),
         "videos_missing": missing,
         "near_names": _near_names(missing, tree),
         "empty": sorted(

@@ -19,7 +19,7 @@ from clipaffect.config.data import Data
 from clipaffect.dataset.facts import collect, refuse_hopeless
 from clipaffect.dataset.files import folder_state
 from clipaffect.dataset.labels import label_schema
-from clipaffect.dataset.manifest import IMAGE, MANIFEST, VIDEO
+from clipaffect.dataset.manifest import IMAGE, MANIFEST, PICTURE, VIDEO
 from clipaffect.dataset.read import read_dataset
 from clipaffect.dataset.tree import Tree
 from clipaffect.digest import file_digest
@@ -51,10 +51,7 @@ def index_dataset(data: Data, tasks: Sequence[Task], out: Path, needs_images: bo
     tree, labels = read_dataset(data, tasks)
     facts = collect(data, tasks, tree, labels, needs_images)
     refuse_hopeless(facts)
-    rows = [
-        _manifest_row(tree, video, persons, data.frame_limit)
-        for video, persons in tree.people().items()
-    ]
+    rows = [_manifest_row(tree, video, persons, data) for video, persons in tree.people().items()]
     manifest = pd.DataFrame(rows, columns=MANIFEST.names)
     shard = manifest["video"].map(lambda video: shard_of(video, data.shards))
     for number, name in enumerate(shard_names(data.shards)):
@@ -67,13 +64,15 @@ def index_dataset(data: Data, tasks: Sequence[Task], out: Path, needs_images: bo
     write_text(out / "summary.json", json.dumps(facts, indent=2) + "\n")
 
 
-def _manifest_row(tree: Tree, video: str, persons: list[str], limit: int) -> dict[str, Any]:
+def _manifest_row(tree: Tree, video: str, persons: list[str], data: Data) -> dict[str, Any]:
+    limit = data.frame_limit
+    single = PICTURE if data.faces == "search" else IMAGE
     folders = [tree.crop_folder(video, person) for person in persons]
     # A video is decoded only for people without crops.
     path = tree.images.get(video) or (tree.videos.get(video) if None in folders else None)
     return {
         "video": video,
-        "kind": IMAGE if video in tree.images else VIDEO,
+        "kind": single if video in tree.images else VIDEO,
         "path": str(path or ""),
         "sha256": file_digest(path) if path else "",
         "persons": persons,

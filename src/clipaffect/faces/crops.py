@@ -12,7 +12,8 @@ JPEG = (
     cv2.IMWRITE_JPEG_QUALITY, 95,
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
 )  # fmt: skip
-ENDS = (b"\xff\xd9", b"IEND")  # of a whole JPEG and PNG; a few bytes may follow
+# Starts and ends of a whole JPEG and PNG; a few bytes may follow.
+ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}
 TAIL = 256
 
 
@@ -24,12 +25,14 @@ def encode_crop(crop: np.ndarray) -> bytes:
     return jpeg.tobytes()
 
 
-def decode_crop(data: bytes) -> np.ndarray | None:
-    """RGB (H, W, 3) uint8 of a JPEG or PNG; None if it is damaged.
+def decode_image(data: bytes) -> np.ndarray | None:
+    """RGB (H, W, 3) uint8 of an image's bytes, turned as it says; None if it is damaged.
 
-    OpenCV decodes what there is of a truncated file and greys the rest: its end is looked for.
+    OpenCV decodes what there is of a truncated JPEG or PNG and greys the rest: its end is looked
+    for.
     """
-    if not any(end in data[-TAIL:] for end in ENDS):
+    end = ENDS.get(data[:2], b"")
+    if not data or end not in data[-TAIL:]:
         return None
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     return None if decoded is None else cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
@@ -41,12 +44,13 @@ def read_crops(rows: pa.Table) -> list[bytes]:
     A file that cannot be read gives no bytes.
     """
     return [
-        crop if image is None else _bytes(Path(image))
+        crop if image is None else read_bytes(Path(image))
         for crop, image in zip(rows["crop"].to_pylist(), rows["image"].to_pylist(), strict=True)
     ]
 
 
-def _bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes; none if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError:

@@ -11,73 +11,32 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipaffect.assets import asset_file, known_assets
+from clipaffect.assets import asset_file
 from clipaffect.config.models import Faces
 from clipaffect.dataset.files import list_frames
-from clipaffect.dataset.manifest import IMAGE, VIDEO
-from clipaffect.faces.alignment import align, crop_box
-from clipaffect.faces.crops import encode_crop
-from clipaffect.faces.detector import Face, FaceDetector
+from clipaffect.dataset.manifest import IMAGE, PICTURE, VIDEO
+from clipaffect.faces.detector import FaceDetector
+from clipaffect.faces.pictures import of_pictures
+from clipaffect.faces.rows import ASSET, DETECTIONS, SCHEMA, detector_key, face_row
 from clipaffect.faces.tracks import Tracker, assign_persons
 from clipaffect.frames import manifest_frames, video_key
 from clipaffect.outcomes import Outcome
 from clipaffect.progress import Progress
-from clipaffect.stages import VERSIONS
 from clipaffect.store import Store
 from clipaffect.tables import ROW_GROUP, read_frame, take_rows, write_batches
 from clipaffect.video import Frame
 
-ASSET = "face-networks"
 LISTED_AT_ONCE = 4096
-FRAME_COLUMNS: list[tuple[str, pa.DataType]] = [
-    ("frame", pa.int32()),
-    ("time", pa.float64()),
-    ("status", pa.string()),
-    ("score", pa.float32()),
-    ("box", pa.list_(pa.float32(), 4)),
-    ("points", pa.list_(pa.float32(), 10)),
-    ("sharpness", pa.float32()),
-    ("faces_in_frame", pa.int16()),
-]
-DETECTIONS = pa.schema([("track", pa.int32()), *FRAME_COLUMNS, ("crop", pa.large_binary())])
-SCHEMA = pa.schema(
-    [
-        ("video", pa.string()),
-        ("person", pa.string()),
-        *FRAME_COLUMNS,
-        ("image", pa.string()),
-        ("crop", pa.large_binary()),
-    ]
-)
 
 
 def detection_key(video: dict[str, Any], settings: Faces) -> dict[str, Any]:
     """What a video's detections depend on."""
-    # The margin moves only cropped boxes.
-    unused = {"margin"} if settings.crop == "aligned" else set()
-    return {
-        "version": VERSIONS["detections"],
-        **video_key(video),
-        "opencv": cv2.__version__,
-        "networks": [member.sha256 for member in known_assets()[ASSET].members.values()],
-        "settings": settings.model_dump(mode="json", exclude=unused),
-    }
-
-
-def _cut(frame: np.ndarray, face: Face, settings: Faces) -> tuple[bytes, float]:
-    """The crop as JPEG, and its sharpness (variance of the Laplacian)."""
-    if settings.crop == "aligned":
-        crop = align(frame, face.points, settings.size)
-    else:
-        crop = crop_box(frame, face.box, settings.margin, settings.size)
-    sharpness = cv2.Laplacian(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var()
-    return encode_crop(crop), float(sharpness)
+    return video_key(video) | detector_key(settings)
 
 
 def _frame_rows(
@@ -92,20 +51,8 @@ def _frame_rows(
         return [empty | {"status": str(Outcome.NO_FACE)}]
     rows = []
     for face, number in zip(faces, numbers, strict=True):
-        crop, sharpness = _cut(frame.pixels, face, settings)
-        rows.append(
-            empty
-            | {
-                "track": number,
-                "status": str(Outcome.OK),
-                "score": face.score,
-                "box": face.box.tolist(),
-                "points": face.points.ravel().tolist(),
-                "sharpness": sharpness,
-                "faces_in_frame": len(faces),
-                "crop": crop,
-            }
-        )
+        own = {"track": number, "faces_in_frame": len(faces)}
+        rows.append(empty | own | face_row(frame.pixels, face, settings))
     return rows
 
 
@@ -219,7 +166,7 @@ def align_faces(
         out: Parquet file with columns ``SCHEMA``.
     """
     listed = read_frame(manifest)
-    images = listed[listed["kind"] == IMAGE]
+    images, pictures = (listed[listed["kind"] == kind] for kind in (IMAGE, PICTURE))
     videos = listed[listed["kind"] == VIDEO].to_dict("records")
     index = read_frame(frames, ["video", "frame", "width"])
     counts = index["video"].value_counts()
@@ -256,5 +203,7 @@ def align_faces(
                 part = images.iloc[start : start + LISTED_AT_ONCE]
                 yield _of_images(part)
                 progress.advance(len(part))
+            if len(pictures):
+                yield from of_pictures(pictures, detector, settings, store, progress)
 
     write_batches(out, SCHEMA, tables())

@@ -72,7 +72,7 @@ def estimate(
         assets: folder of fetched assets.
     """
     take_one_core()
-    if video is not None and config.encoders:
+    if facts["frames_to_decode"] and config.encoders:
         yield _detection(config, facts, video, assets)
     crops = facts["images_used"] + facts["frames_to_search"]
     for name, encoder in config.encoders.items():
@@ -90,10 +90,10 @@ def _dimension(config: Config) -> int:
         return source.dimension
 
 
-def _detection(config: Config, facts: dict[str, Any], video: Path, assets: Path) -> Cost:
+def _detection(config: Config, facts: dict[str, Any], video: Path | None, assets: Path) -> Cost:
     frames = facts["frames_to_decode"]
-    seconds, note = ASSUMED_DETECTION, "assumed: the face networks are not fetched yet"
-    if (assets / "face-networks" / MANIFEST).is_file():
+    seconds, note = ASSUMED_DETECTION, "assumed: there is no video, or no network yet, to try"
+    if video is not None and (assets / "face-networks" / MANIFEST).is_file():
         found = _detection_seconds(video, config, assets)
         if found is not None:
             seconds, note = found, f"measured on {FEW_FRAMES} frames of {video.name}"
