@@ -93,7 +93,11 @@ def _stage(
         command = command.replace("build_report ", "build_report write_submission ", 1)
         outs.append(f"results/{config.run}/submission")
         deps += [f"results/{config.run}/embeddings", "src/clipaffect/submission"]
+    if name == "embeddings":
+        deps += [path for name in config.features.imported for path in config.features.files(name)]
     keys = [key for parameters in stage["params"] for key in next(iter(parameters.values()))]
+    if name in ("embeddings", "report"):
+        keys.append("features")
     keys = [key for key in keys if _has(given, key)]
     stays = config.data.licensed and not config.data.may_push
     made: dict[str, Any] = {"desc": stage["desc"], "wdir": "../..", "cmd": command, "deps": deps}

@@ -77,6 +77,21 @@ def test_licensed_outputs_never_reach_a_remote(
     assert any("from faces" in text for text in files) == reaches
 
 
+def test_features_from_elsewhere_are_what_a_stage_depends_on(repository: Path) -> None:
+    path = write_config(repository)
+    config = yaml.safe_load(path.read_text())
+    for name in ("theirs.h5", "theirs.txt"):
+        (repository / name).write_text("x")
+    part = {"file": "theirs.h5", "frames": "theirs.txt"}
+    path.write_text(yaml.safe_dump(config | {"features": {"import": {"theirs": part}}}))
+    folder = write_dvc_run(path, repository)
+    stages = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
+    assert {"theirs.h5", "theirs.txt"} < set(stages["embeddings"]["deps"])
+    assert "import_features" in stages["embeddings"]["cmd"]
+    assert "features" in stages["embeddings"]["params"][0]["runs/micro/config.yaml"]
+    assert "runs/micro/dvc.yaml:report" in dvc(repository, "stage", "list", "runs/micro/dvc.yaml")
+
+
 def test_submissions_are_outputs_and_the_demos_own_file_is_refused(repository: Path) -> None:
     (repository / "names.txt").write_text("1-25-480x270\n")
     folder = write_dvc_run(write_config(repository, test={"AU": "names.txt"}), repository)

@@ -65,11 +65,6 @@ def options(name, paths, folder=False):
     return " ".join(f"{name} {shlex.quote(str(path))}" for path in chosen)
 
 
-def files_of(parts):
-    """The files of an import: features, and the lists of their frames."""
-    return [path for part in parts for path in (part.file, part.frames) if path]
-
-
 def any_of(names):
     """A regular expression of some names, or of nothing."""
     return "|".join(map(re.escape, names)) or "(?!)"

@@ -33,7 +33,7 @@ rule embed_faces:
 rule import_features:
     input:
         labels=expand(RESULTS / "dataset/labels/{task}.parquet", task=TASKS),
-        files=lambda wildcards: files_of(IMPORTED[wildcards.imported]),
+        files=lambda wildcards: CONFIG.features.files(wildcards.imported),
     output:
         shards=expand(RESULTS / "embeddings/{{imported}}/{shard}.parquet", shard=SHARDS),
         counts=RESULTS / "embeddings/{imported}/import.json",

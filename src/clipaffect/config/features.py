@@ -37,6 +37,10 @@ class Features(Section):
         "looked at. Without `encoders` beside them nothing is embedded at all.",
     )
 
+    def files(self, name: str) -> list[str]:
+        """Every file of an import: features, and the lists of their frames."""
+        return [path for part in self.imported[name] for path in (part.file, part.frames) if path]
+
     @field_validator("imported", mode="before")
     @classmethod
     def _one_needs_no_list(cls, values: Any) -> Any:
