@@ -65,13 +65,14 @@ def scan_tree(data: Data, tasks: Sequence[Task]) -> Tree:
     crops = scan_crops(data.images)
     problems: list[UserError] = []
     annotations: list[Annotation] = []
+    others: list[Path] = []
     for task in tasks:
         if data.multitask:
             where = Path(data.multitask.train)
             found = list(_multitask(data.multitask, task.name, videos))
         else:
             where = _task_folder(Path(data.annotations), task.name)
-            found = _scan_task(where, task.name, videos, problems)
+            found = _scan_task(where, task.name, videos, problems, others)
         problems += _misplaced(found, task.name, where)
         annotations += found
     test = {
@@ -84,7 +85,7 @@ def scan_tree(data: Data, tasks: Sequence[Task]) -> Tree:
     problems += _unknown_length(test, videos, crops)
     raise_all(problems)
     annotations.sort(key=lambda a: (a.task, natural_order(a.video), a.person))
-    return Tree(videos, crops, annotations, test)
+    return Tree(videos, crops, annotations, test, other_files=tuple(others))
 
 
 def _unknown_length(
@@ -129,13 +130,21 @@ def _task_folder(root: Path, task: str) -> Path:
 
 
 def _scan_task(
-    folder: Path, task: str, videos: dict[str, Path], problems: list[UserError]
+    folder: Path,
+    task: str,
+    videos: dict[str, Path],
+    problems: list[UserError],
+    others: list[Path],
 ) -> list[Annotation]:
-    """The annotation files of a task; names that cannot be kept go to ``problems``."""
+    """The annotation files of a task; names that cannot be kept go to ``problems``.
+
+    Files of another kind go to ``others``.
+    """
     found = []
     for sub_folder, split in SPLITS.items():
         for path in files_below(folder / sub_folder):
             if path.suffix.lower() != ".txt":
+                others.append(path)
                 continue
             if problem := check_name(path, folder):
                 problems.append(problem)

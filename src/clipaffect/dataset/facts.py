@@ -112,6 +112,7 @@ def collect(
         "videos_not_annotated": len(tree.videos.keys() - {video for video, _ in people}),
         "shadowed": {n: [str(p) for p in paths] for n, paths in tree.crops.shadowed.items()},
         "files_of_other_names": {folder: names[:FEW] for folder, names in odd.items()},
+        "other_annotation_files": [str(path) for path in tree.other_files],
         "duplicates": duplicates,
         "duplicates_in_both_splits": [d for d in duplicates if _spans_splits(d, labels)],
         "images_compared": len(tree.images) <= COMPARED,

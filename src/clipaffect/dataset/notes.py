@@ -64,19 +64,28 @@ def _verdicts(facts: dict[str, Any]) -> Iterator[str]:
 
 
 def class_counts(found: dict[str, Any]) -> Iterator[str]:
-    """Frames of each class or unit of a split, beside the published figure where there is one."""
+    """Frames of each class or label of a split, beside the published figure where there is one."""
+    for name, cell in class_cells(found).items():
+        yield f"{name} {cell}"
+
+
+def class_cells(found: dict[str, Any]) -> dict[str, str]:
+    """The same, by class."""
     frames = max(1, found["annotated"] if found["with_image"] is None else found["with_image"])
     published = found["published"] or [""] * len(found["counts"])
+    cells = {}
     for (name, count), other in zip(found["counts"].items(), published, strict=True):
-        if not other:
-            yield f"{name} {count:,}"
-        elif other.endswith("%"):
-            yield f"{name} {count:,} = {100 * count / frames:.1f} % (published {other})"
-        else:
-            yield f"{name} {count:,} (published {other})"
+        share = f" = {100 * count / frames:.1f} %" if other.endswith("%") else ""
+        cells[name] = f"{count:,}{share}" + (f" (published {other})" if other else "")
+    return cells
 
 
 def _problems(facts: dict[str, Any]) -> Iterator[str]:
+    if other := facts["other_annotation_files"]:
+        yield (
+            f"Files among the annotations that do not end in .txt and are not read, {len(other):,} "
+            f"of them: {_few(other)}."
+        )
     if near := facts["near_names"]:
         pairs = [f"'{name}' is there as '{other}'" for name, other in near.items()]
         yield f"Names that differ in capitals or in how an accent is stored: {_few(pairs)}."
@@ -85,8 +94,8 @@ def _problems(facts: dict[str, Any]) -> Iterator[str]:
         yield f"{len(empty):,} {one[len(empty) > 1]} empty: {_few(empty)}."
     if shadowed := facts["shadowed"]:
         yield (
-            "Folders of crops that lie under several roots, of which the first root's is used: "
-            f"{_few(list(shadowed))}."
+            "Folders of crops of one name, of which the first (by root, then by path) is used and "
+            f"these are not: {_few([path for paths in shadowed.values() for path in paths])}."
         )
     if odd := facts["files_of_other_names"]:
         folder, names = next(iter(odd.items()))

@@ -40,6 +40,7 @@ class Tree:
         test: by task, what is to be predicted.
         images: single images by name; each is a video of one frame.
         notes: sentences for the reader of the report.
+        other_files: files among the annotations that are none.
     """
 
     videos: dict[str, Path]
@@ -48,6 +49,7 @@ class Tree:
     test: dict[str, TestList] = field(default_factory=dict)
     images: dict[str, Path] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    other_files: tuple[Path, ...] = ()
 
     def people(self) -> dict[str, list[str]]:
         """Every video that is annotated or to be predicted, in natural order, and its people."""

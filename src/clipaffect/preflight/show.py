@@ -16,9 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from clipaffect.config.models import Config
-from clipaffect.dataset.notes import class_counts, data_notes
+from clipaffect.dataset.notes import class_cells, data_notes
 from clipaffect.preflight.estimate import Cost
 
+COLUMNS = 5  # of splits or folds in a terminal
 JOBS = re.compile(r"^(\w+)\s+(\d+)$", re.MULTILINE)
 
 
@@ -38,7 +39,8 @@ def show(
         jobs: by rule; None where there is no workflow to ask.
         costs: lines of the estimate; measured as they are asked for.
     """
-    parts: list[RenderableType] = [_splits(facts), _classes(facts)]
+    parts: list[RenderableType] = [_splits(facts)]
+    parts += [_classes(task, splits) for task, splits in facts["tasks"].items()]
     parts += [Text(f"• {line}") for line in data_notes(facts)]
     if jobs is not None:
         listed = ", ".join(f"{count} {rule}" for rule, count in jobs.items())
@@ -60,6 +62,8 @@ def show(
 def _splits(facts: dict[str, Any]) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),  # nine columns fit a terminal of 80
+        pad_edge=False,
         title="annotated frames",
         title_justify="left",
         caption="– where crops are cut from videos: known after detection",
@@ -67,7 +71,7 @@ def _splits(facts: dict[str, Any]) -> Table:
     )
     for name in ("task", "split"):
         table.add_column(name)
-    for name in ("videos", "people", "rows", "annotated", "with image", "no image", "beyond"):
+    for name in ("videos", "people", "rows", "labelled", "with image", "no image", "beyond"):
         table.add_column(name, justify="right")
     for task, splits in facts["tasks"].items():
         for split, found in splits.items():
@@ -81,14 +85,24 @@ def _splits(facts: dict[str, Any]) -> Table:
     return table
 
 
-def _classes(facts: dict[str, Any]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title="frames of each class or unit", title_justify="left")
-    table.add_column("task")
-    table.add_column("split")
-    table.add_column("frames")
-    for task, splits in facts["tasks"].items():
-        for split, found in splits.items():
-            table.add_row(task, split, ", ".join(class_counts(found)))
+def _classes(task: str, splits: dict[str, Any]) -> Table:
+    """A row for each class or label; a column for each split, or the range over many folds."""
+    table = Table(
+        box=box.SIMPLE_HEAD, title=f"frames of {task}", title_justify="left"
+    )
+    table.add_column("")
+    if len(splits) <= COLUMNS:
+        for split in splits:
+            table.add_column(split, justify="right")
+        cells = [class_cells(found) for found in splits.values()]
+        for name in cells[0]:
+            table.add_row(name, *(own[name] for own in cells))
+        return table
+    for column in (f"all {len(splits)} folds", "fewest in a fold", "most"):
+        table.add_column(column, justify="right")
+    for name in next(iter(splits.values()))["counts"]:
+        counts = [found["counts"][name] for found in splits.values()]
+        table.add_row(name, f"{sum(counts):,}", f"{min(counts):,}", f"{max(counts):,}")
     return table
 
 
