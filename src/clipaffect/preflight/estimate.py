@@ -25,6 +25,7 @@ from clipaffect.config.training import Recipe
 from clipaffect.encoders.load import arithmetic, encoder_cost
 from clipaffect.faces.detector import FaceDetector
 from clipaffect.imported import open_features
+from clipaffect.splits import TRAIN, folds_among, in_split
 from clipaffect.table import Split
 from clipaffect.tasks import Task
 from clipaffect.training.core import take_one_core
@@ -145,13 +146,22 @@ def _embedding(
 
 def _training(config: Config, task: Task, splits: dict[str, Any], dimension: int) -> Iterator[Cost]:
     training = config.training
-    train, validation = splits["train"], splits["validation"]
-    rows = train["annotated"] - train["without_image"] - train["beyond"]
+    folds = folds_among(splits)
+    # Training rows of all folds, and the rows that are scored.
+    rows = sum(
+        found["annotated"] - found["without_image"] - found["beyond"]
+        for fold in folds
+        for name, found in splits.items()
+        if in_split(name, TRAIN, fold)
+    )
+    validation = sum(s["annotated"] for name, s in splits.items() if folds != [0] or name != TRAIN)
     grid = training.heads()
     for variant, recipe in training.recipes().items():
         heads = sum(name == variant for name, _, _ in grid)
-        scored = 4.0 * len(task.targets) * heads * validation["annotated"]
-        work = f"{heads} heads for {task.name}" + (f", variant {variant}" if variant else "")
+        scored = 4.0 * len(task.targets) * heads * validation
+        work = f"{heads * len(folds)} heads for {task.name}" + (
+            f", variant {variant}" if variant else ""
+        )
         if recipe.has_user_code:
             yield Cost(work, None, "core", scored, "code of your own is not measured")
             continue
@@ -159,7 +169,7 @@ def _training(config: Config, task: Task, splits: dict[str, Any], dimension: int
         weights = sum(p.numel() for p in _head(recipe, dimension, task).parameters())
         hours = heads * recipe.epochs * rows / rate / 3600
         note = f"measured: {rate:,.0f} frames a second and core, {recipe.epochs} epochs"
-        yield Cost(work, hours, "core", scored + 8.0 * heads * weights, note)
+        yield Cost(work, hours, "core", scored + 8.0 * heads * len(folds) * weights, note)
 
 
 def _head(recipe: Recipe, dimension: int, task: Task) -> torch.nn.Module:

@@ -87,9 +87,7 @@ def _splits(facts: dict[str, Any]) -> Table:
 
 def _classes(task: str, splits: dict[str, Any]) -> Table:
     """A row for each class or label; a column for each split, or the range over many folds."""
-    table = Table(
-        box=box.SIMPLE_HEAD, title=f"frames of {task}", title_justify="left"
-    )
+    table = Table(box=box.SIMPLE_HEAD, title=f"frames of {task}", title_justify="left")
     table.add_column("")
     if len(splits) <= COLUMNS:
         for split in splits:
