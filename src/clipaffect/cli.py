@@ -101,12 +101,13 @@ def import_features(
     out: Out,
     shards: Annotated[int, typer.Option(min=1)],
     labels: Annotated[list[Path], typer.Option("--labels")],
+    test: Annotated[list[Path] | None, typer.Option("--test")] = None,
 ) -> None:
     """Bring features from elsewhere into the form of embeddings."""
     from clipaffect.imported import import_features
 
     files = [FeatureFile.model_validate(file) for file in json.loads(settings)["feature"]]
-    import_features(tuple(files), labels, shards, out)
+    import_features(tuple(files), labels, test or [], shards, out)
 
 
 @app.command()

@@ -1,18 +1,20 @@
 """Stage ``imported``: features from elsewhere, in the form of this project's embeddings.
 
-Every annotated frame gets a row, with its feature or the status ``no_feature``; rows of the files
-that belong to no annotated frame are counted and left out. Features are kept as float16, as all
-are.
+Every annotated frame (and every one that is to be predicted) gets a row, with its feature or the
+status ``no_feature``; rows of the files that belong to no such frame are counted and left out.
+Features are kept as float16, as all are.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+import resource
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import h5py
@@ -35,7 +37,10 @@ from clipaffect.tables import read_frame, whole_file, write_text
 
 KEYS = ["video", "person", "frame"]
 AT_ONCE = 8192
-FRAME = re.compile(r"(?:.*/)?(?P<name>[^/]+)/0*(?P<frame>[1-9]\d*)\.\w+")
+SPARE_FILES = 128
+FRAME = re.compile(r"0*(?P<frame>[1-9]\d{0,8})\.\w+")
+# A path, then labels: numbers apart by blanks or commas.
+LABELLED = re.compile(r"(?P<path>.*?\.\w+)[\s,]+-?\d[\d\s,.-]*")
 HDF5, NUMPY, PARQUET = (".h5", ".hdf5"), (".npy",), (".parquet", ".pq")
 
 
@@ -46,12 +51,12 @@ class Source:
     Attributes:
         rows: how many.
         dimension: of a feature.
-        block: from a first and a last row to their features (n, dimension).
+        blocks: reads them in order, at most ``AT_ONCE`` (n, dimension) at a time.
     """
 
     rows: int
     dimension: int
-    block: Any
+    blocks: Callable[[], Iterator[np.ndarray]]
 
 
 @contextmanager
@@ -62,14 +67,14 @@ def open_features(settings: FeatureFile) -> Iterator[Source]:
         UserError: no such file, another format, or no table of numbers.
     """
     path = Path(settings.file)
+    suffix = path.suffix.lower()
     if not path.is_file():
         raise UserError("no such file of features", where=f"{path}, seen from {Path.cwd()}",
                         mend="correct features.import")  # fmt: skip
-    suffix = path.suffix.lower()
     if suffix in NUMPY:
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except ValueError as error:
+        except (ValueError, EOFError, OSError) as error:
             raise UserError(f"the file is no array of numbers: {error}", where=path,
                             mend="save it with numpy.save, as float32") from None  # fmt: skip
         yield _source(array, path)
@@ -82,13 +87,8 @@ def open_features(settings: FeatureFile) -> Iterator[Source]:
         with file:
             yield _source(_data_set(file, settings, path), path)
     elif suffix in PARQUET:
-        column = pq.read_table(path, columns=["feature"])["feature"].combine_chunks()
-        width = len(column[0]) if len(column) else 0
-        values = column.flatten().to_numpy(zero_copy_only=False)
-        if not len(column) or len(values) != width * len(column):
-            raise UserError("the column 'feature' is empty, or its lists differ in length",
-                            where=path, mend="write one list of numbers a row")  # fmt: skip
-        yield _source(values.reshape(len(column), width), path)
+        with _parquet(path) as parquet:
+            yield _parquet_source(parquet, path)
     else:
         known = ", ".join((*HDF5, *NUMPY, *PARQUET))
         raise UserError(f"'{path.suffix}' is no known format of features", where=path,
@@ -97,9 +97,12 @@ def open_features(settings: FeatureFile) -> Iterator[Source]:
 
 def _data_set(file: h5py.File, settings: FeatureFile, path: Path) -> h5py.Dataset:
     found: list[str] = []
-    file.visititems(
-        lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None
-    )
+
+    def note(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset):
+            found.append(name)
+
+    file.visititems(note)
     wanted = settings.dataset
     if wanted is None and len(found) == 1:
         wanted = found[0]
@@ -107,39 +110,86 @@ def _data_set(file: h5py.File, settings: FeatureFile, path: Path) -> h5py.Datase
         what = f"no data set '{wanted}'" if wanted else f"{len(found)} data sets"
         raise UserError(f"{what}: the file has {', '.join(found) or 'none'}", where=path,
                         mend="name the features' one under features.import: dataset")  # fmt: skip
+    if file[wanted].is_virtual or file[wanted].external:
+        raise UserError(f"the data set '{wanted}' lies in other files", where=path,
+                        mend="copy the features into this one")  # fmt: skip
     return file[wanted]
 
 
 def _source(array: Any, path: Path) -> Source:
-    if array.ndim != 2 or not array.shape[1] or not np.issubdtype(array.dtype, np.floating):
+    shape: tuple[int, ...] = getattr(array, "shape", ())  # an .npz has none
+    dtype = getattr(array, "dtype", np.dtype(object))
+    if len(shape) != 2 or not shape[0] or not shape[1] or not np.issubdtype(dtype, np.floating):
         raise UserError(
-            f"features of shape {tuple(array.shape)} and type {array.dtype}", where=path,
-            mend="give a row for each frame, of float16, float32 or float64",
+            f"features of shape {tuple(shape)} and type {dtype}", where=path,
+            mend="give one array with a row for each frame, of float16, float32 or float64",
         )  # fmt: skip
-    return Source(array.shape[0], array.shape[1], lambda a, b: np.asarray(array[a:b]))
+
+    def blocks() -> Iterator[np.ndarray]:
+        for start in range(0, shape[0], AT_ONCE):
+            yield np.asarray(array[start : start + AT_ONCE])
+
+    return Source(shape[0], shape[1], blocks)
+
+
+def _parquet(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"the file is not Parquet: {error}", where=path,
+                        mend="write it again") from None  # fmt: skip
+
+
+def _parquet_source(file: pq.ParquetFile, path: Path) -> Source:
+    names = file.schema_arrow.names
+    kind = file.schema_arrow.field("feature").type if "feature" in names else pa.null()
+    is_list = pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not (is_list or pa.types.is_large_list(kind)) or not pa.types.is_floating(kind.value_type):
+        raise UserError(
+            f"no column 'feature' with lists of floating-point numbers among {', '.join(names)}",
+            where=path, mend="write one list of numbers a row",
+        )  # fmt: skip
+    first = next(file.iter_batches(1, columns=["feature"]), None)
+    width = len(first["feature"][0].as_py() or ()) if first is not None and len(first) else 0
+
+    def blocks() -> Iterator[np.ndarray]:
+        for batch in file.iter_batches(AT_ONCE, columns=["feature"]):
+            values = batch["feature"].flatten().to_numpy(zero_copy_only=False)
+            if not width or len(values) != width * len(batch) or batch["feature"].null_count:
+                raise UserError("the lists in the column 'feature' differ in length", where=path,
+                                mend="write as many numbers in each row")  # fmt: skip
+            yield values.reshape(len(batch), width)
+
+    return Source(file.metadata.num_rows, width, blocks)
 
 
 def import_features(
-    files: tuple[FeatureFile, ...], labels: list[Path], shards: int, out: Path
+    files: tuple[FeatureFile, ...],
+    labels: list[Path],
+    test: list[Path],
+    shards: int,
+    out: Path,
 ) -> None:
     """Write ``<shard>.parquet`` and ``import.json`` into the folder ``out``.
 
     Args:
         files: the files of one import.
         labels: ``dataset/labels/<task>.parquet`` of every task.
+        test: ``dataset/test/<task>.parquet``, whose frames are to be predicted.
         shards: as many files as an encoder's.
         out: ``embeddings/<name>``.
 
     Raises:
         UserError: a list and its file that do not fit, a frame twice, another dimension.
     """
-    wanted = _annotated(labels)
+    wanted = _wanted(labels, test)
     place = {key: number for number, key in enumerate(map(tuple, wanted[KEYS].to_numpy()))}
-    names = {folder_name(video, person): (video, person) for video, person, _ in place}
+    names = _names(wanted)
     taken = np.full(len(wanted), -1, np.int64)  # the row, counted over all files
     unknown = 0
     shard = wanted["video"].map({v: shard_of(v, shards) for v in wanted["video"].unique()})
     total, dimension = 0, 0
+    _allow_files(shards + SPARE_FILES)
     with ExitStack() as stack:
         sources = [stack.enter_context(open_features(settings)) for settings in files]
         dimension = sources[0].dimension
@@ -160,14 +210,15 @@ def import_features(
             unknown += int((rows < 0).sum())
             _take(rows, total, settings, taken)
             total += source.rows
-            for start in range(0, source.rows, AT_ONCE):
-                own = rows[start : start + AT_ONCE]
+            start = 0
+            for block in source.blocks():
+                own = rows[start : start + len(block)]
                 at = np.flatnonzero(own >= 0)
                 if len(at):
-                    with np.errstate(over="ignore"):  # said by name when the table is built
-                        values = source.block(start, start + len(own))[at].astype(np.float16)
+                    values = _half(block[at], start + at, settings.file)
                     _write(writers, layout, wanted.iloc[own[at]], shard.iloc[own[at]], values)
-                progress.advance(len(own))
+                start += len(block)
+                progress.advance(len(block))
         missing = np.flatnonzero(taken < 0)
         _write(writers, layout, wanted.iloc[missing], shard.iloc[missing], None)
     counts = {"rows": total, "used": int((taken >= 0).sum()), "of_no_annotated_frame": unknown,
@@ -183,12 +234,54 @@ def import_features(
         )
 
 
-def _annotated(labels: list[Path]) -> pd.DataFrame:
+def _allow_files(count: int) -> None:
+    """Every shard is open at once: ask for as many files, within the machine's limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, hard), hard))
+
+
+def _wanted(labels: list[Path], test: list[Path]) -> pd.DataFrame:
+    """Every frame that has a label or is to be predicted."""
     parts = []
     for path in labels:
         rows = read_frame(path, [*KEYS, "annotated"])
         parts.append(rows.loc[rows["annotated"], KEYS])
+    for path in test:
+        rows = read_frame(path, KEYS)
+        if (rows["frame"] == 0).any():
+            raise UserError(
+                "a list of videos does not say which frames to predict", where="data.test",
+                mend="with imported features give the organisers' sample file",
+            )  # fmt: skip
+        parts.append(rows)
     return pd.concat(parts).drop_duplicates(ignore_index=True)
+
+
+def _names(wanted: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Who is meant by the name of a folder of frames, with or without a video's ending."""
+    people = wanted[["video", "person"]].drop_duplicates().itertuples(index=False)
+    found: dict[str, tuple[str, str]] = {}
+    shorter: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for video, person in people:
+        found[folder_name(video, person)] = (video, person)
+        stem = str(PurePosixPath(video).with_suffix(""))
+        shorter[folder_name(stem, person)].append((video, person))
+    return {name: own[0] for name, own in shorter.items() if len(own) == 1} | found
+
+
+def _half(values: np.ndarray, rows: np.ndarray, where: str) -> np.ndarray:
+    """As float16, or an error that names the row."""
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    finite = np.isfinite(half).all(axis=1)
+    if not finite.all():
+        raise UserError(
+            "a feature is not a number, or beyond 65,504, float16's largest",
+            where=f"{where}, row {rows[~finite][0] + 1}",
+            mend="remove the row, or scale the features",
+        )
+    return half
 
 
 def _rows_of(
@@ -219,13 +312,18 @@ def _rows_of(
 def _key(
     line: str, place: dict[tuple[str, str, int], int], names: dict[str, tuple[str, str]]
 ) -> tuple[str, str, int]:
-    """The frame that a line names, with a label behind it or not."""
-    for text in (line, re.split(r"[\s,]", line)[0]):
-        if (text, "", 1) in place:  # an image by its path
-            return text, "", 1
-    match = FRAME.match(line)
-    if match and match["name"] in names:
-        return (*names[match["name"]], int(match["frame"]))
+    """The frame that a line names, with labels behind it or not, in whatever folder."""
+    match = LABELLED.fullmatch(line)
+    for text in dict.fromkeys((line, match["path"] if match else line)):
+        parts = PurePosixPath(text).parts
+        for start in range(len(parts)):
+            image = "/".join(parts[start:])
+            if (image, "", 1) in place:
+                return image, "", 1
+            number = FRAME.fullmatch(parts[-1])
+            folder = "/".join(parts[start:-1])
+            if number and folder in names:
+                return (*names[folder], int(number["frame"]))
     return line, "", 0
 
 
@@ -235,17 +333,28 @@ def _own_keys(settings: FeatureFile) -> list[tuple[str, str, int]]:
     columns = pq.read_schema(path).names if path.suffix.lower() in PARQUET else []
     if "image" in columns:
         images = pq.read_table(path, columns=["image"])["image"].to_pylist()
-        return [(str(image), "", 1) for image in images]
+        return [(str(PurePosixPath(str(image))), "", 1) for image in images]
     if {"video", "frame"} <= set(columns):
-        table = pq.read_table(path, columns=[n for n in KEYS if n in columns]).to_pandas()
-        person = table["person"] if "person" in table else [""] * len(table)
-        keys = zip(table["video"].astype(str), person, table["frame"].astype(int), strict=True)
-        return [(video, who or "", frame) for video, who, frame in keys]
+        who = "side" if "side" in columns else "person"  # as this project's own tables call it
+        table = pq.read_table(path, columns=[n for n in ("video", who, "frame") if n in columns])
+        sides = table[who].to_pylist() if who in columns else [""] * len(table)
+        keys = zip(table["video"].to_pylist(), sides, table["frame"].to_pylist(), strict=True)
+        return [_own_key(path, row, *key) for row, key in enumerate(keys, start=1)]
     raise UserError(
         "which frame a row belongs to is not said", where=path,
         mend="give features.import 'frames', a text file with a frame in each line (a Parquet "
-        "file may have the columns image, or video and frame)",
+        "file may have the columns image, or video, frame and side)",
     )  # fmt: skip
+
+
+def _own_key(path: Path, row: int, video: Any, side: Any, frame: Any) -> tuple[str, str, int]:
+    whole = isinstance(frame, int) or (isinstance(frame, float) and frame.is_integer())
+    if not whole or side not in (None, "", "left", "right"):
+        raise UserError(
+            f"frame {frame!r} and side {side!r}", where=f"{path}, row {row}",
+            mend="give a whole number from 1, and left, right or nothing",
+        )  # fmt: skip
+    return str(video), side or "", int(frame)
 
 
 def _take(rows: np.ndarray, before: int, settings: FeatureFile, taken: np.ndarray) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def test_each_frame_gets_its_own_feature(kind: str, labels: Path, tmp_path: Path
     keys.insert(3, ("a", "", 7))  # there, but not annotated
     keys.remove(("b", "left", 3))
     files = (written(tmp_path, kind, keys),)
-    import_features(files, [labels], SHARDS, tmp_path / "out")
+    import_features(files, [labels], [], SHARDS, tmp_path / "out")
     found = result(tmp_path / "out")
     assert len(found) == len(FRAMES)
     assert found.loc[("b", "left", 3), "status"] == "no_feature"
@@ -102,7 +103,7 @@ def test_each_frame_gets_its_own_feature(kind: str, labels: Path, tmp_path: Path
 def test_several_files_are_one_import(labels: Path, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     files = (written(tmp_path, "npy", FRAMES[:4]), written(tmp_path / "x", "h5", FRAMES[4:]))
-    import_features(files, [labels], SHARDS, tmp_path / "out")
+    import_features(files, [labels], [], SHARDS, tmp_path / "out")
     assert (result(tmp_path / "out")["status"] == "ok").all()
 
 
@@ -112,13 +113,57 @@ def test_images_are_named_by_their_path(tmp_path: Path) -> None:
              "annotated": True} for n in names]  # fmt: skip
     write_frame(tmp_path / "labels.parquet", pd.DataFrame(rows))
     np.save(tmp_path / "f.npy", drawn(3))
-    (tmp_path / "l.txt").write_text("b/3.jpg 4\nmy images/a, 1.jpg\nb/2.jpg,1\n")
+    text = "b/3.jpg 4\n/home/me/my images/a, 1.jpg 0,1,-1\nset/b/2.jpg,1\n"
+    (tmp_path / "l.txt").write_text(text)
     file = FeatureFile(file=str(tmp_path / "f.npy"), frames=str(tmp_path / "l.txt"))
-    import_features((file,), [tmp_path / "labels.parquet"], SHARDS, tmp_path / "out")
+    import_features((file,), [tmp_path / "labels.parquet"], [], SHARDS, tmp_path / "out")
     found = result(tmp_path / "out")
     expected = drawn(3).astype(np.float16)
     for name, at in ((names[0], 1), (names[1], 2), (names[2], 0)):
         np.testing.assert_array_equal(found.loc[(name, "", 1), "feature"], expected[at])
+
+
+def test_videos_in_folders_are_named_with_or_without_their_ending(tmp_path: Path) -> None:
+    names = ["clips/a.mp4", "a.mp4", "x/b.avi"]
+    rows = [{"split": "train", "group": n, "video": n, "person": "", "frame": 1 + k, "label": 0,
+             "annotated": True} for n in names for k in range(2)]  # fmt: skip
+    write_frame(tmp_path / "labels.parquet", pd.DataFrame(rows))
+    lines = ["/d/clips/a.mp4/00001.jpg", "clips/a/2.jpg 3", "a.mp4/1.jpg", "a/00002.jpg",
+             "x/b/1.png", "v1/00001.jpg 3 x/b/2.png"]  # fmt: skip
+    file = array(tmp_path, drawn(6), "\n".join(lines))
+    import_features((file,), [tmp_path / "labels.parquet"], [], SHARDS, tmp_path / "out")
+    found = result(tmp_path / "out")
+    expected = drawn(6).astype(np.float16)
+    for at, name in enumerate(names):
+        for k in range(2):
+            row = found.loc[(name, "", 1 + k)]
+            if (name, k) == (names[2], 1):  # two paths in a line are no path
+                assert row["status"] == "no_feature"
+            else:
+                np.testing.assert_array_equal(row["feature"], expected[2 * at + k])
+
+
+def test_frames_to_predict_are_imported_too(labels: Path, tmp_path: Path) -> None:
+    test = pd.DataFrame(
+        {"location": ["t/00004.jpg"], "video": ["t"], "person": [""], "frame": [4]}
+    ).astype({"frame": "int32"})
+    write_frame(tmp_path / "test.parquet", test)
+    file = written(tmp_path, "npy", [*FRAMES, ("t", "", 4)])
+    import_features((file,), [labels], [tmp_path / "test.parquet"], SHARDS, tmp_path / "out")
+    assert result(tmp_path / "out").loc[("t", "", 4), "status"] == "ok"
+    write_frame(tmp_path / "test.parquet", test.assign(frame=np.int32(0)))
+    with pytest.raises(UserError, match="which frames to predict"):
+        import_features((file,), [labels], [tmp_path / "test.parquet"], SHARDS, tmp_path / "o")
+
+
+def test_more_shards_than_files_may_be_open(labels: Path, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        import_features((written(tmp_path, "npy", FRAMES),), [labels], [], 400, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(list((tmp_path / "out").glob("*.parquet"))) == 400
 
 
 def broken_h5(folder: Path) -> FeatureFile:
@@ -143,6 +188,10 @@ MISTAKES = {
     "two data sets": (broken_h5, ["a, b", "dataset"]),
     "another format": (lambda f: FeatureFile(file=str(f / "labels.parquet")), ["not said"]),
     "not there": (lambda f: FeatureFile(file="gone.h5"), ["no such file"]),
+    "too large for float16": (lambda f: array(f, drawn(2) * 1e6, lines(FRAMES[:2])),
+                              ["65,504", "row 1"]),
+    "not a number": (lambda f: array(f, drawn(2) / [[1], [np.nan]], lines(FRAMES[:2])),
+                     ["not a number", "row 2"]),
     "a pkl file": (lambda f: (f / "f.pkl").write_text("") or FeatureFile(file=str(f / "f.pkl")),
                    ["'.pkl'", "pickles are never read"]),
 }  # fmt: skip
@@ -158,7 +207,7 @@ def test_a_mistake_in_an_import_is_named(name: str, labels: Path, tmp_path: Path
     else:
         file = make(tmp_path)
     with pytest.raises(UserError) as caught:
-        import_features((file,), [labels], SHARDS, tmp_path / "out")
+        import_features((file,), [labels], [], SHARDS, tmp_path / "out")
     for word in words:
         assert word in str(caught.value), str(caught.value)
 

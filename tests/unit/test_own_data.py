@@ -14,6 +14,7 @@ from conftest import write_video
 from clipaffect.config import parse_config
 from clipaffect.config.data import Data
 from clipaffect.dataset.facts import collect
+from clipaffect.dataset.inventory import inventory
 from clipaffect.dataset.listing import nearest_frames
 from clipaffect.dataset.notes import data_notes
 from clipaffect.dataset.read import read_dataset
@@ -124,6 +125,13 @@ MISTAKES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "too few people": (SIX, {"split": {"by": "folds", "folds": 5}}, ["3 people", "5 parts"]),
     "a class that only one fold has": (
         SIX, {"split": {"by": "folds", "folds": 2}}, ["no training frame of fold", "bored"]),
+    "a side of an image": ("image,side,split,mood\ni/0.png,left,train,0\n", {},
+                           ["an image has no side", "line 2"]),
+    "a person called NA in two splits": (SIX.replace("ann", "NA").replace("cid", "NA"), {},
+                                         ["more than one split", "NA"]),
+    "a path written in two ways": (SIX.replace("i/3.png,cid", "i//./0.png,cid"), {},
+                                   ["two labels of mood", "line 2", "line 5"]),
+    "two columns of one name": (SIX.replace("person", "mood", 1), {}, ["two columns", "mood"]),
     "no such table": ("", {"table": "gone.csv"}, ["no such table"]),
 }  # fmt: skip
 
@@ -138,6 +146,61 @@ def test_a_mistake_in_a_table_is_named(name: str, tmp_path: Path) -> None:
     assert caught.value.mend
 
 
+def test_rows_for_a_last_test_are_left_alone(tmp_path: Path) -> None:
+    text = SIX.replace("i/3.png,cid,validation", "i/3.png,eve,test")
+    path = table(tmp_path, text)
+    tree, labels = read(settings(path))
+    assert labels["mood"]["video"].nunique() == 4
+    assert "1 rows of the test split are left alone." in tree.notes
+    path.write_text(text + "i/6.png,p,train,2\ni/7.png,q,train,0\n")
+    _, labels = read(settings(path, split={"by": "hold_out", "folds": 2}))
+    assert "i/3.png" not in set(labels["mood"]["video"].astype(str))
+
+
+def test_classes_that_are_numbers_are_names(tmp_path: Path) -> None:
+    tasks = {"stars": {"classes": ["1", "2", "3"], "column": "mood"}}
+    rows = [("1", "train"), ("2.0", "train"), ("3", "train"), ("3.0", "validation")]
+    text = "image,split,mood\n" + "".join(
+        f"i/{k}.png,{split},{value}\n" for k, (value, split) in enumerate(rows)
+    )
+    path = table(tmp_path, text)
+    _, labels = read(settings(path, tasks))
+    assert labels["stars"]["label"].tolist() == [0, 1, 2, 2]
+    path.write_text(text.replace(",1\n", ",0\n"))
+    with pytest.raises(UserError, match="'0' in column 'mood'"):
+        read(settings(path, tasks))
+
+
+def test_seconds_are_counted_from_the_first_frame(tmp_path: Path) -> None:
+    write_video(tmp_path / "v.ts", frames=10, rate=10)  # a transport stream does not begin at 0
+    assert presentation_times(tmp_path / "v.ts")[0] > 0
+    text = "video,time,split,mood\nv.ts,0,train,0\nv.ts,0.5,train,1\nv.ts,0.7,train,2\n"
+    path = table(tmp_path, text + "w.ts,0.1,validation,0\nw.ts,0.2,validation,1\n", images=0)
+    _, labels = read(settings(path))
+    rows = labels["mood"]
+    assert rows[rows["video"] == "v.ts"]["frame"].tolist() == [1, 6, 8]
+    assert rows[rows["video"] == "w.ts"]["frame"].tolist() == [1, 2]  # not there: rows are kept
+
+
+def test_folders_in_a_circle_are_walked_once(tmp_path: Path) -> None:
+    root = folders(tmp_path / "set", ["train", "test"])
+    for name in "ab":
+        (root / name).symlink_to(root)
+    data = Data.model_validate({"format": "folders", "root": str(root), "tasks": MOOD})
+    before = inventory(data, ())
+    picture(root / "train/calm/new.png")
+    assert inventory(data, ()) != before
+
+
+def test_a_tables_inventory_is_that_of_its_files(tmp_path: Path) -> None:
+    data = settings(table(tmp_path, SIX))
+    before = inventory(data, ())
+    (tmp_path / "results").mkdir()  # a table beside the results does not make the index run again
+    assert inventory(data, ()) == before
+    picture(tmp_path / "i/new.png")
+    assert inventory(data, ()) != before
+
+
 def test_what_is_odd_in_a_table_is_said(tmp_path: Path) -> None:
     text = "image,split,mood,persn\n" + "".join(
         f"i/{k}.png,{'train' if k < 4 else 'test'},{k % 3},x\n" for k in range(8)
@@ -148,7 +211,8 @@ def test_what_is_odd_in_a_table_is_said(tmp_path: Path) -> None:
     tree, labels = read(data)
     notes = "\n".join(data_notes(collect(data, list(data_tasks()), tree, labels)))
     assert "not used: persn" in notes
-    assert "every video (or image) counts as another person" in notes
+    assert "8 of 8 rows" in notes
+    assert "name no person" in notes
     assert "1 person has" in notes
     assert "i/7.png" in notes
     assert "in training and in validation" in notes
@@ -213,7 +277,7 @@ def test_a_time_means_the_nearest_frame() -> None:
     nearest = np.abs(times[None] - asked[:, None]).argmin(axis=1) + 1
     assert nearest_frames(times, asked).tolist() == nearest.tolist()
     assert nearest_frames(times, np.array([times[-1] + 1.0]))[0] > 50
-    assert nearest_frames(np.zeros(0), np.array([3.0])).tolist() == [1]
+    assert nearest_frames(times, np.array([1e12])).tolist() == [2**31 - 2]
 
 
 def folders(root: Path, splits: list[str]) -> Path:
@@ -313,7 +377,11 @@ def test_affectnet_by_its_folders(tmp_path: Path) -> None:
     data = Data.model_validate({"format": "affectnet", "root": str(tmp_path)})
     _, labels = read(data)
     assert labels["EXPR"]["label"].tolist() == [*range(8), *range(8)]
+    assert data.licensed
     evil = tmp_path / "val_set/annotations/3_exp.npy"
+    evil.write_bytes(b"")
+    with pytest.raises(UserError, match="not one value"):
+        read(data)
     np.save(evil, np.array([{"a": 1}], object), allow_pickle=True)
     with pytest.raises(UserError, match="not one value"):
         read(data)

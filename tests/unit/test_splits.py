@@ -173,6 +173,33 @@ def test_k_fold_metrics_are_those_of_the_pooled_scores(folds: Path, tmp_path: Pa
     assert frames["with_crop"] == len(rows)
 
 
+def test_a_reference_is_scored_on_its_own_frames(folds: Path, tmp_path: Path) -> None:
+    # Imported features may be there for other frames than an encoder's: no row may be mistaken.
+    other = tmp_path / "other"
+    other.mkdir()
+    rows, features = read_frame(folds / "rows.parquet"), np.load(folds / "features.npy")
+    lost = np.random.default_rng(0).random(len(rows)) < 0.2
+    rows["status"] = np.where(lost, "no_feature", "ok")
+    rows["feature_row"] = np.where(lost, -1, np.cumsum(~lost) - 1)
+    write_frame(other / "rows.parquet", rows)
+    np.save(other / "features.npy", features[~lost])
+    bundles, paths = bundles_of(folds, tmp_path), []
+    for name, table in (("whole", folds), ("some", other)):
+        paths.append(tmp_path / f"{name}.parquet")
+        fit_references(table, EXPR, name, Probe(iterations=20), paths[-1])
+    evaluate_heads(SMALL, "leave_out", "whole", EXPR, folds, bundles, paths, tmp_path / "out")
+    metrics = read_frame(tmp_path / "out/metrics.parquet").query("fold == 0")
+    truth = rows.set_index(["video", "person", "frame"])["label"]
+    for name, path in zip(("whole", "some"), paths, strict=True):
+        scored = read_frame(path)
+        keys = list(zip(scored["video"], scored["person"], scored["frame"], strict=True))
+        decided = np.stack(scored["scores"].to_list()).argmax(1)
+        own = metrics.query(f"method == 'linear_probe' and encoder == '{name}'")
+        value = own.query("metric == 'accuracy'")["value"].item()
+        assert value == pytest.approx((truth[keys].to_numpy() == decided).mean())
+        assert own.query("metric == 'frames'")["value"].item() == len(scored)
+
+
 def test_a_failed_fold_leaves_no_pooled_score(folds: Path, tmp_path: Path) -> None:
     bundles = bundles_of(folds, tmp_path)
     listed = read_frame(bundles[0] / "heads.parquet")

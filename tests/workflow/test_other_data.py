@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -11,13 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, snakemake, workplace
+from conftest import ROOT, environment, snakemake, workplace
 from sklearn.metrics import f1_score
 
 from clipaffect.dataset.tree import folder_name
 from clipaffect.tables import read_frame
 
 CLASSES = ("ripe", "green", "rotten")
+LEAF = "leaf {x} $a$ <b> [/i]"  # what braces, dollars and brackets could do
 PIXELS = {"encoder": "pixels", "encoders": {"pixels": {"kind": "pixels", "side": 12}}}
 TRAINING = {"alphas": [0.5, 1.0], "seeds": [0, 1], "width": 32, "hidden_layers": 1, "epochs": 6}
 
@@ -37,7 +40,7 @@ def write_fruit(folder: Path, trees: int = 9, each: int = 8) -> pd.DataFrame:
             cv2.imwrite(str(folder / name), pixels)
             state = CLASSES[colour] if (tree + number) % 7 else ""
             rows.append({"image": name, "person": f"tree {tree}", "state": state, "bar": bar,
-                         "leaf": int(rng.integers(2))})  # fmt: skip
+                         LEAF: int(rng.integers(2))})  # fmt: skip
     frame = pd.DataFrame(rows)
     frame.to_csv(folder / "fruit.csv", index=False)
     return frame
@@ -48,7 +51,7 @@ FRUIT = {
     "data": {
         "format": "table",
         "table": "own/fruit.csv",
-        "tasks": {"state": {"classes": list(CLASSES)}, "marks": {"labels": ["bar", "leaf"]}},
+        "tasks": {"state": {"classes": list(CLASSES)}, "marks": {"labels": ["bar", LEAF]}},
         "split": {"by": "folds", "folds": 3},
         "shards": 2,
     },
@@ -92,6 +95,18 @@ def test_another_domain_runs_by_configuration_alone(fruit: Path) -> None:
     for words in ("trained on the other folds", "ripe", "The 3 folds alone", "3 classes"):
         assert words in page
     assert "action unit" not in page.split("<pre>")[0]
+    assert "leaf {x} $a$ &lt;b&gt; [/i]" in page
+    assert LEAF in (results / "report/figures/targets_marks.svg").read_text().replace(
+        "&lt;", "<").replace("&gt;", ">")  # fmt: skip
+
+
+def test_the_check_knows_folds_and_tasks(fruit: Path) -> None:
+    command = [sys.executable, "-m", "clipaffect", "check", "fruit.yaml"]
+    env = environment() | {"PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(command, cwd=fruit, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+    for words in ("12 heads for state", "12 heads for marks", "3 folds of whole people", "ripe"):
+        assert words in done.stdout
 
 
 def test_a_label_costs_no_embedding_and_an_image_its_own(fruit: Path) -> None:

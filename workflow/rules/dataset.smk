@@ -20,7 +20,10 @@ rule index_dataset:
     conda:
         ENV
     params:
-        settings=settings_json(CONFIG, "dataset", "data", "tasks", "needs_images"),
+        # A function: braces in a user's names are not for Snakemake to format.
+        settings=lambda wildcards: settings_json(
+            CONFIG, "dataset", "data", "tasks", "needs_images"
+        ),
         # The files themselves would be thousands of inputs; any change to one changes this.
         inventory=lambda wildcards: inventory(
             CONFIG.data, list(CONFIG.tasks().values())

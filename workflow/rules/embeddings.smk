@@ -33,6 +33,7 @@ rule embed_faces:
 rule import_features:
     input:
         labels=expand(RESULTS / "dataset/labels/{task}.parquet", task=TASKS),
+        test=expand(RESULTS / "dataset/test/{task}.parquet", task=TEST_TASKS),
         files=lambda wildcards: CONFIG.features.files(wildcards.imported),
     output:
         shards=expand(RESULTS / "embeddings/{{imported}}/{shard}.parquet", shard=SHARDS),
@@ -50,10 +51,11 @@ rule import_features:
             CONFIG, "imported", f"features.{wildcards.imported}"
         ),
         labels=lambda wildcards, input: options("--labels", input.labels),
+        test=lambda wildcards, input: options("--test", input.test),
         shards=CONFIG.data.shards,
     shell:
         "clipaffect import-features --settings {params.settings:q} {params.labels} "
-        '--shards {params.shards} --out "$(dirname {output.counts:q})" > {log:q} 2>&1'
+        '{params.test} --shards {params.shards} --out "$(dirname {output.counts:q})" > {log:q} 2>&1'
 
 
 rule build_table:

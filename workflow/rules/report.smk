@@ -31,7 +31,7 @@ rule first_page:
     conda:
         ENV
     params:
-        settings=settings_json(CONFIG, "report", "config"),
+        settings=lambda wildcards: settings_json(CONFIG, "report", "config"),
         results=RESULTS,
     shell:
         "clipaffect first-page --settings {params.settings:q} {params.results:q} --out {output:q} "
@@ -92,7 +92,7 @@ rule build_report:
     conda:
         ENV
     params:
-        settings=settings_json(CONFIG, "report", "config"),
+        settings=lambda wildcards: settings_json(CONFIG, "report", "config"),
         results=RESULTS,
     shell:
         "clipaffect build-report --settings {params.settings:q} {params.results:q} "

@@ -162,8 +162,9 @@ class Data(Section):
     subset: Subset | None = Field(None, description="Use a few videos only.")
     licensed: bool = Field(
         False,
-        description="Whether the data's licence forbids redistribution: then the report shows no "
-        "pictures of people, and `clipaffect dvc-run` keeps every output from DVC's remotes.",
+        description="Whether the data's licence forbids redistribution (true for `raf_db` and "
+        "`affectnet`): then the report shows no pictures of people, and `clipaffect dvc-run` keeps "
+        "every output from DVC's remotes.",
     )
     may_push: bool = Field(
         False, description="Whether what is made from licensed data may go to a DVC remote."
@@ -203,6 +204,14 @@ class Data(Section):
             values = values | {"images": [values["images"]]}
         own = ("videos", "images", "annotations", "multitask")
         return values if any(values.get(key) for key in own) else values | {"videos": DEMO_VIDEOS}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_licences(cls, values: Any) -> Any:
+        """RAF-DB and AffectNet forbid passing images on."""
+        if isinstance(values, dict) and values.get("format") in ("raf_db", "affectnet"):
+            return {"licensed": True} | values
+        return values
 
     @model_validator(mode="after")
     def _keys_of_format(self) -> Data:

@@ -114,11 +114,10 @@ def collect(
         "files_of_other_names": {folder: names[:FEW] for folder, names in odd.items()},
         "other_annotation_files": [str(path) for path in tree.other_files],
         "duplicates": duplicates,
-        "duplicates_in_both_splits": [d for d in duplicates if _spans_splits(d, labels)],
+        "duplicates_in_both_splits": _spanning(duplicates, labels),
         "images_compared": len(tree.images) <= COMPARED,
         "in_test_and_training": _leaks(tree, labels),
         "notes": list(tree.notes),
-        "split": data.split.model_dump(mode="json"),
         "tasks": found,
         "test": {
             task: {
@@ -247,17 +246,19 @@ def _duplicates(
     return sorted(sorted(names) for names in found.values() if len(names) > 1)
 
 
-def _spans_splits(names: list[str], labels: dict[str, pd.DataFrame]) -> bool:
-    """Whether recordings that look the same are in two splits of a task."""
-    for rows in labels.values():
+def _spanning(duplicates: list[list[str]], labels: dict[str, pd.DataFrame]) -> list[list[str]]:
+    """Of recordings that look the same, those that are in two splits of a task."""
+    splits: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for task, rows in labels.items() if duplicates else ():
         owners = rows[["split", "video", "person"]].drop_duplicates()
-        folders = [
-            folder_name(*owner) for owner in zip(owners["video"], owners["person"], strict=True)
-        ]
-        own = owners["video"].isin(names).to_numpy() | np.isin(folders, names)
-        if owners["split"][own].nunique() > 1:
-            return True
-    return False
+        for split, video, person in owners.itertuples(index=False):
+            splits[task, str(video)].add(split)
+            splits[task, folder_name(str(video), str(person))].add(split)
+    return [
+        names
+        for names in duplicates
+        if any(len(set().union(*(splits[t, name] for name in names))) > 1 for t in labels)
+    ]
 
 
 def _bytes(path: Path) -> bytes:

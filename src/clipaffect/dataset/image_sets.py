@@ -6,7 +6,6 @@ Their layouts as their authors give them out: Li et al. 2017 (RAF-DB), Mollahoss
 
 from __future__ import annotations
 
-import csv
 import difflib
 import re
 from collections.abc import Callable, Iterable
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from clipaffect.config.data import Data
+from clipaffect.dataset.cells import csv_rows
 from clipaffect.dataset.files import files_below, natural_order, read_lines
 from clipaffect.dataset.listing import SPLIT_WORDS, Listing, blank_rows
 from clipaffect.dataset.table_file import read_table
@@ -164,19 +164,17 @@ def _left_out(labels: list[int]) -> str:
 
 def _affectnet_list(path: Path) -> list[tuple[str, str, int, str]]:
     rows = []
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = csv.reader(file)
-        columns = AFFECTNET_NAMELESS
-        for cells in lines:
-            where = f"{path}, line {lines.line_num}"
-            if lines.line_num == 1 and set(AFFECTNET_COLUMNS) <= set(cells):
-                columns = cells.index(AFFECTNET_COLUMNS[0]), cells.index(AFFECTNET_COLUMNS[1])
-                continue
-            if len(cells) <= max(columns):
-                raise UserError(f"{len(cells)} values", where=where,
-                                mend="give AffectNet's own list")  # fmt: skip
-            label = _expression(cells[columns[1]], where)
-            rows.append((cells[columns[0]], AFFECTNET_LISTS[path.name], label, where))
+    columns = AFFECTNET_NAMELESS
+    for number, (line, cells) in enumerate(csv_rows(path)):
+        where = f"{path}, line {line}"
+        if number == 0 and set(AFFECTNET_COLUMNS) <= set(cells):
+            columns = cells.index(AFFECTNET_COLUMNS[0]), cells.index(AFFECTNET_COLUMNS[1])
+            continue
+        if len(cells) <= max(columns):
+            raise UserError(f"{len(cells)} values", where=where,
+                            mend="give AffectNet's own list")  # fmt: skip
+        label = _expression(cells[columns[1]], where)
+        rows.append((cells[columns[0]], AFFECTNET_LISTS[path.name], label, where))
     return rows
 
 
@@ -208,7 +206,7 @@ def _word(path: Path) -> str:
     """The one value in a file of numpy's; no pickle is read."""
     try:
         return str(np.load(path, allow_pickle=False).item())
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         raise UserError("no such annotation, or not one value", where=path,
                         mend="complete AffectNet's annotations") from None  # fmt: skip
 

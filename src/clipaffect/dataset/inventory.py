@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+
 from clipaffect.config.data import Data
 from clipaffect.dataset import aff_wild2
-from clipaffect.dataset.files import VIDEO_SUFFIXES
+from clipaffect.dataset.cells import column_names, read_cells
 from clipaffect.digest import digest
+from clipaffect.errors import UserError
 from clipaffect.tasks import Task
 
 LISTS = frozenset((".csv", ".txt"))
@@ -31,16 +35,38 @@ def inventory(data: Data, tasks: Sequence[Task]) -> str:
 
 
 def _named_files(data: Data) -> list[Path]:
-    """The table, and below the root every folder, video and list.
+    """The table and what it names, or below the root every folder, video and list.
 
     Images are noticed by their folder's time, which an added or removed one changes.
     """
-    paths = [Path(data.table)] if data.table else []
-    root = Path(data.root) if data.root else paths[0].parent
-    for folder, _, names in os.walk(root, followlinks=True):
+    if data.table:
+        return _named_in_table(Path(data.table), data.root)
+    paths: list[Path] = []
+    seen: set[Path] = set()
+    for folder, folders, names in os.walk(data.root or "", followlinks=True):
         here = Path(folder)
-        paths.append(here)
-        for name in sorted(names):
-            if Path(name).suffix.lower() in VIDEO_SUFFIXES | LISTS:
-                paths.append(here / name)
+        if here.resolve() in seen:  # links may lead in circles
+            folders.clear()
+            continue
+        seen.add(here.resolve())
+        paths += [here, *(here / name for name in names if Path(name).suffix.lower() in LISTS)]
     return sorted(paths)
+
+
+def _named_in_table(table: Path, root: str | None) -> list[Path]:
+    base = Path(root) if root else table.parent
+    paths = [table]
+    with contextlib.suppress(UserError, OSError, pa.ArrowInvalid):
+        cells, _ = read_cells(table, column_names(table), {"image", "video"})
+        if "video" in cells:
+            paths += [base / name for name in sorted(set(cells["video"])) if name]
+        if "image" in cells:
+            paths += sorted({(base / name).parent for name in set(cells["image"]) if name})
+    return [path for path in paths if _exists(path)]
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that no file system would take
+        return False

@@ -23,12 +23,14 @@ from clipaffect.splits import TRAIN, VALIDATION, fold_split
 from clipaffect.tasks import NOT_ANNOTATED, Task
 from clipaffect.video import presentation_times
 
+TEST = "test"
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), TRAIN),
     **dict.fromkeys(("validation", "valid", "val", "dev"), VALIDATION),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("test", "testing"), TEST),
 }
 SIDES = ("", "left", "right")
+MOST_FRAMES = 2**31 - 2
 
 
 @dataclass(frozen=True)
@@ -81,17 +83,23 @@ def arrange(
     Raises:
         UserError: a path that leaves the root, a wrong value, or two labels of one frame.
     """
+    if listing.rows.empty:
+        raise UserError("it names no image and no video", where=listing.path,
+                        mend="see docs/own-data.md for what is looked for")  # fmt: skip
     _check_sources(listing)
     rows = listing.rows
     rows = rows.assign(split=_splits(listing, data.split.by), group=_groups(rows))
+    notes = listing.notes
+    if left := int((rows["split"] == TEST).sum()):
+        notes += (f"{left:,} rows of the test split are left alone.",)
     labelled = np.zeros(len(rows), bool)
     for task in tasks:
         labelled |= (_labels(rows, task) != NOT_ANNOTATED).any(axis=1)
-    rows = rows[labelled & (rows["split"] != "test").to_numpy()]
+    rows = rows[labelled & (rows["split"] != TEST).to_numpy()]
     if rows.empty:
         raise UserError("no row has a label", where=listing.path, mend="see docs/own-data.md")
     files = {source: listing.root / source for source in rows["source"].unique()}
-    there = {source: path for source, path in files.items() if path.is_file()}
+    there = {source: path for source, path in files.items() if _is_file(path)}
     is_image = dict(zip(rows["source"], rows["is_image"], strict=True))
     videos = {source: path for source, path in there.items() if not is_image[source]}
     images = {source: path for source, path in there.items() if is_image[source]}
@@ -104,7 +112,14 @@ def arrange(
         .drop_duplicates()
         .itertuples(index=False)
     ]
-    return Tree(videos, CropFolders({}, {}), annotations, {}, images, listing.notes), labels
+    return Tree(videos, CropFolders({}, {}), annotations, {}, images, notes), labels
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file system would take
+        return False
 
 
 def _labels(rows: pd.DataFrame, task: Task) -> np.ndarray:
@@ -121,7 +136,8 @@ def _check_sources(listing: Listing) -> None:
             what = f"the path '{source[:120]}' leaves the data's folder"
             mend = f"give paths below {listing.root} (data.root), without '..'"
         elif not source.isprintable():
-            what, mend = f"the path {source[:120]!a} has control characters", "rename the file"
+            what = f"the path {source[:120]!a} has a character that cannot be printed"
+            mend = "rename the file"
         else:
             continue
         problems.append(UserError(what, where=listing.where(at), mend=mend))
@@ -133,10 +149,11 @@ def _splits(listing: Listing, by: str) -> np.ndarray:
     rows = listing.rows
     if by == "folds" and (rows["fold"] != "").any():
         return _given_folds(listing)
-    if by != "given":
-        return np.full(len(rows), "", object)
     words = rows["split"].str.strip().str.casefold()
     splits = words.map(SPLIT_WORDS)
+    if by != "given":  # what is marked for a last test is not dealt, unless everything is
+        test = (splits == TEST) & ~(splits == TEST).all()
+        return np.where(test, TEST, "").astype(object)
     wrong = np.flatnonzero(splits.isna())
     if len(wrong) == len(rows) and (words == "").all():
         raise UserError(
@@ -155,7 +172,7 @@ def _splits(listing: Listing, by: str) -> np.ndarray:
     if not (
         splits == VALIDATION
     ).any():  # many sets have a test split alone: heads are scored on it
-        splits = splits.replace("test", VALIDATION)
+        splits = splits.replace(TEST, VALIDATION)
     return splits.to_numpy(object)
 
 
@@ -211,7 +228,10 @@ def _every_frame(rows: pd.DataFrame, videos: dict[str, Path], limit: int) -> pd.
         at = positions[within]
         times = presentation_times(videos[source]) if source in videos else np.zeros(0)
         timed = at[by_time[at]]
-        frame[timed] = nearest_frames(times, time[timed])
+        if len(times):  # seconds are counted from the first frame, as players count them
+            frame[timed] = nearest_frames(times - times[0], time[timed])
+        else:
+            frame[timed] = np.unique(time[timed], return_inverse=True)[1] + 1
         # A video that cannot be read keeps its row, as frame 1.
         repeats[at[whole[at]]] = max(1, len(times))
     index = np.repeat(np.arange(len(rows)), repeats)
@@ -228,16 +248,15 @@ def nearest_frames(times: np.ndarray, asked: np.ndarray) -> np.ndarray:
     A time more than half a frame behind the last one is given a number beyond it.
 
     Args:
-        times: (frames,) presentation times in seconds, ascending.
+        times: (frames,) presentation times in seconds, ascending; at least one.
         asked: (n,) seconds.
     """
-    if not len(times):
-        return np.ones(len(asked), np.int64)
     after = np.clip(np.searchsorted(times, asked), 0, len(times) - 1)
     before = np.maximum(after - 1, 0)
     number = np.where(asked - times[before] <= times[after] - asked, before, after)
     step = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
-    behind = np.maximum(0, np.ceil((asked - times[-1]) / max(step, 1e-6) - 0.5)).astype(np.int64)
+    behind = np.ceil((asked - times[-1]) / max(step, 1e-6) - 0.5)
+    behind = np.clip(behind, 0, MOST_FRAMES - len(times)).astype(np.int64)
     found: np.ndarray = np.where(behind > 0, len(times) - 1 + behind, number) + 1
     return found
 
@@ -248,7 +267,7 @@ def _of_task(listing: Listing, rows: pd.DataFrame, task: Task) -> pd.DataFrame:
     values.insert(0, "frame", rows["frame"].to_numpy(np.int32))
     keys = {"split": "split", "group": "group", "video": "source", "person": "side"}
     names = {name: rows[column].astype(str).to_numpy() for name, column in keys.items()}
-    found = label_rows(values, task, names).assign(row=rows["row"].to_numpy())
+    found = label_rows(values, task, names).set_axis(rows["row"].to_numpy())
     order = ["video", "person", "frame"]
     found = found.sort_values(
         [*order, "annotated"], ascending=[True, True, True, False], kind="stable"
@@ -257,13 +276,12 @@ def _of_task(listing: Listing, rows: pd.DataFrame, task: Task) -> pd.DataFrame:
     if len(twice):
         second = twice.iloc[0]
         same = found[(found[order] == second[order]).all(axis=1)]
-        rows_named = (
-            f"{listing.where(int(same['row'].iloc[0]))} and {listing.where(int(second['row']))}"
-        )
+        first = listing.where(int(same.index[0]))
+        rows_named = f"{first} and {listing.where(int(second.name))}"
         raise UserError(
             f"frame {second['frame']} of '{second['video']}' has two labels of {task.name}",
             where=rows_named,
             mend="keep one row for each frame (and side): of labels that are closer in time than "
             "the frames, keep the nearest",
         )
-    return found.drop_duplicates(order).drop(columns="row").reset_index(drop=True)
+    return found.drop_duplicates(order).reset_index(drop=True)

@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from clipaffect.splits import folds_among
-
-FEW = 5
+FEW, FEW_PAIRS = 5, 20
 
 
 def data_notes(facts: dict[str, Any]) -> Iterator[str]:
     """Sentences about ``facts`` (see ``facts.collect``): who is missing, then the verdicts."""
     if missing := facts["videos_missing"]:
         yield _missing_note(missing)
-    if facts["split"]["by"] != "given":
-        yield _split_note(facts["split"], facts["tasks"])
     yield from facts["notes"]
     yield from _verdicts(facts)
     for name, found in facts["frame_lists"].items():
@@ -103,28 +99,21 @@ def _problems(facts: dict[str, Any]) -> Iterator[str]:
             f"Files in folders of crops that are not named as frames (00001.jpg), in {len(odd):,} "
             f"of them, such as {folder}: {_few(names)}."
         )
-    for names in facts["duplicates"]:
-        both = names in facts["duplicates_in_both_splits"]
+    spanning = {tuple(names) for names in facts["duplicates_in_both_splits"]}
+    for names in facts["duplicates"][:FEW_PAIRS]:
+        both = tuple(names) in spanning
         warning = (
             ", in training and in validation: remove one, or the score counts people that heads "
             "were trained on"
         )
         yield f"These look like the same recording{warning if both else ''}: {_few(names)}."
+    if len(facts["duplicates"]) > FEW_PAIRS:
+        yield (
+            f"Of {len(facts['duplicates']):,} such groups of the same recording the first "
+            f"{FEW_PAIRS} are named; {len(spanning):,} are in two splits."
+        )
     if leaks := facts["in_test_and_training"]:
         yield f"To be predicted, and in training: {_few(leaks)}."
-
-
-def _split_note(split: dict[str, Any], tasks: dict[str, Any]) -> str:
-    folds = folds_among(next(iter(tasks.values())))
-    if folds == [0]:
-        return (
-            f"The validation split was made: 1 of {split['folds']} parts of whole people, alike in "
-            f"their classes (seed {split['seed']})."
-        )
-    return (
-        f"{len(folds)} folds of whole people: each is scored by heads trained on the others. They "
-        f"are those of the data, or else made alike in their classes (seed {split['seed']})."
-    )
 
 
 def _missing_note(missing: Sequence[str]) -> str:

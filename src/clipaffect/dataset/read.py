@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
-from clipaffect.config.data import Data
+from clipaffect.config.data import Data, Splitting
 from clipaffect.dataset import aff_wild2
 from clipaffect.dataset.image_sets import READERS
 from clipaffect.dataset.listing import Listing, arrange
@@ -33,18 +34,33 @@ def read_dataset(data: Data, tasks: Sequence[Task]) -> tuple[Tree, dict[str, pd.
         listing = READERS[data.format](data)
         tree, labels = arrange(listing, data, tasks)
     where = f"the labels in {listing.path}" if listing else "the annotations"
-    # Folds that the data itself has are not made anew.
-    splits = {str(split) for rows in labels.values() for split in rows["split"].unique()}
-    made = data.split.by != "given" and folds_among(splits) == [0]
+    # Folds that the data itself has are not made anew, but for a subset of it.
+    folds = folds_among(
+        {str(split) for rows in labels.values() for split in rows["split"].unique()}
+    )
+    how, made = data.split, data.split.by != "given" and folds == [0]
     if data.subset:
         counts = {TRAIN: data.subset.train, VALIDATION: data.subset.validation}
-        if made or folds_among(splits) != [0]:
+        if made or folds != [0]:
             labels = {name: rows.assign(split=TRAIN) for name, rows in labels.items()}
-            counts, made = {TRAIN: sum(counts.values())}, True
+            counts = {TRAIN: sum(counts.values())}
+            how = how if made else how.model_copy(update={"folds": len(folds)})
+            made = True
         tree, labels = take_subset(tree, labels, tasks, counts, data.subset)
     if made:
-        labels = make_splits(labels, tasks, data.split)
+        labels = make_splits(labels, tasks, how)
+        tree = replace(tree, notes=(*tree.notes, _made(how)))
+    elif folds != [0]:
+        tree = replace(tree, notes=(*tree.notes, f"{len(folds)} folds, as the data gives them."))
     check_leaks(labels)
     for task in tasks:
         check_labels(labels[task.name], task, bool(data.frame_limit), where)
     return tree, labels
+
+
+def _made(how: Splitting) -> str:
+    """What a reader of the report is told of splits that were made."""
+    dealt = f"{how.folds} parts of whole people, alike in their classes (seed {how.seed})"
+    if how.by == "folds":
+        return f"Folds were made: {dealt}; each is scored by heads trained on the others."
+    return f"The validation split was made: the first of {dealt}."

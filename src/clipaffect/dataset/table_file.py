@@ -7,17 +7,15 @@ Columns: ``image`` or ``video`` (a path below ``data.root``); optional ``frame``
 
 from __future__ import annotations
 
-import csv
 import difflib
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clipaffect.config.data import Data
+from clipaffect.dataset.cells import column_names, read_cells
 from clipaffect.dataset.listing import SIDES, Listing, blank_rows
 from clipaffect.errors import UserError
 from clipaffect.tasks import NOT_ANNOTATED, Task
@@ -34,8 +32,18 @@ def read_table(data: Data) -> Listing:
         UserError: a column that is missing or a value that is none, by its row.
     """
     path = Path(data.table or "")
-    cells, where = _cells(path)
-    _check_columns(path, cells, data)
+    if not path.is_file():
+        raise UserError(
+            "no such table", where=f"{path} (data.table), seen from {Path.cwd()}",
+            mend="name a CSV or Parquet file (write paths in full: ~ is not expanded)",
+        )  # fmt: skip
+    names = column_names(path)
+    there = [name.strip() for name in names]
+    _check_columns(path, there, data)
+    used = set(COLUMNS)
+    for task in data.known_tasks().values():
+        used |= set(task.targets) if task.multilabel else {_column(data, task)}
+    cells, where = read_cells(path, names, used)
     rows = _sources(cells, where)
     frame, time = _numbers(cells, "frame", where, True), _numbers(cells, "time", where, False)
     if both := np.flatnonzero((frame > 0) & ~np.isnan(time)).tolist():
@@ -48,85 +56,38 @@ def read_table(data: Data) -> Listing:
     rows = rows.assign(frame=frame.astype(np.int64), time=time)
     for column in ("side", "person", "split", "fold"):
         if column in cells:
-            rows[column] = _blanked(cells[column])
+            rows[column] = cells[column].str.strip()
     rows["side"] = rows["side"].str.casefold()
     if wrong := np.flatnonzero(~rows["side"].isin(SIDES)).tolist():
         raise UserError(f"'{rows['side'].iloc[wrong[0]]}' is no side", where=where(wrong[0]),
                         mend="write left or right, or leave it empty")  # fmt: skip
-    used = set(COLUMNS)
+    if sided := np.flatnonzero(rows["is_image"] & (rows["side"] != "")).tolist():
+        raise UserError("an image has no side", where=where(sided[0]),
+                        mend="leave it empty: sides tell apart two people of a video")  # fmt: skip
     for task in data.known_tasks().values():
-        column = data.tasks[task.name].column or task.name
-        found = _labels(cells, task, column, where)
-        used |= set(task.targets) if task.multilabel else {column}
+        found = _labels(cells, task, _column(data, task), where)
         rows = rows.join(pd.DataFrame(found, columns=[f"{task.name}/{c}" for c in task.columns]))
-    unused = sorted(set(cells.columns) - used)
+    unused = sorted(set(there) - used)
     notes = []
     if unused:
         notes.append(f"Columns of {path} that are not used: {', '.join(unused[:12])}.")
-    if not (rows["person"] != "").any():
+    unknown = int((rows["person"] == "").sum())
+    if unknown:
+        who = f"{unknown:,} of {len(rows):,} rows of {path} name no person"
         notes.append(
-            f"{path} has no column 'person' with names: every video (or image) counts as another "
-            "person. Where one person is in several, splits may share people: add the column."
+            f"{who}: their videos (or images) each count as another person. Where one person is in "
+            "several, splits may share people: fill the column 'person'."
         )
     root = Path(data.root) if data.root else path.parent
     return Listing(path, root, rows, where, tuple(notes))
 
 
-def _cells(path: Path) -> tuple[pd.DataFrame, Callable[[int], str]]:
-    """The table's cells as text, and how a row is called."""
-    if not path.is_file():
-        raise UserError(
-            "no such table", where=f"{path} (data.table), seen from {Path.cwd()}",
-            mend="name a CSV or Parquet file (write paths in full: ~ is not expanded)",
-        )  # fmt: skip
-    if path.suffix.lower() in (".parquet", ".pq"):
-        try:
-            table = pq.read_table(path)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise UserError(f"the file is not Parquet: {error}", where=path,
-                            mend="write it again, or give a CSV file") from None  # fmt: skip
-        names = table.column_names
-        values = [["" if v is None else str(v) for v in c.to_pylist()] for c in table.columns]
-        cells = pd.DataFrame(dict(enumerate(values)), dtype=object)
-        return _named(cells, names, path), lambda row: f"{path}, row {row + 1}"
-    rows, lines = [], []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            names = next(reader, [])
-            for row in reader:
-                if any(row):
-                    rows.append(row)
-                    lines.append(reader.line_num)
-                    if len(row) != len(names):
-                        raise UserError(
-                            f"{len(row)} cells, the header has {len(names)}",
-                            where=f"{path}, line {reader.line_num}",
-                            mend="an empty cell keeps its comma; a cell with a comma needs quotes",
-                        )
-    except UnicodeDecodeError as error:
-        raise UserError(f"byte {error.start} is not UTF-8", where=path,
-                        mend="save the table as CSV in UTF-8") from None  # fmt: skip
-    except csv.Error as error:
-        raise UserError(f"the file is no CSV table: {error}", where=path,
-                        mend="save it as CSV again") from None  # fmt: skip
-    cells = pd.DataFrame(rows, columns=range(len(names)), dtype=object)
-    return _named(cells, names, path), lambda row: f"{path}, line {lines[row]}"
+def _column(data: Data, task: Task) -> str:
+    """The column that a task's classes stand in."""
+    return data.tasks[task.name].column or task.name
 
 
-def _named(cells: pd.DataFrame, names: list[str], path: Path) -> pd.DataFrame:
-    names = [name.strip() for name in names]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"two columns are called '{twice[0]}'", where=f"{path}, the header",
-                        mend="rename or remove one")  # fmt: skip
-    cells.columns = names
-    if cells.empty:
-        raise UserError("no row follows the header", where=path, mend="complete the table")
-    return cells
-
-
-def _check_columns(path: Path, cells: pd.DataFrame, data: Data) -> None:
-    there = list(cells.columns)
+def _check_columns(path: Path, there: list[str], data: Data) -> None:
     if len(there) == 1 and any(mark in there[0] for mark in ";\t"):
         raise UserError("the cells are not separated by commas", where=f"{path}, line 1",
                         mend="save the table with commas")  # fmt: skip
@@ -150,16 +111,10 @@ def _check_columns(path: Path, cells: pd.DataFrame, data: Data) -> None:
                 )
 
 
-def _blanked(column: pd.Series) -> pd.Series:
-    """Cells without the blanks around them; '' for every way to write nothing."""
-    values = column.str.strip()
-    return values.mask(values.str.casefold().isin(EMPTY), "")
-
-
 def _sources(cells: pd.DataFrame, where: Callable[[int], str]) -> pd.DataFrame:
     empty = pd.Series("", index=cells.index)
-    image = _blanked(cells["image"]) if "image" in cells else empty
-    video = _blanked(cells["video"]) if "video" in cells else empty
+    image = cells["image"].str.strip() if "image" in cells else empty
+    video = cells["video"].str.strip() if "video" in cells else empty
     wrong = np.flatnonzero((image == "") == (video == "")).tolist()
     if wrong:
         both = image.iloc[wrong[0]] != ""
@@ -169,7 +124,9 @@ def _sources(cells: pd.DataFrame, where: Callable[[int], str]) -> pd.DataFrame:
             mend="give one of the two",
         )
     is_image = (image != "").to_numpy()
-    sources = image.where(image != "", video).str.replace("\\", "/").str.removeprefix("./")
+    sources = image.where(image != "", video)
+    plain = {path: str(PurePosixPath(path.replace("\\", "/"))) for path in sources.unique()}
+    sources = sources.map(plain)
     rows = blank_rows(sources.tolist(), is_image=False).assign(is_image=is_image)
     mixed = rows.groupby("source")["is_image"].nunique()
     if (mixed > 1).any():
@@ -186,7 +143,8 @@ def _numbers(
     """(n,) float64; nothing is 0 for whole numbers from 1, and NaN for others from 0."""
     if column not in cells:
         return np.full(len(cells), 0.0 if whole else np.nan)
-    text = _blanked(cells[column])
+    text = cells[column].str.strip()
+    text = text.mask(text.str.casefold().isin(EMPTY), "")
     values = pd.to_numeric(text.mask(text == ""), errors="coerce").to_numpy(np.float64)
     blank = (text == "").to_numpy()
     right = np.isfinite(values) & (values >= (1 if whole else 0))
@@ -208,10 +166,14 @@ def _labels(
         words = YES_NO
         names, meaning = task.targets, "0 or 1"
     else:
-        words = {str(number): number for number in range(len(task.targets))}
-        words |= {f"{number}.0": number for number in range(len(task.targets))}
-        words |= {name.casefold(): number for number, name in enumerate(task.targets)}
-        names, meaning = (column,), f"one of {', '.join(task.targets)}, or its number from 0"
+        words = {name.casefold(): number for number, name in enumerate(task.targets)}
+        names, meaning = (column,), f"one of {', '.join(task.targets)}"
+        if any(_is_number(name) for name in words):  # 1 is the class '1', also where it is 1.0
+            words |= {f"{name}.0": k for name, k in words.items() if name.isdecimal()}
+        else:
+            meaning += ", or its number from 0"
+            words |= {str(number): number for number in range(len(task.targets))}
+            words |= {f"{number}.0": number for number in range(len(task.targets))}
     words = words | {"": NOT_ANNOTATED, "-1": NOT_ANNOTATED, "-1.0": NOT_ANNOTATED}
     found = np.empty((len(cells), len(names)), np.int8)
     for place, name in enumerate(names):
@@ -228,3 +190,11 @@ def _labels(
             )
         found[:, place] = values.to_numpy(np.int8)
     return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,19 @@ def _read_fold(table: Path, task: Task, missing: Missing, number: int) -> Fold:
     return Fold(number, len(annotated), kept, labels[plan.kept], plan, validation.features, trained)
 
 
+def _of_reference(
+    frame: pd.DataFrame, table: Path, task: Task, missing: Missing, fold: Fold
+) -> tuple[Fold, np.ndarray]:
+    """A fold as a reference scores it: imported features may be there for other frames."""
+    frame = frame[frame["fold"] == fold.number]
+    annotated, labels = read_annotated(table, task, VALIDATION, fold.number)
+    known = frame[KEYS].astype({name: annotated[name].dtype for name in KEYS})
+    plan = plan_scores(annotated, known, missing)
+    rows = annotated.iloc[plan.kept][KEYS]
+    scored = replace(fold, rows=rows, labels=labels[plan.kept], plan=plan)
+    return scored, plan.apply(np.stack(frame["scores"].to_list()))
+
+
 def fit_references(table: Path, task: Task, encoder: str, probe: Probe, out: Path) -> None:
     """Write the linear probe's scores on one encoder's features to ``out``."""
     torch.set_num_threads(1)
@@ -167,6 +180,7 @@ def _metrics(
     }
     decisions = decide(scores, task)
     f1 = f1_per_target(labels, decisions, task)
+    yield base | {"metric": "frames", "target": "", "value": float(len(labels))}
     yield base | {"metric": "macro_f1", "target": "", "value": float(f1.mean())}
     yield base | {"metric": "accuracy", "target": "", "value": accuracy(labels, decisions)}
     for name, value in zip(task.targets, f1, strict=True):
@@ -233,16 +247,11 @@ def evaluate_heads(
 
     write_batches(out / "scores.parquet", score_schema(task), tables(), 65536)
     for path in references:
-        # Another encoder's rows are the same frames: the crops are shared, so are their statuses.
         frame = read_frame(path)
-        scores = {
-            fold.number: fold.plan.apply(
-                np.stack(frame.loc[frame["fold"] == fold.number, "scores"].to_list())
-            )
-            for fold in folds
-        }
+        own = [_of_reference(frame, table, task, missing, fold) for fold in folds]
+        scores = {fold.number: found for fold, found in own}
         scored = Scored(str(frame["method"].iloc[0]), str(frame["encoder"].iloc[0]), scores)
-        metrics.extend(_tidy(scored, folds, task))
+        metrics.extend(_tidy(scored, [fold for fold, _ in own], task))
     tidy = pd.DataFrame(metrics).sort_values(
         ["method", "encoder", "variant", "alpha", "seed", "fold", "metric"],
         kind="stable",

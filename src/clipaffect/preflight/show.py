@@ -11,6 +11,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -94,13 +95,13 @@ def _classes(task: str, splits: dict[str, Any]) -> Table:
             table.add_column(split, justify="right")
         cells = [class_cells(found) for found in splits.values()]
         for name in cells[0]:
-            table.add_row(name, *(own[name] for own in cells))
+            table.add_row(escape(name), *(own[name] for own in cells))
         return table
     for column in (f"all {len(splits)} folds", "fewest in a fold", "most"):
         table.add_column(column, justify="right")
     for name in next(iter(splits.values()))["counts"]:
         counts = [found["counts"][name] for found in splits.values()]
-        table.add_row(name, f"{sum(counts):,}", f"{min(counts):,}", f"{max(counts):,}")
+        table.add_row(escape(name), f"{sum(counts):,}", f"{min(counts):,}", f"{max(counts):,}")
     return table
 
 
@@ -120,7 +121,7 @@ def _costs(costs: list[Cost]) -> Table:
     table.add_column("how it was found")
     for cost in costs:
         hours = "?" if cost.hours is None else _hours(cost.hours)
-        table.add_row(cost.work, hours, cost.on, _size(cost.disk), cost.note)
+        table.add_row(cost.work, hours, cost.on, _size(cost.disk), escape(cost.note))
     for on in sorted({cost.on for cost in costs}):
         total = sum(cost.hours or 0 for cost in costs if cost.on == on)
         disk = sum(cost.disk for cost in costs if cost.on == on)

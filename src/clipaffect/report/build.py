@@ -29,7 +29,7 @@ from clipaffect.report.results import (
     read_summary,
     runs_table,
 )
-from clipaffect.splits import folds_among
+from clipaffect.splits import TRAIN, folds_among
 from clipaffect.stages import shard_names
 from clipaffect.tables import read_frame, take_rows, write_text
 from clipaffect.tasks import Task
@@ -133,7 +133,7 @@ def _pictures(config: Config, folder: Path) -> list[tuple[str, list[str]]]:
     if config.data.licensed or task is None or not config.encoders:
         return []
     labels = read_frame(folder / "tables" / config.encoder / task.name / "rows.parquet")
-    labels = labels[(labels["split"] == "validation") & (labels["status"] == Outcome.OK)]
+    labels = labels[(labels["split"] != TRAIN) & (labels["status"] == Outcome.OK)]
     # The middle one of the frames that show it is near the expression's apex.
     keys = ["label", "video", "person"]
     place = labels.groupby(keys).cumcount()
@@ -152,7 +152,9 @@ def _pictures(config: Config, folder: Path) -> list[tuple[str, list[str]]]:
     pictures = []
     for index, name in enumerate(task.targets):
         rows = wanted[wanted["label"] == index]
-        found = [crops[row.video, row.person, row.frame] for row in rows.itertuples()]
+        places = [(row.video, row.person, row.frame) for row in rows.itertuples()]
+        # Imported features may be of frames in which no face was found here.
+        found = [crops[place] for place in places if place in crops]
         pictures.append((name, found))
     return pictures
 

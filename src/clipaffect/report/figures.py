@@ -26,6 +26,11 @@ matplotlib.rcParams.update(
 )
 
 
+def plain(names: tuple[str, ...]) -> list[str]:
+    """Names that matplotlib draws as they are: a dollar sign would begin a formula."""
+    return [name.replace("$", r"\$") for name in names]
+
+
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Write ``<name>.svg`` and ``<name>.png``."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +67,9 @@ def target_bars(results: TaskResults, headline_alpha: float, support: dict[str, 
     axes.bar(at - 0.2, results.f1_of_targets(headline_alpha), 0.4, color=ACCENT,
              label=f"alpha = {headline_alpha:g}")  # fmt: skip
     axes.bar(at + 0.2, results.f1_of_targets(1.0), 0.4, color=SOFT, label="alpha = 1 (ERM)")
-    labels = [f"{name}\n{support.get(name, 0)}" for name in names]
+    labels = [
+        f"{shown}\n{support.get(name, 0)}" for shown, name in zip(plain(names), names, strict=True)
+    ]
     axes.set_xticks(at, labels, fontsize=8)
     axes.set(ylabel="F1, validation", ylim=(0, 1))
     axes.set_xlabel("with the number of validation frames that show it", fontsize=8)
@@ -94,7 +101,7 @@ def confusion_map(results: TaskResults, headline_alpha: float) -> Figure:
     for (row, column), share in np.ndenumerate(shares):
         axes.text(column, row, f"{share:.2f}", ha="center", va="center", fontsize=8,
                   color="white" if share > 0.55 else INK)  # fmt: skip
-    axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right", fontsize=8)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_xticks(range(len(columns)), plain(columns), rotation=35, ha="right", fontsize=8)
+    axes.set_yticks(range(len(names)), plain(names), fontsize=8)
     axes.set(xlabel="decision", ylabel="annotation")
     return figure

@@ -74,9 +74,10 @@ class TaskResults:
     def best_validation_epoch(self, alpha: float) -> float | None:
         """Mean over seeds of the best epoch's macro F1 on validation: optimistic, never chosen.
 
-        None where frames without a crop are scored too: epochs are watched on those with one.
+        None where frames without a crop are scored too (epochs are watched on those with one), and
+        under k-fold evaluation (folds are watched one by one).
         """
-        if self.frames["missing"] != "leave_out":
+        if self.frames["missing"] != "leave_out" or self.frames["folds"]:
             return None
         heads = self.heads[(self.heads["variant"] == "") & (self.heads["alpha"] == alpha)]
         values = heads.loc[heads["status"] == "ok", "best_validation_macro_f1"].dropna()
@@ -101,7 +102,15 @@ class TaskResults:
             & (self.metrics["fold"] == 0)
         ]
         m = m.sort_values(["encoder"], kind="stable")  # constants have none and come first
-        return [(_reference_name(r["method"], r["encoder"]), r["value"]) for _, r in m.iterrows()]
+        frames = self.metrics[(self.metrics["metric"] == "frames") & (self.metrics["fold"] == 0)]
+        mine = self.frames["with_crop"] + self.frames["filled"]
+        found = []
+        for _, row in m.iterrows():
+            name = _reference_name(row["method"], row["encoder"])
+            same = (frames["method"] == row["method"]) & (frames["encoder"] == row["encoder"])
+            count = int(frames.loc[same, "value"].iloc[0])
+            found.append((name if count == mine else f"{name} ({count:,} frames)", row["value"]))
+        return found
 
     def f1_of_targets(self, alpha: float) -> np.ndarray:
         """Mean over seeds of each target's F1 (targets,) at one alpha."""

@@ -27,7 +27,7 @@ from clipaffect.progress import Progress
 from clipaffect.splits import TRAIN, VALIDATION
 from clipaffect.stages import VERSIONS
 from clipaffect.store import Store
-from clipaffect.table import Split, feature_dimension, folds_of, read_split
+from clipaffect.table import feature_dimension, folds_of, read_split
 from clipaffect.tables import read_frame, whole_file, write_frame, write_text
 from clipaffect.tasks import Task
 from clipaffect.training.checkpoint import CHECKPOINT, under
@@ -107,9 +107,8 @@ def train_heads(
     epochs = sum(recipes[head.variant].epochs for head in heads)
     with Progress(f"{task.name} epochs of {len(heads)} heads", epochs) as progress:
         for fold in sorted({head.fold for head in heads}):
-            train, validation = (read_split(table, task, s, fold) for s in (TRAIN, VALIDATION))
             own = [head for head in heads if head.fold == fold]
-            pieces |= _train_fold(own, train, validation, task, settings, store, measured, progress)
+            pieces |= _train_fold(own, table, task, settings, store, measured, progress)
     _write_bundle(pieces, recipes, settings.device, task, out)
     if timings is not None:
         measured.write(timings)
@@ -117,15 +116,15 @@ def train_heads(
 
 def _train_fold(
     heads: list[HeadId],
-    train: Split,
-    validation: Split,
+    table: Path,
     task: Task,
     settings: Training,
     store: Store,
     measured: Timings,
     progress: Progress,
 ) -> dict[HeadId, Path]:
-    """The store's pieces of heads that share their training rows."""
+    """The store's pieces of the heads of one fold, which share their training rows."""
+    train, validation = (read_split(table, task, s, heads[0].fold) for s in (TRAIN, VALIDATION))
     check_trainable(train.labels.numpy(), task)
     recipes = settings.recipes()
     for recipe in recipes.values():
