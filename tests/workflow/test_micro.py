@@ -41,6 +41,7 @@ EVERYTHING = BELOW_FACES | {"index_dataset", "extract_frames", "align_faces"}
 RERUNS = {
     "data.shards": ({"data": {"shards": 3}}, EVERYTHING),
     "data.subset": ({"data": {"subset": {"train": 9, "validation": 3}}}, EVERYTHING),
+    "data.split": ({"data": {"split": {"by": "folds", "folds": 2}}}, EVERYTHING),
     "faces.min_score": ({"faces": {"min_score": 0.6}}, BELOW_FACES | {"align_faces"}),
     "faces.crop": ({"faces": {"crop": "cropped"}}, BELOW_FACES | {"align_faces"}),
     "encoders.<name>": ({"encoders": {"micro": {"random": 1}}}, BELOW_FACES),

@@ -105,7 +105,7 @@ def test_the_check_knows_folds_and_tasks(fruit: Path) -> None:
     env = environment() | {"PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(command, cwd=fruit, capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stderr
-    for words in ("12 heads for state", "12 heads for marks", "3 folds of whole people", "ripe"):
+    for words in ("12 heads for state", "12 heads for marks", "3 parts of whole people", "ripe"):
         assert words in done.stdout
 
 
