@@ -214,9 +214,10 @@ def check(
 ) -> None:
     """Read a configuration and the data it names: what was found, will run, and will cost."""
     from clipaffect.dataset.facts import collect, first_searched, refuse_hopeless
+    from clipaffect.dataset.notes import import_note
     from clipaffect.dataset.read import read_dataset
     from clipaffect.encoders.load import check_encoder
-    from clipaffect.imported import open_features
+    from clipaffect.imported import check_import
     from clipaffect.preflight.estimate import estimate
     from clipaffect.preflight.show import planned_jobs, show
     from clipaffect.training.learner import check_user_code
@@ -227,13 +228,13 @@ def check(
     for recipe in loaded.training.recipes().values():
         for task in loaded.tasks().values():
             check_user_code(recipe, task, 768)  # CLIP ViT-L/14's dimension
-    for parts in loaded.features.imported.values():
-        for part in parts:
-            with open_features(part):
-                pass
     tasks = list(loaded.tasks().values())
     tree, labels = read_dataset(loaded.data, tasks)
     facts = collect(loaded.data, tasks, tree, labels, bool(loaded.encoders))
+    test = [listed.rows for listed in tree.test.values()]
+    for name, files in loaded.features.imported.items():
+        found = check_import(files, list(labels.values()), test)
+        facts["notes"].append(import_note(name, found))
     costs = estimate(loaded, facts, first_searched(tree), Path(loaded.paths.assets))
     show(Console(), loaded, facts, planned_jobs(config), costs if measure else [])
     refuse_hopeless(facts)

@@ -182,56 +182,82 @@ def import_features(
     Raises:
         UserError: a list and its file that do not fit, a frame twice, another dimension.
     """
-    wanted = _wanted(labels, test)
-    place = {key: number for number, key in enumerate(map(tuple, wanted[KEYS].to_numpy()))}
-    names = _names(wanted)
-    taken = np.full(len(wanted), -1, np.int64)  # the row, counted over all files
-    unknown = 0
+    wanted = _wanted(
+        [read_frame(path, [*KEYS, "annotated"]) for path in labels],
+        [read_frame(path, KEYS) for path in test],
+    )
     shard = wanted["video"].map({v: shard_of(v, shards) for v in wanted["video"].unique()})
-    total, dimension = 0, 0
     _allow_files(shards + SPARE_FILES)
     with ExitStack() as stack:
         sources = [stack.enter_context(open_features(settings)) for settings in files]
-        dimension = sources[0].dimension
-        record = digest([file_digest(Path(settings.file)) for settings in files])
-        layout = schema(dimension, record)
+        rows, counts = _match(files, sources, wanted)
+        layout = schema(sources[0].dimension, digest([file_digest(Path(f.file)) for f in files]))
         paths = [
             stack.enter_context(whole_file(out / f"{name}.parquet")) for name in shard_names(shards)
         ]
         writers = [stack.enter_context(pq.ParquetWriter(path, layout)) for path in paths]
-        progress = stack.enter_context(Progress("features", sum(s.rows for s in sources)))
-        for settings, source in zip(files, sources, strict=True):
-            if source.dimension != dimension:
-                raise UserError(
-                    f"features of length {source.dimension}, those before of {dimension}",
-                    where=settings.file, mend="import features of one encoder under one name",
-                )  # fmt: skip
-            rows = _rows_of(settings, source, place, names)
-            unknown += int((rows < 0).sum())
-            _take(rows, total, settings, taken)
-            total += source.rows
+        progress = stack.enter_context(Progress("features", counts["rows"]))
+        for settings, source, own in zip(files, sources, rows, strict=True):
             start = 0
             for block in source.blocks():
-                own = rows[start : start + len(block)]
-                at = np.flatnonzero(own >= 0)
+                place = own[start : start + len(block)]
+                at = np.flatnonzero(place >= 0)
                 if len(at):
                     values = _half(block[at], start + at, settings.file)
-                    _write(writers, layout, wanted.iloc[own[at]], shard.iloc[own[at]], values)
+                    _write(writers, layout, wanted.iloc[place[at]], shard.iloc[place[at]], values)
                 start += len(block)
                 progress.advance(len(block))
-        missing = np.flatnonzero(taken < 0)
+        missing = np.setdiff1d(np.arange(len(wanted)), np.concatenate(rows))
         _write(writers, layout, wanted.iloc[missing], shard.iloc[missing], None)
-    counts = {"rows": total, "used": int((taken >= 0).sum()), "of_no_annotated_frame": unknown,
-              "frames_without_feature": len(missing), "dimension": dimension}  # fmt: skip
     write_text(out / "import.json", json.dumps(counts, indent=2) + "\n")
-    if len(missing) == len(wanted):
-        example = next(iter(place))
+
+
+def check_import(
+    files: tuple[FeatureFile, ...], labels: list[pd.DataFrame], test: list[pd.DataFrame]
+) -> dict[str, int]:
+    """What an import would find, without reading a feature: see ``import.json``.
+
+    Raises:
+        UserError: as ``import_features``.
+    """
+    with ExitStack() as stack:
+        sources = [stack.enter_context(open_features(settings)) for settings in files]
+        return _match(files, sources, _wanted(labels, test))[1]
+
+
+def _match(
+    files: tuple[FeatureFile, ...], sources: list[Source], wanted: pd.DataFrame
+) -> tuple[list[np.ndarray], dict[str, int]]:
+    """For each file the wanted frame of each row, by number (-1: none); and the counts."""
+    keys = zip(*(wanted[name].astype(object) for name in KEYS), strict=True)
+    place = {key: number for number, key in enumerate(keys)}
+    names = _names(wanted)
+    taken = np.zeros(len(wanted), bool)
+    rows = []
+    for settings, source in zip(files, sources, strict=True):
+        if source.dimension != sources[0].dimension:
+            raise UserError(
+                f"features of length {source.dimension}, those before of {sources[0].dimension}",
+                where=settings.file, mend="import features of one encoder under one name",
+            )  # fmt: skip
+        own = _rows_of(settings, source, place, names)
+        _take(own, settings, taken)
+        rows.append(own)
+    total = sum(source.rows for source in sources)
+    if not taken.any():
+        video, _, frame = next(iter(place))
         raise UserError(
-            f"none of the {total:,} rows belongs to an annotated frame (such as video "
-            f"'{example[0]}', frame {example[2]})",
+            f"none of the {total:,} rows belongs to an annotated frame (such as '{video}', frame "
+            f"{frame})",
             where=", ".join(settings.frames or settings.file for settings in files),
-            mend="name the frames as video/00001.jpg, with the videos' names of the annotations",
+            mend="name each as video/00001.jpg, the video as in the labels, or an image by its "
+            "path",
         )
+    used = int(taken.sum())
+    counts = {"rows": total, "used": used, "of_no_annotated_frame": total - used,
+              "frames_without_feature": len(wanted) - used,
+              "dimension": sources[0].dimension}  # fmt: skip
+    return rows, counts
 
 
 def _allow_files(count: int) -> None:
@@ -241,21 +267,16 @@ def _allow_files(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, hard), hard))
 
 
-def _wanted(labels: list[Path], test: list[Path]) -> pd.DataFrame:
+def _wanted(labels: list[pd.DataFrame], test: list[pd.DataFrame]) -> pd.DataFrame:
     """Every frame that has a label or is to be predicted."""
-    parts = []
-    for path in labels:
-        rows = read_frame(path, [*KEYS, "annotated"])
-        parts.append(rows.loc[rows["annotated"], KEYS])
-    for path in test:
-        rows = read_frame(path, KEYS)
-        if (rows["frame"] == 0).any():
-            raise UserError(
-                "a list of videos does not say which frames to predict", where="data.test",
-                mend="with imported features give the organisers' sample file",
-            )  # fmt: skip
-        parts.append(rows)
-    return pd.concat(parts).drop_duplicates(ignore_index=True)
+    if any((rows["frame"] == 0).any() for rows in test):
+        raise UserError(
+            "a list of videos does not say which frames to predict", where="data.test",
+            mend="with imported features give the organisers' sample file",
+        )  # fmt: skip
+    parts = [rows.loc[rows["annotated"], KEYS] for rows in labels] + [rows[KEYS] for rows in test]
+    plain = [part.astype({"video": object, "person": object}) for part in parts]
+    return pd.concat(plain).drop_duplicates(ignore_index=True)
 
 
 def _names(wanted: pd.DataFrame) -> dict[str, tuple[str, str]]:
@@ -357,8 +378,8 @@ def _own_key(path: Path, row: int, video: Any, side: Any, frame: Any) -> tuple[s
     return str(video), side or "", int(frame)
 
 
-def _take(rows: np.ndarray, before: int, settings: FeatureFile, taken: np.ndarray) -> None:
-    """Note which row each frame has its feature from.
+def _take(rows: np.ndarray, settings: FeatureFile, taken: np.ndarray) -> None:
+    """Note which frames have their feature.
 
     Raises:
         UserError: a frame has one already.
@@ -366,11 +387,11 @@ def _take(rows: np.ndarray, before: int, settings: FeatureFile, taken: np.ndarra
     where = settings.frames or settings.file
     at = np.flatnonzero(rows >= 0)
     _, first = np.unique(rows[at], return_index=True)
-    again = np.concatenate([at[taken[rows[at]] >= 0], np.delete(at, first)])
+    again = np.concatenate([at[taken[rows[at]]], np.delete(at, first)])
     if len(again):
         raise UserError("a frame has two rows of features", where=f"{where}, row {again[0] + 1}",
                         mend="remove one of them")  # fmt: skip
-    taken[rows[at]] = before + at
+    taken[rows[at]] = True
 
 
 def _write(

@@ -26,7 +26,7 @@ class Outcome(StrEnum):
 
 
 MEANING: dict[Outcome, str] = {
-    Outcome.OK: "a face was found and cut out",
+    Outcome.OK: "there is a face: found and cut out, given as an image, or as an imported feature",
     Outcome.NO_FACE: "the frame was decoded and no face was found in it",
     Outcome.PERSON_ABSENT: "faces were found, but none belongs to this person of the video",
     Outcome.FRAME_UNREADABLE: "the decoder failed at this frame (damaged or truncated file)",

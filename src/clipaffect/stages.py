@@ -7,6 +7,7 @@ two weeks of embedding.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import asdict
 
 from clipaffect.config.models import Config
@@ -43,6 +44,9 @@ def settings_json(config: Config, stage: str, *sections: str) -> str:
     everything.
     """
     values = config.model_dump(mode="json")
+    # Spelt out: JSON's sorted keys would lose the order in which the tasks are named.
+    values["training"]["tasks"] = list(config.tasks())
+    everything = deepcopy(values)
     values["features"] = values["features"]["import"]
     values["needs_images"] = bool(config.encoders)
     values["tasks"] = {name: asdict(task) for name, task in config.tasks().items()}
@@ -52,7 +56,5 @@ def settings_json(config: Config, stage: str, *sections: str) -> str:
         if name:
             chosen[head.removesuffix("s")] = values[head][name]
         else:
-            chosen[section] = (
-                config.model_dump(mode="json") if section == "config" else values[section]
-            )
+            chosen[section] = everything if section == "config" else values[section]
     return canonical_json(chosen)

@@ -98,7 +98,7 @@ def test_check_says_what_is_missing(tree: Path) -> None:
     done = clipaffect("check", str(tree / "c.yaml"))
     assert "results/mine/" in done.stdout
     assert "1 person has labels or rows to be predicted, and neither crops" in done.stdout
-    assert "1 video file or folder of crops is empty: " in done.stdout
+    assert "1 file or folder of crops is empty: " in done.stdout
     assert "c10.mp4" in done.stdout
 
 

@@ -15,7 +15,7 @@ import pytest
 from clipaffect.config import parse_config
 from clipaffect.config.features import FeatureFile
 from clipaffect.errors import UserError
-from clipaffect.imported import import_features
+from clipaffect.imported import check_import, import_features
 from clipaffect.stages import shard_names
 from clipaffect.table import build_table, read_split
 from clipaffect.tables import read_frame, write_frame
@@ -77,6 +77,7 @@ def test_each_frame_gets_its_own_feature(kind: str, labels: Path, tmp_path: Path
     keys.insert(3, ("a", "", 7))  # there, but not annotated
     keys.remove(("b", "left", 3))
     files = (written(tmp_path, kind, keys),)
+    checked = check_import(files, [read_frame(labels)], [])
     import_features(files, [labels], [], SHARDS, tmp_path / "out")
     found = result(tmp_path / "out")
     assert len(found) == len(FRAMES)
@@ -90,6 +91,7 @@ def test_each_frame_gets_its_own_feature(kind: str, labels: Path, tmp_path: Path
     counts = json.loads((tmp_path / "out/import.json").read_text())
     assert counts == {"rows": 9, "used": 8, "of_no_annotated_frame": 1,
                       "frames_without_feature": 1, "dimension": 5}  # fmt: skip
+    assert checked == counts
     shards = [tmp_path / f"out/{name}.parquet" for name in shard_names(SHARDS)]
     build_table(labels, shards, tmp_path / "table")
     rows = read_frame(tmp_path / "table/rows.parquet")

@@ -111,7 +111,7 @@ MISTAKES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "a cell too few": (SIX.replace("i/5.png,dov,validation,\n", "i/5.png,dov\n"), {},
                        ["2 cells", "line 7"]),
     "a path that leaves": (SIX.replace("i/2.png", "../i/2.png"), {}, ["leaves", "line 4"]),
-    "an absolute path": (SIX.replace("i/2.png", "/etc/passwd"), {}, ["leaves", "line 4"]),
+    "an absolute path": (SIX.replace("i/2.png", "/etc/passwd"), {}, ["disk's root", "line 4"]),
     "a split that is none": (SIX.replace("validation,TENSE", "check,TENSE"), {},
                              ["'check' is no split", "line 6"]),
     "one person in two splits": (SIX.replace("cid", "ann"), {}, ["more than one split", "ann"]),
@@ -213,9 +213,9 @@ def test_what_is_odd_in_a_table_is_said(tmp_path: Path) -> None:
     assert "not used: persn" in notes
     assert "8 of 8 rows" in notes
     assert "name no person" in notes
-    assert "1 person has" in notes
-    assert "i/7.png" in notes
-    assert "in training and in validation" in notes
+    assert f"1 files that rows name are not there, such as {tmp_path}/i/7.png" in notes
+    assert "in two splits" in notes
+    assert "There is no validation split: the test split is scored" in notes
     assert labels["mood"]["split"].astype(str).unique().tolist() == ["train", "validation"]
 
 

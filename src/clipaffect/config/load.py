@@ -74,6 +74,8 @@ def _explain(detail: ErrorDetails) -> str:
         hint = f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known)}"
         return f"unknown key '{key}': {hint}"
     message = detail["msg"].removeprefix("Value error, ")
+    for word, plain in (("tuple", "list"), ("dictionary", "mapping of names to values")):
+        message = message.replace(word, plain)
     value = detail["input"]
     shown = "" if isinstance(value, (dict, BaseModel)) else f" is {value!r}"
     return f"'{key}'{shown}: {message[0].lower()}{message[1:]}"

@@ -29,7 +29,7 @@ def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
                     yield reader.line_num, row
     except UnicodeDecodeError as error:
         raise UserError(f"byte {error.start} is not UTF-8", where=path,
-                        mend="save the table as CSV in UTF-8") from None  # fmt: skip
+                        mend="save it as 'CSV UTF-8' (an .xlsx is no CSV)") from None  # fmt: skip
     except csv.Error as error:
         raise UserError(f"the file is no CSV table: {error}", where=path,
                         mend="save it as CSV again") from None  # fmt: skip

@@ -102,6 +102,8 @@ def collect(
         "frames_to_search": sum(video_frames(video) * n for video, n in searched.items())
         + (len(images) if search else 0),
         "videos_missing": missing,
+        "first_missing": str(tree.root / missing[0]) if tree.root and missing else "",
+        "names_people": tree.names_people,
         "near_names": _near_names(missing, tree),
         "empty": sorted(
             [str(tree.videos[name]) for name in searched
@@ -281,6 +283,10 @@ def refuse_hopeless(facts: dict[str, Any]) -> None:
             continue
         if nothing:
             what = f"no annotated frame of {task} has an image: {' and '.join(nothing)}"
+            if facts["first_missing"]:
+                what += f" (there is no {facts['first_missing']})"
+            if any(splits[s]["beyond"] == splits[s]["annotated"] for s in nothing):
+                what += ": every label lies behind the end of its video (is the time in seconds?)"
         else:
             what = f"no training frame of {task} with an image shows {', '.join(absent)}"
         raise UserError(

@@ -18,6 +18,7 @@ VIDEO_SUFFIXES = frozenset(
     f".{suffix}"
     for suffix in "mp4 avi mov mkv webm m4v mpg mpeg wmv flv ogv ts".split()  # noqa: SIM905
 )
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
 # At most 999,999, nine hours at 30 a second: a date is no frame number.
 FRAME_NAME = re.compile(r"0*([1-9]\d{0,5})\.(?:jpe?g|png)", re.IGNORECASE)
 

@@ -15,13 +15,12 @@ import numpy as np
 
 from clipaffect.config.data import Data
 from clipaffect.dataset.cells import csv_rows
-from clipaffect.dataset.files import files_below, natural_order, read_lines
+from clipaffect.dataset.files import IMAGE_SUFFIXES, files_below, natural_order, read_lines
 from clipaffect.dataset.listing import SPLIT_WORDS, Listing, blank_rows
 from clipaffect.dataset.table_file import read_table
 from clipaffect.errors import UserError
 from clipaffect.tasks import NOT_ANNOTATED
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
 NO_PEOPLE = (
     "The data does not say who is in an image: every image counts as another person, and splits "
     "may share people."

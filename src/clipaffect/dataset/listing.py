@@ -18,7 +18,7 @@ from clipaffect.config.data import Data
 from clipaffect.dataset.files import CropFolders, natural_order
 from clipaffect.dataset.labels import label_rows
 from clipaffect.dataset.tree import Annotation, Tree
-from clipaffect.errors import UserError, raise_all
+from clipaffect.errors import UserError
 from clipaffect.splits import TRAIN, VALIDATION, fold_split
 from clipaffect.tasks import NOT_ANNOTATED, Task
 from clipaffect.video import presentation_times
@@ -90,6 +90,11 @@ def arrange(
     rows = listing.rows
     rows = rows.assign(split=_splits(listing, data.split.by), group=_groups(rows))
     notes = listing.notes
+    if (
+        data.split.by == "given"
+        and not _words(rows.assign(split=listing.rows["split"])).isin([VALIDATION]).any()
+    ):
+        notes += ("There is no validation split: the test split is scored. Choose nothing on it.",)
     if left := int((rows["split"] == TEST).sum()):
         notes += (f"{left:,} rows of the test split are left alone.",)
     labelled = np.zeros(len(rows), bool)
@@ -112,7 +117,17 @@ def arrange(
         .drop_duplicates()
         .itertuples(index=False)
     ]
-    return Tree(videos, CropFolders({}, {}), annotations, {}, images, notes), labels
+    tree = Tree(
+        videos,
+        CropFolders({}, {}),
+        annotations,
+        {},
+        images,
+        notes,
+        root=listing.root,
+        names_people=bool((listing.rows["person"] != "").all()),
+    )
+    return tree, labels
 
 
 def _is_file(path: Path) -> bool:
@@ -128,20 +143,19 @@ def _labels(rows: pd.DataFrame, task: Task) -> np.ndarray:
 
 def _check_sources(listing: Listing) -> None:
     """Refuse paths that a table could not show, or that leave the root."""
-    problems = []
     first = listing.rows["source"].drop_duplicates()
     for at, source in zip(first.index, first, strict=True):
         path = PurePosixPath(source)
         if path.is_absolute() or ".." in path.parts:
-            what = f"the path '{source[:120]}' leaves the data's folder"
-            mend = f"give paths below {listing.root} (data.root), without '..'"
+            kind = "begins at the disk's root" if path.is_absolute() else "leaves the data's folder"
+            what = f"the path '{source[:120]}' {kind}"
+            mend = f"give paths relative to {listing.root} (data.root), without '..'"
         elif not source.isprintable():
             what = f"the path {source[:120]!a} has a character that cannot be printed"
             mend = "rename the file"
         else:
             continue
-        problems.append(UserError(what, where=listing.where(at), mend=mend))
-    raise_all(problems)
+        raise UserError(what, where=listing.where(at), mend=mend)
 
 
 def _splits(listing: Listing, by: str) -> np.ndarray:
@@ -149,8 +163,8 @@ def _splits(listing: Listing, by: str) -> np.ndarray:
     rows = listing.rows
     if by == "folds" and (rows["fold"] != "").any():
         return _given_folds(listing)
-    words = rows["split"].str.strip().str.casefold()
-    splits = words.map(SPLIT_WORDS)
+    splits = _words(rows)
+    words = rows["split"].str.strip()
     if by != "given":  # what is marked for a last test is not dealt, unless everything is
         test = (splits == TEST) & ~(splits == TEST).all()
         return np.where(test, TEST, "").astype(object)
@@ -174,6 +188,11 @@ def _splits(listing: Listing, by: str) -> np.ndarray:
     ).any():  # many sets have a test split alone: heads are scored on it
         splits = splits.replace(TEST, VALIDATION)
     return splits.to_numpy(object)
+
+
+def _words(rows: pd.DataFrame) -> pd.Series:
+    """The split that each row's word means; missing where it means none."""
+    return rows["split"].str.strip().str.casefold().map(SPLIT_WORDS)
 
 
 def _given_folds(listing: Listing) -> np.ndarray:
@@ -281,7 +300,7 @@ def _of_task(listing: Listing, rows: pd.DataFrame, task: Task) -> pd.DataFrame:
         raise UserError(
             f"frame {second['frame']} of '{second['video']}' has two labels of {task.name}",
             where=rows_named,
-            mend="keep one row for each frame (and side): of labels that are closer in time than "
-            "the frames, keep the nearest",
+            mend="keep one row for each image, or for each frame (and side) of a video: of labels "
+            "that are closer in time than the frames, keep the nearest",
         )
     return found.drop_duplicates(order).reset_index(drop=True)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from clipaffect.splits import TRAIN, VALIDATION
+
 FEW, FEW_PAIRS = 5, 20
 
 
 def data_notes(facts: dict[str, Any]) -> Iterator[str]:
     """Sentences about ``facts`` (see ``facts.collect``): who is missing, then the verdicts."""
     if missing := facts["videos_missing"]:
-        yield _missing_note(missing)
+        yield _missing_note(missing, facts["first_missing"])
     yield from facts["notes"]
     yield from _verdicts(facts)
     for name, found in facts["frame_lists"].items():
@@ -54,9 +56,21 @@ def _verdicts(facts: dict[str, Any]) -> Iterator[str]:
         for split, found in splits.items():
             if found["sentence"]:
                 yield f"{task} {split}: {found['sentence']}."
-        shown = splits.get("validation", {}).get("counts", {})
-        if absent := [name for name, count in shown.items() if not count]:
-            yield f"Not in {task} validation: {', '.join(absent)} (their F1 counts as 0)."
+        for split, found in splits.items():
+            absent = [name for name, count in found["counts"].items() if not count]
+            if split != TRAIN and absent:
+                alone = "" if split == VALIDATION else " in that fold alone"
+                yield f"Not in {task} {split}: {', '.join(absent)} (their F1 counts as 0{alone})."
+
+
+def import_note(name: str, found: dict[str, int]) -> str:
+    """What an import of features brings; see ``imported.check_import``."""
+    return (
+        f"{name}: features from elsewhere, of length {found['dimension']:,}. Of {found['rows']:,} "
+        f"rows, {found['used']:,} belong to annotated frames and "
+        f"{found['of_no_annotated_frame']:,} to none; {found['frames_without_feature']:,} annotated "
+        "frames have no feature."
+    )
 
 
 def class_counts(found: dict[str, Any]) -> Iterator[str]:
@@ -86,7 +100,7 @@ def _problems(facts: dict[str, Any]) -> Iterator[str]:
         pairs = [f"'{name}' is there as '{other}'" for name, other in near.items()]
         yield f"Names that differ in capitals or in how an accent is stored: {_few(pairs)}."
     if empty := facts["empty"]:
-        one = "video file or folder of crops is", "video files or folders of crops are"
+        one = "file or folder of crops is", "files or folders of crops are"
         yield f"{len(empty):,} {one[len(empty) > 1]} empty: {_few(empty)}."
     if shadowed := facts["shadowed"]:
         yield (
@@ -103,10 +117,10 @@ def _problems(facts: dict[str, Any]) -> Iterator[str]:
     for names in facts["duplicates"][:FEW_PAIRS]:
         both = tuple(names) in spanning
         warning = (
-            ", in training and in validation: remove one, or the score counts people that heads "
-            "were trained on"
+            ", in two splits: remove one, or the score counts people that heads were trained on"
         )
-        yield f"These look like the same recording{warning if both else ''}: {_few(names)}."
+        warned = warning if both else ""
+        yield f"These look like the same recording or image{warned}: {_few(names)}."
     if len(facts["duplicates"]) > FEW_PAIRS:
         yield (
             f"Of {len(facts['duplicates']):,} such groups of the same recording the first "
@@ -116,7 +130,12 @@ def _problems(facts: dict[str, Any]) -> Iterator[str]:
         yield f"To be predicted, and in training: {_few(leaks)}."
 
 
-def _missing_note(missing: Sequence[str]) -> str:
+def _missing_note(missing: Sequence[str], first: str) -> str:
+    if first:
+        return (
+            f"{len(missing):,} files that rows name are not there, such as {first}. Is data.root "
+            "right? Their rows are kept, as video_missing."
+        )
     who = "1 person has" if len(missing) == 1 else f"{len(missing):,} people have"
     return (
         f"{who} labels or rows to be predicted, and neither crops nor a video (or image) on disk: "

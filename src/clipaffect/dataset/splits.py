@@ -57,7 +57,7 @@ def make_splits(
         UserError: fewer groups than parts.
     """
     groups, answers = [], []
-    for number, task in enumerate(tasks):
+    for number, task in enumerate(sorted(tasks, key=lambda task: task.name)):
         rows = labels[task.name]
         rows = rows[rows["annotated"]]
         groups.append(rows["group"].astype(str).to_numpy())
@@ -150,7 +150,8 @@ def check_labels(rows: pd.DataFrame, task: Task, cut: bool, where: str) -> None:
                 raise UserError(
                     f"no frame of the {split} split{of} of {task.name} has a label",
                     where=where,
-                    mend=f"give labelled data for it, or leave {task.name} out of training.tasks",
+                    mend="give labelled data for it, let data.split.by make the splits, or leave "
+                    f"{task.name} out of training.tasks",
                 )
         shown = task.frames_showing(own[TRAIN])
         absent = [name for name, count in shown.items() if not count]

@@ -16,6 +16,7 @@ import pandas as pd
 
 from clipaffect.config.data import Data
 from clipaffect.dataset.cells import column_names, read_cells
+from clipaffect.dataset.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from clipaffect.dataset.listing import SIDES, Listing, blank_rows
 from clipaffect.errors import UserError
 from clipaffect.tasks import NOT_ANNOTATED, Task
@@ -79,6 +80,12 @@ def read_table(data: Data) -> Listing:
             "several, splits may share people: fill the column 'person'."
         )
     root = Path(data.root) if data.root else path.parent
+    if not root.is_dir():
+        raise UserError(
+            "no such folder", where=f"{root} (data.root), seen from {Path.cwd()}",
+            mend="set data.root to the folder that the table's paths are relative to (write it in "
+            "full: ~ is not expanded)",
+        )  # fmt: skip
     return Listing(path, root, rows, where, tuple(notes))
 
 
@@ -88,6 +95,11 @@ def _column(data: Data, task: Task) -> str:
 
 
 def _check_columns(path: Path, there: list[str], data: Data) -> None:
+    for name in there:
+        if name not in COLUMNS and name.casefold() in COLUMNS and name.casefold() not in there:
+            raise UserError(f"the column '{name}' is not called '{name.casefold()}'",
+                            where=f"{path}, the header",
+                            mend="write it in small letters, or rename it")  # fmt: skip
     if len(there) == 1 and any(mark in there[0] for mark in ";\t"):
         raise UserError("the cells are not separated by commas", where=f"{path}, line 1",
                         mend="save the table with commas")  # fmt: skip
@@ -127,6 +139,14 @@ def _sources(cells: pd.DataFrame, where: Callable[[int], str]) -> pd.DataFrame:
     sources = image.where(image != "", video)
     plain = {path: str(PurePosixPath(path.replace("\\", "/"))) for path in sources.unique()}
     sources = sources.map(plain)
+    for column, at, suffixes, other in (
+        ("image", is_image, VIDEO_SUFFIXES, "video"),
+        ("video", ~is_image, IMAGE_SUFFIXES, "image"),
+    ):
+        kinds = sources[at].map(lambda path: PurePosixPath(path).suffix.lower())
+        if wrong := kinds.index[kinds.isin(suffixes)].tolist():
+            raise UserError(f"'{sources[wrong[0]]}' is no {column}", where=where(wrong[0]),
+                            mend=f"name it in the column '{other}'")  # fmt: skip
     rows = blank_rows(sources.tolist(), is_image=False).assign(is_image=is_image)
     mixed = rows.groupby("source")["is_image"].nunique()
     if (mixed > 1).any():

@@ -41,6 +41,8 @@ class Tree:
         images: single images by name; each is a video of one frame.
         notes: sentences for the reader of the report.
         other_files: files among the annotations that are none.
+        root: that the names are relative to; None where they are looked for below folders.
+        names_people: whether it is known who is in which video or image.
     """
 
     videos: dict[str, Path]
@@ -50,6 +52,8 @@ class Tree:
     images: dict[str, Path] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     other_files: tuple[Path, ...] = ()
+    root: Path | None = None
+    names_people: bool = True
 
     def people(self) -> dict[str, list[str]]:
         """Every video that is annotated or to be predicted, in natural order, and its people."""

@@ -16,7 +16,7 @@ import yaml
 from clipaffect import __version__
 from clipaffect.config.models import Config
 from clipaffect.config.presets import preset_changes
-from clipaffect.dataset.notes import class_counts, data_notes
+from clipaffect.dataset.notes import class_counts, data_notes, import_note
 from clipaffect.digest import digest
 from clipaffect.faces.crops import read_crops
 from clipaffect.outcomes import MEANING, Outcome
@@ -201,10 +201,10 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
         "fingerprint": fingerprint(config),
         "config_yaml": _yaml(config),
         "preset_changes": preset_changes(config),
-        "imports": {
-            name: json.loads((folder / "embeddings" / name / "import.json").read_text())
+        "imports": [
+            import_note(name, json.loads((folder / f"embeddings/{name}/import.json").read_text()))
             for name in config.features.imported
-        },
+        ],
     }
     environment = _environment()
     page = environment.get_template("report.html").render(
