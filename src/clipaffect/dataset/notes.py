@@ -65,11 +65,11 @@ def _verdicts(facts: dict[str, Any]) -> Iterator[str]:
 
 def import_note(name: str, found: dict[str, int]) -> str:
     """What an import of features brings; see ``imported.check_import``."""
+    none, missing = found["of_no_annotated_frame"], found["frames_without_feature"]
     return (
         f"{name}: features from elsewhere, of length {found['dimension']:,}. Of {found['rows']:,} "
-        f"rows, {found['used']:,} belong to annotated frames and "
-        f"{found['of_no_annotated_frame']:,} to none; {found['frames_without_feature']:,} annotated "
-        "frames have no feature."
+        f"rows, {found['used']:,} belong to annotated frames and {none:,} to none; {missing:,} "
+        "annotated frames have no feature."
     )
 
 
