@@ -135,7 +135,7 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.demo
 def test_the_demo_reads_unseen_people(demo_run: Path) -> None:
     tasks = json.loads((demo_run / "report/metrics.json").read_text())["tasks"]
-    constant = {"EXPR": "constant (largest class)", "AU": "every unit always present"}
+    constant = {"EXPR": "constant (largest class)", "AU": "every label always present"}
     for task, numbers in tasks.items():
         score, references = numbers["headline"]["mean"], numbers["references"]
         assert score > references[constant[task]] + 0.3
