@@ -48,9 +48,9 @@ mend:
 | two video files of one name (`a.mp4` and `a.avi`, or in two folders) | both files |
 | a video annotated in both splits | its name and both files |
 | two images that are one frame (`00001.jpg` and `1.png`) | the folder and both files |
-| a wrong cell of a table, a row without a cell, a path that leaves `data.root` | the file and the line |
+| a wrong or missing cell of a table, a path that leaves `data.root` | the file and the line |
 | a person or video in two splits (of a table: whoever shares a video with them too) | their names |
-| a list of imported features that does not fit its file, a frame in it twice | the file and the row |
+| a list that does not fit its file of features, a frame in it twice | the file and the row |
 | a wrong line of a multi-task file, a test list or a published list | the file and the line |
 | a file name that is not UTF-8, or has control characters | the name, escaped |
 | no annotation, or no annotated video, for a task | the folder and what was looked for |

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import unicodedata
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,6 +15,7 @@ from PIL import Image
 
 from clipaffect.config.data import Data
 from clipaffect.dataset import published
+from clipaffect.dataset.duplicates import COMPARED, find_duplicates, in_two_splits
 from clipaffect.dataset.files import FrameFiles, list_frames, natural_order
 from clipaffect.dataset.frame_lists import compare_list
 from clipaffect.dataset.published import published_counts, verdict
@@ -26,9 +25,7 @@ from clipaffect.splits import TRAIN, VALIDATION, folds_among, in_split
 from clipaffect.tasks import Task
 from clipaffect.video import stated_frames
 
-HEAD = 65536  # bytes of a file's two ends that tell one video from another
 FEW, SAMPLED = 5, 50
-COMPARED = 20_000  # single images; more would be read for minutes
 
 
 def collect(
@@ -87,7 +84,7 @@ def collect(
     missing = sorted(folder_name(*p) for p in people if needs_images and tree.is_missing(*p))
     images = [tree.images[video] for video, _ in people if video in tree.images]
     search = data.faces == "search"
-    duplicates = _duplicates(tree, folders, files)
+    duplicates = find_duplicates(tree, folders, files)
     odd = {str(folder): files(folder).others for folder in folders if files(folder).others}
     return {
         "videos_found": len(tree.videos),
@@ -116,7 +113,7 @@ def collect(
         "files_of_other_names": {folder: names[:FEW] for folder, names in odd.items()},
         "other_annotation_files": [str(path) for path in tree.other_files],
         "duplicates": duplicates,
-        "duplicates_in_both_splits": _spanning(duplicates, labels),
+        "duplicates_in_both_splits": in_two_splits(duplicates, labels),
         "images_compared": len(tree.images) <= COMPARED,
         "in_test_and_training": _leaks(tree, labels),
         "notes": list(tree.notes),
@@ -213,61 +210,6 @@ def _split(
         "verdict": kind,
         "sentence": text,
     }
-
-
-def _duplicates(
-    tree: Tree, folders: list[Path], files: Callable[[Path], FrameFiles]
-) -> list[list[str]]:
-    """Names of videos, or of folders of crops, that look the same from their ends and sizes."""
-    found: dict[tuple[object, ...], list[str]] = defaultdict(list)
-    by_size: dict[int, list[Path]] = defaultdict(list)
-    by_path = {path: name for name, path in tree.videos.items()}
-    if len(tree.images) <= COMPARED:
-        by_path |= {path: name for name, path in tree.images.items()}
-    for path in by_path:
-        by_size[path.stat().st_size].append(path)
-    for size, paths in by_size.items():
-        for path in paths if size and len(paths) > 1 else []:
-            with path.open("rb") as file:
-                ends = file.read(HEAD)
-                file.seek(max(0, size - HEAD))
-                ends += file.read(HEAD)
-            found["file", size, hashlib.sha256(ends).hexdigest()].append(by_path[path])
-    by_count: dict[tuple[int, int], list[Path]] = defaultdict(list)
-    for folder in folders:
-        own = files(folder)
-        if len(own.numbers):
-            by_count[len(own.numbers), own.last].append(folder)
-    for count, same in by_count.items():
-        for folder in same if len(same) > 1 else []:
-            names = files(folder).names
-            sample = [_bytes(folder / names[k]) for k in (0, len(names) // 2, -1)]
-            if any(sample):
-                sha = hashlib.sha256(b"\0".join(sample)).hexdigest()
-                found["crops", *count, sha].append(folder.name)
-    return sorted(sorted(names) for names in found.values() if len(names) > 1)
-
-
-def _spanning(duplicates: list[list[str]], labels: dict[str, pd.DataFrame]) -> list[list[str]]:
-    """Of recordings that look the same, those that are in two splits of a task."""
-    splits: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for task, rows in labels.items() if duplicates else ():
-        owners = rows[["split", "video", "person"]].drop_duplicates()
-        for split, video, person in owners.itertuples(index=False):
-            splits[task, str(video)].add(split)
-            splits[task, folder_name(str(video), str(person))].add(split)
-    return [
-        names
-        for names in duplicates
-        if any(len(set().union(*(splits[t, name] for name in names))) > 1 for t in labels)
-    ]
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:  # a link into the void: the image is told when it is embedded
-        return b""
 
 
 def refuse_hopeless(facts: dict[str, Any]) -> None:

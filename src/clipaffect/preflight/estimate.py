@@ -24,7 +24,7 @@ from clipaffect.config.models import Config, Encoder
 from clipaffect.config.training import Recipe
 from clipaffect.encoders.load import arithmetic, encoder_cost
 from clipaffect.faces.detector import FaceDetector
-from clipaffect.imported import open_features
+from clipaffect.feature_files import open_features
 from clipaffect.splits import TRAIN, folds_among, in_split
 from clipaffect.table import Split
 from clipaffect.tasks import Task
