@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.torch import load_file
 from sklearn.metrics import f1_score
 from test_train import write_table
@@ -16,13 +19,15 @@ from clipaffect.config.data import Splitting
 from clipaffect.config.models import Probe
 from clipaffect.config.training import Training
 from clipaffect.dataset.splits import check_leaks, make_splits
+from clipaffect.embeddings import schema
 from clipaffect.errors import UserError
 from clipaffect.evaluation.stage import evaluate_heads, fit_references
 from clipaffect.store import Store
+from clipaffect.submission.write import write_submission
 from clipaffect.table import folds_of, read_split
 from clipaffect.tables import read_frame, write_frame
 from clipaffect.tasks import AU, EXPR, Task
-from clipaffect.training.stage import train_heads
+from clipaffect.training.stage import finished_heads, load_head, train_heads
 
 SMALL = Training(width=8, hidden_layers=1, epochs=2, alphas=(0.5, 1.0), seeds=(0, 1), parts=2)
 
@@ -198,6 +203,33 @@ def test_a_reference_is_scored_on_its_own_frames(folds: Path, tmp_path: Path) ->
         value = own.query("metric == 'accuracy'")["value"].item()
         assert value == pytest.approx((truth[keys].to_numpy() == decided).mean())
         assert own.query("metric == 'frames'")["value"].item() == len(scored)
+
+
+def test_a_submission_is_the_mean_of_every_folds_heads(folds: Path, tmp_path: Path) -> None:
+    bundles = bundles_of(folds, tmp_path)
+    features = np.random.default_rng(3).normal(size=(5, 6)).astype(np.float16)
+    keys = pa.table({"video": ["t"] * 5, "person": [""] * 5, "frame": pa.array(range(1, 6), "i4"),
+                     "status": ["ok"] * 5})  # fmt: skip
+    column = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), 6)
+    shard = tmp_path / "shard.parquet"
+    pq.write_table(keys.append_column("feature", column).cast(schema(6, "x")), shard)
+    wanted = keys.select(["video", "person", "frame"]).to_pandas()
+    locations = [f"t/{k:05d}.jpg" for k in wanted["frame"]]
+    write_frame(tmp_path / "test.parquet", wanted.assign(location=locations))
+    write_submission(
+        EXPR, SMALL, "leave_out", tmp_path / "test.parquet", [shard], bundles, folds, tmp_path
+    )
+    listed = finished_heads(bundles).query("alpha == 0.5")
+    assert len(listed) == 6
+    with torch.no_grad():
+        answers = [
+            torch.softmax(load_head(row, EXPR, SMALL, 6)(torch.from_numpy(features).float()), -1)
+            for _, row in listed.iterrows()
+        ]
+    expected = torch.stack(answers).mean(0).argmax(-1).tolist()
+    lines = (tmp_path / "predictions.txt").read_text().splitlines()[1:]
+    assert [int(line.split(",")[1]) for line in lines] == expected
+    assert len(json.loads((tmp_path / "coverage.json").read_text())["heads"]) == 6
 
 
 def test_a_failed_fold_leaves_no_pooled_score(folds: Path, tmp_path: Path) -> None:

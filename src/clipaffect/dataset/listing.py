@@ -90,10 +90,7 @@ def arrange(
     rows = listing.rows
     rows = rows.assign(split=_splits(listing, data.split.by), group=_groups(rows))
     notes = listing.notes
-    if (
-        data.split.by == "given"
-        and not _words(rows.assign(split=listing.rows["split"])).isin([VALIDATION]).any()
-    ):
+    if data.split.by == "given" and not (_words(listing.rows) == VALIDATION).any():
         notes += ("There is no validation split: the test split is scored. Choose nothing on it.",)
     if left := int((rows["split"] == TEST).sum()):
         notes += (f"{left:,} rows of the test split are left alone.",)

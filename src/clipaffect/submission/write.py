@@ -121,7 +121,8 @@ def _score(
             continue
         column = pq.read_table(shard, columns=["feature"])["feature"].combine_chunks().take(usable)
         flat = column.flatten().to_numpy(zero_copy_only=False)
-        features = torch.from_numpy(flat.reshape(len(usable), -1))
+        # Arrow's memory may not be written to, which torch warns of.
+        features = torch.from_numpy(flat.reshape(len(usable), -1).copy())
         at = np.arange(len(usable))
         each = [probabilities(evaluator(h), features, at, task) for _, h in sorted(heads.items())]
         known.append(rows.iloc[usable][KEYS])
