@@ -66,7 +66,7 @@ def test_labels_are_imbalanced_as_in_aff_wild2_and_whole(split: str) -> None:
                 if (a.task, a.split) == (task, split)
             ]
         )
-        for task in (EXPR, AU)
+        for task in ("EXPR", "AU")
     }
     share = np.bincount(rows["EXPR"][rows["EXPR"] >= 0], minlength=8)
     share = share / share.sum()
