@@ -18,63 +18,93 @@ from clipaffect.dataset.tree import folder_name
 from clipaffect.errors import UserError
 
 FRAME = re.compile(r"0*(?P<frame>[1-9]\d{0,8})\.\w+")
+ENDING = re.compile(r"\.\w+$")
 # A path, then labels: numbers apart by blanks or commas.
 LABELLED = re.compile(r"(?P<path>.*?\.\w+)[\s,]+-?\d[\d\s,.-]*")
 
 
-def names_of_folders(wanted: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """Who is meant by the name of a folder of frames, with or without a video's ending."""
-    people = wanted[["video", "person"]].drop_duplicates().itertuples(index=False)
-    found: dict[str, tuple[str, str]] = {}
-    shorter: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for video, person in people:
-        found[folder_name(video, person)] = (video, person)
-        stem = str(PurePosixPath(video).with_suffix(""))
-        shorter[folder_name(stem, person)].append((video, person))
-    return {name: own[0] for name, own in shorter.items() if len(own) == 1} | found
+Place = tuple[int, int]  # an owner's number and a frame; (-1, 0) for none
+NOWHERE: Place = (-1, 0)
 
 
-def frames_of_rows(
-    settings: FeatureFile,
-    rows: int,
-    place: dict[tuple[str, str, int], int],
-    names: dict[str, tuple[str, str]],
-) -> np.ndarray:
-    """(rows,) the annotated frame of each row of a file, by number; -1 for none."""
+class FrameIndex:
+    """Frames that features are wanted for, found by their names.
+
+    Args:
+        wanted: (n,) video, person, frame; each once.
+    """
+
+    def __init__(self, wanted: pd.DataFrame) -> None:
+        groups = wanted.groupby(["video", "person"], sort=False, observed=True)
+        self.owners: dict[tuple[str, str], int] = {o: k for k, o in enumerate(groups.groups)}
+        # 1.4 million frames as whole numbers take 20 MB, as keys of a dictionary 300.
+        codes = _code(groups.ngroup().to_numpy(), wanted["frame"].to_numpy())
+        self.order = np.argsort(codes)
+        self.codes = codes[self.order]
+        self.folders: dict[str, int] = {}
+        shorter: dict[str, list[int]] = defaultdict(list)
+        for (video, person), owner in self.owners.items():
+            shorter[folder_name(ENDING.sub("", video), person)].append(owner)
+        self.folders |= {name: own[0] for name, own in shorter.items() if len(own) == 1}
+        self.folders |= {folder_name(*key): owner for key, owner in self.owners.items()}
+
+    def rows(self, places: list[Place]) -> np.ndarray:
+        """(m,) which of the wanted frames each place is; -1 for none."""
+        asked = np.array(places, np.int64).reshape(-1, 2)
+        codes = _code(asked[:, 0], asked[:, 1])
+        at = np.minimum(np.searchsorted(self.codes, codes), len(self.codes) - 1)
+        found: np.ndarray = np.where(self.codes[at] == codes, self.order[at], -1)
+        return found
+
+    def place(self, line: str) -> Place:
+        """Where a line points to, with labels behind it or not, in whatever folder.
+
+        The path of an image, or ``<video>/00001.jpg``, the video with or without its ending.
+        """
+        match = LABELLED.fullmatch(line)
+        for text in dict.fromkeys((line, match["path"] if match else line)):
+            parts = PurePosixPath(text).parts
+            number = FRAME.fullmatch(parts[-1]) if parts else None
+            for start in range(len(parts)):
+                image = self.owners.get(("/".join(parts[start:]), ""))
+                if image is not None:
+                    return image, 1
+                folder = self.folders.get("/".join(parts[start:-1]))
+                if number and folder is not None:
+                    return folder, int(number["frame"])
+        return NOWHERE
+
+
+def _code(owner: np.ndarray, frame: np.ndarray) -> np.ndarray:
+    """One whole number for each owner and frame."""
+    return (owner.astype(np.int64) << 32) | frame.astype(np.int64)
+
+
+def frames_of_rows(settings: FeatureFile, rows: int, index: FrameIndex) -> np.ndarray:
+    """(rows,) the wanted frame of each row of a file, by number; -1 for none.
+
+    Raises:
+        UserError: no list, or one of another length.
+    """
     if settings.frames is None:
-        keys = _own_keys(settings)
+        places = [
+            (index.owners.get((video, side), -1), frame)
+            for video, side, frame in _own_keys(settings)
+        ]
     else:
         path = Path(settings.frames)
         if not path.is_file():
             raise UserError("no such list of frames", where=f"{path}, seen from {Path.cwd()}",
                             mend="correct features.import")  # fmt: skip
         lines = [line for line in read_lines(path, "give a text file") if line.strip()]
-        keys = [_key(line.strip(), place, names) for line in lines]
-    if len(keys) != rows:
+        places = [index.place(line.strip()) for line in lines]
+    if len(places) != rows:
         raise UserError(
-            f"{len(keys):,} frames are listed, but {settings.file} has {rows:,} rows",
+            f"{len(places):,} frames are listed, but {settings.file} has {rows:,} rows",
             where=settings.frames or settings.file,
             mend="give the list that the features were made from, a line for each row",
         )
-    return np.array([place.get(key, -1) for key in keys], np.int64)
-
-
-def _key(
-    line: str, place: dict[tuple[str, str, int], int], names: dict[str, tuple[str, str]]
-) -> tuple[str, str, int]:
-    """The frame that a line names, with labels behind it or not, in whatever folder."""
-    match = LABELLED.fullmatch(line)
-    for text in dict.fromkeys((line, match["path"] if match else line)):
-        parts = PurePosixPath(text).parts
-        for start in range(len(parts)):
-            image = "/".join(parts[start:])
-            if (image, "", 1) in place:
-                return image, "", 1
-            number = FRAME.fullmatch(parts[-1])
-            folder = "/".join(parts[start:-1])
-            if number and folder in names:
-                return (*names[folder], int(number["frame"]))
-    return line, "", 0
+    return index.rows(places)
 
 
 def _own_keys(settings: FeatureFile) -> list[tuple[str, str, int]]:

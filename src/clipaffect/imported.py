@@ -23,7 +23,7 @@ from clipaffect.digest import digest, file_digest
 from clipaffect.embeddings import schema
 from clipaffect.errors import UserError
 from clipaffect.feature_files import Source, open_features
-from clipaffect.feature_frames import frames_of_rows, names_of_folders
+from clipaffect.feature_frames import FrameIndex, frames_of_rows
 from clipaffect.outcomes import Outcome
 from clipaffect.progress import Progress
 from clipaffect.stages import shard_names
@@ -99,9 +99,7 @@ def _match(
     files: tuple[FeatureFile, ...], sources: list[Source], wanted: pd.DataFrame
 ) -> tuple[list[np.ndarray], dict[str, int]]:
     """For each file the wanted frame of each row, by number (-1: none); and the counts."""
-    keys = zip(*(wanted[name].astype(object) for name in KEYS), strict=True)
-    place = {key: number for number, key in enumerate(keys)}
-    names = names_of_folders(wanted)
+    index = FrameIndex(wanted)
     taken = np.zeros(len(wanted), bool)
     rows = []
     for settings, source in zip(files, sources, strict=True):
@@ -110,12 +108,12 @@ def _match(
                 f"features of length {source.dimension}, those before of {sources[0].dimension}",
                 where=settings.file, mend="import features of one encoder under one name",
             )  # fmt: skip
-        own = frames_of_rows(settings, source.rows, place, names)
+        own = frames_of_rows(settings, source.rows, index)
         _take(own, settings, taken)
         rows.append(own)
     total = sum(source.rows for source in sources)
     if not taken.any():
-        video, _, frame = next(iter(place))
+        video, _, frame = wanted.iloc[0]
         raise UserError(
             f"none of the {total:,} rows belongs to an annotated frame (such as '{video}', frame "
             f"{frame})",
