@@ -25,6 +25,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from clipaffect.dataset.aff_wild2 import FOLDERS as ANNOTATED
 from clipaffect.tasks import AU, EXPR, Task
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +54,7 @@ def make_tree(root: Path) -> None:
         os.close(descriptor)
     names = list(lengths)
     for task, split, files, labelled in ANNOTATIONS:
-        folder = root / "annotations" / FOLDERS[task.name][0] / split
+        folder = root / "annotations" / ANNOTATED[task.name][0] / split
         folder.mkdir(parents=True)
         start = 0 if split == "Train_Set" else 300
         chosen = names[start : start + files]
