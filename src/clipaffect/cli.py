@@ -17,8 +17,10 @@ from rich.text import Text
 
 from clipaffect.config import load_config, parse_config
 from clipaffect.config.data import Data
+from clipaffect.config.encoders import Encoder
+from clipaffect.config.faces import Faces
 from clipaffect.config.features import FeatureFile
-from clipaffect.config.models import Encoder, Evaluation, Faces, Probe
+from clipaffect.config.models import Evaluation, Probe
 from clipaffect.config.section import Section
 from clipaffect.config.training import Training
 from clipaffect.errors import UserError
@@ -91,8 +93,7 @@ def embed_faces(
     """Embed the crops of a shard with one encoder."""
     from clipaffect.embeddings import embed_faces
 
-    crops, encoder = _section(settings, "faces", Faces), _section(settings, "encoder", Encoder)
-    embed_faces(manifest, faces, crops, encoder, assets, Store(store), out)
+    embed_faces(manifest, faces, _section(settings, "encoder", Encoder), assets, Store(store), out)
 
 
 @app.command()
@@ -216,7 +217,7 @@ def check(
     from clipaffect.dataset.facts import collect, first_searched, refuse_hopeless
     from clipaffect.dataset.notes import import_note
     from clipaffect.dataset.read import read_dataset
-    from clipaffect.encoders.load import check_encoder
+    from clipaffect.encoders.check import check_encoder
     from clipaffect.imported import check_import
     from clipaffect.preflight.estimate import estimate
     from clipaffect.preflight.show import planned_jobs, show

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from clipaffect.config.models import Encoder, Faces
+from clipaffect.config.encoders import Encoder
 from clipaffect.dataset.manifest import VIDEO, runs_of_images
+from clipaffect.devices import one_device
 from clipaffect.digest import digest
-from clipaffect.encoders.load import LoadedEncoder, check_encoder, encoder_record, load_encoder
+from clipaffect.encoders.check import check_encoder
+from clipaffect.encoders.load import LoadedEncoder, load_encoder
+from clipaffect.encoders.record import encoder_record
 from clipaffect.errors import UserError
 from clipaffect.faces.crops import decode_image, read_crops
-from clipaffect.faces.stage import detection_key
 from clipaffect.outcomes import Outcome
 from clipaffect.progress import Progress
 from clipaffect.stages import VERSIONS
@@ -29,6 +33,7 @@ from clipaffect.store import Store
 from clipaffect.tables import ROW_GROUP, read_frame, take_rows, write_batches
 
 KEYS = ("video", "person", "frame", "status")
+BATCHES_A_PIECE = 4  # so that at most every fourth batch is padded
 
 
 def schema(dimension: int, encoder: str) -> pa.Schema:
@@ -49,122 +54,201 @@ def schema(dimension: int, encoder: str) -> pa.Schema:
     )
 
 
-def embed_crops(crops: list[bytes], encoder: LoadedEncoder, batch: int) -> np.ndarray:
-    """Features (n, dimension) float16 of encoded crops; NaN where one is damaged.
-
-    Every batch has the same size, padded with zeros: with another size the matrix products take
-    another path and the last bits of a row would depend on how many neighbours it has.
-
-    Raises:
-        UserError: a feature is not finite, by the crop's number.
-    """
-    features = np.full((len(crops), encoder.dimension), np.nan, np.float16)
-    for start in range(0, len(crops), batch):
-        decoded = [decode_image(crop) for crop in crops[start : start + batch]]
-        whole = [place for place, crop in enumerate(decoded) if crop is not None]
-        if not whole:
-            continue
-        inputs = torch.stack([encoder.prepare(crop) for crop in decoded if crop is not None])
-        padding = torch.zeros(batch - len(inputs), *inputs.shape[1:])
-        result = encoder.embed(torch.cat([inputs, padding]))[: len(inputs)]
-        values = result.numpy().astype(np.float16)
-        finite = np.isfinite(values).all(axis=1)
-        if not finite.all():
-            raise NotFinite(start + whole[int(np.flatnonzero(~finite)[0])])
-        features[[start + place for place in whole]] = values
-    return features
-
-
 class NotFinite(Exception):
     """The feature of crop ``args[0]`` is not finite."""
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Network input of some crops: ``places`` (n,) of those that could be decoded, ``inputs``."""
+
+    places: np.ndarray
+    inputs: torch.Tensor | None
+
+
+def prepare_batch(crops: list[bytes], start: int, encoder: LoadedEncoder, batch: int) -> Batch:
+    """Decode and preprocess the crops from ``start`` on.
+
+    Every batch has the same size, padded with zeros: with another size the matrix products take
+    another path and the last bits of a row would depend on how many neighbours it has.
+    """
+    decoded = [decode_image(crop) for crop in crops[start : start + batch]]
+    places = np.array([start + k for k, crop in enumerate(decoded) if crop is not None], np.int64)
+    if not len(places):
+        return Batch(places, None)
+    inputs = torch.stack([encoder.prepare(crop) for crop in decoded if crop is not None])
+    padding = inputs.new_zeros(batch - len(inputs), *inputs.shape[1:])
+    return Batch(places, encoder.ready(torch.cat([inputs, padding])))
+
+
+def embed_batches(batches: Iterator[Batch], count: int, encoder: LoadedEncoder) -> np.ndarray:
+    """Features (count, dimension) float16; NaN where a crop is damaged.
+
+    Raises:
+        NotFinite: a feature is not finite.
+        UserError: the device's memory is too small for the batch.
+    """
+    features = np.full((count, encoder.dimension), np.nan, np.float16)
+    for batch in batches:
+        if batch.inputs is None:
+            continue
+        result = _embed(encoder, batch.inputs)[: len(batch.places)]
+        values = result.numpy().astype(np.float16)
+        finite = np.isfinite(values).all(axis=1)
+        if not finite.all():
+            raise NotFinite(int(batch.places[np.flatnonzero(~finite)[0]]))
+        features[batch.places] = values
+    return features
+
+
+def embed_crops(crops: list[bytes], encoder: LoadedEncoder, batch: int) -> np.ndarray:
+    """Features (n, dimension) float16 of encoded crops; see ``embed_batches``."""
+    batches = (prepare_batch(crops, k, encoder, batch) for k in range(0, len(crops), batch))
+    return embed_batches(batches, len(crops), encoder)
+
+
+def _embed(encoder: LoadedEncoder, inputs: torch.Tensor) -> torch.Tensor:
+    try:
+        return encoder.embed(inputs)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        raise UserError(
+            f"the memory does not hold a batch of {len(inputs)}: {str(error).splitlines()[0]}",
+            where="encoders.<name>.batch",
+            mend="make it smaller (half, say); the features of what is done already stay in the "
+            "store under the old size, and everything is embedded with one size",
+        ) from None
+
+
+@dataclass
+class _Piece:
+    """Some rows of a video (or of single images) that are embedded together.
+
+    Attributes:
+        rows: of the shard's faces, with their numbers in it as the index.
+        found: (n,) numbers of the rows with a face.
+        crops: the different crops among them; ``which`` (n,) of these each row has.
+        waiting: its batches while they are prepared; none where the store has the piece.
+    """
+
+    rows: pd.DataFrame
+    found: np.ndarray
+    crops: list[bytes]
+    which: np.ndarray
+    key: dict[str, Any]
+    waiting: list[Future[Batch]] = field(default_factory=list)
+
+
 def embed_faces(
-    manifest: Path,
-    faces: Path,
-    face_settings: Faces,
-    settings: Encoder,
-    assets: Path,
-    store: Store,
-    out: Path,
+    manifest: Path, faces: Path, settings: Encoder, assets: Path, store: Store, out: Path
 ) -> None:
     """Write ``out``: the features of every row of ``faces``, in its order.
 
-    The features of each ``ROW_GROUP`` rows of a video are a piece of the work store, keyed by
-    what its crops and the encoder are functions of; the network is loaded only if one is missing.
+    Pieces of a video's rows are pieces of the work store, keyed by the bytes of their crops and
+    the encoder, wherever they come from; identical crops in a piece are embedded once. The
+    network is loaded only if a piece is missing. While it works on one piece, the crops of the
+    next are decoded and preprocessed on threads of their own.
     """
-    device = "cuda" if torch.cuda.is_available() and settings.kind == "open_clip" else "cpu"
     check_encoder(settings, "<name>")  # also where every feature comes from the store
     torch.set_num_threads(1)  # one job is one thread: its bytes do not depend on the machine's load
-    record = encoder_record(settings, device)
-    listed = read_frame(manifest)
-    videos = {v["video"]: v for v in listed[listed["kind"] == VIDEO].to_dict("records")}
-    table = pq.ParquetFile(faces)
-    rows = read_frame(faces, list(KEYS))
-    with_crops = {
-        (name, person)
-        for name, video in videos.items()
-        for person, folder in zip(video["persons"], video["folders"], strict=True)
-        if folder
-    }
-    single = ~rows["video"].isin(videos)
-    owners = zip(rows["video"], rows["person"], strict=True)
-    rows["from_files"] = single | pd.Series([owner in with_crops for owner in owners])
-    rows["source"] = rows["video"].where(~single, runs_of_images(rows["video"][single]))
-
-    @cache
-    def encoder() -> LoadedEncoder:
-        return load_encoder(settings, assets, device)
-
-    def write_dimension(folder: Path) -> None:
-        (folder / "dimension.json").write_text(json.dumps(encoder().dimension))
-
-    def chunk(source: str, number: int, part: pd.DataFrame, from_files: bool) -> pa.Table:
-        found = part.index[part["status"] == Outcome.OK].to_numpy()
+    with (
+        one_device(settings.kind == "open_clip") as device,
+        ThreadPoolExecutor(settings.workers) as pool,
+    ):
+        record = encoder_record(settings, device)
 
         @cache
-        def crops() -> list[bytes]:
-            return read_crops(take_rows(table, found, ["crop", "image"])) if len(found) else []
+        def encoder() -> LoadedEncoder:
+            return load_encoder(settings, assets, device)
 
-        def make(folder: Path) -> None:
+        def write_dimension(folder: Path) -> None:
+            (folder / "dimension.json").write_text(json.dumps(encoder().dimension))
+
+        key = {"version": VERSIONS["encoders"], "encoder": record}
+        stored = store.get_or_make("encoders", key, write_dimension)
+        dimension = json.loads((stored / "dimension.json").read_text())
+        rows = read_frame(faces, list(KEYS))
+        pieces = _pieces(rows, manifest, faces, settings.batch, record)
+
+        begun = set()
+
+        def begin(piece: _Piece, again: bool = False) -> None:
+            missing = not store.has("embeddings", piece.key)
+            if again or (missing and piece.key["crops"] not in begun):
+                begun.add(piece.key["crops"])
+                piece.waiting = [
+                    pool.submit(prepare_batch, piece.crops, start, encoder(), settings.batch)
+                    for start in range(0, len(piece.crops), settings.batch)
+                ]
+
+        def make(piece: _Piece, folder: Path) -> None:
+            if not piece.waiting:  # the store had it, and somebody has deleted it since
+                begin(piece, again=True)
+            batches = (waiting.result() for waiting in piece.waiting)
             try:
-                features = embed_crops(crops(), encoder(), settings.batch)
+                features = embed_batches(batches, len(piece.crops), encoder())
             except NotFinite as error:
-                video, frame = part.loc[found[error.args[0]], ["video", "frame"]]
-                raise UserError(
-                    f"the feature of '{video}', frame {frame} is not finite",
-                    where="encoders.<name>.precision, or the weights",
-                    mend="set precision: fp32, or check the encoder's weights",
-                ) from None
+                row = piece.found[np.flatnonzero(piece.which == error.args[0])[0]]
+                raise _not_finite(rows.loc[row]) from None
             np.save(folder / "features.npy", features)
 
-        key: dict[str, Any] = {"version": VERSIONS["embeddings"], "encoder": record}
-        if from_files:  # an image is its bytes, wherever it lies
-            key["images"] = [hashlib.sha256(crop).hexdigest() for crop in crops()]
-        else:
-            key |= {
-                "faces": detection_key(videos[source], face_settings),
-                "persons": sorted(videos[source]["persons"]),
-                "chunk": number,
+        def tables() -> Iterator[pa.Table]:
+            with Progress("crops", len(rows)) as progress:
+                for piece in _one_ahead(pieces, begin):
+                    made = store.get_or_make("embeddings", piece.key, partial(make, piece))
+                    features = np.load(made / "features.npy", allow_pickle=False)
+                    yield _with_features(piece.rows, features[piece.which])
+                    progress.advance(len(piece.rows))
+
+        write_batches(out, schema(dimension, digest(record)), tables())
+
+
+def _pieces(
+    rows: pd.DataFrame, manifest: Path, faces: Path, batch: int, record: dict[str, Any]
+) -> Iterator[_Piece]:
+    """The rows of a shard in pieces, in order, each with its crops."""
+    table = pq.ParquetFile(faces)
+    listed = read_frame(manifest, ["video", "kind"])
+    single = ~rows["video"].isin(listed["video"][listed["kind"] == VIDEO])
+    source = rows["video"].where(~single, runs_of_images(rows["video"][single]))
+    length = max(ROW_GROUP, BATCHES_A_PIECE * batch)
+    for _, own in rows.groupby(source, sort=False):
+        for start in range(0, len(own), length):
+            part = own.iloc[start : start + length]
+            found = part.index[part["status"] == Outcome.OK].to_numpy()
+            crops = read_crops(take_rows(table, found, ["crop", "image"])) if len(found) else []
+            hashes = [hashlib.sha256(crop).hexdigest() for crop in crops]
+            first = {name: place for place, name in reversed(list(enumerate(hashes)))}
+            different = sorted(first.values())
+            number = {hashes[place]: k for k, place in enumerate(different)}
+            key = {
+                "version": VERSIONS["embeddings"],
+                "encoder": record,
+                "crops": digest([hashes[place] for place in different]),
             }
-        piece = store.get_or_make("embeddings", key, make)
-        features = np.load(piece / "features.npy", allow_pickle=False)
-        return _with_features(part, features)
+            which = np.array([number[name] for name in hashes], np.int64)
+            yield _Piece(part, found, [crops[place] for place in different], which, key)
 
-    key = {"version": VERSIONS["encoders"], "encoder": record}
-    piece = store.get_or_make("encoders", key, write_dimension)
-    dimension = json.loads((piece / "dimension.json").read_text())
 
-    def tables() -> Iterator[pa.Table]:
-        with Progress("crops", len(rows)) as progress:
-            # A video's people who have crops follow those who were looked for in it.
-            for (source, from_files), own in rows.groupby(["source", "from_files"], sort=False):
-                for start in range(0, len(own), ROW_GROUP):
-                    part = own.iloc[start : start + ROW_GROUP]
-                    yield chunk(source, start // ROW_GROUP, part, from_files)
-                    progress.advance(len(part))
+def _one_ahead(pieces: Iterator[_Piece], begin: Callable[[_Piece], None]) -> Iterator[_Piece]:
+    """The pieces, each begun before the one in front of it is handed out."""
+    before = None
+    for piece in pieces:
+        begin(piece)
+        if before is not None:
+            yield before
+        before = piece
+    if before is not None:
+        yield before
 
-    write_batches(out, schema(dimension, digest(record)), tables())
+
+def _not_finite(row: pd.Series) -> UserError:
+    return UserError(
+        f"the feature of '{row['video']}', frame {row['frame']} is not finite",
+        where="encoders.<name>.precision, or the weights",
+        mend="set precision: fp32, or check the encoder's weights",
+    )
 
 
 def _with_features(part: pd.DataFrame, features: np.ndarray) -> pa.Table:

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipaffect.config.faces import Faces
 from clipaffect.dataset.files import list_frames
 from clipaffect.dataset.manifest import VIDEO
 from clipaffect.digest import file_digest
@@ -38,7 +39,7 @@ SCHEMA = pa.schema(
 ROW_GROUP = 65536
 
 
-def manifest_frames(video: dict[str, Any], *, pixels: bool) -> Iterator[Frame]:
+def manifest_frames(video: dict[str, Any]) -> Iterator[Frame]:
     """The frames of a manifest row: all of them, or the first ``frame_limit``.
 
     Raises:
@@ -52,8 +53,33 @@ def manifest_frames(video: dict[str, Any], *, pixels: bool) -> Iterator[Frame]:
             where=path,
             mend="run the same command again: the index will be made anew",
         )
-    frames = read_frames(path, pixels=pixels)
-    return islice(frames, int(video["frame_limit"]) or None)
+    return islice(read_frames(path), int(video["frame_limit"]) or None)
+
+
+class Sampler:
+    """Which of a video's frames are looked at, in the order of the frames.
+
+    Every ``stride``-th from the first on; or, at a ``rate``, the first frame at or after each
+    tick. A frame without a time is always looked at.
+    """
+
+    def __init__(self, settings: Faces) -> None:
+        self.stride, self.rate = settings.stride, settings.rate
+        self.first: float | None = None
+        self.ticks = 0
+
+    def __call__(self, frame: Frame) -> bool:
+        """Whether this frame, the next one, is wanted; each is asked once."""
+        if self.rate is None or not np.isfinite(frame.time):
+            return (frame.number - 1) % self.stride == 0
+        if self.first is None:
+            self.first = frame.time
+        # Times are ratios of whole numbers: a frame that is meant to be on a tick may lie a
+        # rounding error before it.
+        reached = int(np.floor((frame.time - self.first) * self.rate + 1e-6)) + 1
+        wanted = reached > self.ticks
+        self.ticks = max(reached, self.ticks)
+        return wanted
 
 
 def video_key(video: dict[str, Any]) -> dict[str, Any]:
@@ -77,7 +103,7 @@ def extract_frames(manifest: Path, store: Store, out: Path) -> None:
     def index(video: dict[str, Any], folder: Path) -> None:
         rows = [
             (frame.number, frame.time, frame.width, frame.height, str(frame.outcome))
-            for frame in manifest_frames(video, pixels=False)
+            for frame in manifest_frames(video)
         ]
         columns = [name for name in SCHEMA.names if name != "video"]
         write_frame(folder / "frames.parquet", pd.DataFrame(rows, columns=columns))

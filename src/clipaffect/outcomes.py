@@ -14,6 +14,11 @@ class Outcome(StrEnum):
     OK = "ok"
     NO_FACE = "no_face"
     PERSON_ABSENT = "person_absent"
+    FACE_SMALL = "face_small"
+    FACE_BLURRED = "face_blurred"
+    FACE_TURNED = "face_turned"
+    FACE_CUT_OFF = "face_cut_off"
+    NOT_SAMPLED = "not_sampled"
     FRAME_UNREADABLE = "frame_unreadable"
     BEYOND_VIDEO = "beyond_video"
     NO_IMAGE = "no_image"
@@ -29,6 +34,11 @@ MEANING: dict[Outcome, str] = {
     Outcome.OK: "there is a face: found and cut out, given as an image, or as an imported feature",
     Outcome.NO_FACE: "the frame was decoded and no face was found in it",
     Outcome.PERSON_ABSENT: "faces were found, but none belongs to this person of the video",
+    Outcome.FACE_SMALL: "the face is smaller than `faces.quality.eye_distance` asks for",
+    Outcome.FACE_BLURRED: "the face is less sharp than `faces.quality.sharpness` asks for",
+    Outcome.FACE_TURNED: "the face is turned further than `faces.quality.yaw` or `pitch` allows",
+    Outcome.FACE_CUT_OFF: "less of the face is in the picture than `faces.quality.visible` asks",
+    Outcome.NOT_SAMPLED: "left out by `faces.stride` or `faces.rate`",
     Outcome.FRAME_UNREADABLE: "the decoder failed at this frame (damaged or truncated file)",
     Outcome.BEYOND_VIDEO: "an annotation row beyond the video's last frame, or the last crop",
     Outcome.NO_IMAGE: "the folder of crops has later frames, but no image of this one",

@@ -17,8 +17,8 @@ from clipaffect.digest import canonical_json
 VERSIONS = {
     "dataset": 3,
     "frames": 1,
-    "detections": 1,
-    "embeddings": 1,
+    "detections": 2,
+    "embeddings": 2,
     "encoders": 1,
     "imported": 1,
     "table": 2,

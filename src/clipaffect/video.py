@@ -22,7 +22,7 @@ class Frame:
         time: presentation time in seconds, NaN where unknown.
         width, height: pixels, 0 where unknown.
         outcome: ``OK``, ``FRAME_UNREADABLE`` or the file's outcome.
-        pixels: (height, width, 3) uint8 RGB; None unless asked for and decoded.
+        decoded: as the decoder gives it; None where there is nothing.
     """
 
     number: int
@@ -30,7 +30,12 @@ class Frame:
     width: int
     height: int
     outcome: Outcome
-    pixels: np.ndarray | None = None
+    decoded: av.VideoFrame | None = None
+
+    @property
+    def pixels(self) -> np.ndarray | None:
+        """(height, width, 3) uint8 RGB, upright; converted when asked for."""
+        return None if self.decoded is None else _upright(self.decoded)
 
 
 # Containers of video and sound. A playlist (concat, hls) would read other files than the one that
@@ -79,7 +84,7 @@ def _whole_file(outcome: Outcome) -> Frame:
     return Frame(0, float("nan"), 0, 0, outcome)
 
 
-def read_frames(path: Path | None, *, pixels: bool = True) -> Iterator[Frame]:
+def read_frames(path: Path | None) -> Iterator[Frame]:
     """Yield every frame in presentation order.
 
     Memory is bounded by the decoder's own few reference frames. A file that cannot be read
@@ -109,26 +114,24 @@ def read_frames(path: Path | None, *, pixels: bool = True) -> Iterator[Frame]:
             if decoded is None:
                 yield Frame(number, float("nan"), 0, 0, Outcome.FRAME_UNREADABLE)
                 continue
-            # Phones store portrait video lying down, with the turn that shows it upright.
-            quarter_turns = round(decoded.rotation / 90)
             width, height = decoded.width, decoded.height
-            if quarter_turns % 2:
+            if _quarter_turns(decoded) % 2:
                 width, height = height, width
-            yield Frame(
-                number,
-                float(decoded.time) if decoded.time is not None else float("nan"),
-                width,
-                height,
-                Outcome.OK,
-                _upright(decoded, quarter_turns) if pixels else None,
-            )
+            time = float(decoded.time) if decoded.time is not None else float("nan")
+            yield Frame(number, time, width, height, Outcome.OK, decoded)
         if number == 0:
             yield _whole_file(Outcome.VIDEO_UNREADABLE)
 
 
-def _upright(frame: av.VideoFrame, quarter_turns: int) -> np.ndarray:
+def _quarter_turns(frame: av.VideoFrame) -> int:
+    """Phones store portrait video lying down, with the turn that shows it upright."""
+    return round(frame.rotation / 90)
+
+
+def _upright(frame: av.VideoFrame) -> np.ndarray:
     pixels: np.ndarray = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(pixels, quarter_turns)) if quarter_turns else pixels
+    turns = _quarter_turns(frame)
+    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
 
 def _decode(

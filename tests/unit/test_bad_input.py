@@ -24,7 +24,8 @@ from conftest import (
 )
 
 from clipaffect.config.data import Data
-from clipaffect.config.models import Encoder, Faces
+from clipaffect.config.encoders import Encoder
+from clipaffect.config.faces import Faces
 from clipaffect.dataset.aff_wild2 import FOLDERS
 from clipaffect.dataset.index import index_dataset
 from clipaffect.embeddings import embed_faces
@@ -221,7 +222,7 @@ def chain(root: Path, assets: Path) -> dict[str, int]:
     extract_frames(manifest, store, out / "frames.parquet")
     align_faces(manifest, out / "frames.parquet", Faces(), assets, store, out / "faces.parquet")
     encoder, embedded = Encoder(kind="pixels", side=8), out / "embedded.parquet"
-    embed_faces(manifest, out / "faces.parquet", Faces(), encoder, assets, store, embedded)
+    embed_faces(manifest, out / "faces.parquet", encoder, assets, store, embedded)
     build_table(out / "labels/EXPR.parquet", [embedded], out / "table")
     rows = read_frame(out / "table/rows.parquet")
     return rows[rows["video"] == "c10"]["status"].value_counts().to_dict()

@@ -37,7 +37,10 @@ def test_check_reads_the_demo() -> None:
     ("arguments", "words"),
     [
         (("check", "nowhere.yaml"), ["no such configuration file", "nowhere.yaml"]),
-        (("fetch-asset", "nothing", "x"), ["no asset is called 'nothing'", "face-networks"]),
+        (
+            ("fetch-asset", "nothing", "x"),
+            ["no asset to fetch is called 'nothing'", "face-networks"],
+        ),
         (("make-data", "/proc/nowhere"), ["cannot go on"]),
     ],
 )

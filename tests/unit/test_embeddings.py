@@ -11,8 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from clipaffect.config.models import Encoder, Faces
+from clipaffect.config.encoders import Encoder
 from clipaffect.embeddings import embed_crops, embed_faces
 from clipaffect.encoders.load import LoadedEncoder, load_encoder
 from clipaffect.errors import UserError
@@ -71,7 +72,7 @@ def shard(tmp_path: Path) -> Path:
 def embed(folder: Path, out: str = "embeddings.parquet", settings: Encoder = MICRO) -> Path:
     store = Store(folder / "store")
     faces = folder / "faces.parquet"
-    embed_faces(folder / "manifest.parquet", faces, Faces(), settings, Path(), store, folder / out)
+    embed_faces(folder / "manifest.parquet", faces, settings, Path(), store, folder / out)
     return folder / out
 
 
@@ -94,6 +95,96 @@ def test_a_second_run_embeds_nothing(shard: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("clipaffect.embeddings.load_encoder", refuse)
     assert embed(shard, "again.parquet").read_bytes() == first
+
+
+def test_identical_crops_are_embedded_once(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frozen video, and its copy under another name: one crop to embed."""
+    own = {"person": "", "status": "ok", "crop": crop(1)}
+    rows = [{"video": v, "frame": k + 1} | own for v in ("one", "two") for k in range(20)]
+    rows[7]["crop"] = rows[27]["crop"] = crop(2)
+    write_batches(shard / "faces.parquet", SCHEMA, [pa.Table.from_pylist(rows, SCHEMA)])
+    shown: list[int] = []
+
+    def watched(settings: Encoder, assets: Path, device: str) -> LoadedEncoder:
+        encoder = load_encoder(settings, assets, device)
+
+        def prepare(picture: np.ndarray) -> torch.Tensor:
+            shown.append(1)
+            return encoder.prepare(picture)
+
+        return replace(encoder, prepare=prepare)
+
+    monkeypatch.setattr("clipaffect.embeddings.load_encoder", watched)
+    features = np.stack(read_frame(embed(shard))["feature"])
+    assert len(shown) == 2
+    assert len(np.unique(features, axis=0)) == 2
+    assert [k for k, row in enumerate(features) if row.tobytes() != features[0].tobytes()] == [
+        7,
+        27,
+    ]
+
+
+def test_the_number_of_threads_changes_no_byte(shard: Path) -> None:
+    first = embed(shard).read_bytes()
+    other = shard / "other"
+    other.mkdir()
+    for name in ("faces.parquet", "manifest.parquet"):
+        (other / name).write_bytes((shard / name).read_bytes())
+    several = embed(other, settings=MICRO.model_copy(update={"workers": 4}))
+    assert several.read_bytes() == first
+
+
+def test_a_killed_job_goes_on_where_it_stopped(
+    shard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[int] = []
+
+    def dying(after: int):
+        def load(settings: Encoder, assets: Path, device: str) -> LoadedEncoder:
+            encoder = load_encoder(settings, assets, device)
+
+            def run(inputs: torch.Tensor) -> torch.Tensor:
+                if len(batches) == after:
+                    raise KeyboardInterrupt
+                batches.append(1)
+                return encoder.embed(inputs)
+
+            return replace(encoder, embed=run)
+
+        return load
+
+    # 200 and 100 rows in pieces of 128: 110, 61 and 86 crops, in batches of 8 are 14, 8 and 11.
+    monkeypatch.setattr("clipaffect.embeddings.load_encoder", dying(20))
+    with pytest.raises(KeyboardInterrupt):
+        embed(shard)
+    assert not (shard / "embeddings.parquet").exists()
+    monkeypatch.setattr("clipaffect.embeddings.load_encoder", dying(-1))
+    batches.clear()
+    embed(shard)
+    assert len(batches) == 8 + 11
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        MemoryError("no more"),
+    ],
+)
+def test_too_little_memory_names_the_setting(
+    shard: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(settings: Encoder, assets: Path, device: str) -> LoadedEncoder:
+        def refuse(inputs: torch.Tensor) -> torch.Tensor:
+            raise error
+
+        return replace(load_encoder(settings, assets, device), embed=refuse)
+
+    monkeypatch.setattr("clipaffect.embeddings.load_encoder", full)
+    with pytest.raises(UserError, match="does not hold a batch of 8") as caught:
+        embed(shard)
+    assert caught.value.where == "encoders.<name>.batch"
 
 
 def labels(folder: Path) -> Path:

@@ -10,14 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from clipaffect.config.models import Encoder
-from clipaffect.encoders.load import (
-    build_model,
-    encoder_record,
-    load_encoder,
-    open_clip,
-    visual_activations,
-)
+from clipaffect.config.encoders import Encoder
+from clipaffect.encoders.load import build_model, load_encoder, visual_activations
+from clipaffect.encoders.record import encoder_record
+from clipaffect.encoders.untrained import open_clip
 from clipaffect.errors import UserError
 
 NOWHERE = Path("no assets needed")

@@ -1,4 +1,4 @@
-"""Alignment by closed form, tracks by construction, detection on real clips."""
+"""Alignment by closed form, persons by construction, rows of real clips."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ from conftest import write_video
 from PIL import Image, JpegImagePlugin
 from scipy.optimize import least_squares
 
-from clipaffect.config.models import Faces
+from clipaffect.config.faces import Faces
 from clipaffect.digest import file_digest
 from clipaffect.errors import UserError
 from clipaffect.faces.alignment import TEMPLATE, align, crop_box, similarity
-from clipaffect.faces.detector import Face, FaceDetector
+from clipaffect.faces.persons import assign_persons
 from clipaffect.faces.stage import _plan, align_faces
-from clipaffect.faces.tracks import Tracker, assign_persons
 from clipaffect.frames import extract_frames
 from clipaffect.outcomes import Outcome
 from clipaffect.store import Store
 from clipaffect.tables import read_frame, write_frame
-from clipaffect.video import read_frames
 
 
 def transform(scale: float, angle: float, shift: tuple[float, float]) -> np.ndarray:
@@ -76,19 +74,6 @@ def test_cropped_box_is_centred_with_its_margin() -> None:
     white = np.argwhere(crop[..., 0] > 127)
     assert white.min(0).tolist() == pytest.approx([25, 15], abs=1)
     assert white.max(0).tolist() == pytest.approx([64, 74], abs=1)
-
-
-def face(x: float, y: float = 50, side: float = 40) -> Face:
-    return Face(np.array([x, y, side, side], float), 0.9, np.zeros((5, 2)))
-
-
-def test_tracks_follow_people_through_order_changes_and_short_absence() -> None:
-    tracker = Tracker()
-    first = tracker.update([face(0), face(200)])
-    assert tracker.update([face(205), face(3)]) == first[::-1]
-    for _ in range(5):
-        assert tracker.update([face(6)]) == [first[0]]
-    assert tracker.update([face(8), face(203)]) == first
 
 
 def columns(rows: list[tuple[int, int, float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -164,40 +149,6 @@ def test_the_plan_has_one_row_for_every_frame_and_person() -> None:
         (4, "left", "frame_unreadable"),
         (4, "right", "frame_unreadable"),
     ]
-
-
-@pytest.fixture(scope="module")
-def detector(face_networks: Path) -> FaceDetector:
-    folder = face_networks / "face-networks"
-    return FaceDetector(folder / "detector.tflite", folder / "landmarks.tflite", 0.5, 0.5)
-
-
-def test_real_faces_are_found_in_every_frame(detector: FaceDetector, real_clips: Path) -> None:
-    frames = [f.pixels for f in read_frames(real_clips / "single_face.mp4")]
-    found = [detector(pixels) for pixels in frames]
-    assert all(len(faces) == 1 for faces in found)
-    points = np.array([faces[0].points for faces in found])
-    distance = np.linalg.norm(points[:, 0] - points[:, 1], axis=1)
-    # Eyes above nose above mouth, and the person's right eye on the picture's left.
-    assert (points[:, 0, 0] < points[:, 1, 0]).all()
-    assert (points[:, :2, 1].max(1) < points[:, 2, 1]).all()
-    assert (points[:, 2, 1] < points[:, 3:, 1].min(1)).all()
-    jitter = np.abs(np.diff(points[:, :2], n=2, axis=0)).mean() / distance.mean()
-    assert jitter < 0.03
-
-
-def test_no_face_is_found_where_there_is_none(detector: FaceDetector, real_clips: Path) -> None:
-    frames = list(read_frames(real_clips / "no_face.mp4"))
-    assert sum(bool(detector(f.pixels)) for f in frames) <= 0.01 * len(frames)
-
-
-def test_detection_moves_with_the_picture(detector: FaceDetector, real_clips: Path) -> None:
-    pixels = next(iter(read_frames(real_clips / "single_face.mp4"))).pixels
-    (before,) = detector(pixels)
-    (after,) = detector(np.ascontiguousarray(pixels[:, ::-1]))
-    mirrored = before.points[[1, 0, 2, 4, 3]] * [-1, 1] + [pixels.shape[1] - 1, 0]
-    distance = np.linalg.norm(before.points[0] - before.points[1])
-    assert np.abs(after.points - mirrored).max() < 0.08 * distance
 
 
 @pytest.mark.parametrize("crop", ["aligned", "cropped"])

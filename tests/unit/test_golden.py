@@ -21,7 +21,9 @@ import pytest
 import torch
 from conftest import ASSETS, ROOT
 
-from clipaffect.config.models import Encoder, Faces, Probe
+from clipaffect.config.encoders import Encoder
+from clipaffect.config.faces import Faces
+from clipaffect.config.models import Probe
 from clipaffect.config.training import Recipe
 from clipaffect.dataset.aff_wild2 import FOLDERS
 from clipaffect.dataset.annotations import read_annotation
@@ -30,7 +32,7 @@ from clipaffect.embeddings import embed_crops
 from clipaffect.encoders.load import load_encoder
 from clipaffect.evaluation.references import probe_scores
 from clipaffect.faces.alignment import align
-from clipaffect.faces.detector import FaceDetector
+from clipaffect.faces.finder import FaceFinder
 from clipaffect.faces.rows import cut_face
 from clipaffect.stages import VERSIONS
 from clipaffect.table import Split
@@ -60,14 +62,13 @@ def frames() -> list[float]:
 
 
 def detections() -> list[float]:
-    folder = ASSETS / "face-networks"
-    detector = FaceDetector(folder / "detector.tflite", folder / "landmarks.tflite", 0.5, 0.5)
     pixels = next(read_frames(clip())).pixels
-    (face,) = detector(pixels)
+    (face,) = FaceFinder(ASSETS, Faces())(pixels)
     crop = align(pixels, face.points, 224)
     jpeg, _ = cut_face(pixels, face, Faces())
     blocks = cv2.resize(crop, (2, 2), interpolation=cv2.INTER_AREA)
-    return [*face.points.ravel().tolist(), *blocks.ravel().tolist(), len(jpeg) / 100]
+    measures = [*face.pose.tolist(), face.visible]
+    return [*face.points.ravel().tolist(), *measures, *blocks.ravel().tolist(), len(jpeg) / 100]
 
 
 def embeddings() -> list[float]:

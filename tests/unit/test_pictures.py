@@ -12,7 +12,8 @@ from conftest import write_video
 from PIL import Image
 
 from clipaffect.config.data import Data
-from clipaffect.config.models import Encoder, Faces
+from clipaffect.config.encoders import Encoder
+from clipaffect.config.faces import Faces
 from clipaffect.dataset.facts import collect
 from clipaffect.dataset.index import index_dataset
 from clipaffect.dataset.read import read_dataset
@@ -71,7 +72,7 @@ def faces_of(data: Data, root: Path, assets: Path) -> tuple[pd.DataFrame, pd.Dat
     align_faces(manifest, frames, Faces(), assets, store, faces)
     embedded = out / "e.parquet"
     encoder = Encoder(kind="pixels", side=8)
-    embed_faces(manifest, faces, Faces(), encoder, assets, store, embedded)
+    embed_faces(manifest, faces, encoder, assets, store, embedded)
     build_table(out / "labels/mood.parquet", [embedded], out / "table")
     return read_frame(faces).set_index("video"), read_frame(out / "table/rows.parquet")
 

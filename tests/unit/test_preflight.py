@@ -12,15 +12,16 @@ from rich.console import Console
 from test_aff_wild2_shapes import crop_tree, crops, data
 
 from clipaffect.config.data import Data
+from clipaffect.config.encoders import Encoder
 from clipaffect.config.load import load_config
-from clipaffect.config.models import Encoder
 from clipaffect.dataset.facts import collect, first_searched, refuse_hopeless
 from clipaffect.dataset.frame_lists import compare_list
 from clipaffect.dataset.index import index_dataset
 from clipaffect.dataset.notes import data_notes
 from clipaffect.dataset.published import PUBLISHED, verdict
 from clipaffect.dataset.read import read_dataset
-from clipaffect.encoders.load import encoder_cost, load_encoder
+from clipaffect.encoders.cost import EncoderCost, encoder_cost
+from clipaffect.encoders.load import load_encoder
 from clipaffect.errors import UserError
 from clipaffect.faces.crops import encode_crop
 from clipaffect.preflight.estimate import estimate
@@ -75,7 +76,7 @@ def test_videos_in_place_of_crops(tree: Path) -> None:
 
 def test_stated_frames_are_those_that_are_decoded(real_clips: Path, tmp_path: Path) -> None:
     for clip in sorted(real_clips.rglob("*.mp4")):
-        assert stated_frames(clip) == sum(1 for _ in read_frames(clip, pixels=False)), clip
+        assert stated_frames(clip) == sum(1 for _ in read_frames(clip)), clip
     (tmp_path / "text.mp4").write_text("no video")
     assert stated_frames(tmp_path / "text.mp4") == 0
     assert stated_frames(tmp_path / "none.mp4") == 0
@@ -198,10 +199,11 @@ def test_operations_are_those_of_the_transformers_formula() -> None:
     attention = 2 * 2 * tokens**2 * width * blocks
     ends = 2 * 256 * 14 * 14 * 3 * width + 2 * width * 768
     clip = Encoder(model="ViT-L-14-quickgelu", tag="openai", activation="quickgelu")
-    flop, dimension = encoder_cost(clip)
+    cost = encoder_cost(clip)
+    flop, dimension = cost.flop, cost.dimension
     assert dimension == 768
     assert flop == pytest.approx(products + attention + ends, rel=1e-3)
-    assert encoder_cost(Encoder(kind="pixels", side=10)) == (0.0, 100)
+    assert encoder_cost(Encoder(kind="pixels", side=10)) == EncoderCost(0.0, 0, 100)
 
 
 def test_every_costly_stage_is_estimated(micro_config: Path, face_networks: Path) -> None:
@@ -216,7 +218,8 @@ def test_every_costly_stage_is_estimated(micro_config: Path, face_networks: Path
     assert all(cost.hours is not None and cost.hours > 0 for cost in costs.values())
     assert all(cost.disk > 0 for cost in costs.values())
     encoder = load_encoder(settings, Path(), "cpu")
-    flop, dimension = encoder_cost(settings)
+    cost = encoder_cost(settings)
+    flop, dimension = cost.flop, cost.dimension
     assert dimension == encoder.dimension
     assert flop > 0
     text = io.StringIO()

@@ -122,7 +122,7 @@ def test_a_damaged_middle_keeps_the_number_of_frames(tmp_path: Path) -> None:
 
 def test_real_clips_agree_with_their_containers(real_clips: Path) -> None:
     for name, expected in (("laughing.mp4", 472), ("single_face.mp4", 72)):
-        frames = list(read_frames(real_clips / name, pixels=False))
+        frames = list(read_frames(real_clips / name))
         assert len(frames) == expected
         times = [f.time for f in frames]
         assert times == sorted(times)
@@ -132,7 +132,7 @@ def test_frames_that_an_edit_list_cuts_are_not_lost_frames(real_clips: Path) -> 
     with av.open(str(real_clips / "no_face.mp4")) as container:
         stated = container.streams.video[0].frames
         shown = sum(1 for _ in container.decode(video=0))
-    frames = list(read_frames(real_clips / "no_face.mp4", pixels=False))
+    frames = list(read_frames(real_clips / "no_face.mp4"))
     assert shown < stated
     assert len(frames) == shown
     assert {f.outcome for f in frames} == {Outcome.OK}

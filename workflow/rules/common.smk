@@ -10,6 +10,7 @@ from snakemake.exceptions import WorkflowError
 SOURCE = Path(workflow.basedir) / "src"
 sys.path.insert(0, str(SOURCE))
 
+from clipaffect.assets import known_assets
 from clipaffect.config import parse_config
 from clipaffect.errors import UserError
 from clipaffect.stages import settings_json, shard_names
@@ -73,7 +74,7 @@ def any_of(names):
 def weights_of(wildcards):
     """The asset or file an encoder's weights come from; a tag is fetched by the job itself."""
     encoder = CONFIG.encoders[wildcards.encoder]
-    if encoder.asset is not None:
+    if encoder.asset is not None and not known_assets()[encoder.asset].ships:
         return [ASSETS / encoder.asset / "manifest.json"]
     return [encoder.file] if encoder.file is not None else []
 

@@ -23,7 +23,7 @@ rule embed_faces:
         ENV
     params:
         settings=lambda wildcards: settings_json(
-            CONFIG, "embeddings", "faces", f"encoders.{wildcards.encoder}"
+            CONFIG, "embeddings", f"encoders.{wildcards.encoder}"
         ),
     shell:
         "clipaffect embed-faces --settings {params.settings:q} {input.manifest:q} "

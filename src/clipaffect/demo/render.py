@@ -11,9 +11,18 @@ from clipaffect.demo.person import Person, sample_texture
 from clipaffect.demo.raster import interpolate, rasterise, vertex_normals
 from clipaffect.demo.rig import PART_NAMES, Rig
 
-GAMMA = 1.35  # display exponent: softer than 2.2, as a phone camera's tone curve is
 WRAP = np.array([0.45, 0.25, 0.18])  # red light scatters furthest in skin
-CAMERA_DISTANCE = 16.0  # in interocular distances
+
+
+@dataclass(frozen=True)
+class Lens:
+    """Where the camera stands, in interocular distances, and its tone curve's exponent.
+
+    The demo's curve is softer than 2.2, as a phone camera's is.
+    """
+
+    distance: float = 16.0
+    gamma: float = 1.35
 
 
 @dataclass(frozen=True)
@@ -130,6 +139,7 @@ def render(
     background: np.ndarray,
     folds: dict[int, float] | None = None,
     supersample: int = 2,
+    lens: Lens = Lens(),
 ) -> np.ndarray:
     """Draw a head over a background.
 
@@ -138,6 +148,7 @@ def render(
         background: (H, W, 3) RGB in [0, 1], display space.
         folds: action-unit intensities whose skin folds are drawn.
         supersample: samples per pixel and axis.
+        lens: distance and tone curve.
 
     Returns:
         The picture (H, W, 3) RGB in [0, 1].
@@ -148,7 +159,7 @@ def render(
     pivot = middle - np.array([0, 0.5, 1.0])  # about where the neck carries the head
     rotation = _rotation(pose)
     turned = (vertices - pivot) @ rotation.T
-    far = CAMERA_DISTANCE * distance
+    far = lens.distance * distance
     zoom = pose.eye_distance * supersample / distance * far / (far - turned[:, 2])
     xy = np.column_stack(
         [
@@ -177,6 +188,6 @@ def render(
         rest = interpolate(rig.vertices, corner, inside)
         open_sky *= 1 - 0.45 * surface[:, 1] * furrows(rest, folds or {})
         colour = _shade(sample_texture(person.albedo, uv), surface, normal, light, open_sky)
-        picture[rows, columns] = np.clip(colour / 1.08, 0, 1) ** (1 / GAMMA)
+        picture[rows, columns] = np.clip(colour / 1.08, 0, 1) ** (1 / lens.gamma)
     size = (background.shape[1], background.shape[0])
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)

@@ -146,9 +146,20 @@ def _draw_occluder(
             + np.abs(sweep) * 0.2 * eyes,
         ]
     )
+    return _hand(path, eyes, rng)
+
+
+def _hand(path: np.ndarray, eyes: float, rng: np.random.Generator) -> Occluder:
     radii = (float(rng.uniform(0.35, 0.6) * eyes), float(rng.uniform(0.6, 1.1) * eyes))
     colour = np.array([0.62, 0.45, 0.36]) * rng.uniform(0.4, 1.2)
     return Occluder(path, radii, float(rng.uniform(-40, 40)), np.clip(colour, 0, 1))
+
+
+def still_occluder(pose: Pose, camera: Camera, rng: np.random.Generator) -> Occluder:
+    """A hand somewhere beside or before the face of a single picture."""
+    eyes = np.array(pose.centre) * camera.size
+    away = rng.uniform([-1.6, -0.4], [1.6, 2.2]) * pose.eye_distance
+    return _hand((eyes + away)[None], pose.eye_distance, rng)
 
 
 def draw_occluder(picture: np.ndarray, occluder: Occluder, t: int) -> np.ndarray:

@@ -39,8 +39,23 @@ def _sample(frame: np.ndarray, transform: np.ndarray, size: int) -> np.ndarray:
     # Shrinking by sampling single pixels aliases: blur first by what the shrinking leaves out.
     shrink = 1 / max(np.hypot(*transform[:, 0]), 1e-9)
     if shrink > 1.5:
-        frame = cv2.GaussianBlur(frame, (0, 0), 0.4 * shrink)
+        sigma = 0.4 * shrink
+        frame, corner = _part(frame, transform, size, margin=4 * sigma + 2)
+        frame = cv2.GaussianBlur(frame, (0, 0), sigma)
+        transform = transform + np.outer(transform[:, :2] @ corner, [0, 0, 1])
     return cv2.warpAffine(frame, transform, (size, size), flags=cv2.INTER_LINEAR)
+
+
+def _part(
+    frame: np.ndarray, transform: np.ndarray, size: int, margin: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a crop shows of the frame, with a margin, and its corner (2,): all that is blurred."""
+    inverse = cv2.invertAffineTransform(transform)
+    corners = np.array([[0, 0, 1], [size, 0, 1], [0, size, 1], [size, size, 1]]) @ inverse.T
+    limit = np.array(frame.shape[1::-1])
+    low = np.clip(np.floor(corners.min(0) - margin), 0, limit - 1).astype(int)
+    high = np.clip(np.ceil(corners.max(0) + margin), low + 1, limit).astype(int)
+    return frame[low[1] : high[1], low[0] : high[0]], low
 
 
 def align(frame: np.ndarray, points: np.ndarray, size: int) -> np.ndarray:

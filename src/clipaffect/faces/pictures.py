@@ -11,12 +11,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipaffect.config.models import Faces
+from clipaffect.config.faces import Faces
 from clipaffect.dataset.manifest import runs_of_images
 from clipaffect.errors import UserError
 from clipaffect.faces.crops import decode_image, read_bytes
-from clipaffect.faces.detector import FaceDetector
-from clipaffect.faces.rows import DETECTIONS, SCHEMA, detector_key, face_row
+from clipaffect.faces.finder import FaceFinder
+from clipaffect.faces.rows import DETECTIONS, SCHEMA, detector_key, face_row, judged
 from clipaffect.outcomes import Outcome
 from clipaffect.progress import Progress
 from clipaffect.store import Store
@@ -25,7 +25,7 @@ from clipaffect.tables import ROW_GROUP, write_batches
 
 def of_pictures(
     pictures: pd.DataFrame,
-    detector: Callable[[], FaceDetector],
+    finder: Callable[[], FaceFinder],
     settings: Faces,
     store: Store,
     progress: Progress,
@@ -44,7 +44,7 @@ def of_pictures(
 
             def make(folder: Path, part: pd.DataFrame = part) -> None:
                 rows = [
-                    _largest_face(row.path, row.sha256, detector(), settings)
+                    _largest_face(row.path, row.sha256, finder(), settings)
                     for row in part.itertuples()
                 ]
                 table = pa.Table.from_pylist(rows, DETECTIONS)
@@ -55,13 +55,11 @@ def of_pictures(
             found = pq.read_table(piece / "detections.parquet").drop_columns("track").to_pylist()
             names = part["video"].tolist()
             rows = [row | {"video": n, "person": ""} for n, row in zip(names, found, strict=True)]
-            yield pa.Table.from_pylist(rows, SCHEMA)
+            yield judged(pa.Table.from_pylist(rows, SCHEMA), settings)
             progress.advance(len(part))
 
 
-def _largest_face(
-    path: str, sha256: str, detector: FaceDetector, settings: Faces
-) -> dict[str, Any]:
+def _largest_face(path: str, sha256: str, finder: FaceFinder, settings: Faces) -> dict[str, Any]:
     data = read_bytes(Path(path))
     if hashlib.sha256(data).hexdigest() != sha256:
         raise UserError(
@@ -73,8 +71,8 @@ def _largest_face(
     pixels = decode_image(data)
     if pixels is None:
         return row | {"status": str(Outcome.IMAGE_UNREADABLE)}
-    faces = detector(pixels)
+    faces = finder(pixels)
     if not faces:
         return row | {"status": str(Outcome.NO_FACE)}
-    largest = max(faces, key=lambda face: float(face.box[2] * face.box[3]))
-    return row | {"track": 0, "faces_in_frame": len(faces)} | face_row(pixels, largest, settings)
+    own = {"track": 0, "faces_in_frame": len(faces)}
+    return row | own | face_row(pixels, faces[0], settings)

@@ -16,15 +16,21 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipaffect.assets import asset_file
-from clipaffect.config.models import Faces
+from clipaffect.config.faces import Faces
 from clipaffect.dataset.files import list_frames
 from clipaffect.dataset.manifest import IMAGE, PICTURE, VIDEO
-from clipaffect.faces.detector import FaceDetector
+from clipaffect.faces.finder import FaceFinder, FaceFollower
+from clipaffect.faces.persons import assign_persons
 from clipaffect.faces.pictures import of_pictures
-from clipaffect.faces.rows import ASSET, DETECTIONS, SCHEMA, detector_key, face_row
-from clipaffect.faces.tracks import Tracker, assign_persons
-from clipaffect.frames import manifest_frames, video_key
+from clipaffect.faces.rows import (
+    DETECTIONS,
+    OF_VIDEOS,
+    SCHEMA,
+    detector_key,
+    face_row,
+    judged,
+)  # fmt: skip
+from clipaffect.frames import Sampler, manifest_frames, video_key
 from clipaffect.outcomes import Outcome
 from clipaffect.progress import Progress
 from clipaffect.store import Store
@@ -36,37 +42,47 @@ LISTED_AT_ONCE = 4096
 
 def detection_key(video: dict[str, Any], settings: Faces) -> dict[str, Any]:
     """What a video's detections depend on."""
-    return video_key(video) | detector_key(settings)
+    own = settings.model_dump(mode="json", include=OF_VIDEOS)
+    return video_key(video) | detector_key(settings) | {"of_videos": own}
 
 
 def _frame_rows(
-    frame: Frame, detector: Callable[[], FaceDetector], tracker: Tracker, settings: Faces
+    frame: Frame, follower: Callable[[], FaceFollower], settings: Faces
 ) -> list[dict[str, Any]]:
     empty = {"frame": frame.number, "time": frame.time, "track": -1, "faces_in_frame": 0}
-    if frame.pixels is None:
+    pixels = frame.pixels
+    if pixels is None:
         return [empty | {"status": str(frame.outcome)}]
-    faces = detector()(frame.pixels)
-    numbers = tracker.update(faces)
-    if not faces:
+    found = follower()(pixels)
+    if not found:
         return [empty | {"status": str(Outcome.NO_FACE)}]
     rows = []
-    for face, number in zip(faces, numbers, strict=True):
-        own = {"track": number, "faces_in_frame": len(faces)}
-        rows.append(empty | own | face_row(frame.pixels, face, settings))
+    for number, face in found:
+        own = {"track": number, "faces_in_frame": len(found)}
+        rows.append(empty | own | face_row(pixels, face, settings))
     return rows
 
 
 def detect_video(
     video: dict[str, Any],
-    detector: Callable[[], FaceDetector],
+    finder: Callable[[], FaceFinder],
     settings: Faces,
     progress: Progress,
 ) -> Iterator[pa.Table]:
     """Detections of a video in frame order, a table for each row group."""
-    tracker = Tracker()
+
+    @cache
+    def follower() -> FaceFollower:
+        return FaceFollower(finder())
+
+    wanted = Sampler(settings)
     rows: list[dict[str, Any]] = []
-    for frame in manifest_frames(video, pixels=True):
-        rows.extend(_frame_rows(frame, detector, tracker, settings))
+    for frame in manifest_frames(video):
+        if wanted(frame):
+            rows.extend(_frame_rows(frame, follower, settings))
+        else:
+            own = {"frame": frame.number, "time": frame.time, "track": -1, "faces_in_frame": 0}
+            rows.append(own | {"status": str(Outcome.NOT_SAMPLED)})
         progress.advance()
         if len(rows) >= ROW_GROUP:
             yield pa.Table.from_pylist(rows, DETECTIONS)
@@ -124,7 +140,7 @@ def _assemble(
         )
 
 
-def _of_crops(video: dict[str, Any], person: str, folder: Path) -> Iterator[pa.Table]:
+def _of_crops(video: dict[str, Any], person: str, folder: Path, stride: int) -> Iterator[pa.Table]:
     """Rows of a person with crops: every number up to the last image's, with the image's path."""
     files = list_frames(folder, int(video["frame_limit"]))
     keys = {"video": video["video"], "person": person}
@@ -135,7 +151,9 @@ def _of_crops(video: dict[str, Any], person: str, folder: Path) -> Iterator[pa.T
         rows: list[dict[str, Any]] = []
         for number in range(start, min(start + LISTED_AT_ONCE, files.last + 1)):
             row = keys | {"frame": number, "status": Outcome.NO_IMAGE}
-            if number in images:
+            if (number - 1) % stride:
+                row["status"] = Outcome.NOT_SAMPLED
+            elif number in images:
                 row |= {"status": Outcome.OK, "image": str(folder / images[number])}
             rows.append(row)
         yield pa.Table.from_pylist(rows, SCHEMA)
@@ -173,13 +191,8 @@ def align_faces(
     widths = index.groupby("video")["width"].max()
 
     @cache
-    def detector() -> FaceDetector:
-        return FaceDetector(
-            asset_file(assets, ASSET, "detector.tflite"),
-            asset_file(assets, ASSET, "landmarks.tflite"),
-            settings.min_score,
-            settings.min_presence,
-        )
+    def finder() -> FaceFinder:
+        return FaceFinder(assets, settings)
 
     def tables() -> Iterator[pa.Table]:
         with Progress("frames", len(index)) as progress:
@@ -188,22 +201,23 @@ def align_faces(
                 folders = dict(zip(video["persons"], video["folders"], strict=True))
 
                 def make(folder: Path, video: dict[str, Any] = video) -> None:
-                    found = detect_video(video, detector, settings, progress)
+                    found = detect_video(video, finder, settings, progress)
                     write_batches(folder / "detections.parquet", DETECTIONS, found)
 
                 searched = [person for person, folder in folders.items() if not folder]
                 if searched:
                     piece = store.get_or_make("detections", detection_key(video, settings), make)
-                    yield from _assemble(video, searched, piece, float(widths[name]))
+                    for rows in _assemble(video, searched, piece, float(widths[name])):
+                        yield judged(rows, settings)
                 for person, folder in folders.items():
                     if folder:
-                        yield from _of_crops(video, person, Path(folder))
+                        yield from _of_crops(video, person, Path(folder), settings.stride)
                 progress.advance(before + int(counts[name]) - progress.done)
             for start in range(0, len(images), LISTED_AT_ONCE):
                 part = images.iloc[start : start + LISTED_AT_ONCE]
                 yield _of_images(part)
                 progress.advance(len(part))
             if len(pictures):
-                yield from of_pictures(pictures, detector, settings, store, progress)
+                yield from of_pictures(pictures, finder, settings, store, progress)
 
     write_batches(out, SCHEMA, tables())

@@ -1,107 +1,115 @@
-"""Who is who: link detections over frames, and give each annotated person their track."""
+"""Number the faces of successive frames: the same person keeps the same number."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import cv2
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from clipaffect.faces.detector import Face
+from clipaffect.faces.alignment import align
+from clipaffect.faces.detector import overlaps
+from clipaffect.faces.landmarks import Face
 
-LOST_AFTER = 15  # frames a track survives without a detection
-MIN_OVERLAP = 0.1  # intersection over union below which two boxes are different people
+LOOK_SIDE = 12  # of the thumbnail by which a face is known again
+NEAR = 1.2  # longest step from the expected place between two frames, in box sides
+MEMORY = 30  # frames after which a place says nothing any more, and only looks count
+SAME_LOOK = 0.16  # distance of looks up to which somebody who was away is known again
+LOOK_WEIGHT = 6.0  # of a look's distance against one of a box side
+APART = 0.05  # overlap of boxes up to which a face's look is surely its own
+NEWER = 0.1  # share of the newest frame in a track's look
+STEADY = 0.5  # share of the newest step in a track's velocity
+IMPOSSIBLE = 1e6
 
 
-def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Overlap (n, m) of boxes (n, 4) and (m, 4), each left, top, width, height."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, :2] + a[:, None, 2:], b[None, :, :2] + b[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(2)
-    area = a[:, 2:].prod(1)[:, None] + b[:, 2:].prod(1)[None]
-    return shared / np.maximum(area - shared, 1e-9)
+@dataclass
+class Track:
+    """A person so far: the last face, its velocity in pixels a frame, the mean look."""
+
+    face: Face
+    look: np.ndarray
+    seen: int
+    velocity: np.ndarray
+
+
+def look_of(frame: np.ndarray, face: Face) -> np.ndarray:
+    """A thumbnail (LOOK_SIDE, LOOK_SIDE, 3) in [0, 1] of the aligned face.
+
+    Chosen by need: it tells two people of one video apart in their light, not a person in
+    general.
+    """
+    crop = align(frame, face.points, 4 * LOOK_SIDE)
+    small = cv2.resize(crop, (LOOK_SIDE, LOOK_SIDE), interpolation=cv2.INTER_AREA)
+    return small.astype(np.float32) / 255
+
+
+def look_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Root mean square difference of two thumbnails."""
+    return float(np.sqrt(((a - b) ** 2).mean()))
 
 
 class Tracker:
-    """Numbers the faces of successive frames: the same person keeps the same number."""
+    """Assigns the faces of each frame to tracks, all at once.
+
+    The cost of a pair is how far the face is from where its track would be by now, in box sides,
+    and how unlike its look is. Where people are apart the place decides; where they cross, or
+    come back after an absence, their looks do.
+    """
 
     def __init__(self) -> None:
-        self.boxes: dict[int, np.ndarray] = {}
-        self.unseen: dict[int, int] = {}
-        self.next = 0
+        self.tracks: list[Track] = []
+        self.frame = 0
 
-    def update(self, faces: list[Face]) -> list[int]:
-        """Track numbers of a frame's faces, by best total overlap with the live tracks."""
+    def expected(self) -> list[Face]:
+        """The faces of the last frame's tracks."""
+        return [track.face for track in self.tracks if track.seen == self.frame]
+
+    def shift(self, face: Face) -> np.ndarray:
+        """How far (2,) a face of the last frame should have moved in the next."""
+        return next(track.velocity for track in self.tracks if track.face is face)
+
+    def update(self, frame: np.ndarray, faces: list[Face]) -> list[int]:
+        """Track numbers of the faces found in the next frame, an RGB picture (H, W, 3)."""
+        self.frame += 1
+        looks = [look_of(frame, face) for face in faces]
         numbers = [-1] * len(faces)
-        live = list(self.boxes)
-        if live and faces:
-            overlap = _iou(
-                np.stack([self.boxes[n] for n in live]), np.stack([face.box for face in faces])
-            )
-            for row, column in zip(*linear_sum_assignment(-overlap), strict=True):
-                if overlap[row, column] >= MIN_OVERLAP:
-                    numbers[column] = live[row]
-        for index, face in enumerate(faces):
+        if faces and self.tracks:
+            cost = np.array(
+                [[self._cost(t, f, k) for f, k in zip(faces, looks, strict=True)]
+                 for t in self.tracks]
+            )  # fmt: skip
+            for number, index in zip(*linear_sum_assignment(cost), strict=True):
+                if cost[number, index] < IMPOSSIBLE:
+                    numbers[index] = int(number)
+        boxes = np.array([face.corners for face in faces])
+        for index, (face, look) in enumerate(zip(faces, looks, strict=True)):
+            others = np.delete(boxes, index, 0)
+            alone = not len(others) or overlaps(others, face.corners)[0].max() <= APART
             if numbers[index] < 0:
-                numbers[index] = self.next
-                self.next += 1
-            self.boxes[numbers[index]] = face.box
-            self.unseen[numbers[index]] = -1
-        for number in list(self.boxes):
-            self.unseen[number] += 1
-            if self.unseen[number] > LOST_AFTER:
-                del self.boxes[number], self.unseen[number]
+                numbers[index] = len(self.tracks)
+                self.tracks.append(Track(face, look, self.frame, np.zeros(2)))
+            else:
+                self._move(self.tracks[numbers[index]], face, look, alone)
         return numbers
 
+    def _move(self, track: Track, face: Face, look: np.ndarray, alone: bool) -> None:
+        gap = self.frame - track.seen
+        step = (face.region.centre - track.face.region.centre) / gap
+        kept = track.velocity if gap == 1 else step
+        track.velocity = (1 - STEADY) * kept + STEADY * step
+        if alone:
+            track.look = (1 - NEWER) * track.look + NEWER * look
+        track.face, track.seen = face, self.frame
 
-def assign_persons(
-    frame: np.ndarray, track: np.ndarray, box: np.ndarray, persons: list[str], width: float
-) -> dict[str, np.ndarray]:
-    """Which detections (n,) belong to each annotated person.
-
-    The rule: the tracks with the largest summed area are the persons. A person annotated without
-    a side, alone, is the largest track. Of two people the one further left in the picture is
-    ``left``; one who is never seen together with another is told by the half of the picture.
-    Beside one annotated side, the person without a side is the other one. A person's later
-    tracks (after an absence) are the nearest ones that do not overlap in time; all other faces
-    are bystanders.
-
-    Args:
-        frame: (n,) frame numbers.
-        track: (n,) track numbers.
-        box: (n, 4) left, top, width, height.
-        persons: the annotated ones of '', 'left', 'right'.
-        width: of the picture.
-    """
-    if not len(frame):
-        return {person: np.zeros(0, bool) for person in persons}
-    numbers = np.unique(track).tolist()
-    area = {n: float(box[track == n, 2:].prod(1).sum()) for n in numbers}
-    times = {n: set(frame[track == n].tolist()) for n in numbers}
-    middle = {n: float((box[track == n, 0] + box[track == n, 2] / 2).mean()) for n in numbers}
-    by_area = sorted(numbers, key=lambda n: (-area[n], n))
-    first = by_area[0]
-    groups: dict[str, list[int]]
-    if persons == [""]:
-        groups = {"": [first]}
-    else:
-        beside = [n for n in by_area[1:] if times[n] & times[first]][:1]
-        groups = {"left": [], "right": []}
-        if beside:
-            left, right = sorted([first, *beside], key=lambda n: middle[n])
-            groups = {"left": [left], "right": [right]}
-        else:
-            groups["left" if middle[first] < width / 2 else "right"].append(first)
-    busy = {name: set().union(*(times[n] for n in group)) for name, group in groups.items()}
-    for number in by_area:
-        if any(number in group for group in groups.values()):
-            continue
-        free = [name for name, group in groups.items() if group and not busy[name] & times[number]]
-        if free:
-            name = min(free, key=lambda name: abs(middle[groups[name][0]] - middle[number]))
-            groups[name].append(number)
-            busy[name] |= times[number]
-    if "" in persons and "" not in groups:
-        if {"left", "right"} <= set(persons):
-            groups[""] = next(group for group in groups.values() if first in group)
-        else:
-            groups[""] = groups["right" if "left" in persons else "left"]
-    return {person: np.isin(track, groups[person]) for person in persons}
+    def _cost(self, track: Track, face: Face, look: np.ndarray) -> float:
+        gap = self.frame - track.seen
+        unlike = look_distance(track.look, look)
+        if gap > MEMORY:
+            return NEAR + LOOK_WEIGHT * unlike if unlike <= SAME_LOOK else IMPOSSIBLE
+        place = track.face.region.centre + track.velocity * min(gap, 5)
+        side = (track.face.region.side + face.region.side) / 2
+        away = float(np.hypot(*(face.region.centre - place))) / side
+        if away <= NEAR * min(1 + 0.1 * (gap - 1), 2) or unlike <= SAME_LOOK:
+            return min(away, NEAR) + LOOK_WEIGHT * unlike
+        return IMPOSSIBLE

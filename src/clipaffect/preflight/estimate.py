@@ -19,11 +19,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clipaffect.assets import MANIFEST, asset_file
-from clipaffect.config.models import Config, Encoder
+from clipaffect.assets import MANIFEST
+from clipaffect.config.encoders import Encoder
+from clipaffect.config.models import Config
 from clipaffect.config.training import Recipe
-from clipaffect.encoders.load import arithmetic, encoder_cost
-from clipaffect.faces.detector import FaceDetector
+from clipaffect.encoders.cost import encoder_cost
+from clipaffect.encoders.record import arithmetic
+from clipaffect.faces.finder import FaceFinder, FaceFollower
 from clipaffect.feature_files import open_features
 from clipaffect.splits import TRAIN, folds_among, in_split
 from clipaffect.table import Split
@@ -86,7 +88,7 @@ def estimate(
 def _dimension(config: Config) -> int:
     """Of the features that heads are trained on."""
     if config.encoder in config.encoders:
-        return encoder_cost(config.encoders[config.encoder])[1]
+        return encoder_cost(config.encoders[config.encoder]).dimension
     with open_features(config.features.imported[config.encoder][0]) as source:
         return source.dimension
 
@@ -103,21 +105,17 @@ def _detection(config: Config, facts: dict[str, Any], video: Path | None, assets
 
 
 def _detection_seconds(video: Path, config: Config, assets: Path) -> float | None:
-    detector = FaceDetector(
-        asset_file(assets, "face-networks", "detector.tflite"),
-        asset_file(assets, "face-networks", "landmarks.tflite"),
-        config.faces.min_score,
-        config.faces.min_presence,
-    )
+    follower = FaceFollower(FaceFinder(assets, config.faces))
     frames = read_frames(video)
     first = next(frames)
     if first.pixels is None:
         return None
-    detector(first.pixels)
+    follower(first.pixels)
     started, count = time.process_time(), 0
     for frame in islice(frames, FEW_FRAMES):
-        if frame.pixels is not None:
-            detector(frame.pixels)
+        pixels = frame.pixels
+        if pixels is not None:
+            follower(pixels)
             count += 1
     return (time.process_time() - started) / count if count else None
 
@@ -125,7 +123,8 @@ def _detection_seconds(video: Path, config: Config, assets: Path) -> float | Non
 def _embedding(
     config: Config, name: str, encoder: Encoder, crops: int, facts: dict[str, Any]
 ) -> Cost:
-    flop, dimension = encoder_cost(encoder)
+    cost = encoder_cost(encoder)
+    flop, dimension = cost.flop, cost.dimension
     annotated = sum(s["annotated"] for splits in facts["tasks"].values() for s in splits.values())
     disk = 2.0 * dimension * (2 * crops + annotated)
     work = f"{crops:,} crops by {name}"

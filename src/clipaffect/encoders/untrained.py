@@ -1,0 +1,36 @@
+"""open_clip's models and this project's own, without weights."""
+
+from __future__ import annotations
+
+import logging
+from importlib import resources
+from typing import Any
+
+from clipaffect.encoders.torchvision_ops import ensure_torchvision
+
+ensure_torchvision()  # open_clip imports torchvision
+import open_clip  # noqa: E402
+
+__all__ = ["create_untrained", "know_own_models", "open_clip"]
+FOLDER = "models"
+
+
+def know_own_models() -> None:
+    """Make open_clip know the project's model configurations."""
+    with resources.as_file(resources.files(__package__) / FOLDER) as folder:
+        open_clip.add_model_config(folder)
+
+
+def create_untrained(name: str, device: str = "cpu") -> Any:
+    """A model of open_clip or of this project without weights of its own.
+
+    Random, or none at all on the device ``meta``.
+    """
+    know_own_models()
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # open_clip warns that no weights are loaded
+    try:
+        return open_clip.create_model(name, load_weights=False, device=device)
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,88 @@
+"""The faces of a picture, or of a video's frames one after the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from clipaffect.assets import asset_file
+from clipaffect.config.faces import Faces
+from clipaffect.faces.detector import INSIDE, SAME_FACE, FaceDetector, overlaps
+from clipaffect.faces.landmarks import Face, Landmarker
+from clipaffect.faces.networks import BoxNetwork, MeshNetwork
+from clipaffect.faces.tracks import Tracker
+
+ASSET = "face-networks"
+
+
+class FaceFinder:
+    """Finds the faces of single pictures.
+
+    Args:
+        assets: folder of fetched assets.
+        settings: the ``faces`` section.
+    """
+
+    def __init__(self, assets: Path, settings: Faces) -> None:
+        cv2.setNumThreads(1)
+        boxes = BoxNetwork(asset_file(assets, ASSET, "detector.tflite"))
+        self.detector = FaceDetector(boxes, settings.min_score)
+        self.landmarker = Landmarker(MeshNetwork(asset_file(assets, ASSET, "landmarks.tflite")))
+        self.settings = settings
+
+    def __call__(self, picture: np.ndarray) -> list[Face]:
+        """Faces of an RGB picture (H, W, 3) uint8, the largest first."""
+        return _by_size(self.beside(picture, [], self.settings.smallest))
+
+    def beside(self, picture: np.ndarray, known: list[Face], smallest: int) -> list[Face]:
+        """The ``known`` faces of a picture and those that the detector finds beside them."""
+        faces = list(known)
+        for candidate in self.detector(picture, smallest):
+            if _is_new(candidate.box, faces):
+                face = self.landmarker.find(picture, candidate)
+                if face.score >= self.settings.min_presence and _is_new(face.corners, faces):
+                    faces.append(face)
+        return faces
+
+
+class FaceFollower:
+    """Finds and numbers the faces of a video's frames.
+
+    A face is followed from frame to frame by its landmarks, as MediaPipe does. The detector runs
+    on every ``detect_every``-th frame, and at once where a face was lost or none is known; tiles
+    for small faces only on the former.
+    """
+
+    def __init__(self, finder: FaceFinder) -> None:
+        self.finder, self.tracker, self.count = finder, Tracker(), 0
+
+    def __call__(self, frame: np.ndarray) -> list[tuple[int, Face]]:
+        """Track number and face of everybody in the next frame (H, W, 3), the largest first."""
+        settings = self.finder.settings
+        before = self.tracker.expected()
+        faces: list[Face] = []
+        for face in before:
+            region = face.region.moved(self.tracker.shift(face))
+            followed = self.finder.landmarker.follow(frame, region)
+            if followed.score >= settings.min_presence and _is_new(followed.corners, faces):
+                faces.append(followed)
+        due = self.count % settings.detect_every == 0
+        if due or not faces or len(faces) < len(before):
+            faces = self.finder.beside(frame, faces, settings.smallest if due else 0)
+        self.count += 1
+        faces = _by_size(faces)
+        return list(zip(self.tracker.update(frame, faces), faces, strict=True))
+
+
+def _by_size(faces: list[Face]) -> list[Face]:
+    return sorted(faces, key=lambda face: -float(face.box[2] * face.box[3]))
+
+
+def _is_new(box: np.ndarray, faces: list[Face]) -> bool:
+    """Whether a box (4,) of corners is none of the faces."""
+    if not faces:
+        return True
+    union, smaller = overlaps(np.stack([face.corners for face in faces]), box)
+    return bool(union.max() <= SAME_FACE and smaller.max() <= INSIDE)

@@ -1,0 +1,97 @@
+"""One job, one GPU: the locks, tried with processes and UUIDs instead of GPUs."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from clipaffect import devices
+from clipaffect.config.encoders import Encoder
+from clipaffect.devices import one_device
+from clipaffect.encoders.record import arithmetic, encoder_record
+
+HOLD = """
+import sys, time
+from pathlib import Path
+import torch
+from clipaffect import devices
+devices.LOCKS = Path(sys.argv[1])
+devices.AGAIN = 0.05
+devices.visible_gpus = lambda: sys.argv[2].split(",")
+torch.cuda.is_available = lambda: True
+with devices.one_device(True) as device:
+    print(device, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def hold(tmp_path: Path) -> Iterator:
+    """Starts a job that sees some GPUs and keeps the one that it gets."""
+    jobs: list[subprocess.Popen] = []
+
+    def start(*uuids: str) -> subprocess.Popen:
+        command = [sys.executable, "-c", HOLD, str(tmp_path / "locks"), ",".join(uuids)]
+        jobs.append(
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+        return jobs[-1]
+
+    yield start
+    for job in jobs:
+        job.kill()
+        job.communicate()
+
+
+def test_two_jobs_take_two_gpus_and_a_third_waits_for_a_dead_one(hold) -> None:
+    first = hold("GPU-a", "GPU-b")
+    assert first.stdout.readline() == "cuda:0\n"
+    # A scheduler's cgroup shows this job the same GPUs in another order.
+    second = hold("GPU-a", "GPU-b")
+    assert second.stdout.readline() == "cuda:1\n"
+    third = hold("GPU-b", "GPU-a")
+    assert third.stderr.readline() == "waiting: 2 of 2 GPUs are taken\n"
+    first.send_signal(signal.SIGKILL)
+    assert third.stdout.readline() == "cuda:1\n"
+
+
+def test_a_gpu_is_known_by_its_uuid_not_its_number(hold) -> None:
+    assert hold("GPU-a").stdout.readline() == "cuda:0\n"
+    assert hold("GPU-b").stdout.readline() == "cuda:0\n"
+
+
+def test_without_a_gpu_it_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with one_device(True) as device:
+        assert device == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(devices, "visible_gpus", lambda: ["GPU-a"])
+    with one_device(False) as device:
+        assert device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("device", "native", "expected"),
+    [
+        ("cpu", True, torch.bfloat16),
+        ("cpu", False, torch.float32),
+        ("cuda:1", True, torch.bfloat16),
+        ("cuda:1", False, torch.float16),
+    ],
+)
+def test_bf16_falls_back_where_a_device_lacks_it(
+    monkeypatch: pytest.MonkeyPatch, device: str, native: bool, expected: torch.dtype
+) -> None:
+    monkeypatch.setattr("clipaffect.encoders.record.has_bf16", lambda device: native)
+    settings = Encoder(model="clipaffect-micro", random=0, activation="gelu", precision="bf16")
+    assert arithmetic(settings, device) == expected
+    record = encoder_record(settings, device)
+    assert record["device"] == device.partition(":")[0]
+    # Features of another arithmetic are other features: they never share a key in the store.
+    assert record.get("arithmetic") == (None if native else str(expected))
