@@ -1,6 +1,7 @@
 """Compare recipes on the demo's training people: the table of docs/training.md.
 
-    python tools/compare_recipes.py        # after `make demo`; about 20 minutes on one core
+    clipaffect run --cores 2 --configfile config/dinov2.yaml    # DINOv2-S/14 features
+    python tools/compare_recipes.py                             # about 20 minutes on one core
 
 Five folds of whole training videos: every head is scored on people it was not trained on, their
 decisions pooled over the folds, two seeds each. The demo's validation split is not read.
@@ -23,7 +24,7 @@ from clipaffect.training.data import TrainingData, batches
 from clipaffect.training.history import learning_rate, probabilities
 from clipaffect.training.train import make_learner
 
-TABLES = Path("results/demo/tables/dinov2-s14")
+TABLES = Path("results/dinov2/tables/dinov2-s14")
 FOLDS, SEEDS = 5, (0, 1)
 RECIPES: dict[str, dict[str, Any]] = {
     "recommended": {},

@@ -59,6 +59,14 @@ def fetch_asset(name: str, out: Annotated[Path, typer.Argument()]) -> None:
 
 
 @app.command()
+def fetch_weights(model: str, tag: str, assets: Assets) -> None:
+    """Fetch the weights that open_clip has a tag for, and record their sha256."""
+    from clipaffect.encoders import hub
+
+    hub.fetch_weights(model, tag, assets)
+
+
+@app.command()
 def index_dataset(settings: Settings, out: Out) -> None:
     """Find images, videos and labels; write manifests, labels and a summary."""
     from clipaffect.dataset.index import index_dataset

@@ -156,7 +156,7 @@ def embed_faces(
         one_device(settings.kind == "open_clip") as device,
         ThreadPoolExecutor(settings.workers) as pool,
     ):
-        record = encoder_record(settings, device)
+        record = encoder_record(settings, assets, device)
 
         @cache
         def encoder() -> LoadedEncoder:

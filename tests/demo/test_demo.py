@@ -126,7 +126,6 @@ def test_a_clip_is_the_same_bytes_every_time(tmp_path: Path) -> None:
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     asset("face-networks")
-    asset("dinov2-s14")
     folder = workplace(tmp_path_factory.mktemp("demo") / "run")
     snakemake(folder)
     return folder / "results/demo"
@@ -158,7 +157,7 @@ def masked_split(run: Path, split: str) -> Split:
     """Raw pixels of a split's crops with the face painted over by a fixed ellipse."""
     import torch
 
-    rows = read_frame(run / "tables/dinov2-s14/EXPR/rows.parquet")
+    rows = read_frame(run / "tables/tiny-clip/EXPR/rows.parquet")
     rows = rows[(rows["split"] == split) & (rows["status"] == "ok")]
     keys = ["video", "person", "frame"]
     shards = [read_frame(p, [*keys, "crop"]) for p in sorted((run / "faces").glob("*.parquet"))]

@@ -80,7 +80,7 @@ def test_the_default_file_is_the_defaults() -> None:
             {"encoders": {"a": {"model": "M", "activation": "gelu", "asset": "face-networks"}}},
             ["'asset' face-networks has no weights of M"],
         ),
-        ({"encoder": "clip"}, ["'encoder' names 'clip'", "dinov2-s14"]),
+        ({"encoder": "clip"}, ["'encoder' names 'clip'", "tiny-clip"]),
         ({"encoders": {"a": {"model": "M", "tag": "t"}}, "encoder": "a"}, ["needs 'activation'"]),
         (
             {"encoders": {"a": {"model": "M", "activation": "gelu"}}, "encoder": "a"},

@@ -91,7 +91,7 @@ def test_bf16_falls_back_where_a_device_lacks_it(
     monkeypatch.setattr("clipaffect.encoders.record.has_bf16", lambda device: native)
     settings = Encoder(model="clipaffect-micro", random=0, activation="gelu", precision="bf16")
     assert arithmetic(settings, device) == expected
-    record = encoder_record(settings, device)
+    record = encoder_record(settings, Path(), device)
     assert record["device"] == device.partition(":")[0]
     # Features of another arithmetic are other features: they never share a key in the store.
     assert record.get("arithmetic") == (None if native else str(expected))

@@ -267,5 +267,5 @@ def test_fp16_on_a_cpu_is_float32_on_rounded_weights() -> None:
         expected = visual(picture)
     assert torch.equal(half.embed(picture), expected)
     assert not torch.equal(half.embed(picture), exact.embed(picture))
-    assert encoder_record(settings, "cpu")["arithmetic"] == "torch.float32"
-    assert "arithmetic" not in encoder_record(settings, "cuda")
+    assert encoder_record(settings, Path(), "cpu")["arithmetic"] == "torch.float32"
+    assert "arithmetic" not in encoder_record(settings, Path(), "cuda")

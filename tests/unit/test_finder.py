@@ -12,12 +12,18 @@ from conftest import ROOT
 
 from clipaffect.config.faces import Faces
 from clipaffect.demo.crossing import crossing
+from clipaffect.demo.person import make_person
+from clipaffect.demo.render import Light, Pose, express, render
+from clipaffect.demo.rig import load_rig
 from clipaffect.faces import tracks
 from clipaffect.faces.detector import FOUND_SHARE, tiles
 from clipaffect.faces.finder import FaceFinder, FaceFollower
 from clipaffect.faces.landmarks import Face, Region
 from clipaffect.faces.tracks import Tracker
 from clipaffect.video import read_frames
+
+
+RIG = ROOT / "resources/demo/head_rig.npz"
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +100,21 @@ def test_roll_is_the_turn_of_the_picture(
     assert after.pose[2] - before.pose[2] == pytest.approx(angle, abs=3)
 
 
+@pytest.mark.parametrize(("yaw", "pitch"), [(0.4, 0.0), (-0.4, 0.0), (0.0, 0.3), (0.0, -0.3)])
+def test_pose_is_that_of_a_rendered_head(finder: FaceFinder, yaw: float, pitch: float) -> None:
+    rig = load_rig(RIG)
+    person = make_person(rig, np.random.default_rng(3))
+
+    def seen(pose: Pose) -> np.ndarray:
+        grey = np.full((240, 240, 3), 0.4)
+        picture = render(rig, person, express(rig, person, {}), pose, Light(), grey)
+        return finder((picture * 255).astype(np.uint8))[0].pose
+
+    # Against the head's own rest: where a face looks straight ahead is a matter of its shape.
+    turned = seen(Pose(yaw=yaw, pitch=pitch)) - seen(Pose())
+    assert turned[:2] == pytest.approx(np.degrees([yaw, pitch]), abs=7)
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.4])
 def test_everybody_in_a_group_is_found(finder: FaceFinder, real_clips: Path, scale: float) -> None:
     photo = cv2.cvtColor(cv2.imread(str(real_clips / "group.jpg")), cv2.COLOR_BGR2RGB)
@@ -162,8 +183,7 @@ def test_somebody_who_was_long_away_is_known_by_their_looks(brightness: int, kno
 def test_two_people_who_meet_keep_their_numbers(finder: FaceFinder, back: bool) -> None:
     follower = FaceFollower(finder)
     numbers: list[list[int]] = [[], []]
-    rig = ROOT / "resources/demo/head_rig.npz"
-    for picture, truth in crossing(rig, 60, seed=0, passes=2, back=back):
+    for picture, truth in crossing(RIG, 60, seed=0, passes=2, back=back):
         found = follower(picture)
         if np.hypot(*(truth[0] - truth[1])) < 50:
             continue  # the one behind is hidden, or nearly

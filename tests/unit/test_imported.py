@@ -230,7 +230,7 @@ def test_an_import_takes_the_place_of_the_encoders() -> None:
           "encoder": "pixels"}, "is an encoder and a name"),
         ({"features": {"imports": {}}}, "did you mean 'import'"),
         ({"features": {"import": {"theirs": []}}}, "at least 1"),
-        ({"encoders": {}}, "names 'dinov2-s14'"),
+        ({"encoders": {}}, "names 'tiny-clip'"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=words):
             parse_config(values, "c")

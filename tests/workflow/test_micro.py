@@ -44,6 +44,8 @@ RERUNS = {
     "data.split": ({"data": {"split": {"by": "folds", "folds": 2}}}, EVERYTHING),
     "faces.min_score": ({"faces": {"min_score": 0.6}}, BELOW_FACES | {"align_faces"}),
     "faces.crop": ({"faces": {"crop": "cropped"}}, BELOW_FACES | {"align_faces"}),
+    "faces.stride": ({"faces": {"stride": 2}}, BELOW_FACES | {"align_faces"}),
+    "faces.quality": ({"faces": {"quality": {"yaw": 60}}}, BELOW_FACES | {"align_faces"}),
     "encoders.<name>": ({"encoders": {"micro": {"random": 1}}}, BELOW_FACES),
     "encoders.<name>.batch": ({"encoders": {"micro": {"batch": 16}}}, BELOW_FACES),
     "training.tasks": ({"training": {"tasks": ["AU"]}}, EVERYTHING),

@@ -1,12 +1,14 @@
 """Pinned weights.
 
-in:  nothing but the network (a local rule: compute nodes are often offline)
-out: assets/<name>/manifest.json with the asset's files beside it, each verified by its sha256
+in:  nothing but the network (local rules: compute nodes are often offline)
+out: assets/<name>/manifest.json with the asset's files beside it, each verified by its sha256;
+     assets/weights/<model>--<tag>/manifest.json for weights that open_clip has a tag for
 """
 
 
 localrules:
     fetch_asset,
+    fetch_weights,
 
 
 rule fetch_asset:
@@ -19,3 +21,18 @@ rule fetch_asset:
         ENV
     shell:
         'clipaffect fetch-asset {wildcards.asset:q} "$(dirname {output:q})" > {log:q} 2>&1'
+
+
+rule fetch_weights:
+    output:
+        ASSETS / "weights/{model}--{tag}/manifest.json",
+    log:
+        LOGS / "fetch_weights/{model}--{tag}.log",
+    wildcard_constraints:
+        model=any_of(e.model for e in CONFIG.encoders.values() if e.tag),
+        tag=any_of(e.tag for e in CONFIG.encoders.values() if e.tag),
+    retries: 2
+    conda:
+        ENV
+    shell:
+        "clipaffect fetch-weights {wildcards.model:q} {wildcards.tag:q} > {log:q} 2>&1"

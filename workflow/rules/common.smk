@@ -12,6 +12,7 @@ sys.path.insert(0, str(SOURCE))
 
 from clipaffect.assets import known_assets
 from clipaffect.config import parse_config
+from clipaffect.config.encoders import weights_folder
 from clipaffect.errors import UserError
 from clipaffect.stages import settings_json, shard_names
 
@@ -72,10 +73,12 @@ def any_of(names):
 
 
 def weights_of(wildcards):
-    """The asset or file an encoder's weights come from; a tag is fetched by the job itself."""
+    """The asset, fetched tag or file that an encoder's weights come from."""
     encoder = CONFIG.encoders[wildcards.encoder]
     if encoder.asset is not None and not known_assets()[encoder.asset].ships:
         return [ASSETS / encoder.asset / "manifest.json"]
+    if encoder.tag is not None:
+        return [ASSETS / weights_folder(encoder.model, encoder.tag) / "manifest.json"]
     return [encoder.file] if encoder.file is not None else []
 
 

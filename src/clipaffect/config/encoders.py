@@ -25,7 +25,9 @@ class Encoder(Section):
     model: str = Field("", description="open_clip model name, or one of the project's own.")
     tag: str | None = Field(None, description="open_clip pretrained tag, fetched from the hub.")
     file: str | None = Field(None, description="Local weights (safetensors, or a plain .pt state).")
-    sha256: str | None = Field(None, description="Expected sha256 of `file`.")
+    sha256: str | None = Field(
+        None, description="Expected sha256 of `file`, or of the file that `tag` stands for."
+    )
     asset: str | None = Field(None, description="Weights from the project's asset manifest.")
     random: int | None = Field(
         None, ge=0, lt=2**32, description="Random weights of this seed: a control."
@@ -78,3 +80,8 @@ class Encoder(Section):
         if self.file is not None and self.sha256 is None:
             raise ValueError("needs 'sha256' beside 'file': run sha256sum on it and copy it here")
         return self
+
+
+def weights_folder(model: str, tag: str) -> str:
+    """Where the weights that open_clip has a tag for lie below the folder of assets."""
+    return f"weights/{model}--{tag}"

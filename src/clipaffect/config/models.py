@@ -63,11 +63,8 @@ class Config(Section):
     faces: Faces = Field(default_factory=Faces, description="Detection and cropping.")
     encoders: dict[Annotated[str, AfterValidator(folder_name)], Encoder] = Field(
         default_factory=lambda: {
-            "dinov2-s14": Encoder(
-                model="clipaffect-dinov2-s14",
-                asset="dinov2-s14",
-                activation="gelu",
-                normalise="imagenet",
+            "tiny-clip": Encoder(
+                model="clipaffect-tiny", asset="tiny-clip", activation="relu", batch=32
             ),
             "pixels": Encoder(kind="pixels"),
         },
@@ -76,7 +73,7 @@ class Config(Section):
     )
     features: Features = Field(default_factory=Features, description="Features from elsewhere.")
     encoder: str = Field(
-        "dinov2-s14",
+        "tiny-clip",
         description="The encoder (or the imported features) that heads are trained on.",
     )
     training: Training = Field(default_factory=Training, description="The heads.")

@@ -34,21 +34,26 @@ def check_encoder(settings: Encoder, name: str) -> None:
     own = isinstance(vision.get("layers"), list) or "timm_model_name" in vision
     runs = "quickgelu" if config.get("quick_gelu", False) else "gelu"
     if settings.tag is not None:
-        _check_tag(settings, where)
+        check_tag(settings.model, settings.tag, where)
+        _check_trained(settings, where)
     if not own and runs != settings.activation:
         raise wrong_activation(settings, {runs}, where)
     if settings.file is not None:
         _check_file(Path(settings.file), settings, where)
 
 
-def _check_tag(settings: Encoder, where: str) -> None:
-    tags = open_clip.list_pretrained_tags_by_model(settings.model)
-    if settings.tag not in tags:
+def check_tag(model: str, tag: str, where: str) -> None:
+    """Check that open_clip has weights of a model under a tag."""
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if tag not in tags:
         raise UserError(
-            f"open_clip has no weights '{settings.tag}' for '{settings.model}'",
+            f"open_clip has no weights '{tag}' for '{model}'",
             where=f"{where}.tag",
             mend=f"one of: {', '.join(tags) or 'none; give a file'}",
         )
+
+
+def _check_trained(settings: Encoder, where: str) -> None:
     trained = open_clip.get_pretrained_cfg(settings.model, settings.tag).get("quick_gelu", False)
     if trained != (settings.activation == "quickgelu"):
         right = "quickgelu" if trained else "gelu"

@@ -17,11 +17,13 @@ from clipaffect.assets import asset_file
 from clipaffect.config.encoders import Encoder
 from clipaffect.encoders import dinov2, mobilenet
 from clipaffect.encoders.check import check_encoder, wrong_activation
+from clipaffect.encoders.hub import checked_weights
 from clipaffect.encoders.record import DTYPES, arithmetic
-from clipaffect.encoders.untrained import open_clip
+from clipaffect.encoders.untrained import create_untrained, open_clip
 from clipaffect.errors import UserError
 
 QuickGELU = open_clip.transformer.QuickGELU
+PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 NORMALISATIONS = {
     "clip": (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -69,9 +71,8 @@ def load_encoder(settings: Encoder, assets: Path, device: str) -> LoadedEncoder:
     visual = visual.eval().requires_grad_(False)
     preprocessing = open_clip.get_model_preprocess_cfg(visual)
     size = preprocessing["size"]
-    transform = open_clip.image_transform(
-        size, is_train=False, mean=preprocessing["mean"], std=preprocessing["std"]
-    )
+    chosen = open_clip.transform.PreprocessCfg(**preprocessing)
+    transform = open_clip.transform.image_transform_v2(chosen, is_train=False)
 
     def prepare(crop: np.ndarray) -> torch.Tensor:
         tensor: torch.Tensor = transform(Image.fromarray(crop))
@@ -94,24 +95,12 @@ def load_encoder(settings: Encoder, assets: Path, device: str) -> LoadedEncoder:
 def build_model(settings: Encoder, assets: Path) -> Any:
     """The open_clip model with its weights, float32 on the CPU, activation checked."""
     check_encoder(settings, "<name>")
-    normalise = None
-    if settings.normalise is not None:
-        mean, std = NORMALISATIONS[settings.normalise]
-        normalise = {"mean": mean, "std": std}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.random or 0)
-        try:
-            model = open_clip.create_model(
-                settings.model, pretrained=settings.tag, force_preprocess_cfg=normalise
-            )
-        except (OSError, RuntimeError) as error:
-            raise UserError(
-                f"open_clip could not load '{settings.model}': {str(error).splitlines()[0]}",
-                where="encoders.<name>.tag",
-                mend="fetch the weights on a machine with internet and name them with 'file' and "
-                "'sha256'",
-            ) from None
-    if settings.file is not None:
+        model = create_untrained(settings.model, preprocessing=_preprocessing(settings))
+    if settings.tag is not None:
+        _load_file(model, checked_weights(settings, assets), settings)
+    elif settings.file is not None:
         _load_file(model, Path(settings.file), settings)
     elif settings.asset == "dinov2-s14":
         # Before the weights: the tower's own position embedding is for 518 px.
@@ -126,6 +115,17 @@ def build_model(settings: Encoder, assets: Path) -> Any:
         _load_file(model, asset_file(assets, settings.asset, "encoder.safetensors"), settings)
     _check_activation(model.visual, settings)
     return model
+
+
+def _preprocessing(settings: Encoder) -> dict[str, Any]:
+    """How open_clip prepares a picture for these weights, where it is not the model's own way."""
+    stated: dict[str, Any] = {}
+    if settings.tag is not None:
+        known = open_clip.get_pretrained_cfg(settings.model, settings.tag)
+        stated = {name: known[name] for name in PREPROCESSING if name in known}
+    if settings.normalise is not None:
+        stated["mean"], stated["std"] = NORMALISATIONS[settings.normalise]
+    return stated
 
 
 def _load_file(model: Any, path: Path, settings: Encoder) -> None:

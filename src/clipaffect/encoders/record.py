@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -10,6 +11,7 @@ import torch
 
 from clipaffect.assets import known_assets
 from clipaffect.config.encoders import Encoder
+from clipaffect.encoders.hub import fetched_weights
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "pillow")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -17,10 +19,10 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 NOT_IN_FEATURES = {"kind", "side", "file", "activation", "workers", "licence"}
 
 
-def encoder_record(settings: Encoder, device: str) -> dict[str, Any]:
+def encoder_record(settings: Encoder, assets: Path, device: str) -> dict[str, Any]:
     """What a feature depends on besides the crop: part of every work-store key.
 
-    The device enters as its class (``cpu``, ``cuda``).
+    ``assets`` is the folder of fetched assets. The device enters as its class (``cpu``, ``cuda``).
     """
     if settings.kind == "pixels":
         return {"pixels": settings.side, "opencv": cv2.__version__}
@@ -31,6 +33,8 @@ def encoder_record(settings: Encoder, device: str) -> dict[str, Any]:
     record["versions"] = {name: version(name) for name in PACKAGES}
     if arithmetic(settings, device) != DTYPES[settings.precision]:
         record["arithmetic"] = str(arithmetic(settings, device))
+    if settings.tag is not None:
+        record["weights"] = fetched_weights(settings, assets).sha256
     if settings.asset is not None:
         members = known_assets()[settings.asset].members
         record["asset"] = {name: member.sha256 for name, member in members.items()}

@@ -21,16 +21,21 @@ def know_own_models() -> None:
         open_clip.add_model_config(folder)
 
 
-def create_untrained(name: str, device: str = "cpu") -> Any:
-    """A model of open_clip or of this project without weights of its own.
+def create_untrained(
+    name: str, device: str = "cpu", preprocessing: dict[str, Any] | None = None
+) -> Any:
+    """A model of open_clip or of this project without trained weights.
 
-    Random, or none at all on the device ``meta``.
+    Random ones, or none at all on the device ``meta``. ``preprocessing`` replaces parts of what
+    the model states of its input.
     """
     know_own_models()
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)  # open_clip warns that no weights are loaded
     try:
-        return open_clip.create_model(name, load_weights=False, device=device)
+        return open_clip.create_model(
+            name, load_weights=False, device=device, force_preprocess_cfg=preprocessing or {}
+        )
     finally:
         logger.setLevel(level)

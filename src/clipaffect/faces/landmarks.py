@@ -111,7 +111,7 @@ class Landmarker:
         across, down = mesh[LEFT_EYE[1]] - mesh[RIGHT_EYE[0]], mesh[CHIN] - mesh[FOREHEAD]
         pose = np.degrees(
             [np.arctan2(across[2], np.hypot(*across[:2])),
-             np.arctan2(-down[2], np.hypot(*down[:2])), angle]
+             np.arctan2(down[2], np.hypot(*down[:2])), angle]
         )  # fmt: skip
         side = REGION_SCALE * float(max(high - low))
         region = Region((low + high) / 2, side, angle)

@@ -1,0 +1,145 @@
+"""Packed crops to Parquet: images per CPU-second, the share of the matrix peak, and memory.
+
+    python benchmarks/embedding.py
+
+About 7 minutes on 2 cores. The reference is the loop of open_clip's documentation, fp32, one PIL
+image after the other into one batch, on the same crops in the same run. Weights are random: the
+arithmetic is that of real ones. Rates are slopes between two numbers of crops, so that loading the
+network does not count. Prints a table, and as its last line one JSON object.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from clipaffect.config.encoders import Encoder
+from clipaffect.embeddings import embed_faces
+from clipaffect.encoders.cost import encoder_cost
+from clipaffect.encoders.untrained import create_untrained, open_clip
+from clipaffect.faces.crops import encode_crop
+from clipaffect.faces.rows import SCHEMA
+from clipaffect.store import Store
+from clipaffect.tables import write_batches, write_frame
+from clipaffect.training.cost import matrix_peak
+
+LARGE = Encoder(model="ViT-L-14-quickgelu", random=0, activation="quickgelu", batch=16)
+TINY = Encoder(model="clipaffect-tiny", asset="tiny-clip", activation="relu", batch=32)
+NOWHERE = Path("assets")
+
+
+def crops(count: int) -> list[bytes]:
+    """Different coloured patterns of 224 px as JPEG."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 255, (count, 14, 14, 3), np.uint8)
+    return [encode_crop(np.kron(one, np.ones((16, 16, 1), np.uint8))) for one in coarse]
+
+
+def shard(folder: Path, pictures: list[bytes]) -> tuple[Path, Path]:
+    """A manifest of one video and its faces."""
+    write_frame(folder / "manifest.parquet", pd.DataFrame([{"video": "v", "kind": "video"}]))
+
+    def tables():
+        for start in range(0, len(pictures), 512):
+            part = pictures[start : start + 512]
+            own = {"video": "v", "person": "", "status": "ok"}
+            yield pa.Table.from_pylist(
+                [own | {"frame": start + k + 1, "crop": crop} for k, crop in enumerate(part)],
+                SCHEMA,
+            )
+
+    write_batches(folder / "faces.parquet", SCHEMA, tables())
+    return folder / "manifest.parquet", folder / "faces.parquet"
+
+
+def stage_seconds(settings: Encoder, pictures: list[bytes]) -> float:
+    """CPU seconds of the whole stage, the loading of the network among them."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        manifest, faces = shard(folder, pictures)
+        started = time.process_time()
+        store = Store(folder / "store")
+        embed_faces(manifest, faces, settings, NOWHERE, store, folder / "out.parquet")
+        return time.process_time() - started
+
+
+def stage_rate(settings: Encoder, few: int, many: int) -> float:
+    """Crops per CPU-second, by the difference of two runs."""
+    pictures = crops(many)
+    slow, fast = stage_seconds(settings, pictures), stage_seconds(settings, pictures[:few])
+    return (many - few) / (slow - fast)
+
+
+def documented_loop_rate(count: int) -> float:
+    """The loop of open_clip's documentation, fp32: crops per CPU-second."""
+    pictures = crops(count)
+    model = create_untrained(LARGE.model).eval()
+    preprocess = open_clip.image_transform(224, is_train=False)
+    with torch.no_grad():
+        model.encode_image(torch.zeros(1, 3, 224, 224))
+        started = time.process_time()
+        batch = torch.stack([preprocess(Image.open(io.BytesIO(crop))) for crop in pictures])
+        model.encode_image(batch).numpy()
+        return count / (time.process_time() - started)
+
+
+def peak_memory(count: int) -> float:
+    """Peak resident gigabytes of a process that embeds ``count`` crops with the tiny encoder."""
+    command = [sys.executable, __file__, "--memory-of", str(count)]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(out.strip().splitlines()[-1])
+
+
+def memory_of(count: int) -> None:
+    """What ``peak_memory`` runs: prints the peak in gigabytes."""
+    torch.set_num_threads(1)
+    stage_seconds(TINY, crops(64) * (count // 64))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+
+
+def main() -> None:
+    """Measure and print."""
+    torch.set_num_threads(1)
+    large = stage_rate(LARGE, 16, 80)
+    loop = documented_loop_rate(16)
+    tiny = stage_rate(TINY, 256, 1792)
+    peak = matrix_peak(torch.bfloat16, torch.mm, 1024, "cpu")
+    peaks = [peak_memory(count) for count in (1024, 20480)]
+    figures = {
+        "bf16_gemm_share": large * encoder_cost(LARGE).flop / peak,
+        "vs_open_clip_loop": large / loop,
+        "large_images_per_cpu_s": large,
+        "tiny_images_per_cpu_s": tiny,
+        "peak_rss_gb": peaks[1],
+        "peak_rss_growth": peaks[1] / peaks[0],
+    }
+    table = Table(title=f"224 px crops to Parquet, {os.cpu_count()} cores, one thread")
+    table.add_column("variant")
+    table.add_column("crops per CPU-second", justify="right")
+    table.add_row("ViT-L/14, bf16, the stage", f"{large:.2f}")
+    table.add_row("ViT-L/14, fp32, open_clip's documented loop", f"{loop:.2f}")
+    table.add_row("tiny CLIP, bf16, the stage", f"{tiny:.0f}")
+    Console().print(table)
+    print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--memory-of"]:
+        memory_of(int(sys.argv[2]))
+    else:
+        main()

@@ -1,0 +1,235 @@
+"""Video to aligned faces: frames per CPU-second, what is found, and memory.
+
+    python benchmarks/faces.py
+
+About 5 minutes on 2 cores. References, in the same run on the same clips: the same networks
+driven by MediaPipe's own native graph (mediapipe 0.10.21, in an environment of its own that this
+script makes once under ~/.cache), and OpenCV's engine for them, detection in every frame, which
+is what this project did before. Prints a table, and as its last line one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from clipaffect.assets import MANIFEST, fetch_asset
+from clipaffect.config.faces import Faces
+from clipaffect.demo.crossing import crossing
+from clipaffect.digest import file_digest
+from clipaffect.faces.finder import FaceFinder, FaceFollower
+from clipaffect.faces.stage import align_faces
+from clipaffect.frames import extract_frames
+from clipaffect.store import Store
+from clipaffect.tables import read_frame, write_frame
+from clipaffect.video import read_frames
+
+ROOT = Path(__file__).parents[1]
+ASSETS = ROOT / "assets"
+RIG = ROOT / "resources/demo/head_rig.npz"
+CLIPS = ("single_face.mp4", "laughing.mp4")  # 640 x 360, one face
+REPEATS = 3
+MEDIAPIPE = Path.home() / ".cache/clipaffect-benchmarks/mediapipe-0.10.21"
+NATIVE = """
+import sys, time, json, os
+os.environ["GLOG_minloglevel"] = "3"
+import cv2, mediapipe as mp
+cv2.setNumThreads(1)
+mesh = mp.solutions.face_mesh.FaceMesh(static_image_mode=False, max_num_faces=1)
+frames = seconds = found = 0
+for path in sys.argv[1:]:
+    mesh.reset()
+    video = cv2.VideoCapture(path)
+    started = time.process_time()
+    while True:
+        more, picture = video.read()
+        if not more:
+            break
+        faces = mesh.process(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)).multi_face_landmarks
+        frames += 1
+        found += bool(faces)
+    seconds += time.process_time() - started
+print(json.dumps({"rate": frames / seconds, "found": found / frames}))
+"""
+
+
+def manifest(folder: Path, videos: list[Path]) -> Path:
+    """A shard of videos with one person each."""
+    rows = [
+        {
+            "video": path.stem,
+            "kind": "video",
+            "path": str(path),
+            "sha256": file_digest(path),
+            "persons": [""],
+            "folders": [""],
+            "frame_limit": 0,
+        }
+        for path in videos
+    ]
+    write_frame(folder / "manifest.parquet", pd.DataFrame(rows))
+    return folder / "manifest.parquet"
+
+
+def stage_rate(videos: list[Path], settings: Faces) -> tuple[float, pd.DataFrame]:
+    """Frames per CPU-second of the whole stage, video file to packed crops, and its rows."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shard, store = manifest(folder, videos), Store(folder / "store")
+        extract_frames(shard, store, folder / "frames.parquet")
+        started = time.process_time()
+        align_faces(
+            shard, folder / "frames.parquet", settings, ASSETS, store, folder / "faces.parquet"
+        )
+        seconds = time.process_time() - started
+        faces = read_frame(folder / "faces.parquet")
+    return len(faces) / seconds, faces
+
+
+def native_rate(videos: list[Path]) -> dict[str, float]:
+    """MediaPipe's own FaceMesh, decoded by OpenCV; it cuts and packs no crops."""
+    python = MEDIAPIPE / "bin/python"
+    if not python.is_file():
+        subprocess.run([sys.executable, "-m", "venv", MEDIAPIPE], check=True)
+        packages = ["mediapipe==0.10.21", "numpy<2"]
+        subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
+    run = subprocess.run(
+        [python, "-c", NATIVE, *videos], check=True, capture_output=True, text=True
+    )
+    return json.loads(run.stdout.strip().splitlines()[-1])
+
+
+def jitter(faces: pd.DataFrame) -> float:
+    """Median second difference of the eye points over the eye distance."""
+    values = []
+    for _, own in faces[faces["status"] == "ok"].groupby("video"):
+        points = np.stack(own["points"]).reshape(-1, 5, 2)[:, :2]
+        distance = np.linalg.norm(points[:, 0] - points[:, 1], axis=1).mean()
+        step = np.linalg.norm(np.diff(points, n=2, axis=0), axis=2)
+        values.extend((step / distance).ravel().tolist())
+    return float(np.median(values))
+
+
+def id_switches(finder: FaceFinder) -> int:
+    """Changes of number of two rendered people who cross, and who meet and go back."""
+    switches = 0
+    for seed in range(2):
+        for back in (False, True):
+            follower, last = FaceFollower(finder), {}
+            for picture, truth in crossing(RIG, 70, seed, 2, back=back):
+                found = follower(picture)
+                if np.hypot(*(truth[0] - truth[1])) < 50 or not found:
+                    continue
+                eyes = np.array([face.points[:2].mean(0) for _, face in found])
+                for person in range(2):
+                    away = np.hypot(*(eyes - truth[person]).T)
+                    if away.min() < 20:
+                        number = found[away.argmin()][0]
+                        switches += last.get(person, number) != number
+                        last[person] = number
+    return switches
+
+
+def repeat_clip(source: Path, path: Path, seconds: float) -> Path:
+    """A 1920 x 1080 file of a real clip, scaled up and repeated."""
+    pictures = [f.decoded for f in read_frames(source)][:48]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 1920, 1080, "yuv420p"
+        stream.options = {"preset": "ultrafast", "crf": "30"}
+        large = [p.reformat(1920, 1080, "yuv420p").to_ndarray() for p in pictures if p]
+        for number in range(round(seconds * 25)):
+            frame = av.VideoFrame.from_ndarray(large[number % len(large)], "yuv420p")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def peak_memory(video: Path) -> float:
+    """Peak resident gigabytes of a process that runs both stages on a video."""
+    command = [sys.executable, __file__, "--memory-of", str(video)]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(out.strip().splitlines()[-1])
+
+
+def memory_of(video: Path) -> None:
+    """What ``peak_memory`` runs: prints the peak in gigabytes."""
+    stage_rate([video], Faces(detect_every=25, smallest=0))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+
+
+def main() -> None:
+    """Measure and print."""
+    for name in ("face-networks", "real-clips"):
+        if not (ASSETS / name / MANIFEST).is_file():
+            fetch_asset(name, ASSETS / name)
+    videos = [ASSETS / "real-clips" / name for name in CLIPS]
+    variants = {
+        "default: followed, search every 5th frame": Faces(),
+        "search in every frame": Faces(detect_every=1),
+        "search in every frame, whole picture only": Faces(detect_every=1, smallest=0),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in variants}
+    native: list[dict[str, float]] = []
+    faces = pd.DataFrame()
+    for _ in range(REPEATS):
+        for name, settings in variants.items():
+            rate, found = stage_rate(videos, settings)
+            rates[name].append(rate)
+            if settings == Faces():
+                faces = found
+        native.append(native_rate(videos))
+    median = {name: float(np.median(values)) for name, values in rates.items()}
+    reference = float(np.median([run["rate"] for run in native]))
+    finder = FaceFinder(ASSETS, Faces())
+    import cv2
+
+    photo = cv2.cvtColor(cv2.imread(str(videos[0].with_name("group.jpg"))), cv2.COLOR_BGR2RGB)
+    with tempfile.TemporaryDirectory() as folder:
+        peaks = [
+            peak_memory(repeat_clip(videos[0], Path(folder) / f"{seconds}.mp4", seconds))
+            for seconds in (10, 600)
+        ]
+    default, every, whole = median.values()
+    figures = {
+        "frames_per_cpu_s": whole,
+        "frames_per_cpu_s_default": default,
+        "frames_per_cpu_s_every_tiled": every,
+        "vs_mediapipe": default / reference,
+        "found_share": float((faces["status"] == "ok").mean()),
+        "found_share_mediapipe": native[0]["found"],
+        "jitter_iod": jitter(faces),
+        "small_faces_found": len(finder(photo)),
+        "id_switches": id_switches(finder),
+        "peak_rss_gb": peaks[1],
+        "peak_rss_growth": peaks[1] / peaks[0],
+    }
+    table = Table(title=f"640 x 360 H.264 to packed 224 px crops, {os.cpu_count()} cores")
+    table.add_column("variant")
+    table.add_column("frames per CPU-second", justify="right")
+    for name, rate in median.items():
+        table.add_row(name, f"{rate:.0f}")
+    table.add_row("MediaPipe's native FaceMesh, no crops", f"{reference:.0f}")
+    Console().print(table)
+    print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--memory-of"]:
+        memory_of(Path(sys.argv[2]))
+    else:
+        main()

@@ -1,0 +1,185 @@
+"""Compare encoders for the demo: the table of docs/encoders.md.
+
+    python tools/compare_encoders.py        # after `make demo`; about 12 minutes on one core
+
+Linear probes on each encoder's features. In the demo: fitted on the 40 training people, scored on
+the 24 validation people, both tasks. Transfer: the same probes on two real clips whose clear
+stretches were labelled by eye (below), which the probes and the encoders never saw.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from sklearn.metrics import roc_auc_score
+
+from clipaffect.assets import MANIFEST, fetch_asset, known_assets
+from clipaffect.config.encoders import Encoder
+from clipaffect.config.faces import Faces
+from clipaffect.config.models import Probe
+from clipaffect.embeddings import embed_crops, embed_faces
+from clipaffect.encoders.cost import encoder_cost
+from clipaffect.encoders.load import LoadedEncoder, load_encoder
+from clipaffect.evaluation.metrics import decide, f1_per_target
+from clipaffect.evaluation.references import probe_scores
+from clipaffect.faces.finder import FaceFinder, FaceFollower
+from clipaffect.faces.rows import cut_face
+from clipaffect.progress import Progress
+from clipaffect.store import Store
+from clipaffect.table import Split, build_table, read_split
+from clipaffect.tasks import AU, EXPR, Task
+from clipaffect.video import read_frames
+
+RUN, ASSETS = Path("results/demo"), Path("assets")
+ENCODERS = {
+    "tiny CLIP": Encoder(model="clipaffect-tiny", asset="tiny-clip", activation="relu", batch=32),
+    "DINOv2-S/14": Encoder(
+        model="clipaffect-dinov2-s14",
+        asset="dinov2-s14",
+        activation="gelu",
+        normalise="imagenet",
+    ),
+    "MobileNetV2 (ImageNet)": Encoder(
+        model="clipaffect-mobilenet-v2",
+        asset="mobilenet-v2",
+        activation="relu",
+        normalise="imagenet",
+        batch=32,
+    ),
+    "tiny CLIP, random weights": Encoder(
+        model="clipaffect-tiny", random=0, activation="relu", batch=32
+    ),
+    "raw pixels": Encoder(kind="pixels"),
+}
+# Clear stretches of the real clips (first and last frame), by eye, on a contact sheet of every
+# eighth frame; what is between shows a hand before the face or a change.
+EXPRESSIONS = (
+    ("single_face.mp4", 1, 17, "Neutral"),
+    ("single_face.mp4", 24, 72, "Happiness"),
+    ("laughing.mp4", 17, 60, "Sadness"),
+    ("laughing.mp4", 297, 448, "Happiness"),
+)
+UNITS = {  # unit: stretches where it is seen, and where it is not
+    "AU4": ([("laughing.mp4", 33, 136)], [("laughing.mp4", 233, 448), ("single_face.mp4", 1, 72)]),
+    "AU12": (
+        [("laughing.mp4", 297, 448), ("single_face.mp4", 24, 72)],
+        [("laughing.mp4", 145, 224), ("single_face.mp4", 1, 17)],
+    ),
+    "AU25": (
+        [("laughing.mp4", 297, 440), ("single_face.mp4", 24, 72)],
+        [("laughing.mp4", 1, 60), ("single_face.mp4", 1, 17)],
+    ),
+}
+CLIPS = ("single_face.mp4", "laughing.mp4")
+
+
+def real_crops() -> dict[tuple[str, int], bytes]:
+    """The crop of every frame of the real clips."""
+    finder, crops = FaceFinder(ASSETS, Faces()), {}
+    for clip in CLIPS:
+        follower = FaceFollower(finder)
+        for frame in read_frames(ASSETS / "real-clips" / clip):
+            pixels = frame.pixels
+            found = follower(pixels)
+            if found:
+                crops[clip, frame.number] = cut_face(pixels, found[0][1], Faces())[0]
+    return crops
+
+
+def macro_f1(labels: torch.Tensor, scores: np.ndarray, task: Task) -> float:
+    """Of a probe's scores."""
+    return float(f1_per_target(labels.numpy(), decide(scores, task), task).mean())
+
+
+def expression_recall(crops: list[tuple[str, int]], scores: np.ndarray) -> float:
+    """Mean recall of the three expressions that the clips show, of eight (chance 0.125)."""
+    recall: dict[str, list[bool]] = {}
+    decided = dict(zip(crops, scores.argmax(1).tolist(), strict=True))
+    for clip, first, last, name in EXPRESSIONS:
+        answers = [decided[clip, k] for k in range(first, last + 1) if (clip, k) in decided]
+        recall.setdefault(name, []).extend(EXPR.targets[a] == name for a in answers)
+    return float(np.mean([np.mean(hits) for hits in recall.values()]))
+
+
+def unit_auc(crops: list[tuple[str, int]], scores: np.ndarray) -> float:
+    """Mean area under the ROC curve of three units (chance 0.5)."""
+    areas = []
+    for unit, stretches in UNITS.items():
+        score = dict(zip(crops, scores[:, AU.targets.index(unit)].tolist(), strict=True))
+        truth, found = [], []
+        for seen, places in zip((1, 0), stretches, strict=True):
+            for clip, first, last in places:
+                own = [score[clip, k] for k in range(first, last + 1) if (clip, k) in score]
+                found += own
+                truth += [seen] * len(own)
+        areas.append(roc_auc_score(truth, found))
+    return float(np.mean(areas))
+
+
+def rate(encoder: LoadedEncoder, crops: list[bytes], batch: int) -> float:
+    """Crops per CPU-second."""
+    some = crops[: 4 * batch]
+    embed_crops(some[:batch], encoder, batch)
+    started = time.process_time()
+    embed_crops(some, encoder, batch)
+    return len(some) / (time.process_time() - started)
+
+
+def main() -> None:
+    """Measure and print."""
+    torch.set_num_threads(1)
+    for name in ("real-clips", "face-networks", "dinov2-s14", "mobilenet-v2"):
+        if not (ASSETS / name / MANIFEST).is_file():
+            fetch_asset(name, ASSETS / name)
+    crops = real_crops()
+    places, pictures = list(crops), list(crops.values())
+    shards = sorted((RUN / "faces").glob("*.parquet"))
+    table = Table(title="Linear probes on encoders, the demo and two real clips")
+    for column in ("encoder", "EXPR", "AU", "real EXPR", "real AU AUC", "crops/CPU-s", "GFLOP",
+                   "million", "length", "download MB"):  # fmt: skip
+        table.add_column(column, justify="left" if column == "encoder" else "right")
+    with Progress("encoders", len(ENCODERS)) as progress, tempfile.TemporaryDirectory() as name:
+        for encoder_name, settings in ENCODERS.items():
+            folder = Path(name) / encoder_name.replace("/", "-")
+            embedded = []
+            for shard in shards:
+                manifest = RUN / "dataset/manifests" / shard.name
+                embedded.append(folder / shard.name)
+                embed_faces(manifest, shard, settings, ASSETS, Store(Path("store")), embedded[-1])
+            encoder = load_encoder(settings, ASSETS, "cpu")
+            features = torch.from_numpy(embed_crops(pictures, encoder, settings.batch))
+            real = Split(None, features, torch.zeros(len(features), 1, dtype=torch.int8))
+            row = []
+            transfer = {}
+            for task in (EXPR, AU):
+                build_table(RUN / f"dataset/labels/{task.name}.parquet", embedded, folder / "table")
+                train = read_split(folder / "table", task, "train")
+                validation = read_split(folder / "table", task, "validation")
+                scores = probe_scores(train, validation, task, Probe())
+                row.append(macro_f1(validation.labels, scores, task))
+                transfer[task.name] = probe_scores(train, real, task, Probe())
+            row.append(expression_recall(places, transfer["EXPR"]))
+            row.append(unit_auc(places, transfer["AU"]))
+            cost = encoder_cost(settings)
+            asset = known_assets().get(settings.asset or "")
+            table.add_row(
+                encoder_name,
+                *(f"{value:.3f}" for value in row),
+                f"{rate(encoder, pictures, settings.batch):.0f}",
+                f"{cost.flop / 1e9:.2f}",
+                f"{cost.parameters / 1e6:.1f}",
+                str(cost.dimension),
+                str(asset.megabytes if asset else 0),
+            )
+            progress.advance()
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()
