@@ -43,6 +43,7 @@ class Asset(BaseModel):
     megabytes: int = 0
     licence: str
     purpose: str
+    caution: str = ""
     members: dict[str, Member]
 
     @property

@@ -26,7 +26,7 @@ VERSIONS = {
     "references": 2,
     "evaluation": 4,
     "submission": 1,
-    "report": 4,
+    "report": 5,
 }
 
 

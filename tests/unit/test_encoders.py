@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import asset
 from safetensors.torch import save_file
 
 from clipaffect.config.encoders import Encoder
@@ -49,6 +50,28 @@ def test_dinov2_is_the_network_in_the_file(dinov2: Path, tmp_path: Path) -> None
         ours = encoder.embed(one[None]).numpy()
         assert ours == pytest.approx(tokens[:, 0], abs=2e-4)
     assert encoder.dimension == 384
+
+
+def test_mobilenet_is_torchvisions() -> None:
+    import torchvision
+
+    assets = asset("mobilenet-v2")
+    settings = Encoder(
+        model="clipaffect-mobilenet-v2",
+        asset="mobilenet-v2",
+        activation="relu",
+        normalise="imagenet",
+        precision="fp32",
+    )
+    encoder = load_encoder(settings, assets, "cpu")
+    theirs = torchvision.models.mobilenet_v2().eval()
+    state = torch.load(assets / "mobilenet-v2/encoder.pth", weights_only=True)
+    theirs.load_state_dict(state, strict=True)
+    inputs = torch.stack([encoder.prepare(picture(k)) for k in range(2)])
+    with torch.inference_mode():
+        expected = theirs.features(inputs).mean((2, 3))
+    assert encoder.embed(inputs) == pytest.approx(expected.numpy(), abs=1e-5)
+    assert encoder.dimension == 1280
 
 
 @pytest.fixture(scope="module")

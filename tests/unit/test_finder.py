@@ -22,7 +22,6 @@ from clipaffect.faces.landmarks import Face, Region
 from clipaffect.faces.tracks import Tracker
 from clipaffect.video import read_frames
 
-
 RIG = ROOT / "resources/demo/head_rig.npz"
 
 

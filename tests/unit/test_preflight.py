@@ -206,6 +206,22 @@ def test_operations_are_those_of_the_transformers_formula() -> None:
     assert encoder_cost(Encoder(kind="pixels", side=10)) == EncoderCost(0.0, 0, 100)
 
 
+@pytest.mark.parametrize(
+    ("model", "tag", "activation", "millions", "dimension"),
+    [  # open_clip's own table, docs/model_profile.csv: image_mparams and embed_dim
+        ("ViT-B-32-quickgelu", "openai", "quickgelu", 87.85, 512),
+        ("ViT-L-14-336-quickgelu", "openai", "quickgelu", 304.29, 768),
+        ("ViT-B-16-SigLIP", "webli", "gelu", 92.88, 768),
+    ],
+)
+def test_parameters_are_those_of_open_clips_table(
+    model: str, tag: str, activation: str, millions: float, dimension: int
+) -> None:
+    cost = encoder_cost(Encoder(model=model, tag=tag, activation=activation))
+    assert cost.parameters / 1e6 == pytest.approx(millions, abs=0.06)
+    assert cost.dimension == dimension
+
+
 def test_every_costly_stage_is_estimated(micro_config: Path, face_networks: Path) -> None:
     settings = Encoder(model="clipaffect-micro", random=0, activation="gelu", normalise="clip",
                        precision="fp32")  # fmt: skip

@@ -44,7 +44,7 @@ def test_every_caption_is_made_of_known_words_and_fits() -> None:
 
 
 def test_other_words_are_unknown_and_the_rest_is_padding() -> None:
-    (row,) = tokenize(["a face, showing FEAR of spiders"]).tolist()
+    (row,) = tokenize(["a face, showing FEAR from spiders"]).tolist()
     assert row.count(UNKNOWN) == 2
     assert row[8:] == [PADDING] * (CONTEXT - 8)
 

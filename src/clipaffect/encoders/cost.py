@@ -32,6 +32,8 @@ def encoder_cost(settings: Encoder) -> EncoderCost:
     size = model.visual.image_size
     height, width = (size, size) if isinstance(size, int) else size
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        features = model.visual.eval()(torch.zeros(1, 3, height, width, device="meta"))
+        # torch's counter fails on an attention pool (SigLIP's) whose weights want gradients.
+        visual = model.visual.eval().requires_grad_(False)
+        features = visual(torch.zeros(1, 3, height, width, device="meta"))
     parameters = sum(weight.numel() for weight in model.visual.parameters())
     return EncoderCost(float(counter.get_total_flops()), parameters, int(features.shape[1]))

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from clipaffect import __version__
+from clipaffect.assets import known_assets
 from clipaffect.config.models import Config
 from clipaffect.config.presets import preset_changes
 from clipaffect.dataset.notes import class_counts, data_notes, import_note
@@ -201,6 +202,11 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
         "fingerprint": fingerprint(config),
         "config_yaml": _yaml(config),
         "preset_changes": preset_changes(config),
+        "cautions": [
+            f"{name}: {known_assets()[encoder.asset].caution}"
+            for name, encoder in config.encoders.items()
+            if encoder.asset is not None and known_assets()[encoder.asset].caution
+        ],
         "imports": [
             import_note(name, json.loads((folder / f"embeddings/{name}/import.json").read_text()))
             for name in config.features.imported
