@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from clipaffect.faces.alignment import align
+from clipaffect.faces.alignment import TEMPLATE, align
 from clipaffect.faces.detector import overlaps
 from clipaffect.faces.landmarks import Face
 
 LOOK_SIDE = 12  # of the thumbnail by which a face is known again
+EYES_APART = float(np.hypot(*(TEMPLATE[1] - TEMPLATE[0])))  # in sides of an aligned crop
 NEAR = 1.2  # longest step from the expected place between two frames, in box sides
 MEMORY = 30  # frames after which a place says nothing any more, and only looks count
 SAME_LOOK = 0.16  # distance of looks up to which somebody who was away is known again
@@ -39,7 +40,9 @@ def look_of(frame: np.ndarray, face: Face) -> np.ndarray:
     Chosen by need: it tells two people of one video apart in their light, not a person in
     general.
     """
-    crop = align(frame, face.points, 4 * LOOK_SIDE)
+    # Cut at about the picture's own scale, so that only the resizing has to average.
+    scale = max(round(face.eye_distance / EYES_APART / LOOK_SIDE), 2)
+    crop = align(frame, face.points, scale * LOOK_SIDE)
     small = cv2.resize(crop, (LOOK_SIDE, LOOK_SIDE), interpolation=cv2.INTER_AREA)
     return small.astype(np.float32) / 255
 
