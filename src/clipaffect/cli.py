@@ -120,6 +120,14 @@ def import_features(
 
 
 @app.command()
+def join_features(parts: list[Path], out: Out) -> None:
+    """Put the features of several encoders for one shard side by side."""
+    from clipaffect.joined import join_features
+
+    join_features(parts, out)
+
+
+@app.command()
 def build_table(labels: Path, embeddings: list[Path], out: Out) -> None:
     """Join labels and embeddings into a training table."""
     from clipaffect.table import build_table

@@ -21,6 +21,7 @@ VERSIONS = {
     "embeddings": 2,
     "encoders": 1,
     "imported": 1,
+    "joined": 1,
     "table": 2,
     "heads": 3,
     "references": 2,

@@ -34,6 +34,7 @@ SUBMISSIONS = expand(RESULTS / "submission/{task}/predictions.txt", task=TEST_TA
 # What heads and probes are fitted on: an encoder's embeddings, or features from elsewhere.
 SOURCES = CONFIG.feature_names()
 IMPORTED = CONFIG.features.imported
+JOINED = CONFIG.features.join
 PARTS = range(CONFIG.training.parts)
 ENV = f"../envs/{CONFIG.environment}.yaml"
 

@@ -58,6 +58,28 @@ rule import_features:
         '{params.test} --shards {params.shards} --out "$(dirname {output.counts:q})" > {log:q} 2>&1'
 
 
+rule join_features:
+    input:
+        lambda wildcards: expand(
+            RESULTS / "embeddings/{encoder}/{{shard}}.parquet",
+            encoder=JOINED[wildcards.joined],
+        ),
+    output:
+        RESULTS / "embeddings/{joined}/{shard}.parquet",
+    log:
+        LOGS / "join_features/{joined}/{shard}.log",
+    benchmark:
+        TIMINGS / "join_features/{joined}/{shard}.tsv"
+    wildcard_constraints:
+        joined=any_of(JOINED),
+    conda:
+        ENV
+    params:
+        settings=settings_json(CONFIG, "joined"),
+    shell:
+        "clipaffect join-features {input:q} --out {output:q} > {log:q} 2>&1"
+
+
 rule build_table:
     input:
         labels=RESULTS / "dataset/labels/{task}.parquet",

@@ -1,4 +1,4 @@
-"""Settings of features that somebody else has computed."""
+"""Settings of features that no encoder makes by itself: from elsewhere, or joined."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class FeatureFile(Section):
 
 
 class Features(Section):
-    """Features from elsewhere."""
+    """Features from elsewhere, and joined ones."""
 
     imported: dict[
         Annotated[str, AfterValidator(folder_name)],
@@ -35,6 +35,15 @@ class Features(Section):
         alias="import",
         description="By name, files of features that take the place of an encoder: no image is "
         "looked at. Without `encoders` beside them nothing is embedded at all.",
+    )
+
+    join: dict[
+        Annotated[str, AfterValidator(folder_name)],
+        Annotated[tuple[str, ...], Field(min_length=2)],
+    ] = Field(
+        default_factory=dict,
+        description="By name, encoders whose features are put side by side, each scaled to a root "
+        "mean square of 1: another encoder to train heads on or to compare.",
     )
 
     def files(self, name: str) -> list[str]:

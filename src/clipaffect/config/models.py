@@ -74,7 +74,7 @@ class Config(Section):
     features: Features = Field(default_factory=Features, description="Features from elsewhere.")
     encoder: str = Field(
         "tiny-clip",
-        description="The encoder (or the imported features) that heads are trained on.",
+        description="The encoder (or the imported or joined features) that heads are trained on.",
     )
     training: Training = Field(default_factory=Training, description="The heads.")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="How heads are scored.")
@@ -92,9 +92,18 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _encoder_known(self) -> Config:
-        if twice := self.encoders.keys() & self.features.imported.keys():
-            raise ValueError(f"'{min(twice)}' is an encoder and a name under features.import")
         known = self.feature_names()
+        if twice := {name for name in known if known.count(name) > 1}:
+            raise ValueError(f"'{min(twice)}' names two of encoders, features.import and .join")
+        for name, parts in self.features.join.items():
+            for part in parts:
+                if part not in self.encoders:
+                    raise ValueError(
+                        f"'features.join.{name}' names '{part}'; of encoders there is "
+                        f"{', '.join(self.encoders) or 'none'}"
+                    )
+            if len(set(parts)) < len(parts):
+                raise ValueError(f"'features.join.{name}' names an encoder twice")
         if self.encoder not in known:
             raise ValueError(f"'encoder' names '{self.encoder}'; there is {', '.join(known)}")
         if self.encoders and not self.data.has_images():
@@ -112,8 +121,8 @@ class Config(Section):
         return self
 
     def feature_names(self) -> list[str]:
-        """Encoders and imported features, by name."""
-        return [*self.encoders, *self.features.imported]
+        """Encoders, imported and joined features, by name."""
+        return [*self.encoders, *self.features.imported, *self.features.join]
 
     def tasks(self) -> dict[str, Task]:
         """The tasks that are trained, by name."""

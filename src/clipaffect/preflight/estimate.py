@@ -87,8 +87,9 @@ def estimate(
 
 def _dimension(config: Config) -> int:
     """Of the features that heads are trained on."""
-    if config.encoder in config.encoders:
-        return encoder_cost(config.encoders[config.encoder]).dimension
+    parts = config.features.join.get(config.encoder, (config.encoder,))
+    if parts[0] in config.encoders:
+        return sum(encoder_cost(config.encoders[part]).dimension for part in parts)
     with open_features(config.features.imported[config.encoder][0]) as source:
         return source.dimension
 
