@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
+from clipaffect.errors import UserError
+
 LOCKS = Path(tempfile.gettempdir()) / "clipaffect-gpus"  # a GPU is a thing of one machine
 AGAIN = 2.0  # seconds between rounds while every GPU is taken
 
@@ -47,9 +49,13 @@ def one_device(may_be_gpu: bool) -> Iterator[str]:
 
 
 def _take(gpus: list[str]) -> tuple[int, FileLock]:
-    LOCKS.mkdir(parents=True, exist_ok=True)
-    with suppress(PermissionError):  # somebody else has made it, for everybody
-        LOCKS.chmod(0o1777)
+    with suppress(FileExistsError):
+        LOCKS.mkdir(parents=True)
+        LOCKS.chmod(0o1777)  # for everybody on this machine; only of a folder just made here
+    if LOCKS.is_symlink() or not LOCKS.is_dir():
+        raise UserError(
+            "the folder of GPU locks is not a folder", where=LOCKS, mend="remove it, if it is yours"
+        )
     said = False
     while True:
         for number, uuid in enumerate(gpus):

@@ -24,7 +24,7 @@ from clipaffect.digest import digest
 from clipaffect.encoders.check import check_encoder
 from clipaffect.encoders.load import LoadedEncoder, load_encoder
 from clipaffect.encoders.record import encoder_record
-from clipaffect.errors import UserError
+from clipaffect.errors import UserError, first_line
 from clipaffect.faces.crops import decode_image, read_crops
 from clipaffect.outcomes import Outcome
 from clipaffect.progress import Progress
@@ -111,10 +111,11 @@ def _embed(encoder: LoadedEncoder, inputs: torch.Tensor) -> torch.Tensor:
     try:
         return encoder.embed(inputs)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        said = ("out of memory", "allocate memory")
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in said):
             raise
         raise UserError(
-            f"the memory does not hold a batch of {len(inputs)}: {str(error).splitlines()[0]}",
+            f"the memory does not hold a batch of {len(inputs)}: {first_line(error)}",
             where="encoders.<name>.batch",
             mend="make it smaller (half, say); the features of what is done already stay in the "
             "store under the old size, and everything is embedded with one size",
@@ -185,7 +186,7 @@ def embed_faces(
         def make(piece: _Piece, folder: Path) -> None:
             if not piece.waiting:  # the store had it, and somebody has deleted it since
                 begin(piece, again=True)
-            batches = (waiting.result() for waiting in piece.waiting)
+            batches = _as_they_come(piece)
             try:
                 features = embed_batches(batches, len(piece.crops), encoder())
             except NotFinite as error:
@@ -229,6 +230,12 @@ def _pieces(
             }
             which = np.array([number[name] for name in hashes], np.int64)
             yield _Piece(part, found, [crops[place] for place in different], which, key)
+
+
+def _as_they_come(piece: _Piece) -> Iterator[Batch]:
+    """A piece's batches, each forgotten once it is handed out."""
+    while piece.waiting:
+        yield piece.waiting.pop(0).result()
 
 
 def _one_ahead(pieces: Iterator[_Piece], begin: Callable[[_Piece], None]) -> Iterator[_Piece]:

@@ -36,3 +36,8 @@ def raise_all(problems: list[UserError]) -> None:
         where="the files named above",
         mend="mend each of them and run the same command again",
     )
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says first; its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -69,7 +69,12 @@ class Sampler:
         self.ticks = 0
 
     def __call__(self, frame: Frame) -> bool:
-        """Whether this frame, the next one, is wanted; each is asked once."""
+        """Whether this frame, the next one, is wanted; each is asked once.
+
+        The one row of a file that cannot be read always is: it says what became of the file.
+        """
+        if frame.number == 0:
+            return True
         if self.rate is None or not np.isfinite(frame.time):
             return (frame.number - 1) % self.stride == 0
         if self.first is None:

@@ -169,7 +169,7 @@ def test_a_killed_job_goes_on_where_it_stopped(
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
-        MemoryError("no more"),
+        MemoryError(),
     ],
 )
 def test_too_little_memory_names_the_setting(
@@ -185,6 +185,20 @@ def test_too_little_memory_names_the_setting(
     with pytest.raises(UserError, match="does not hold a batch of 8") as caught:
         embed(shard)
     assert caught.value.where == "encoders.<name>.batch"
+
+
+def test_another_fault_of_the_device_is_not_taken_for_that(
+    shard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(settings: Encoder, assets: Path, device: str) -> LoadedEncoder:
+        def refuse(inputs: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+        return replace(load_encoder(settings, assets, device), embed=refuse)
+
+    monkeypatch.setattr("clipaffect.embeddings.load_encoder", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        embed(shard)
 
 
 def labels(folder: Path) -> Path:

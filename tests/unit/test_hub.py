@@ -76,15 +76,17 @@ def hub(weights: bytes) -> Iterator[str]:
         server.shutdown()
 
 
-def fetch(assets: Path, address: str) -> subprocess.CompletedProcess:
+def fetch(folder: Path, address: str) -> subprocess.CompletedProcess:
+    """Fetch into the folder as the workflow does: called in it, with a relative path."""
     command = [sys.executable, "-c", FETCH, json.dumps(CARD)]
     own = {"HF_ENDPOINT": address, "PYTHONPATH": str(ROOT / "src"), "HF_HUB_DISABLE_XET": "1",
            "HF_HUB_ETAG_TIMEOUT": "1", "NO_PROXY": "127.0.0.1"}  # fmt: skip
     return subprocess.run(
-        [*command, "fetch-weights", "clipaffect-micro", "mine", "--assets", str(assets)],
+        [*command, "fetch-weights", "clipaffect-micro", "mine", "--assets", "."],
         capture_output=True,
         text=True,
         env=os.environ | own,
+        cwd=folder,
         check=False,
     )
 
@@ -133,6 +135,11 @@ def test_a_pinned_tag_is_held_to_its_sha256(fetched: Path, weights: bytes) -> No
     assert checked_weights(right, fetched).is_file()
     with pytest.raises(UserError, match="the weights have sha256"):
         fetched_weights(SETTINGS.model_copy(update={"sha256": "0" * 64}), fetched)
+
+
+def test_a_pin_changes_no_feature(fetched: Path, weights: bytes) -> None:
+    pinned = SETTINGS.model_copy(update={"sha256": hashlib.sha256(weights).hexdigest()})
+    assert encoder_record(pinned, fetched, "cpu") == encoder_record(SETTINGS, fetched, "cpu")
 
 
 def test_a_manifest_cannot_point_outside(fetched: Path) -> None:

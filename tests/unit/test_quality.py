@@ -51,6 +51,11 @@ def test_a_frame_without_a_time_is_looked_at() -> None:
     assert wanted(Faces(rate=5), [math.nan, 0.0, 0.1, math.nan]) == [1, 2, 4]
 
 
+def test_a_file_that_cannot_be_read_keeps_its_status_under_any_sampling() -> None:
+    for settings in (Faces(stride=2), Faces(stride=7), Faces(rate=1)):
+        assert Sampler(settings)(Frame(0, math.nan, 0, 0, Outcome.VIDEO_MISSING))
+
+
 def test_stride_and_rate_together_are_refused() -> None:
     with pytest.raises(ValidationError, match="'stride' or 'rate', not both"):
         Faces(stride=2, rate=5)

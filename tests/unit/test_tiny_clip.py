@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT
 
 from clipaffect.config.encoders import Encoder
-from clipaffect.demo.actions import UNITS
+from clipaffect.demo.actions import UNITS, units_shown
 from clipaffect.encoders.load import build_model
 from clipaffect.tables import read_frame
 from clipaffect.tiny_clip import portraits, train
@@ -31,12 +31,13 @@ def test_every_unit_and_expression_of_the_renderer_has_a_name() -> None:
 
 def test_every_caption_is_made_of_known_words_and_fits() -> None:
     rng = np.random.default_rng(0)
-    everything = dict.fromkeys(UNIT_NAMES, 0.8)
-    texts = [caption(name, everything, rng) for name in [*EXPRESSION_NAMES, ""] for _ in range(20)]
+    shows = [portraits.draw_show(rng) for _ in range(2000)]
+    texts = [caption(show.expression, units_shown(show.units), rng) for show in shows]
+    assert max(len(text.split()) for text in texts) <= CONTEXT - 2
     tokens = tokenize(texts)
     assert tokens.shape == (len(texts), CONTEXT)
     assert not (tokens == UNKNOWN).any()
-    # The end is the largest number (open_clip pools there), once in every row: nothing was cut.
+    # The end is the largest number (open_clip pools there), once in every row.
     assert ((tokens == END).sum(1) == 1).all()
     assert int(tokens.max()) == END
     model = build_model(TINY, Path())

@@ -16,7 +16,7 @@ from clipaffect.config.encoders import Encoder, weights_folder
 from clipaffect.digest import file_digest
 from clipaffect.encoders.check import check_tag
 from clipaffect.encoders.untrained import open_clip
-from clipaffect.errors import UserError
+from clipaffect.errors import UserError, first_line
 from clipaffect.tables import write_text
 
 
@@ -41,8 +41,7 @@ def fetch_weights(model: str, tag: str, assets: Path) -> Path:
         path = Path(open_clip.download_pretrained(known, cache_dir=str(folder)))
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"the weights '{tag}' of {model} could not be fetched: "
-            f"{str(error).splitlines()[0][:300]}",
+            f"the weights '{tag}' of {model} could not be fetched: {first_line(error)[:300]}",
             where="the model hub",
             mend="check the network; or fetch the file elsewhere and name it with 'file' and "
             "'sha256' instead of 'tag'",
@@ -51,7 +50,8 @@ def fetch_weights(model: str, tag: str, assets: Path) -> Path:
         "model": model,
         "tag": tag,
         "from": known.get("hf_hub") or known.get("url"),
-        "file": path.relative_to(folder).as_posix(),
+        # Not resolved: the file is a link into the hub's cache, which lies below as well.
+        "file": path.absolute().relative_to(folder.absolute()).as_posix(),
         "sha256": file_digest(path),
     }
     write_text(folder / MANIFEST, json.dumps(listing, indent=2) + "\n")

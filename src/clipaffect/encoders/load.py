@@ -20,7 +20,7 @@ from clipaffect.encoders.check import check_encoder, wrong_activation
 from clipaffect.encoders.hub import checked_weights
 from clipaffect.encoders.record import DTYPES, arithmetic
 from clipaffect.encoders.untrained import create_untrained, open_clip
-from clipaffect.errors import UserError
+from clipaffect.errors import UserError, first_line
 
 QuickGELU = open_clip.transformer.QuickGELU
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
@@ -134,7 +134,7 @@ def _load_file(model: Any, path: Path, settings: Encoder) -> None:
     except Exception as error:
         # open_clip and torch raise a dozen kinds here: pickled code, other shapes, not a file.
         raise UserError(
-            f"not the weights of a {settings.model}: {str(error).splitlines()[0][:200]}",
+            f"not the weights of a {settings.model}: {first_line(error)[:200]}",
             where=path,
             mend="give open_clip's format as safetensors or a plain state dict (code in a pickle "
             "is never run), of the same model",

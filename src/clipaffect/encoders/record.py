@@ -28,9 +28,12 @@ def encoder_record(settings: Encoder, assets: Path, device: str) -> dict[str, An
         return {"pixels": settings.side, "opencv": cv2.__version__}
     # A file is known by its sha256, wherever it lies.
     values = settings.model_dump(mode="json", exclude=NOT_IN_FEATURES)
+    if settings.tag is not None:
+        values["sha256"] = None  # a pin only checks the weights that are recorded below
     kind, _, _ = device.partition(":")
     record: dict[str, Any] = {"settings": values, "device": kind}
     record["versions"] = {name: version(name) for name in PACKAGES}
+    record["versions"]["opencv"] = cv2.__version__  # decodes the crops
     if arithmetic(settings, device) != DTYPES[settings.precision]:
         record["arithmetic"] = str(arithmetic(settings, device))
     if settings.tag is not None:

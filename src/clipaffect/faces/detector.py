@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -53,14 +54,13 @@ def tiles(height: int, width: int, smallest: float) -> Iterator[tuple[int, int, 
     """
     whole = max(height, width)
     yield 0, 0, whole
-    finest = max(smallest / FOUND_SHARE, DETECTOR_SIDE)
-    side = finest
+    side = max(smallest / FOUND_SHARE, DETECTOR_SIDE)
     sides = []
     while side < whole * 0.8:
         sides.append(round(side))
         side *= 2
-    for side in reversed(sides):
-        step = side * (1 - 2 * FOUND_SHARE)
+    for side, larger in reversed(list(pairwise([*sides, whole]))):
+        step = side - FOUND_SHARE * larger
         for top in _starts(height, side, step):
             for left in _starts(width, side, step):
                 yield left, top, side

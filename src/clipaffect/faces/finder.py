@@ -15,6 +15,7 @@ from clipaffect.faces.networks import BoxNetwork, MeshNetwork
 from clipaffect.faces.tracks import Tracker
 
 ASSET = "face-networks"
+TOUCHING = 0.1  # overlap from which a new face contradicts one that is only followed
 
 
 class FaceFinder:
@@ -37,14 +38,26 @@ class FaceFinder:
         return _by_size(self.beside(picture, [], self.settings.smallest))
 
     def beside(self, picture: np.ndarray, known: list[Face], smallest: int) -> list[Face]:
-        """The ``known`` faces of a picture and those that the detector finds beside them."""
-        faces = list(known)
-        for candidate in self.detector(picture, smallest):
-            if _is_new(candidate.box, faces):
+        """The ``known`` faces of a picture and those that the detector finds beside them.
+
+        A known face that the detector does not see gives way to a new one that touches it: when
+        somebody moves fast, landmarks can stay where the face was and still be sure of it.
+        """
+        candidates = self.detector(picture, smallest)
+        new: list[Face] = []
+        for candidate in candidates:
+            if _is_new(candidate.box, [*known, *new]):
                 face = self.landmarker.find(picture, candidate)
-                if face.score >= self.settings.min_presence and _is_new(face.corners, faces):
-                    faces.append(face)
-        return faces
+                sure = face.score >= self.settings.min_presence
+                if sure and _is_new(face.corners, [*known, *new]):
+                    new.append(face)
+        kept = [
+            face
+            for face in known
+            if any(not _is_new(candidate.box, [face]) for candidate in candidates)
+            or not any(overlaps(one.corners[None], face.corners)[0][0] > TOUCHING for one in new)
+        ]
+        return kept + new
 
 
 class FaceFollower:

@@ -113,6 +113,6 @@ class Tracker:
         place = track.face.region.centre + track.velocity * min(gap, 5)
         side = (track.face.region.side + face.region.side) / 2
         away = float(np.hypot(*(face.region.centre - place))) / side
-        if away <= NEAR * min(1 + 0.1 * (gap - 1), 2) or unlike <= SAME_LOOK:
+        if away <= NEAR * min(1 + 0.1 * (gap - 1), 2):
             return min(away, NEAR) + LOOK_WEIGHT * unlike
         return IMPOSSIBLE

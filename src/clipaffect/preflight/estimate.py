@@ -77,7 +77,8 @@ def estimate(
     take_one_core()
     if facts["frames_to_decode"] and config.encoders:
         yield _detection(config, facts, video, assets)
-    crops = facts["images_used"] + facts["frames_to_search"]
+    # At most: how many frames a rate leaves out is known only from the videos' times.
+    crops = -(-(facts["images_used"] + facts["frames_to_search"]) // config.faces.stride)
     for name, encoder in config.encoders.items():
         yield _embedding(config, name, encoder, crops, facts)
     dimension = _dimension(config)
@@ -96,13 +97,17 @@ def _dimension(config: Config) -> int:
 
 def _detection(config: Config, facts: dict[str, Any], video: Path | None, assets: Path) -> Cost:
     frames = facts["frames_to_decode"]
+    searched = -(-frames // config.faces.stride)
     seconds, note = ASSUMED_DETECTION, "assumed: there is no video, or no network yet, to try"
     if video is not None and (assets / "face-networks" / MANIFEST).is_file():
         found = _detection_seconds(video, config, assets)
         if found is not None:
             seconds, note = found, f"measured on {FEW_FRAMES} frames of {video.name}"
-    disk = 2.0 * facts["frames_to_search"] * CROP_BYTES * config.faces.size
-    return Cost(f"faces in {frames:,} frames", frames * seconds / 3600, "core", disk, note)
+    if config.faces.rate is not None:
+        note += "; without `faces.rate`, which leaves some out"
+    crops = -(-facts["frames_to_search"] // config.faces.stride)
+    disk = 2.0 * crops * CROP_BYTES * config.faces.size
+    return Cost(f"faces in {searched:,} frames", searched * seconds / 3600, "core", disk, note)
 
 
 def _detection_seconds(video: Path, config: Config, assets: Path) -> float | None:

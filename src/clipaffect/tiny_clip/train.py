@@ -23,6 +23,7 @@ from torch.nn import functional
 from clipaffect.encoders import mobilenet
 from clipaffect.encoders.load import NORMALISATIONS
 from clipaffect.encoders.untrained import create_untrained
+from clipaffect.errors import UserError
 from clipaffect.progress import Progress
 from clipaffect.tables import read_frame
 from clipaffect.tiny_clip.captions import EXPRESSION_NAMES, caption, expression_prompt
@@ -165,6 +166,13 @@ def train(portraits: Path, start: Path, out: Path, recipe: Recipe) -> dict[str, 
     kept = people[: round(len(people) * (1 - recipe.held_out))]
     training = np.flatnonzero(rows["person"].isin(kept))
     held_out = np.flatnonzero(~rows["person"].isin(kept))
+    if len(training) < recipe.batch or not len(held_out):
+        raise UserError(
+            f"{len(training)} crops to train on and {len(held_out)} of people held out",
+            where=portraits,
+            mend=f"render more people: training wants at least a batch of {recipe.batch}, and "
+            "somebody to be held out",
+        )
     model: Any = create_untrained(MODEL)
     trunk = model.visual.trunk
     trunk.load_state_dict(mobilenet.load_state(start, list(trunk.state_dict())), strict=True)
