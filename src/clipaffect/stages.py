@@ -17,7 +17,7 @@ from clipaffect.digest import canonical_json
 VERSIONS = {
     "dataset": 3,
     "frames": 1,
-    "detections": 2,
+    "detections": 3,
     "embeddings": 2,
     "encoders": 1,
     "imported": 1,
