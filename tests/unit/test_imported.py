@@ -227,7 +227,7 @@ def test_an_import_takes_the_place_of_the_encoders() -> None:
     for values, words in (
         ({"data": data}, "needs 'videos' or 'images'"),
         ({"features": {"import": {"pixels": part}}, "encoders": {"pixels": {"kind": "pixels"}},
-          "encoder": "pixels"}, "is an encoder and a name"),
+          "encoder": "pixels"}, "names two of encoders, features.import and .join"),
         ({"features": {"imports": {}}}, "did you mean 'import'"),
         ({"features": {"import": {"theirs": []}}}, "at least 1"),
         ({"encoders": {}}, "names 'tiny-clip'"),
