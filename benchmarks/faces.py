@@ -25,7 +25,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from clipaffect.assets import MANIFEST, fetch_asset
+from clipaffect.assets import ensure_asset
 from clipaffect.config.faces import Faces
 from clipaffect.demo.crossing import crossing
 from clipaffect.digest import file_digest
@@ -187,8 +187,7 @@ def memory_of(video: Path) -> None:
 def main() -> None:
     """Measure and print."""
     for name in ("face-networks", "real-clips"):
-        if not (ASSETS / name / MANIFEST).is_file():
-            fetch_asset(name, ASSETS / name)
+        ensure_asset(name, ASSETS)
     videos = [ASSETS / "real-clips" / name for name in CLIPS]
     variants = {
         "default: followed, search every 5th frame": Faces(),

@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from clipaffect.assets import MANIFEST, fetch_asset
+from clipaffect.assets import ensure_asset
 from clipaffect.dataset.aff_wild2 import FOLDERS
 from clipaffect.tasks import AU, EXPR, Task
 
@@ -23,9 +23,7 @@ TREE = ("Snakefile", "workflow", "config", "src", "resources", "tests", "profile
 
 def asset(name: str) -> Path:
     """The folder of fetched assets, with ``name`` in it."""
-    if not (ASSETS / name / MANIFEST).is_file():
-        fetch_asset(name, ASSETS / name)
-    return ASSETS
+    return ensure_asset(name, ASSETS)
 
 
 @pytest.fixture(scope="session")

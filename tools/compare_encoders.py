@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
-from clipaffect.assets import MANIFEST, fetch_asset, known_assets
+from clipaffect.assets import ensure_asset, known_assets
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.faces import Faces
 from clipaffect.config.models import Probe
@@ -135,8 +135,7 @@ def main() -> None:
     """Measure and print."""
     torch.set_num_threads(1)
     for name in ("real-clips", "face-networks", "dinov2-s14", "mobilenet-v2"):
-        if not (ASSETS / name / MANIFEST).is_file():
-            fetch_asset(name, ASSETS / name)
+        ensure_asset(name, ASSETS)
     crops = real_crops()
     places, pictures = list(crops), list(crops.values())
     shards = sorted((RUN / "faces").glob("*.parquet"))

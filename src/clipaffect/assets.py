@@ -108,6 +108,13 @@ def fetch_asset(name: str, folder: Path) -> Path:
     return folder / MANIFEST
 
 
+def ensure_asset(name: str, assets: Path) -> Path:
+    """Fetch asset ``name`` into the folder of assets unless it is there; returns that folder."""
+    if not (assets / name / MANIFEST).is_file():
+        fetch_asset(name, assets / name)
+    return assets
+
+
 def _check(path: Path, expected: str, what: str) -> None:
     found = file_digest(path)
     if found != expected:

@@ -220,16 +220,15 @@ def _pieces(
             found = part.index[part["status"] == Outcome.OK].to_numpy()
             crops = read_crops(take_rows(table, found, ["crop", "image"])) if len(found) else []
             hashes = [hashlib.sha256(crop).hexdigest() for crop in crops]
-            first = {name: place for place, name in reversed(list(enumerate(hashes)))}
-            different = sorted(first.values())
-            number = {hashes[place]: k for k, place in enumerate(different)}
+            different = dict(zip(hashes, crops, strict=True))  # in the order of their first rows
+            number = {name: k for k, name in enumerate(different)}
             key = {
                 "version": VERSIONS["embeddings"],
                 "encoder": record,
-                "crops": digest([hashes[place] for place in different]),
+                "crops": digest(list(different)),
             }
             which = np.array([number[name] for name in hashes], np.int64)
-            yield _Piece(part, found, [crops[place] for place in different], which, key)
+            yield _Piece(part, found, list(different.values()), which, key)
 
 
 def _as_they_come(piece: _Piece) -> Iterator[Batch]:

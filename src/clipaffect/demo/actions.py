@@ -85,6 +85,15 @@ def blendshapes(intensity: dict[int, float], asymmetry: float) -> dict[str, floa
     return {name: float(np.clip(weight, 0, 1.6)) for name, weight in weights.items()}
 
 
+def gaze_shapes(right: float, up: float) -> dict[str, float]:
+    """Blendshape weights of a gaze (-1..1 each): to the person's left where ``right`` > 0."""
+    sideways = (
+        ("eyeLookOutLeft", "eyeLookInRight") if right > 0 else ("eyeLookInLeft", "eyeLookOutRight")
+    )
+    upright = "eyeLookUp" if up > 0 else "eyeLookDown"
+    return dict.fromkeys(sideways, abs(right)) | {upright + side: abs(up) for side in PAIR}
+
+
 def draw_peaks(expression: str, variant: int, rng: np.random.Generator) -> dict[int, float]:
     """Peak action-unit intensities of one showing of an expression."""
     ranges = EXPRESSIONS[expression][variant]

@@ -14,7 +14,7 @@ import numpy as np
 
 from clipaffect.dataset.aff_wild2 import FOLDERS
 from clipaffect.demo import scene
-from clipaffect.demo.actions import UNITS, blendshapes
+from clipaffect.demo.actions import UNITS, blendshapes, gaze_shapes
 from clipaffect.demo.person import Person, make_person
 from clipaffect.demo.render import express, render
 from clipaffect.demo.rig import Rig, load_rig
@@ -92,11 +92,7 @@ def _frames(
             weights = blendshapes(intensity, person.asymmetry)
             weights["mouthFunnel"] = float(script.mouth[t, 0])
             weights["mouthLeft"] = float(script.mouth[t, 1])
-            right, up = script.gaze[t]
-            weights["eyeLookOutLeft" if right > 0 else "eyeLookInLeft"] = abs(float(right))
-            weights["eyeLookInRight" if right > 0 else "eyeLookOutRight"] = abs(float(right))
-            for side in ("Left", "Right"):
-                weights[("eyeLookUp" if up > 0 else "eyeLookDown") + side] = abs(float(up))
+            weights |= gaze_shapes(*script.gaze[t].tolist())
             vertices = express(rig, person, weights)
             pose = take.poses[t]
             picture = render(rig, person, vertices, pose, take.light, picture, intensity)

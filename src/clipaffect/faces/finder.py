@@ -76,8 +76,7 @@ class FaceFollower:
         settings = self.finder.settings
         before = self.tracker.expected()
         faces: list[Face] = []
-        for face in before:
-            region = face.region.moved(self.tracker.shift(face))
+        for region in before:
             followed = self.finder.landmarker.follow(frame, region)
             if followed.score >= settings.min_presence and _is_new(followed.corners, faces):
                 faces.append(followed)

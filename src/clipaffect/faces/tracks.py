@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 
 from clipaffect.faces.alignment import TEMPLATE, align
 from clipaffect.faces.detector import overlaps
-from clipaffect.faces.landmarks import Face
+from clipaffect.faces.landmarks import Face, Region
 
 LOOK_SIDE = 12  # of the thumbnail by which a face is known again
 EYES_APART = float(np.hypot(*(TEMPLATE[1] - TEMPLATE[0])))  # in sides of an aligned crop
@@ -64,13 +64,13 @@ class Tracker:
         self.tracks: list[Track] = []
         self.frame = 0
 
-    def expected(self) -> list[Face]:
-        """The faces of the last frame's tracks."""
-        return [track.face for track in self.tracks if track.seen == self.frame]
-
-    def shift(self, face: Face) -> np.ndarray:
-        """How far (2,) a face of the last frame should have moved in the next."""
-        return next(track.velocity for track in self.tracks if track.face is face)
+    def expected(self) -> list[Region]:
+        """Where the faces of the last frame should be in the next."""
+        return [
+            track.face.region.moved(track.velocity)
+            for track in self.tracks
+            if track.seen == self.frame
+        ]
 
     def update(self, frame: np.ndarray, faces: list[Face]) -> list[int]:
         """Track numbers of the faces found in the next frame, an RGB picture (H, W, 3)."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def estimate(
     if facts["frames_to_decode"] and config.encoders:
         yield _detection(config, facts, video, assets)
     # At most: how many frames a rate leaves out is known only from the videos' times.
-    crops = -(-(facts["images_used"] + facts["frames_to_search"]) // config.faces.stride)
+    crops = ceil((facts["images_used"] + facts["frames_to_search"]) / config.faces.stride)
     for name, encoder in config.encoders.items():
         yield _embedding(config, name, encoder, crops, facts)
     dimension = _dimension(config)
@@ -97,7 +98,7 @@ def _dimension(config: Config) -> int:
 
 def _detection(config: Config, facts: dict[str, Any], video: Path | None, assets: Path) -> Cost:
     frames = facts["frames_to_decode"]
-    searched = -(-frames // config.faces.stride)
+    searched = ceil(frames / config.faces.stride)
     seconds, note = ASSUMED_DETECTION, "assumed: there is no video, or no network yet, to try"
     if video is not None and (assets / "face-networks" / MANIFEST).is_file():
         found = _detection_seconds(video, config, assets)
@@ -105,7 +106,7 @@ def _detection(config: Config, facts: dict[str, Any], video: Path | None, assets
             seconds, note = found, f"measured on {FEW_FRAMES} frames of {video.name}"
     if config.faces.rate is not None:
         note += "; without `faces.rate`, which leaves some out"
-    crops = -(-facts["frames_to_search"] // config.faces.stride)
+    crops = ceil(facts["frames_to_search"] / config.faces.stride)
     disk = 2.0 * crops * CROP_BYTES * config.faces.size
     return Cost(f"faces in {searched:,} frames", searched * seconds / 3600, "core", disk, note)
 

@@ -190,6 +190,7 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
     _targets_table(results).to_csv(out / "targets.csv", index=False, float_format="%.6f")
     numbers = headline(results)
     write_text(out / "metrics.json", json.dumps(numbers, indent=2) + "\n")
+    assets = known_assets()
     context = {
         "config": config,
         "numbers": numbers,
@@ -203,9 +204,9 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
         "config_yaml": _yaml(config),
         "preset_changes": preset_changes(config),
         "cautions": [
-            f"{name}: {known_assets()[encoder.asset].caution}"
+            f"{name}: {assets[encoder.asset].caution}"
             for name, encoder in config.encoders.items()
-            if encoder.asset is not None and known_assets()[encoder.asset].caution
+            if encoder.asset is not None and assets[encoder.asset].caution
         ],
         "imports": [
             import_note(name, json.loads((folder / f"embeddings/{name}/import.json").read_text()))

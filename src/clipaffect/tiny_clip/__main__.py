@@ -12,18 +12,12 @@ from typing import Annotated
 import torch
 import typer
 
-from clipaffect.assets import MANIFEST, asset_file, fetch_asset
+from clipaffect.assets import asset_file, ensure_asset
 from clipaffect.tiny_clip.portraits import make_portraits
 from clipaffect.tiny_clip.train import Recipe, train
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 Assets = Annotated[Path, typer.Option(help="Folder of fetched assets.")]
-
-
-def _fetched(assets: Path, name: str) -> Path:
-    if not (assets / name / MANIFEST).is_file():
-        fetch_asset(name, assets / name)
-    return assets
 
 
 @app.command()
@@ -36,7 +30,7 @@ def portraits(
     assets: Assets = Path("assets"),
 ) -> None:
     """Render the training pictures into a folder (3 GB)."""
-    make_portraits(out, rig, _fetched(assets, "face-networks"), people, stills, processes)
+    make_portraits(out, rig, ensure_asset("face-networks", assets), people, stills, processes)
 
 
 @app.command(name="train")
@@ -50,7 +44,7 @@ def train_on(
 ) -> None:
     """Train on a folder of portraits; OUT is a .safetensors file, its log lies beside it."""
     torch.set_num_threads(threads)
-    start = asset_file(_fetched(assets, "mobilenet-v2"), "mobilenet-v2", "encoder.pth")
+    start = asset_file(ensure_asset("mobilenet-v2", assets), "mobilenet-v2", "encoder.pth")
     print(json.dumps(train(portraits, start, out, Recipe(steps=steps, seed=seed))))
 
 

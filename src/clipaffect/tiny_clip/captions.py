@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from clipaffect.demo.script import UNIT_PRESENT
+
 # Names of the action units in the Facial Action Coding System (Ekman, Friesen and Hager 2002).
 UNIT_NAMES = {
     1: "inner brow raiser", 2: "outer brow raiser", 4: "brow lowerer", 5: "upper lid raiser",
@@ -17,7 +19,6 @@ EXPRESSION_NAMES = {
     "Neutral": "neutral", "Anger": "anger", "Disgust": "disgust", "Fear": "fear",
     "Happiness": "happiness", "Sadness": "sadness", "Surprise": "surprise",
 }  # fmt: skip
-VISIBLE = 0.20  # intensity from which a unit is named
 STRENGTHS = ((0.45, "slight"), (0.75, "marked"), (np.inf, "extreme"))
 OPENINGS = ("a face", "a photo of a face", "a portrait")
 EXPRESSION_ALONE, UNITS_ALONE = 0.10, 0.30  # shares of captions that say only half
@@ -43,9 +44,9 @@ def caption(expression: str, units: dict[int, float], rng: np.random.Generator) 
         rng: decides the opening, what is left out and the order of the units.
     """
     opening = str(rng.choice(OPENINGS))
-    named = EXPRESSION_NAMES.get(expression)
-    start = f"{opening} showing {named}" if named else opening
-    seen = [unit for unit, intensity in units.items() if intensity >= VISIBLE]
+    named = expression in EXPRESSION_NAMES
+    start = expression_prompt(expression, opening) if named else opening
+    seen = [unit for unit, intensity in units.items() if intensity >= UNIT_PRESENT]
     if not seen:
         return start
     share = rng.random()

@@ -18,7 +18,14 @@ import pandas as pd
 
 from clipaffect.config.faces import Faces
 from clipaffect.demo import scene
-from clipaffect.demo.actions import EXPRESSIONS, UNITS, blendshapes, draw_peaks, units_shown
+from clipaffect.demo.actions import (
+    EXPRESSIONS,
+    UNITS,
+    blendshapes,
+    draw_peaks,
+    gaze_shapes,
+    units_shown,
+)
 from clipaffect.demo.person import Person, make_person
 from clipaffect.demo.render import Lens, Light, Pose, express, render
 from clipaffect.demo.rig import Rig, load_rig
@@ -62,11 +69,7 @@ def draw_show(rng: np.random.Generator) -> Show:
 def _weights(show: Show, asymmetry: float, rng: np.random.Generator) -> dict[str, float]:
     """Blendshapes of the units, and of gaze and speech, which no caption names."""
     weights = blendshapes(show.units, asymmetry)
-    right, up = rng.uniform(-0.5, 0.5, 2)
-    weights["eyeLookOutLeft" if right > 0 else "eyeLookInLeft"] = abs(float(right))
-    weights["eyeLookInRight" if right > 0 else "eyeLookOutRight"] = abs(float(right))
-    for side in ("Left", "Right"):
-        weights[("eyeLookUp" if up > 0 else "eyeLookDown") + side] = abs(float(up))
+    weights |= gaze_shapes(*rng.uniform(-0.5, 0.5, 2).tolist())
     if rng.random() < 0.3:
         weights["mouthFunnel"] = float(rng.uniform(0, 0.5))
         weights["mouthLeft" if rng.random() < 0.5 else "mouthRight"] = float(rng.uniform(0, 0.3))
