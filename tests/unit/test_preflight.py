@@ -24,7 +24,7 @@ from clipaffect.encoders.cost import EncoderCost, encoder_cost
 from clipaffect.encoders.load import load_encoder
 from clipaffect.errors import UserError
 from clipaffect.faces.crops import encode_crop
-from clipaffect.preflight.estimate import estimate
+from clipaffect.preflight.estimate import _crop_seconds, estimate, feeding
 from clipaffect.preflight.show import planned_jobs, show
 from clipaffect.tasks import AU, EXPR
 from clipaffect.video import read_frames, stated_frames
@@ -243,6 +243,19 @@ def test_every_costly_stage_is_estimated(micro_config: Path, face_networks: Path
     page = text.getvalue()
     for words in ("4 jobs to run: 4 train_heads", "faces in", "together", "frames of EXPR"):
         assert words in page
+
+
+def test_what_keeps_a_gpu_busy_is_a_matter_of_rates() -> None:
+    # 2,000 crops a second: 4 ms to decode one and 10 ms to find its face are 8 and 20 cores.
+    text = feeding(gpu=0.0005, workers=2, crop=0.004, face=0.010)
+    assert "2,000 crops a second need 8 decoding threads (workers: 2)" in text
+    assert text.endswith("and 20 align_faces jobs side by side")
+    assert "align_faces" not in feeding(0.0005, 2, 0.004, None)  # crops that are there already
+
+
+def test_preparing_a_crop_is_measured_on_the_encoders_own_preprocessing() -> None:
+    config = load_config(ROOT / "tests/config/micro.yaml")
+    assert 0 < _crop_seconds(config.encoders["micro"], config) < 0.1
 
 
 @pytest.fixture

@@ -69,14 +69,7 @@ def load_encoder(settings: Encoder, assets: Path, device: str) -> LoadedEncoder:
     # By way of the stated precision: its rounding of the weights holds whatever computes on them.
     visual = visual.to(dtype=DTYPES[settings.precision]).to(device=device, dtype=dtype)
     visual = visual.eval().requires_grad_(False)
-    preprocessing = open_clip.get_model_preprocess_cfg(visual)
-    size = preprocessing["size"]
-    chosen = open_clip.transform.PreprocessCfg(**preprocessing)
-    transform = open_clip.transform.image_transform_v2(chosen, is_train=False)
-
-    def prepare(crop: np.ndarray) -> torch.Tensor:
-        tensor: torch.Tensor = transform(Image.fromarray(crop))
-        return tensor
+    size = open_clip.get_model_preprocess_cfg(visual)["size"]
 
     def ready(batch: torch.Tensor) -> torch.Tensor:
         batch = batch.to(dtype)
@@ -89,7 +82,20 @@ def load_encoder(settings: Encoder, assets: Path, device: str) -> LoadedEncoder:
 
     height, width = (size, size) if isinstance(size, int) else size
     dimension = int(embed(torch.zeros(1, 3, height, width)).shape[1])
-    return LoadedEncoder(prepare, ready, embed, dimension)
+    return LoadedEncoder(preparation(visual), ready, embed, dimension)
+
+
+def preparation(visual: nn.Module) -> Callable[[np.ndarray], torch.Tensor]:
+    """open_clip's own preprocessing for an image tower; see ``LoadedEncoder.prepare``."""
+    stated = open_clip.get_model_preprocess_cfg(visual)
+    chosen = open_clip.transform.PreprocessCfg(**stated)
+    transform = open_clip.transform.image_transform_v2(chosen, is_train=False)
+
+    def prepare(crop: np.ndarray) -> torch.Tensor:
+        tensor: torch.Tensor = transform(Image.fromarray(crop))
+        return tensor
+
+    return prepare
 
 
 def build_model(settings: Encoder, assets: Path) -> Any:

@@ -16,6 +16,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -25,7 +26,10 @@ from clipaffect.config.encoders import Encoder
 from clipaffect.config.models import Config
 from clipaffect.config.training import Recipe
 from clipaffect.encoders.cost import encoder_cost
+from clipaffect.encoders.load import preparation
 from clipaffect.encoders.record import arithmetic
+from clipaffect.encoders.untrained import create_untrained
+from clipaffect.faces.crops import decode_image
 from clipaffect.faces.finder import FaceFinder, FaceFollower
 from clipaffect.feature_files import open_features
 from clipaffect.splits import TRAIN, folds_among, in_split
@@ -76,12 +80,15 @@ def estimate(
         assets: folder of fetched assets.
     """
     take_one_core()
+    face_seconds = None
     if facts["frames_to_decode"] and config.encoders:
-        yield _detection(config, facts, video, assets)
+        detection = _detection(config, facts, video, assets)
+        face_seconds = (detection.hours or 0) * 3600 / max(1, facts["frames_to_search"])
+        yield detection
     # At most: how many frames a rate leaves out is known only from the videos' times.
     crops = ceil((facts["images_used"] + facts["frames_to_search"]) / config.faces.stride)
     for name, encoder in config.encoders.items():
-        yield _embedding(config, name, encoder, crops, facts)
+        yield _embedding(config, name, encoder, crops, facts, face_seconds)
     dimension = _dimension(config)
     for name, task in config.tasks().items():
         yield from _training(config, task, facts["tasks"][name], dimension)
@@ -128,7 +135,12 @@ def _detection_seconds(video: Path, config: Config, assets: Path) -> float | Non
 
 
 def _embedding(
-    config: Config, name: str, encoder: Encoder, crops: int, facts: dict[str, Any]
+    config: Config,
+    name: str,
+    encoder: Encoder,
+    crops: int,
+    facts: dict[str, Any],
+    face_seconds: float | None,
 ) -> Cost:
     cost = encoder_cost(encoder)
     flop, dimension = cost.flop, cost.dimension
@@ -146,8 +158,41 @@ def _embedding(
         f"{flop / 1e9:.1f} GFLOP a crop, {SHARE[device]:.0%} of the measured "
         f"{str(dtype).removeprefix('torch.')} matrix peak of {peak / 1e9:,.0f} GFLOP/s"
     )
-    on = torch.cuda.get_device_name() if device == "cuda" else "core"
-    return Cost(work, hours, on, disk, note)
+    if device == "cpu":
+        return Cost(work, hours, "core", disk, note)
+    seconds = flop / (peak * SHARE[device])
+    note += f"; {feeding(seconds, encoder.workers, _crop_seconds(encoder, config), face_seconds)}"
+    return Cost(work, hours, torch.cuda.get_device_name(), disk, note)
+
+
+def feeding(gpu: float, workers: int, crop: float, face: float | None) -> str:
+    """What keeps one GPU busy: decoding threads of its job, and detection jobs beside it.
+
+    Args:
+        gpu: seconds that the GPU needs for a crop.
+        workers: the threads it has now (``encoders.<name>.workers``).
+        crop: seconds of a core to decode and preprocess a crop.
+        face: seconds of a core to find the faces that one crop comes from; None: crops are there.
+    """
+    threads = ceil(crop / gpu)
+    found = f"{1 / gpu:,.0f} crops a second need {threads} decoding threads (workers: {workers})"
+    if face is None:
+        return found
+    return f"{found} and {ceil(face / gpu)} align_faces jobs side by side"
+
+
+def _crop_seconds(encoder: Encoder, config: Config) -> float:
+    """Seconds of a core to decode and preprocess one crop."""
+    side = config.faces.size
+    noise = np.random.default_rng(0).integers(0, 255, (side // 8, side // 8, 3), np.uint8)
+    jpeg = cv2.imencode(".jpg", cv2.resize(noise, (side, side)))[1].tobytes()
+    prepare = preparation(create_untrained(encoder.model, "meta").visual)
+    started = time.process_time()
+    for _ in range(STEPS):
+        crop = decode_image(jpeg)
+        if crop is not None:  # always: it was encoded just now
+            prepare(crop)
+    return (time.process_time() - started) / STEPS
 
 
 def _training(config: Config, task: Task, splits: dict[str, Any], dimension: int) -> Iterator[Cost]:
