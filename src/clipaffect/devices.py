@@ -43,6 +43,7 @@ def one_device(may_be_gpu: bool) -> Iterator[str]:
         return
     number, lock = _take(gpus)
     try:
+        torch.cuda.set_device(number)  # CUDA graphs are captured on the current one
         yield f"cuda:{number}"
     finally:
         lock.release()

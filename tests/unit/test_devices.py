@@ -25,6 +25,7 @@ devices.LOCKS = Path(sys.argv[1])
 devices.AGAIN = 0.05
 devices.visible_gpus = lambda: sys.argv[2].split(",")
 torch.cuda.is_available = lambda: True
+torch.cuda.set_device = lambda number: None
 with devices.one_device(True) as device:
     print(device, flush=True)
     time.sleep(60)

@@ -57,6 +57,7 @@ shell.prefix(
     f"export PYTHONPATH={quoted(SOURCE.resolve())} PYTHONUNBUFFERED=1 "
     f"CLIPAFFECT_STORE={quoted(CONFIG.paths.store)} "
     f"CLIPAFFECT_ASSETS={quoted(CONFIG.paths.assets)} "
+    f"CLIPAFFECT_SCRATCH={quoted(CONFIG.paths.scratch or '')} "
     "OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1; "
     f'clipaffect() {{{{ {PYTHON} -m clipaffect "$@"; }}}}; '
 )

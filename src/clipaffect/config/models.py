@@ -42,6 +42,12 @@ class Paths(Section):
 
     store: str = Field("store", description="The work store: finished pieces of every run.")
     assets: str = Field("assets", description="Downloaded weights.")
+    scratch: str | None = Field(
+        None,
+        description="Folder on a compute node's own disk, such as `$SLURM_TMPDIR` (expanded on the "
+        "node): training jobs copy their table there. Where the variable is not set they read the "
+        "table in place.",
+    )
 
 
 class Config(Section):

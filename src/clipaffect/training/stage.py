@@ -22,8 +22,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from clipaffect.config.training import Recipe, Training
+from clipaffect.devices import one_device
 from clipaffect.errors import UserError
 from clipaffect.progress import Progress
+from clipaffect.scratch import scratch_copy
 from clipaffect.splits import TRAIN, VALIDATION
 from clipaffect.stages import VERSIONS
 from clipaffect.store import Store
@@ -105,10 +107,14 @@ def train_heads(
     measured = Timings(task, feature_dimension(table))
     pieces: dict[HeadId, Path] = {}
     epochs = sum(recipes[head.variant].epochs for head in heads)
-    with Progress(f"{task.name} epochs of {len(heads)} heads", epochs) as progress:
+    with (
+        one_device(settings.device == "cuda") as device,
+        scratch_copy(table, ["rows.parquet", "features.npy"]) as near,
+        Progress(f"{task.name} epochs of {len(heads)} heads", epochs) as progress,
+    ):
         for fold in sorted({head.fold for head in heads}):
             own = [head for head in heads if head.fold == fold]
-            pieces |= _train_fold(own, table, task, settings, store, measured, progress)
+            pieces |= _train_fold(own, near, task, settings, device, store, measured, progress)
     _write_bundle(pieces, recipes, settings.device, task, out)
     if timings is not None:
         measured.write(timings)
@@ -119,6 +125,7 @@ def _train_fold(
     table: Path,
     task: Task,
     settings: Training,
+    device: str,
     store: Store,
     measured: Timings,
     progress: Progress,
@@ -148,7 +155,7 @@ def _train_fold(
         for head in heads
     }
     if settings.device == "cuda":
-        train_stacks("cuda", keys, data, task, recipes, store, measured)
+        train_stacks(device, keys, data, task, recipes, store, measured)
     pieces = {}
     for head in heads:
         recipe = recipes[head.variant]

@@ -59,7 +59,7 @@ def train_stack(
     disturb the others.
     """
     stack = make_stack(data, task, recipe, heads, device)
-    step: Step = graphed(stack) if device == "cuda" else stack.step
+    step: Step = graphed(stack) if device != "cpu" else stack.step
     features, labels = data.features.to(device), data.labels.to(device)
     trained, first = _load(folder / CHECKPOINT, stack, len(heads))
     for _ in range(first):
