@@ -20,7 +20,7 @@ from clipaffect.config.data import Data
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.faces import Faces
 from clipaffect.config.features import FeatureFile
-from clipaffect.config.models import Evaluation, Probe
+from clipaffect.config.models import Evaluation, Probe, ZeroShot
 from clipaffect.config.section import Section
 from clipaffect.config.training import Training
 from clipaffect.errors import UserError
@@ -152,11 +152,20 @@ def train_heads(
 
 
 @app.command()
-def fit_references(settings: Settings, encoder: str, table: Path, out: Out) -> None:
-    """Fit the linear probe on one encoder's features."""
+def fit_references(
+    settings: Settings, encoder: str, table: Path, assets: Assets, store: StorePath, out: Out
+) -> None:
+    """Fit the linear probe on one encoder's features; ask CLIP by prompts."""
     from clipaffect.evaluation.stage import fit_references
+    from clipaffect.zero_shot import has_text_tower, prompt_features
 
-    fit_references(table, _task(settings), encoder, _section(settings, "probe", Probe), out)
+    prompts, task = None, _task(settings)
+    if "encoder" in json.loads(settings):
+        entry = _section(settings, "encoder", Encoder)
+        if has_text_tower(entry):
+            stated = _section(settings, "zero_shot", ZeroShot)
+            prompts = prompt_features(entry, task, stated, assets, Store(store))
+    fit_references(table, task, encoder, _section(settings, "probe", Probe), prompts, out)
 
 
 @app.command()
@@ -174,6 +183,16 @@ def evaluate_heads(
     training = _section(settings, "training", Training)
     missing = _section(settings, "evaluation", Evaluation).missing
     evaluate_heads(training, missing, encoder, _task(settings), table, bundle, reference, out)
+
+
+@app.command()
+def compare_heads(settings: Settings, encoder: str, counts: Path, out: Out) -> None:
+    """Intervals over people, and paired tests between settings."""
+    from clipaffect.evaluation.comparisons import compare_heads
+
+    training = _section(settings, "training", Training)
+    evaluation = _section(settings, "evaluation", Evaluation)
+    compare_heads(training, evaluation, encoder, _task(settings), counts, out)
 
 
 @app.command()

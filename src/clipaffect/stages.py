@@ -24,8 +24,10 @@ VERSIONS = {
     "joined": 1,
     "table": 2,
     "heads": 3,
-    "references": 2,
-    "evaluation": 4,
+    "prompts": 1,
+    "references": 3,
+    "evaluation": 5,
+    "comparison": 1,
     "submission": 1,
     "report": 5,
 }

@@ -145,10 +145,10 @@ def read_annotated(
     """Every annotated frame of a split, with a face or not, in the order of ``read_split``.
 
     Returns:
-        Columns video, person, frame, status; labels (n, 1) or (n, 12) int8.
+        Columns group, video, person, frame, status; labels (n, 1) or (n, 12) int8.
     """
-    found = _rows_of(table, ["status", *KEYS, *task.columns], split, fold)
-    return found.select([*KEYS, "status"]).to_pandas(), _label_array(found, task)
+    found = _rows_of(table, ["status", "group", *KEYS, *task.columns], split, fold)
+    return found.select(["group", *KEYS, "status"]).to_pandas(), _label_array(found, task)
 
 
 def read_split(table: Path, task: Task, split: str, fold: int = 0) -> Split:

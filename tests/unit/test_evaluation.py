@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from clipaffect.config.models import Probe
-from clipaffect.evaluation.metrics import accuracy, confusion, decide, f1_per_target
+from clipaffect.evaluation.metrics import (
+    accuracy,
+    confusion,
+    decide,
+    expected_calibration_error,
+    f1_per_target,
+    mean_known,
+    ranking_per_target,
+    reliability,
+)
 from clipaffect.evaluation.references import constant_scores, probe_scores
 from clipaffect.table import Split
 from clipaffect.tasks import AU, EXPR
@@ -85,3 +94,50 @@ def test_the_probe_learns_and_gives_probabilities() -> None:
 def test_constant_is_the_largest_training_class() -> None:
     train = split_of(np.array([[2]] * 5 + [[4]] * 3), 0)
     assert decide(constant_scores(train.labels.numpy(), 4, EXPR), EXPR).tolist() == [[2]] * 4
+
+
+def test_ranking_is_the_share_of_pairs_in_the_right_order() -> None:
+    rng = np.random.default_rng(4)
+    labels, scores = rng.integers(0, 6, (150, 1)), rng.random((150, 8))
+    auc, precision = ranking_per_target(labels, scores, EXPR)
+    shown, other = scores[labels[:, 0] == 2, 2], scores[labels[:, 0] != 2, 2]
+    assert auc[2] == pytest.approx((shown[:, None] > other[None]).mean())
+    order = np.argsort(-scores[:, 2])
+    hits = (labels[order, 0] == 2).cumsum()
+    at_hits = labels[order, 0] == 2
+    assert precision[2] == pytest.approx((hits / np.arange(1, 151))[at_hits].mean())
+    assert np.isnan(auc[6:]).all()
+    assert np.isnan(precision[6:]).all()
+    assert mean_known(auc) == pytest.approx(auc[:6].mean())
+    assert np.isnan(mean_known(auc[6:]))
+
+
+def test_ranking_of_units_leaves_out_what_is_not_annotated() -> None:
+    rng = np.random.default_rng(5)
+    labels, scores = rng.integers(-1, 2, (200, 12)), rng.random((200, 12))
+    labels[:, 3] = 1
+    auc, _ = ranking_per_target(labels, scores, AU)
+    shown, other = (scores[labels[:, 0] == value, 0] for value in (1, 0))
+    assert auc[0] == pytest.approx((shown[:, None] > other[None]).mean())
+    assert np.isnan(auc[3])
+
+
+def test_calibration_of_answers_whose_truth_is_known() -> None:
+    rng = np.random.default_rng(6)
+    said = rng.random((100_000, 12))
+    labels = (rng.random(said.shape) < said).astype(int)
+    # As often there as said: an error of the bins' sampling alone.
+    assert expected_calibration_error(reliability(labels, said, AU)) < 0.005
+    # Squared, 1/3 on average where 1/2 is true: the mean of p - p^2 is 1/6.
+    error = expected_calibration_error(reliability(labels, said**2, AU))
+    assert error == pytest.approx(1 / 6, abs=0.005)
+    # A class that is always said with 0.9 and is right in 3 of 4 frames.
+    scores = np.full((400, 8), 0.1 / 7)
+    scores[:, 1] = 0.9
+    classes = np.where(np.arange(400) % 4 == 0, 2, 1)[:, None]
+    bins = reliability(classes, scores, EXPR)
+    assert bins[:, 0].sum() == 400
+    assert expected_calibration_error(bins) == pytest.approx(0.15)
+    # The borders belong to the lower bin, 0 and 1 are inside.
+    edges = reliability(np.array([[1] * 12]), np.array([[0.0, 1 / 15, 1.0] * 4]), AU)
+    assert edges[:, 0].tolist() == [8] + [0] * 13 + [4]

@@ -1,14 +1,28 @@
 """Scores of heads and references.
 
 in:  the tables, every part of the grid
-out: frame scores and tidy metrics of each task; predictions of its test frames
+out: frame scores and tidy metrics of each task, intervals and paired tests; predictions of its
+     test frames
 """
+
+
+def prompted(encoder):
+    """The settings that the prompts' features depend on: of an encoder that may be asked by them."""
+    entry = CONFIG.encoders.get(encoder)
+    may = entry is not None and entry.kind == "open_clip" and entry.random is None
+    return [f"encoders.{encoder}"] if may else []
+
+
+def prompt_weights(wildcards):
+    """The weights whose text tower is asked."""
+    return weights_of(wildcards) if prompted(wildcards.encoder) else []
 
 
 rule fit_references:
     input:
         rows=RESULTS / "tables/{encoder}/{task}/rows.parquet",
         features=RESULTS / "tables/{encoder}/{task}/features.npy",
+        weights=prompt_weights,
     output:
         RESULTS / "references/{encoder}/{task}.parquet",
     log:
@@ -19,7 +33,12 @@ rule fit_references:
         ENV
     params:
         settings=lambda wildcards: settings_json(
-            CONFIG, "references", "probe", f"tasks.{wildcards.task}"
+            CONFIG,
+            "references",
+            "probe",
+            "zero_shot",
+            f"tasks.{wildcards.task}",
+            *prompted(wildcards.encoder),
         ),
     shell:
         "clipaffect fit-references --settings {params.settings:q} "
@@ -37,7 +56,9 @@ rule evaluate_heads:
         ),
     output:
         scores=RESULTS / "evaluation/{task}/scores.parquet",
+        rows=RESULTS / "evaluation/{task}/rows.parquet",
         metrics=RESULTS / "evaluation/{task}/metrics.parquet",
+        clusters=RESULTS / "evaluation/{task}/clusters.parquet",
         heads=RESULTS / "evaluation/{task}/heads.parquet",
         frames=RESULTS / "evaluation/{task}/frames.json",
     log:
@@ -57,6 +78,29 @@ rule evaluate_heads:
         "clipaffect evaluate-heads --settings {params.settings:q} "
         '{params.encoder:q} "$(dirname {input.rows:q})" {params.bundles} {params.references} '
         '--out "$(dirname {output.scores:q})" > {log:q} 2>&1'
+
+
+rule compare_heads:
+    input:
+        RESULTS / "evaluation/{task}/clusters.parquet",
+    output:
+        intervals=RESULTS / "evaluation/{task}/intervals.parquet",
+        comparisons=RESULTS / "evaluation/{task}/comparisons.parquet",
+        resolution=RESULTS / "evaluation/{task}/resolution.json",
+    log:
+        LOGS / "compare_heads/{task}.log",
+    benchmark:
+        TIMINGS / "compare_heads/{task}.tsv"
+    conda:
+        ENV
+    params:
+        settings=lambda wildcards: settings_json(
+            CONFIG, "comparison", "training", "evaluation", f"tasks.{wildcards.task}"
+        ),
+        encoder=CONFIG.encoder,
+    shell:
+        "clipaffect compare-heads --settings {params.settings:q} {params.encoder:q} {input:q} "
+        '--out "$(dirname {output.intervals:q})" > {log:q} 2>&1'
 
 
 rule write_submission:

@@ -47,6 +47,9 @@ rule build_report:
             RESULTS / f"tables/{CONFIG.encoder}" / "{task}/rows.parquet", task=TASKS
         ),
         metrics=expand(RESULTS / "evaluation/{task}/metrics.parquet", task=TASKS),
+        comparisons=expand(
+            RESULTS / "evaluation/{task}/comparisons.parquet", task=TASKS
+        ),
     output:
         page=report(
             RESULTS / "report/index.html",

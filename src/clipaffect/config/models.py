@@ -26,6 +26,21 @@ class Probe(Section):
     iterations: int = Field(200, ge=1, description="At most so many steps of L-BFGS.")
 
 
+class ZeroShot(Section):
+    """The reference that is not trained: CLIP by prompts, where the encoder has a text tower."""
+
+    prompts: dict[str, dict[str, tuple[str, ...]]] = Field(
+        default_factory=dict,
+        description="By task and class or label, sentences that say it is shown; by default 'a "
+        "face showing anger' and two more, or the action unit's FACS name.",
+    )
+    absent: tuple[str, ...] = Field(
+        ("a face showing neutral",),
+        min_length=1,
+        description="Labels: sentences that say that none is shown.",
+    )
+
+
 class Evaluation(Section):
     """How heads are scored."""
 
@@ -34,6 +49,12 @@ class Evaluation(Section):
         description="Annotated frames without a crop: `leave_out` of the score, `nearest` takes "
         "the score of the nearest frame of that person with a crop, `interpolate` the one between "
         "its two neighbours. Training uses frames with a crop alone.",
+    )
+    resamples: int = Field(
+        10_000,
+        ge=1000,
+        le=1_000_000,
+        description="Of the people, for intervals and tests.",
     )
 
 
@@ -85,6 +106,7 @@ class Config(Section):
     training: Training = Field(default_factory=Training, description="The heads.")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="How heads are scored.")
     probe: Probe = Field(default_factory=Probe, description="The linear probe.")
+    zero_shot: ZeroShot = Field(default_factory=ZeroShot, description="CLIP by prompts alone.")
 
     @model_validator(mode="before")
     @classmethod
@@ -114,6 +136,22 @@ class Config(Section):
             raise ValueError(f"'encoder' names '{self.encoder}'; there is {', '.join(known)}")
         if self.encoders and not self.data.has_images():
             raise ValueError("'data' needs 'videos' or 'images' beside the annotations")
+        return self
+
+    @model_validator(mode="after")
+    def _prompts_known(self) -> Config:
+        known = self.data.known_tasks()
+        for name, prompts in self.zero_shot.prompts.items():
+            if name not in known:
+                raise ValueError(
+                    f"'zero_shot.prompts' names '{name}'; the data has {', '.join(known)}"
+                )
+            for target in prompts:
+                if target not in known[name].targets:
+                    raise ValueError(
+                        f"'zero_shot.prompts.{name}' names '{target}'; there is "
+                        f"{', '.join(known[name].targets)}"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -8,11 +8,18 @@ frames without a face have no score; they are left out here and counted in the c
 from __future__ import annotations
 
 import numpy as np
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    confusion_matrix,
+    f1_score,
+    roc_auc_score,
+)
 
 from clipaffect.tasks import NOT_ANNOTATED, Task
 
 THRESHOLD = 0.5  # AU decision on the probability: fixed, not tuned on what is scored
+BINS = 15  # of confidence, as Guo et al. 2017
 
 
 def decide(scores: np.ndarray, task: Task) -> np.ndarray:
@@ -59,3 +66,50 @@ def confusion(labels: np.ndarray, decisions: np.ndarray, task: Task) -> np.ndarr
             continue
         tables.append(confusion_matrix(labels[known, unit], decisions[known, unit], labels=[0, 1]))
     return np.array(tables)
+
+
+def ranking_per_target(
+    labels: np.ndarray, scores: np.ndarray, task: Task
+) -> tuple[np.ndarray, np.ndarray]:
+    """Area under the ROC curve and average precision (targets,), each class against the rest.
+
+    NaN where every annotated frame shows the target or none does: there is nothing to rank.
+    """
+    auc, precision = np.full((2, len(task.targets)), np.nan)
+    for number in range(len(task.targets)):
+        known = labels[:, number if task.multilabel else 0] != NOT_ANNOTATED
+        truth = labels[known, number] == 1 if task.multilabel else labels[:, 0] == number
+        if truth.any() and not truth.all():
+            auc[number] = roc_auc_score(truth, scores[known, number])
+            precision[number] = average_precision_score(truth, scores[known, number])
+    return auc, precision
+
+
+def mean_known(values: np.ndarray) -> float:
+    """Mean of the targets that have a value; NaN if none has."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def reliability(labels: np.ndarray, scores: np.ndarray, task: Task) -> np.ndarray:
+    """(BINS, 3): decisions, their mean confidence, and the share that is right.
+
+    Of classes: the decided one's probability, and whether it is the annotated one (Guo et al.
+    2017). Of labels such as units: the probability that it is present, and whether it is, all
+    labels together. Bins are of equal width; an empty one is 0.
+    """
+    if task.multilabel:
+        known = labels != NOT_ANNOTATED
+        confidence, right = scores[known], labels[known] == 1
+    else:
+        confidence, right = scores.max(axis=1), scores.argmax(axis=1) == labels[:, 0]
+    number = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+    counts = np.bincount(number, minlength=BINS)
+    sums = [np.bincount(number, weights, BINS) for weights in (confidence, right)]
+    return np.stack([counts, *(s / np.maximum(counts, 1) for s in sums)], axis=1)
+
+
+def expected_calibration_error(bins: np.ndarray) -> float:
+    """Mean distance between confidence and share, over decisions (Guo et al. 2017, eq. 3)."""
+    counts, confidence, share = bins.T
+    return float((counts * np.abs(confidence - share)).sum() / max(1, counts.sum()))

@@ -1,10 +1,11 @@
-"""What a head must beat: constants, and a linear probe on the same features."""
+"""What a head must beat: constants, a linear probe on the same features, CLIP by prompts."""
 
 from __future__ import annotations
 
 import warnings
 
 import numpy as np
+import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -64,3 +65,15 @@ def probe_scores(train: Split, validation: Split, task: Task, probe: Probe) -> n
         model = _fit(x if known.all() else x[known], y[known, unit], probe)
         scores[:, unit] = model.predict_proba(queries)[:, list(model.classes_).index(1)]
     return scores
+
+
+def zero_shot_scores(features: torch.Tensor, prompts: dict[str, torch.Tensor]) -> np.ndarray:
+    """Probabilities (n, targets) of embeddings (n, d): softmax over classes, or over the two
+    sides of each label.
+    """
+    faces = features.float()
+    faces = faces / faces.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    logits = prompts["scale"] * faces @ prompts["present"].T
+    if "absent" not in prompts:
+        return torch.softmax(logits, dim=1).numpy()
+    return torch.sigmoid(logits - prompts["scale"] * faces @ prompts["absent"].T).numpy()

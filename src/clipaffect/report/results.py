@@ -142,6 +142,7 @@ def _reference_name(method: str, encoder: str) -> str:
         "constant": "constant (largest class)",
         "all_positive": "every label always present",
         "linear_probe": f"linear probe on {encoder}",
+        "zero_shot": f"zero-shot {encoder}, by prompts",
     }
     return names[method]
 

@@ -1,0 +1,72 @@
+"""The counts of every setting, read for statistics over people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clipaffect.evaluation.clusters import count_array
+from clipaffect.tables import read_frame
+from clipaffect.tasks import Task
+
+
+class Setting(NamedTuple):
+    """A method with everything that names it but its seed; a head has a variant and an alpha."""
+
+    method: str
+    encoder: str
+    variant: str
+    alpha: float | None
+
+    def columns(self, prefix: str = "") -> dict[str, Any]:
+        """Columns of the tables."""
+        alpha = float("nan") if self.alpha is None else self.alpha
+        return {f"{prefix}{k}": v for k, v in (self._asdict() | {"alpha": alpha}).items()}
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Every score's counts by person.
+
+    Attributes:
+        people: names of the groups.
+        seeds: (C, T, 3) counts of each setting by seed; a reference has the seed -1 alone.
+    """
+
+    people: list[str]
+    seeds: dict[Setting, dict[int, np.ndarray]]
+
+    def heads(self, encoder: str, variant: str = "") -> list[Setting]:
+        """Settings of one variant's heads."""
+        return [s for s in self.seeds if s.method == "head" and s[1:3] == (encoder, variant)]
+
+    def frames(self, setting: Setting) -> np.ndarray:
+        """(C,) what is counted of each person: settings can be compared where it is the same."""
+        counts = next(iter(self.seeds[setting].values()))
+        found: np.ndarray = (counts[..., 0] + counts[..., 2]).sum(axis=1)
+        return found
+
+    def target(self, number: int) -> Counted:
+        """The counts of one target alone."""
+        own = {
+            setting: {seed: c[:, number : number + 1] for seed, c in by_seed.items()}
+            for setting, by_seed in self.seeds.items()
+        }
+        return Counted(self.people, own)
+
+
+def read_counts(path: Path, task: Task) -> Counted:
+    """Read ``clusters.parquet``."""
+    frame = read_frame(path)
+    people = sorted(frame["group"].unique())
+    keys = ["method", "encoder", "variant", "alpha", "seed"]
+    seeds: dict[Setting, dict[int, np.ndarray]] = {}
+    for (method, encoder, variant, alpha, seed), own in frame.groupby(
+        keys, dropna=False, sort=True
+    ):
+        setting = Setting(method, encoder, variant, None if np.isnan(alpha) else float(alpha))
+        seeds.setdefault(setting, {})[int(seed)] = count_array(own, people, task)
+    return Counted(people, seeds)
