@@ -39,6 +39,7 @@ rule all:
     input:
         RESULTS / "start.html",
         RESULTS / "report/index.html",
+        TIMINGS / "index.html",
         SUBMISSIONS,
 
 

@@ -6,11 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from browsing import Browser
 
 from clipaffect.assets import ensure_asset
 from clipaffect.dataset.aff_wild2 import FOLDERS
@@ -150,3 +152,15 @@ def micro_copy(micro_run: Path, tmp_path: Path) -> Path:
     for name in ("results", "store", "logs", ".snakemake"):
         shutil.copytree(micro_run / name, folder / name)
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A real Chromium; without one these tests are skipped, but never in CI."""
+    if not Browser.there():
+        if os.environ.get("CI"):
+            pytest.fail("no chromium and chromedriver: install Debian's chromium, chromium-driver")
+        pytest.skip("no chromium and chromedriver on this machine")
+    started = Browser()
+    yield started
+    started.close()

@@ -157,10 +157,11 @@ def fit_references(
 ) -> None:
     """Fit the linear probe on one encoder's features; ask CLIP by prompts."""
     from clipaffect.evaluation.stage import fit_references
-    from clipaffect.zero_shot import has_text_tower, prompt_features
 
     prompts, task = None, _task(settings)
     if "encoder" in json.loads(settings):
+        from clipaffect.zero_shot import has_text_tower, prompt_features
+
         entry = _section(settings, "encoder", Encoder)
         if has_text_tower(entry):
             stated = _section(settings, "zero_shot", ZeroShot)
@@ -178,11 +179,14 @@ def evaluate_heads(
     reference: Annotated[list[Path], typer.Option("--reference")],
 ) -> None:
     """Score every head and reference of a task."""
+    from clipaffect.evaluation.source import record_source
     from clipaffect.evaluation.stage import evaluate_heads
 
     training = _section(settings, "training", Training)
     missing = _section(settings, "evaluation", Evaluation).missing
-    evaluate_heads(training, missing, encoder, _task(settings), table, bundle, reference, out)
+    task = _task(settings)
+    evaluate_heads(training, missing, encoder, task, table, bundle, reference, out)
+    record_source(json.loads(settings), table, out)
 
 
 @app.command()
@@ -233,6 +237,14 @@ def build_report(settings: Settings, results: Path, out: Out) -> None:
     from clipaffect.report.build import build_report
 
     build_report(parse_config(json.loads(settings)["config"], "--settings"), results, out)
+
+
+@app.command()
+def show_timings(run: str, timings: Path) -> None:
+    """Write a page of what each rule's jobs took."""
+    from clipaffect.report.timings import write_timings
+
+    write_timings(run, timings)
 
 
 @app.command()

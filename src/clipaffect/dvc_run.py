@@ -55,7 +55,11 @@ def write_dvc_run(configfile: Path, root: Path) -> Path:
     for name, stage in template["stages"].items():
         stages[name] = _stage(name, stage, config, given, relative)
     head = HEADER.format(run=config.run, folder=relative)
-    write_text(folder / "dvc.yaml", head + yaml.safe_dump({"stages": stages}, sort_keys=False))
+    # Paths of plots are relative to the file that names them; those of stages to their wdir.
+    plots = yaml.safe_dump({"plots": template["plots"]}, sort_keys=False)
+    plots = plots.replace(ROOT_RUN, f"../../results/{config.run}/")
+    text = head + yaml.safe_dump({"stages": stages}, sort_keys=False) + plots
+    write_text(folder / "dvc.yaml", text)
     return folder
 
 

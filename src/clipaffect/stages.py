@@ -29,7 +29,7 @@ VERSIONS = {
     "evaluation": 5,
     "comparison": 1,
     "submission": 1,
-    "report": 5,
+    "report": 6,
 }
 
 
@@ -61,3 +61,9 @@ def settings_json(config: Config, stage: str, *sections: str) -> str:
         else:
             chosen[section] = everything if section == "config" else values[section]
     return canonical_json(chosen)
+
+
+def evaluated(config: Config, task: str) -> list[str]:
+    """The sections that a task's scores depend on, for ``settings_json``."""
+    encoder = [f"encoders.{config.encoder}"] if config.encoder in config.encoders else []
+    return ["training", "evaluation", f"tasks.{task}", *encoder]

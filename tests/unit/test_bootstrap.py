@@ -51,12 +51,12 @@ def test_counts_of_people_add_up_to_the_frames_f1() -> None:
     rng = np.random.default_rng(0)
     labels, decisions, groups = frames_of(rng, 600)
     names = sorted(set(groups))
-    found = count_array(cluster_counts(labels, decisions, groups, EXPR), names, EXPR)
+    found = count_array(cluster_counts(labels, decisions, groups, EXPR), names, EXPR.targets)
     assert macro_f1(found.sum(axis=0)) == pytest.approx(
         f1_score(labels[:, 0], decisions[:, 0], average="macro", labels=range(8))
     )
     units, said = rng.integers(-1, 2, (300, 12)), rng.integers(0, 2, (300, 12))
-    counts = count_array(cluster_counts(units, said, groups[:300], AU), names, AU)
+    counts = count_array(cluster_counts(units, said, groups[:300], AU), names, AU.targets)
     assert macro_f1(counts.sum(axis=0)) == pytest.approx(f1_per_target(units, said, AU).mean())
 
 
@@ -76,7 +76,7 @@ def test_the_interval_is_that_of_a_loop_over_frames() -> None:
     labels, decisions, groups = frames_of(rng, 900)
     decisions = np.where(rng.random((900, 1)) < 0.5, labels, decisions)
     names = sorted(set(groups))
-    counts = count_array(cluster_counts(labels, decisions, groups, EXPR), names, EXPR)
+    counts = count_array(cluster_counts(labels, decisions, groups, EXPR), names, EXPR.targets)
     (found,) = intervals({"a": counts}, [{"a": 1.0}], 1000, seed=5)
 
     def score(weight: np.ndarray) -> float:

@@ -146,7 +146,7 @@ def test_the_smallest_gain_is_found_about_as_often_as_it_says() -> None:
         base = people_counts(np.random.default_rng(trial), 40, skill=1.0)
         seeds = {s: answers(base, 0.15, 1000 * trial + s) for s in range(2)}
         people = [f"p{k}" for k in range(40)]
-        gain = resolution(Counted(people, {erm: seeds}), erm, 1000)["smallest_gain"]
+        gain = resolution(Counted(people, EXPR.targets, {erm: seeds}), erm, 1000)["smallest_gain"]
         level = np.mean([macro_f1(c.sum(axis=0)) for c in seeds.values()])
         # Fewer hits lost: by how much, so that the expected macro F1 rises by the gain.
         grid = np.linspace(0, 0.15, 61)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from browsing import Browser
 from conftest import ROOT, environment, snakemake, workplace
 from sklearn.metrics import f1_score
 
@@ -98,6 +99,17 @@ def test_another_domain_runs_by_configuration_alone(fruit: Path) -> None:
     assert "leaf {x} $a$ &lt;b&gt; [/i]" in page
     assert LEAF in (results / "report/figures/targets_marks.svg").read_text().replace(
         "&lt;", "<").replace("&gt;", ">")  # fmt: skip
+
+
+def test_markup_in_a_name_is_a_name_on_the_page(fruit: Path, browser: Browser) -> None:
+    browser.problems()
+    browser.open(fruit / "results/fruit/report/index.html")
+    assert browser.problems() == []
+    words = browser.run("return [...document.querySelectorAll('svg text')].map(t => t.textContent)")
+    assert LEAF in words
+    assert browser.run("return document.querySelectorAll('svg b, main b').length") == 0
+    tex = (fruit / "results/fruit/report/tables/targets.tex").read_text()
+    assert r"leaf \{x\} \$a\$ <b> [/i]" in tex
 
 
 def test_the_check_knows_folds_and_tasks(fruit: Path) -> None:

@@ -14,7 +14,7 @@ from clipaffect.assets import known_assets
 from clipaffect.config import parse_config
 from clipaffect.config.encoders import weights_folder
 from clipaffect.errors import UserError
-from clipaffect.stages import settings_json, shard_names
+from clipaffect.stages import evaluated, settings_json, shard_names
 
 try:
     CONFIG = parse_config(

@@ -61,6 +61,7 @@ rule evaluate_heads:
         clusters=RESULTS / "evaluation/{task}/clusters.parquet",
         heads=RESULTS / "evaluation/{task}/heads.parquet",
         frames=RESULTS / "evaluation/{task}/frames.json",
+        source=RESULTS / "evaluation/{task}/source.json",
     log:
         LOGS / "evaluate_heads/{task}.log",
     benchmark:
@@ -69,7 +70,7 @@ rule evaluate_heads:
         ENV
     params:
         settings=lambda wildcards: settings_json(
-            CONFIG, "evaluation", "training", "evaluation", f"tasks.{wildcards.task}"
+            CONFIG, "evaluation", *evaluated(CONFIG, wildcards.task)
         ),
         encoder=CONFIG.encoder,
         bundles=lambda wildcards, input: options("--bundle", input.bundles, folder=True),

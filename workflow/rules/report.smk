@@ -1,7 +1,8 @@
 """Pages that a person reads.
 
 in:  summary and frame index for the first page; the evaluation of every task for the report
-out: start.html within minutes; report/index.html with figures, tables and metrics.json
+out: start.html within minutes; report/index.html with figures, tables and metrics.json; what the
+     jobs took, under timings/
 """
 
 # Imported features alone need no image.
@@ -10,11 +11,20 @@ FIGURES = [
     (f"{figure}_{task}", task, label)
     for task in TASKS
     for figure, label in (
+        ("beside", "Every setting and reference"),
         ("alpha", "Macro F1 over alpha"),
         ("targets", "F1 of each class or unit"),
         ("confusion", "Confusion at the headline alpha"),
+        ("calibration", "Calibration at the headline alpha"),
     )
 ]
+TABLES = {
+    "scores": "Macro F1 of every setting, with intervals",
+    "comparisons": "Paired comparisons",
+    "targets": "F1 of each class and unit",
+    "runs": "Every head and reference",
+    "coverage": "Frames by status",
+}
 
 
 rule first_page:
@@ -47,8 +57,12 @@ rule build_report:
             RESULTS / f"tables/{CONFIG.encoder}" / "{task}/rows.parquet", task=TASKS
         ),
         metrics=expand(RESULTS / "evaluation/{task}/metrics.parquet", task=TASKS),
+        source=expand(RESULTS / "evaluation/{task}/source.json", task=TASKS),
         comparisons=expand(
             RESULTS / "evaluation/{task}/comparisons.parquet", task=TASKS
+        ),
+        bundles=expand(
+            RESULTS / "models/{task}/{part}/heads.safetensors", task=TASKS, part=PARTS
         ),
     output:
         page=report(
@@ -59,24 +73,18 @@ rule build_report:
         ),
         metrics=RESULTS / "report/metrics.json",
         markdown=RESULTS / "report/report.md",
-        runs=report(
-            RESULTS / "report/runs.csv",
-            caption="../report/runs.rst",
-            category="Tables",
-            labels={"what": "Macro F1 of every head and reference"},
-        ),
-        coverage=report(
-            RESULTS / "report/coverage.csv",
-            caption="../report/coverage.rst",
-            category="Tables",
-            labels={"what": "Frames by status"},
-        ),
-        targets=report(
-            RESULTS / "report/targets.csv",
-            caption="../report/targets.rst",
-            category="Tables",
-            labels={"what": "F1 of each class and unit"},
-        ),
+        record=RESULTS / "report/run.json",
+        cards=expand(RESULTS / "report/cards/{task}.md", task=TASKS),
+        tables=[
+            report(
+                RESULTS / f"report/tables/{name}.csv",
+                caption=f"../report/{name}.rst",
+                category="Tables",
+                labels={"what": label},
+            )
+            for name, label in TABLES.items()
+        ],
+        latex=expand(RESULTS / "report/tables/{table}.tex", table=TABLES),
         figures=[
             report(
                 RESULTS / f"report/figures/{name}.svg",
@@ -87,7 +95,11 @@ rule build_report:
             )
             for name, task, label in FIGURES
         ],
-        pictures=[RESULTS / f"report/figures/{name}.png" for name, _, _ in FIGURES],
+        pictures=[
+            RESULTS / f"report/figures/{name}.{kind}"
+            for name, _, _ in FIGURES
+            for kind in ("png", "pdf")
+        ],
     log:
         LOGS / "build_report.log",
     benchmark:
@@ -100,3 +112,18 @@ rule build_report:
     shell:
         "clipaffect build-report --settings {params.settings:q} {params.results:q} "
         '--out "$(dirname {output.page:q})" > {log:q} 2>&1'
+
+
+rule show_timings:
+    input:
+        RESULTS / "report/index.html",
+    output:
+        TIMINGS / "index.html",
+    log:
+        LOGS / "show_timings.log",
+    conda:
+        ENV
+    params:
+        run=CONFIG.run,
+    shell:
+        'clipaffect show-timings {params.run:q} "$(dirname {output:q})" > {log:q} 2>&1'

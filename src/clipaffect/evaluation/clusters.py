@@ -43,10 +43,10 @@ def cluster_counts(
     return pd.DataFrame(keys | columns)
 
 
-def count_array(counts: pd.DataFrame, groups: list[str], task: Task) -> np.ndarray:
+def count_array(counts: pd.DataFrame, groups: list[str], targets: tuple[str, ...]) -> np.ndarray:
     """(groups, targets, 3) float64 of one method's rows; a group that is not among them has 0."""
-    found = np.zeros((len(groups), len(task.targets), len(COUNTS)))
+    found = np.zeros((len(groups), len(targets), len(COUNTS)))
     at = pd.Index(groups).get_indexer(counts["group"])
-    target = pd.Index(task.targets).get_indexer(counts["target"])
+    target = pd.Index(targets).get_indexer(counts["target"])
     found[at, target] = counts[list(COUNTS)].to_numpy(float)
     return found

@@ -40,7 +40,7 @@ def compare_heads(
         counts: ``clusters.parquet`` of the task.
         out: a folder.
     """
-    counted = read_counts(counts, task)
+    counted = read_counts(counts)
     headline = Setting("head", encoder, "", settings.headline_alpha)
     erm = Setting("head", encoder, "", 1.0)
     shown = [s for s in dict.fromkeys((headline, erm)) if s in counted.seeds]

@@ -10,7 +10,6 @@ import numpy as np
 
 from clipaffect.evaluation.clusters import count_array
 from clipaffect.tables import read_frame
-from clipaffect.tasks import Task
 
 
 class Setting(NamedTuple):
@@ -33,10 +32,12 @@ class Counted:
 
     Attributes:
         people: names of the groups.
+        targets: names of the classes or labels.
         seeds: (C, T, 3) counts of each setting by seed; a reference has the seed -1 alone.
     """
 
     people: list[str]
+    targets: tuple[str, ...]
     seeds: dict[Setting, dict[int, np.ndarray]]
 
     def heads(self, encoder: str, variant: str = "") -> list[Setting]:
@@ -55,18 +56,19 @@ class Counted:
             setting: {seed: c[:, number : number + 1] for seed, c in by_seed.items()}
             for setting, by_seed in self.seeds.items()
         }
-        return Counted(self.people, own)
+        return Counted(self.people, self.targets[number : number + 1], own)
 
 
-def read_counts(path: Path, task: Task) -> Counted:
+def read_counts(path: Path) -> Counted:
     """Read ``clusters.parquet``."""
     frame = read_frame(path)
     people = sorted(frame["group"].unique())
+    targets = tuple(dict.fromkeys(frame["target"]))  # in the task's order, in every group
     keys = ["method", "encoder", "variant", "alpha", "seed"]
     seeds: dict[Setting, dict[int, np.ndarray]] = {}
     for (method, encoder, variant, alpha, seed), own in frame.groupby(
         keys, dropna=False, sort=True
     ):
         setting = Setting(method, encoder, variant, None if np.isnan(alpha) else float(alpha))
-        seeds.setdefault(setting, {})[int(seed)] = count_array(own, people, task)
-    return Counted(people, seeds)
+        seeds.setdefault(setting, {})[int(seed)] = count_array(own, people, targets)
+    return Counted(people, targets, seeds)

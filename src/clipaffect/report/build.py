@@ -4,39 +4,40 @@ from __future__ import annotations
 
 import base64
 import json
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import jinja2
 import pandas as pd
 import pyarrow.parquet as pq
 import yaml
+from markupsafe import Markup
 
-from clipaffect import __version__
 from clipaffect.assets import known_assets
 from clipaffect.config.models import Config
 from clipaffect.config.presets import preset_changes
-from clipaffect.dataset.notes import class_counts, data_notes, import_note
-from clipaffect.digest import digest
+from clipaffect.dataset.notes import import_note
+from clipaffect.evaluation.bootstrap import FEWEST
 from clipaffect.faces.crops import read_crops
 from clipaffect.outcomes import MEANING, Outcome
 from clipaffect.report import figures
-from clipaffect.report.results import (
-    Results,
+from clipaffect.report.cost import cost_rows
+from clipaffect.report.headline import answer, headline
+from clipaffect.report.pages import page_environment
+from clipaffect.report.record import fingerprint, run_record, weight_digests
+from clipaffect.report.results import Results, read_results, read_summary
+from clipaffect.report.tables import (
+    comparisons_table,
     coverage_table,
-    headline,
-    read_results,
-    read_summary,
     runs_table,
+    scores_table,
+    targets_table,
+    write_tables,
 )
 from clipaffect.splits import TRAIN, folds_among
 from clipaffect.stages import shard_names
 from clipaffect.tables import read_frame, take_rows, write_text
 from clipaffect.tasks import Task
+from clipaffect.zero_shot import task_prompts
 
-PACKAGES = ("torch", "open_clip_torch", "timm", "av", "opencv-python-headless", "scikit-learn",
-            "pyarrow", "pandas", "numpy", "snakemake")  # fmt: skip
 PICTURES_PER_CLASS = 3
 MISSING = {
     "leave_out": "those without a crop of the annotated person are left out",
@@ -45,28 +46,6 @@ MISSING = {
     "interpolate": "those without a crop of the annotated person take a score interpolated between "
     "that person's neighbouring frames with one",
 }
-ALT = {
-    "alpha": "Line chart of macro F1 over alpha with the references as dashed lines; the same "
-    "numbers are in the table of all runs.",
-    "targets": "Bar chart of F1 for each class or unit; the same numbers are in targets.csv.",
-    "confusion": "Heat map of decisions against annotations; each cell shows its share.",
-}
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("clipaffect.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["score"] = lambda value: "–" if value is None else f"{value:.3f}"
-    environment.filters["count"] = lambda value: f"{int(value):,}"
-    environment.filters["data_notes"] = data_notes
-    environment.filters["class_counts"] = class_counts
-    environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
-    return environment
 
 
 def first_page(config: Config, folder: Path, out: Path) -> None:
@@ -77,7 +56,7 @@ def first_page(config: Config, folder: Path, out: Path) -> None:
     ]
     statuses = pd.concat(frames)["status"].value_counts() if frames else pd.Series(dtype=int)
     page = (
-        _environment()
+        page_environment()
         .get_template("start.html")
         .render(
             config=config,
@@ -99,28 +78,21 @@ def _yaml(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False)
 
 
-def fingerprint(config: Config) -> dict[str, Any]:
-    """What the numbers are a function of, besides the data: configuration and versions."""
-    values = config.model_dump(mode="json")
-    versions = {name: version(name) for name in PACKAGES} | {"clipaffect": __version__}
-    return {"config": digest(values), "versions": versions}
-
-
-def _write_figures(results: Results, folder: Path) -> dict[str, dict[str, str]]:
-    """Write every figure; returns them by task and name as data URIs for the page."""
+def _write_figures(results: Results, folder: Path) -> dict[str, dict[str, figures.Spec]]:
+    """Write every figure; returns the charts for the page, by task and name."""
     alpha = results.config.training.headline_alpha
-    found: dict[str, dict[str, str]] = {}
+    found: dict[str, dict[str, figures.Spec]] = {}
     for name, task in results.tasks.items():
         drawn = {
+            "beside": figures.beside(task),
             "alpha": figures.alpha_curve(task, alpha),
-            "targets": figures.target_bars(task, alpha, task.support()),
+            "targets": figures.target_bars(task, alpha),
             "confusion": figures.confusion_map(task, alpha),
+            "calibration": figures.calibration(task, alpha),
         }
-        found[name] = {}
-        for kind, figure in drawn.items():
-            figures.save(figure, folder, f"{kind}_{name}")
-            data = (folder / f"{kind}_{name}.svg").read_bytes()
-            found[name][kind] = _data_uri(data, "image/svg+xml")
+        for kind, chart in drawn.items():
+            figures.save(chart, folder, f"{kind}_{name}")
+        found[name] = {kind: figures.for_page(chart) for kind, chart in drawn.items()}
     return found
 
 
@@ -165,17 +137,8 @@ def _pictured(config: Config) -> Task | None:
     return next((task for task in config.tasks().values() if not task.multilabel), None)
 
 
-def _targets_table(results: Results) -> pd.DataFrame:
-    rows = []
-    for name, task in results.tasks.items():
-        for alpha in results.config.training.alphas:
-            for target, value in zip(task.task.targets, task.f1_of_targets(alpha), strict=True):
-                rows.append({"task": name, "alpha": alpha, "target": target, "f1": value})
-    return pd.DataFrame(rows)
-
-
 def build_report(config: Config, folder: Path, out: Path) -> None:
-    """Write ``index.html``, ``report.md``, ``metrics.json``, CSV tables and figures to ``out``.
+    """Write the page, its figures and tables, ``metrics.json`` and ``run.json`` to ``out``.
 
     Args:
         config: what was run.
@@ -184,25 +147,35 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
     """
     results = read_results(config, folder)
     out.mkdir(parents=True, exist_ok=True)
-    runs, coverage = runs_table(results), coverage_table(results)
-    runs.to_csv(out / "runs.csv", index=False, float_format="%.6f")
-    coverage.to_csv(out / "coverage.csv", index=False, float_format="%.6f")
-    _targets_table(results).to_csv(out / "targets.csv", index=False, float_format="%.6f")
+    tables = {
+        "scores": scores_table(results),
+        "comparisons": comparisons_table(results),
+        "targets": targets_table(results),
+        "runs": runs_table(results),
+        "coverage": coverage_table(results),
+    }
+    write_tables(tables, out / "tables")
     numbers = headline(results)
     write_text(out / "metrics.json", json.dumps(numbers, indent=2) + "\n")
+    write_text(out / "run.json", json.dumps(run_record(config, folder), indent=2) + "\n")
     assets = known_assets()
+    unit = "people" if results.summary["names_people"] else "source videos or images"
+    answers = [answer(name, own, unit) for name, own in numbers["tasks"].items()]
     context = {
         "config": config,
         "numbers": numbers,
+        "answers": answers,
+        "unit": unit,
+        "fewest": FEWEST,
         "missing": MISSING[config.evaluation.missing],
         "tasks": {name: found.task for name, found in results.tasks.items()},
         "summary": results.summary,
-        "runs": runs.astype(object).where(runs.notna(), None).to_dict("records"),
-        "coverage": coverage.to_dict("records"),
         "meaning": {str(outcome): text for outcome, text in MEANING.items()},
         "fingerprint": fingerprint(config),
         "config_yaml": _yaml(config),
         "preset_changes": preset_changes(config),
+        "prompts": _prompts(results),
+        "costs": cost_rows(results),
         "cautions": [
             f"{name}: {assets[encoder.asset].caution}"
             for name, encoder in config.encoders.items()
@@ -212,14 +185,36 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
             import_note(name, json.loads((folder / f"embeddings/{name}/import.json").read_text()))
             for name in config.features.imported
         ],
+    } | {
+        name: table.astype(object).where(table.notna(), None).to_dict("records")
+        for name, table in tables.items()
     }
-    environment = _environment()
+    environment = page_environment()
     page = environment.get_template("report.html").render(
         **context,
         figures=_write_figures(results, out / "figures"),
-        alt=ALT,
+        script=Markup(figures.script()),  # noqa: S704 - the library's own code
         pictures=_pictures(config, folder),
     )
     write_text(out / "index.html", page)
     environment.autoescape = False
     write_text(out / "report.md", environment.get_template("report.md").render(**context))
+    for said, (name, own) in zip(answers, numbers["tasks"].items(), strict=True):
+        task = results.tasks[name]
+        card = environment.get_template("card.md").render(
+            **context, name=name, t=own, task=task.task, support=task.support(), said=said,
+            weights=weight_digests(folder, name),
+        )  # fmt: skip
+        write_text(out / "cards" / f"{name}.md", card)
+
+
+def _prompts(results: Results) -> dict[str, list[tuple[str, list[str], list[str]]]]:
+    """By task, the prompts of each target, where an encoder was asked by them."""
+    found = {}
+    for name, task in results.tasks.items():
+        if (task.metrics["method"] == "zero_shot").any():
+            prompts = task_prompts(task.task, results.config.zero_shot)
+            found[name] = [
+                (target, *own) for target, own in zip(task.task.targets, prompts, strict=True)
+            ]
+    return found

@@ -1,107 +1,264 @@
-"""The report's figures, as SVG and PNG, the same bytes for the same numbers."""
+"""The report's figures: Vega-Lite charts for the page, and the same ones as SVG, PDF and PNG.
+
+On the page text and axes have the colour of the page's text, so that a dark page or a print
+needs no second chart.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
-import matplotlib
+import altair as alt
 import numpy as np
-from matplotlib.figure import Figure
+import pandas as pd
+import vl_convert
 
 from clipaffect.report.results import TaskResults
 
-INK, ACCENT, SOFT = "#1f2933", "#0b6e99", "#c8d6df"
-REFERENCE_COLOURS = ("#9aa5b1", "#b7791f", "#7b5ea7", "#2f855a", "#c05621")
-matplotlib.rcParams.update(
-    {
-        "svg.hashsalt": "clipaffect",  # element ids would be random otherwise
-        "svg.fonttype": "none",
-        "font.size": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": INK,
-        "axes.labelcolor": INK,
-        "text.color": INK,
-    }
-)
+INK, ACCENT, SOFT, GREY = "#1f2933", "#0b6e99", "#9fb8c6", "#7b8794"
+STATIC_WIDTH, SCALE = 620, 2.0
+Spec = dict[str, Any]
 
 
-def plain(names: tuple[str, ...]) -> list[str]:
-    """Names that matplotlib draws as they are: a dollar sign would begin a formula."""
-    return [name.replace("$", r"\$") for name in names]
+def _chart(data: pd.DataFrame) -> alt.Chart:
+    """A chart of a table; labels are taken as they are, whatever is in them."""
+    return alt.Chart(alt.InlineData(json.loads(data.to_json(orient="records"))))
 
 
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write ``<name>.svg`` and ``<name>.png``."""
+def _finish(chart: alt.LayerChart | alt.FacetChart, alt_text: str, height: int) -> Spec:
+    spec: Spec = chart.properties(width="container", height=height).to_dict()
+    spec["description"] = alt_text
+    spec.pop("config", None)
+    return spec
+
+
+def for_page(spec: Spec) -> Spec:
+    """The chart as the page shows it: its colours are the page's."""
+    return spec | {"background": "transparent", "config": _config("currentColor")}
+
+
+def for_file(spec: Spec) -> Spec:
+    """The chart on white, of one width."""
+    return spec | {"width": STATIC_WIDTH, "background": "white", "config": _config(INK)}
+
+
+def _config(ink: str) -> Spec:
+    text = {"labelColor": ink, "titleColor": ink, "labelFontSize": 12, "titleFontSize": 12,
+            "titleFontWeight": "normal"}  # fmt: skip
+    axis = text | {"domainColor": ink, "tickColor": ink, "gridColor": GREY, "gridOpacity": 0.3,
+                   "labelLimit": 260}  # fmt: skip
+    return {"axis": axis, "legend": text | {"labelLimit": 300, "orient": "bottom"},
+            "view": {"stroke": None}, "text": {"color": ink}, "rule": {"color": ink},
+            "font": "sans-serif"}  # fmt: skip
+
+
+def save(spec: Spec, folder: Path, name: str) -> None:
+    """Write ``<name>.svg``, ``<name>.pdf`` and ``<name>.png``."""
     folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight")
-    figure.savefig(
-        folder / f"{name}.png", dpi=150, metadata={"Software": None}, bbox_inches="tight"
-    )
+    svg = vl_convert.vegalite_to_svg(for_file(spec))
+    (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
+    (folder / f"{name}.pdf").write_bytes(vl_convert.svg_to_pdf(svg))
+    (folder / f"{name}.png").write_bytes(vl_convert.svg_to_png(svg, scale=SCALE))
 
 
-def alpha_curve(results: TaskResults, headline_alpha: float) -> Figure:
-    """Macro F1 over alpha with one deviation over seeds, and the references as lines."""
-    table = results.over_alpha()
-    figure = Figure(figsize=(7, 4))
-    axes = figure.subplots()
-    spread = table["deviation"].fillna(0)
-    axes.fill_between(
-        table["alpha"], table["mean"] - spread, table["mean"] + spread, color=ACCENT, alpha=0.18
-    )
-    axes.plot(table["alpha"], table["mean"], "o-", color=ACCENT, label="head, mean over seeds")
-    axes.axvline(headline_alpha, color=SOFT, zorder=0)
-    for (name, value), colour in zip(results.references(), REFERENCE_COLOURS * 3, strict=False):
-        axes.axhline(value, color=colour, linestyle="--", linewidth=1.2, label=name)
-    axes.set(xlabel="CVaR level alpha (1 = ERM)", ylabel="macro F1, validation", ylim=(0, None))
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    return figure
+def script() -> str:
+    """Vega, Vega-Lite and Vega-Embed, to be put into a page."""
+    return str(vl_convert.javascript_bundle())  # type: ignore[call-arg]
 
 
-def target_bars(results: TaskResults, headline_alpha: float, support: dict[str, int]) -> Figure:
-    """F1 of each class or unit at the headline alpha and under ERM."""
-    names = results.task.targets
-    figure = Figure(figsize=(8, 3.6))
-    axes = figure.subplots()
-    at = np.arange(len(names))
-    axes.bar(at - 0.2, results.f1_of_targets(headline_alpha), 0.4, color=ACCENT,
-             label=f"alpha = {headline_alpha:g}")  # fmt: skip
-    axes.bar(at + 0.2, results.f1_of_targets(1.0), 0.4, color=SOFT, label="alpha = 1 (ERM)")
-    labels = [
-        f"{shown}\n{support.get(name, 0)}" for shown, name in zip(plain(names), names, strict=True)
+PLAIN = {"seeds:Q", "people:Q", "frames:Q", "alpha:Q"}  # whole, or short as they are
+
+
+def _tooltips(*fields: tuple[str, str]) -> list[alt.Tooltip]:
+    return [
+        alt.Tooltip(name, title=title)
+        if name.endswith(":N") or name in PLAIN
+        else alt.Tooltip(name, title=title, format=".3f")
+        for name, title in fields
     ]
-    axes.set_xticks(at, labels, fontsize=8)
-    axes.set(ylabel="F1, validation", ylim=(0, 1))
-    axes.set_xlabel("with the number of validation frames that show it", fontsize=8)
-    axes.legend(frameon=False, fontsize=8)
-    return figure
 
 
-def confusion_map(results: TaskResults, headline_alpha: float) -> Figure:
-    """Shares of decisions for each true class, or of present and absent frames of each unit."""
+def _with_interval(table: pd.DataFrame) -> list[alt.Chart]:
+    """A chart of the rows that have an interval; none where no row has: a layer of nothing."""
+    known = table[table["low"].notna()]
+    return [] if known.empty else [_chart(known)]
+
+
+def beside(results: TaskResults) -> Spec:
+    """Headline, ERM, other settings and references, each with its interval over people."""
+    table = results.macro_intervals().sort_values("estimate", ascending=False)
+    table = table.assign(kind=np.where(table["method"] == "head", "head", "reference"))
+    chart = _chart(table[["name", "kind", "estimate", "low", "high", "seeds", "people"]])
+    where = alt.Y("name:N", sort=list(table["name"]), title=None)
+    tips = _tooltips(("name:N", "setting"), ("estimate:Q", "macro F1"), ("low:Q", "low"),
+                     ("high:Q", "high"), ("seeds:Q", "seeds"), ("people:Q", "people"))  # fmt: skip
+    colour = alt.Color("kind:N", scale=alt.Scale(domain=["head", "reference"],
+                       range=[ACCENT, GREY]), title=None)  # fmt: skip
+    points = chart.mark_point(filled=True, size=80, opacity=1).encode(
+        x=alt.X("estimate:Q", title="macro F1, 95 % interval over people",
+                scale=alt.Scale(zero=True)),
+        y=where, color=colour, tooltip=tips,
+    )  # fmt: skip
+    bars = [
+        known.mark_rule(strokeWidth=2).encode(
+            x=alt.X("low:Q", title=""), x2="high:Q", y=where, color=colour
+        )
+        for known in _with_interval(table[["name", "kind", "low", "high"]])
+    ]
+    return _finish(
+        alt.layer(points, *bars),
+        "Dot plot of macro F1 of every setting and reference with 95 % intervals over people; the "
+        "same numbers are in the table of scores.",
+        max(90, 24 * len(table)),
+    )
+
+
+def alpha_curve(results: TaskResults, headline_alpha: float) -> Spec:
+    """Macro F1 over alpha with its interval over people, and the references as lines."""
+    table = results.over_alpha()
+    chart = _chart(table[["alpha", "estimate", "low", "high", "seeds", "seed_deviation"]])
+    x = alt.X("alpha:Q", title="CVaR level alpha (1 = ERM)", scale=alt.Scale(domain=[0, 1]))
+    y = alt.Y("estimate:Q", title="macro F1, validation", scale=alt.Scale(zero=False))
+    tips = _tooltips(("alpha:Q", "alpha"), ("estimate:Q", "macro F1"), ("low:Q", "low"),
+                     ("high:Q", "high"), ("seed_deviation:Q", "deviation over seeds"),
+                     ("seeds:Q", "seeds"))  # fmt: skip
+    band = [
+        known.mark_area(color=ACCENT, opacity=0.15).encode(
+            x=x, y=alt.Y("low:Q", title=""), y2="high:Q"
+        )
+        for known in _with_interval(table[["alpha", "low", "high"]])
+    ]
+    line = chart.mark_line(color=ACCENT, point=False).encode(x=x, y=y)
+    points = chart.mark_point(color=ACCENT, filled=True, size=70, opacity=1).encode(
+        x=x, y=y, tooltip=tips
+    )
+    mark = _chart(pd.DataFrame({"alpha": [headline_alpha]})).mark_rule(color=SOFT).encode(x=x)
+    references = pd.DataFrame(results.references(), columns=["name", "estimate"])
+    lines = _chart(references).mark_rule(strokeDash=[5, 3], strokeWidth=1.5).encode(
+        y=y,
+        color=alt.Color("name:N", title=None, scale=alt.Scale(scheme="dark2")),
+        tooltip=_tooltips(("name:N", "reference"), ("estimate:Q", "macro F1")),
+    )  # fmt: skip
+    return _finish(
+        alt.layer(mark, lines, *band, line, points),
+        "Line chart of macro F1 over the CVaR level alpha with a band of its 95 % interval over "
+        "people, and the references as dashed lines; the same numbers are in the table of scores.",
+        320,
+    )
+
+
+def target_bars(results: TaskResults, headline_alpha: float) -> Spec:
+    """F1 of each class or label at the headline alpha and under ERM."""
+    support = results.support()
+    rows = []
+    for alpha in dict.fromkeys((headline_alpha, 1.0)):
+        own = results.intervals[results.intervals["alpha"] == alpha].set_index("target")
+        for target, value in zip(results.task.targets, results.f1_of_targets(alpha), strict=True):
+            interval = own.loc[[target]].iloc[0] if target in own.index else {}
+            rows.append(
+                {"target": target, "name": f"alpha = {alpha:g}" + (" (ERM)" if alpha == 1 else ""),
+                 "f1": value, "low": interval.get("low"), "high": interval.get("high"),
+                 "frames": support.get(target, 0)}
+            )  # fmt: skip
+    table = pd.DataFrame(rows)
+    names = list(dict.fromkeys(table["name"]))
+    chart = _chart(table)
+    x = alt.X("target:N", sort=list(results.task.targets), title=None,
+              axis=alt.Axis(labelAngle=-35))  # fmt: skip
+    offset = alt.XOffset("name:N", sort=names)
+    bars = chart.mark_bar().encode(
+        x=x, xOffset=offset, y=alt.Y("f1:Q", title="F1, validation",
+                                     scale=alt.Scale(domain=[0, 1])),
+        color=alt.Color("name:N", title=None, sort=names,
+                        scale=alt.Scale(domain=names, range=[ACCENT, SOFT][: len(names)])),
+        tooltip=_tooltips(("target:N", "class or label"), ("name:N", "setting"), ("f1:Q", "F1"),
+                          ("low:Q", "low"), ("high:Q", "high"), ("frames:Q", "frames")),
+    )  # fmt: skip
+    errors = [
+        known.mark_rule().encode(x=x, xOffset=offset, y=alt.Y("low:Q", title=""), y2="high:Q")
+        for known in _with_interval(table)
+    ]
+    return _finish(
+        alt.layer(bars, *errors),
+        "Bar chart of F1 for each class or label at the headline alpha and under plain ERM, with "
+        "95 % intervals over people where there are enough; the same numbers are in targets.csv.",
+        260,
+    )
+
+
+def confusion_map(results: TaskResults, headline_alpha: float) -> Spec:
+    """Shares of decisions for each true class, or of present and absent frames of each label."""
     counts, names = results.counts(headline_alpha), results.task.targets
     if results.task.multilabel:
-        columns: tuple[str, ...] = (
-            "present, found",
-            "present, missed",
-            "absent, false alarm",
-            "absent, left",
-        )
-        cells = ((1, 1), (1, 0), (0, 1), (0, 0))
-        table = np.array([[counts.get(f"{n}:{a}>{b}", 0) for a, b in cells] for n in names])
-        halves = [table[:, :2], table[:, 2:]]
-        shares = np.hstack([half / np.maximum(half.sum(1, keepdims=True), 1) for half in halves])
+        cells = {"present, found": (1, 1), "present, missed": (1, 0), "absent, false alarm": (0, 1),
+                 "absent, left": (0, 0)}  # fmt: skip
+        rows = [
+            {"truth": name, "decision": shown, "frames": counts.get(f"{name}:{a}>{b}", 0),
+             "of": sum(counts.get(f"{name}:{a}>{k}", 0) for k in (0, 1))}
+            for name in names
+            for shown, (a, b) in cells.items()
+        ]  # fmt: skip
+        columns = list(cells)
     else:
-        columns = names
-        table = np.array([[counts.get(f"{a}>{b}", 0) for b in names] for a in names])
-        shares = table / np.maximum(table.sum(1, keepdims=True), 1)
-    figure = Figure(figsize=(6.2, 5))
-    axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for (row, column), share in np.ndenumerate(shares):
-        axes.text(column, row, f"{share:.2f}", ha="center", va="center", fontsize=8,
-                  color="white" if share > 0.55 else INK)  # fmt: skip
-    axes.set_xticks(range(len(columns)), plain(columns), rotation=35, ha="right", fontsize=8)
-    axes.set_yticks(range(len(names)), plain(names), fontsize=8)
-    axes.set(xlabel="decision", ylabel="annotation")
-    return figure
+        rows = [
+            {"truth": a, "decision": b, "frames": counts.get(f"{a}>{b}", 0),
+             "of": sum(counts.get(f"{a}>{k}", 0) for k in names)}
+            for a in names
+            for b in names
+        ]  # fmt: skip
+        columns = list(names)
+    table = pd.DataFrame(rows)
+    table["share"] = table["frames"] / table["of"].clip(lower=1)
+    base = _chart(table).encode(
+        x=alt.X("decision:N", sort=columns, title="decision", axis=alt.Axis(labelAngle=-35)),
+        y=alt.Y("truth:N", sort=list(names), title="annotation"),
+    )
+    cells_ = base.mark_rect().encode(
+        color=alt.Color("share:Q", scale=alt.Scale(scheme="blues", domain=[0, 1]), legend=None),
+        tooltip=_tooltips(("truth:N", "annotation"), ("decision:N", "decision"),
+                          ("share:Q", "share"), ("frames:Q", "frames, all seeds")),
+    )  # fmt: skip
+    text = base.mark_text(fontSize=11).encode(
+        text=alt.Text("share:Q", format=".2f"),
+        color=alt.when(alt.datum.share > 0.55).then(alt.value("white")).otherwise(alt.value(INK)),
+    )
+    return _finish(
+        cells_ + text,
+        "Heat map of decisions against annotations, as shares of each annotated class or state; "
+        "each cell shows its share.",
+        28 * len(names) + 30,
+    )
+
+
+def calibration(results: TaskResults, headline_alpha: float) -> Spec:
+    """Confidence against the share that is right, at the headline alpha, seeds pooled."""
+    parts = {
+        metric: results.values(f"reliability_{metric}", "head", alpha=headline_alpha)
+        .set_index(["seed", "target"])["value"]
+        for metric in ("frames", "confidence", "share")
+    }  # fmt: skip
+    table = pd.DataFrame(parts)
+    weighed = table[["confidence", "share"]].mul(table["frames"], axis=0)
+    sums = weighed.assign(frames=table["frames"]).groupby("target").sum()
+    bins = sums[["confidence", "share"]].div(sums["frames"], axis=0)
+    bins = bins.assign(frames=sums["frames"]).reset_index(drop=True)
+    what = "share of labels present" if results.task.multilabel else "share that is right"
+    unit = alt.Scale(domain=[0, 1])
+    ideal = _chart(pd.DataFrame({"x": [0.0, 1.0]})).mark_line(color=GREY, strokeDash=[4, 3]).encode(
+        x=alt.X("x:Q", scale=unit, title="probability given"), y=alt.Y("x:Q", scale=unit, title="")
+    )  # fmt: skip
+    points = _chart(bins).mark_point(filled=True, color=ACCENT, opacity=1).encode(
+        x=alt.X("confidence:Q", scale=unit, title="probability given"),
+        y=alt.Y("share:Q", scale=unit, title=what),
+        size=alt.Size("frames:Q", title="answers", scale=alt.Scale(range=[20, 500]), legend=None),
+        tooltip=_tooltips(("confidence:Q", "probability given"), ("share:Q", what),
+                          ("frames:Q", "answers")),
+    )  # fmt: skip
+    return _finish(
+        ideal + points,
+        "Reliability plot: the probability that heads give against the share that is right; the "
+        "dashed diagonal is perfect calibration.",
+        300,
+    )

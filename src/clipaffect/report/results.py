@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 
 from clipaffect.config.models import Config
+from clipaffect.evaluation.source import check_source
+from clipaffect.stages import evaluated, settings_json
 from clipaffect.tables import read_frame
 from clipaffect.tasks import Task
 
@@ -25,6 +27,7 @@ class TaskResults:
             epoch on validation.
         rows: annotated frames: split, status.
         frames: how the annotated validation frames are scored (``evaluation/<task>/frames.json``).
+        intervals, comparisons, resolution: what ``evaluation.comparisons`` wrote.
     """
 
     task: Task
@@ -32,6 +35,9 @@ class TaskResults:
     heads: pd.DataFrame
     rows: pd.DataFrame
     frames: dict[str, Any]
+    intervals: pd.DataFrame
+    comparisons: pd.DataFrame
+    resolution: dict[str, Any]
 
     def values(self, metric: str, method: str, variant: str = "", **where: Any) -> pd.DataFrame:
         """Rows of one metric, method and variant, with further columns fixed.
@@ -45,10 +51,27 @@ class TaskResults:
             chosen &= m[column] == value
         return m[chosen]
 
+    def macro_intervals(self) -> pd.DataFrame:
+        """One row a setting, of all targets together; ``name`` is what a reader calls it."""
+        own = self.intervals[self.intervals["target"] == ""]
+        return own.assign(name=[setting_name(row) for _, row in own.iterrows()])
+
     def over_alpha(self) -> pd.DataFrame:
-        """Columns alpha, mean, deviation (over seeds, n - 1), seeds: macro F1 of the heads."""
-        by_alpha = self.values("macro_f1", "head").groupby("alpha")["value"]
-        return by_alpha.agg(mean="mean", deviation="std", seeds="count").reset_index()
+        """The intervals of the grid's own heads, by alpha."""
+        own = self.macro_intervals()
+        own = own[(own["method"] == "head") & (own["variant"] == "")]
+        return own.sort_values("alpha", ignore_index=True)
+
+    def interval(self, alpha: float) -> dict[str, Any] | None:
+        """The grid's interval at one alpha; None without a finished head."""
+        own = self.over_alpha()
+        own = own[own["alpha"] == alpha]
+        return None if own.empty else without_nan(own.iloc[0].to_dict())
+
+    def mean_of(self, metric: str, alpha: float) -> float | None:
+        """A metric's mean over the seeds of the grid's heads at one alpha."""
+        value = float(self.values(metric, "head", alpha=alpha)["value"].mean())
+        return None if np.isnan(value) else value
 
     def variants(self) -> list[dict[str, Any]]:
         """Macro F1 of each variant's heads, by variant and alpha (None for losses without one)."""
@@ -56,7 +79,7 @@ class TaskResults:
         chosen = m[(m["metric"] == "macro_f1") & (m["method"] == "head") & (m["variant"] != "")]
         groups = chosen.groupby(["variant", "alpha"], dropna=False)["value"]
         return [
-            {"variant": variant, "alpha": None if np.isnan(alpha) else alpha, **_spread(values)}
+            {"variant": variant, "alpha": None if np.isnan(alpha) else alpha, **spread_of(values)}
             for (variant, alpha), values in groups
         ]
 
@@ -68,7 +91,7 @@ class TaskResults:
         chosen = (m["metric"] == "macro_f1") & (m["method"] == "head") & (m["variant"] == "")
         chosen &= (m["alpha"] == alpha) & (m["fold"] > 0)
         means = m[chosen].groupby("fold")["value"].mean()
-        spread = {k: v for k, v in _spread(means).items() if k != "seeds"}
+        spread = {k: v for k, v in spread_of(means).items() if k != "seeds"}
         return spread | {"folds": {str(fold): float(value) for fold, value in means.items()}}
 
     def best_validation_epoch(self, alpha: float) -> float | None:
@@ -106,7 +129,7 @@ class TaskResults:
         mine = self.frames["with_crop"] + self.frames["filled"]
         found = []
         for _, row in m.iterrows():
-            name = _reference_name(row["method"], row["encoder"])
+            name = reference_name(row["method"], row["encoder"])
             same = (frames["method"] == row["method"]) & (frames["encoder"] == row["encoder"])
             count = int(frames.loc[same, "value"].iloc[0])
             found.append((name if count == mine else f"{name} ({count:,} frames)", row["value"]))
@@ -127,7 +150,26 @@ class TaskResults:
         return {str(key): float(value) for key, value in sums.items()}
 
 
-def _spread(values: pd.Series) -> dict[str, Any]:
+def setting_name(row: pd.Series | dict[str, Any], prefix: str = "") -> str:
+    """What a setting is called for a reader: a head by variant and alpha, or a reference."""
+    method, encoder, variant, alpha = (
+        row[f"{prefix}{key}"] for key in ("method", "encoder", "variant", "alpha")
+    )
+    if method != "head":
+        return reference_name(method, encoder)
+    level = "" if np.isnan(alpha) else f"alpha = {alpha:g}"
+    if level and alpha == 1:
+        level += " (ERM)"
+    return ", ".join(part for part in (variant, level) if part)
+
+
+def without_nan(values: dict[str, Any]) -> dict[str, Any]:
+    """NaN as None, which JSON and templates have a word for; numpy's numbers as Python's."""
+    plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
+    return {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in plain.items()}
+
+
+def spread_of(values: pd.Series) -> dict[str, Any]:
     """Mean, sample deviation (None for one seed) and number of seeds."""
     deviation = float(values.std())
     return {
@@ -137,7 +179,8 @@ def _spread(values: pd.Series) -> dict[str, Any]:
     }
 
 
-def _reference_name(method: str, encoder: str) -> str:
+def reference_name(method: str, encoder: str) -> str:
+    """What a reference is called for a reader."""
     names = {
         "constant": "constant (largest class)",
         "all_positive": "every label always present",
@@ -169,85 +212,25 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 def read_results(config: Config, folder: Path) -> Results:
-    """Read what the evaluation left in a results folder."""
+    """Read what the evaluation left in a results folder.
+
+    Raises:
+        UserError: a task's scores were made by another run.
+    """
     tasks = {}
     for name, task in config.tasks().items():
         rows = folder / "tables" / config.encoder / name / "rows.parquet"
+        own = folder / "evaluation" / name
+        settings = json.loads(settings_json(config, "evaluation", *evaluated(config, name)))
+        check_source(settings, rows.parent, own)
         tasks[name] = TaskResults(
             task,
-            read_frame(folder / "evaluation" / name / "metrics.parquet"),
-            read_frame(folder / "evaluation" / name / "heads.parquet"),
+            read_frame(own / "metrics.parquet"),
+            read_frame(own / "heads.parquet"),
             read_frame(rows, ["split", "status"]),
-            json.loads((folder / "evaluation" / name / "frames.json").read_text()),
+            json.loads((own / "frames.json").read_text()),
+            read_frame(own / "intervals.parquet"),
+            read_frame(own / "comparisons.parquet"),
+            json.loads((own / "resolution.json").read_text()),
         )
     return Results(config, read_summary(folder), tasks)
-
-
-def runs_table(results: Results) -> pd.DataFrame:
-    """One row for every head and reference: what it is, its status, its scores.
-
-    Under k-fold evaluation a row without a fold is over the frames of all folds together.
-    """
-    parts = []
-    for name, task in results.tasks.items():
-        scores = task.metrics[task.metrics["metric"].isin(["macro_f1", "accuracy"])]
-        keys = ["method", "encoder", "variant", "alpha", "seed", "fold"]
-        wide = scores.pivot_table(index=keys, columns="metric", values="value", dropna=False)
-        wide = wide.dropna(how="all").reset_index()
-        wide = wide.merge(
-            task.heads[["variant", "alpha", "seed", "fold", "status", "collapsed"]],
-            on=["variant", "alpha", "seed", "fold"],
-            how="outer",
-        )
-        wide["status"] = wide["status"].fillna("ok")
-        wide["collapsed"] = wide["collapsed"].fillna(False).astype(bool)
-        wide["method"] = wide["method"].fillna("head")
-        wide.insert(0, "task", name)
-        parts.append(wide)
-    columns = ["task", *keys, "status", "collapsed", "macro_f1", "accuracy"]
-    table = pd.concat(parts, ignore_index=True)[columns]
-    table["seed"] = table["seed"].astype("Int64").where(table["seed"] >= 0)
-    table["fold"] = table["fold"].astype("Int64").where(table["fold"] > 0)
-    order = ["task", "method", "encoder", "variant", "alpha", "seed", "fold"]
-    return table.sort_values(order, ignore_index=True)
-
-
-def coverage_table(results: Results) -> pd.DataFrame:
-    """Annotated frames by task, split and status."""
-    parts = [
-        task.rows.groupby(["split", "status"])
-        .size()
-        .rename("frames")
-        .reset_index()
-        .assign(task=name)
-        for name, task in results.tasks.items()
-    ]
-    table = pd.concat(parts, ignore_index=True)[["task", "split", "status", "frames"]]
-    total = table.groupby(["task", "split"])["frames"].transform("sum")
-    return table.assign(share=table["frames"] / total)
-
-
-def headline(results: Results) -> dict[str, Any]:
-    """The numbers of ``metrics.json``."""
-    found: dict[str, Any] = {"run": results.config.run, "split": "validation", "tasks": {}}
-    for name, task in results.tasks.items():
-        by_alpha = task.values("macro_f1", "head").groupby("alpha")["value"]
-        alphas = {f"{alpha:g}": _spread(values) for alpha, values in by_alpha}
-        alpha = f"{results.config.training.headline_alpha:g}"
-        found["tasks"][name] = {
-            "metric": "macro_f1",
-            "headline_alpha": float(alpha),
-            "headline": alphas.get(alpha),
-            "erm": alphas.get("1"),
-            "alphas": alphas,
-            "references": dict(task.references()),
-            "absent_in_validation": [k for k, count in task.support().items() if not count],
-            "variants": task.variants(),
-            "best_validation_epoch": task.best_validation_epoch(float(alpha)),
-            "chosen_alpha": task.chosen_alpha(),
-            "over_folds": task.over_folds(float(alpha)),
-            "collapsed_heads": int(task.heads["collapsed"].sum()),
-            "frames": {k: v for k, v in task.frames.items() if k != "support"},
-            "failed_heads": int((task.heads["status"] != "ok").sum()),
-        }
-    return found

@@ -1,0 +1,132 @@
+"""The numbers of ``metrics.json``, and the sentences that answer what a run asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clipaffect.evaluation.bootstrap import FEWEST
+from clipaffect.evaluation.comparisons import PLANNED
+from clipaffect.report.results import (
+    Results,
+    TaskResults,
+    setting_name,
+    spread_of,
+    without_nan,
+)
+
+LEVEL = 0.05  # of the adjusted p below which a difference is called shown
+
+
+def headline(results: Results) -> dict[str, Any]:
+    """The numbers of ``metrics.json``."""
+    found: dict[str, Any] = {"run": results.config.run, "split": "validation", "tasks": {}}
+    for name, task in results.tasks.items():
+        by_alpha = task.values("macro_f1", "head").groupby("alpha")["value"]
+        alphas = {f"{alpha:g}": spread_of(values) for alpha, values in by_alpha}
+        alpha = results.config.training.headline_alpha
+        interval = task.interval(alpha) or {}
+        found["tasks"][name] = {
+            "metric": "macro_f1",
+            "headline_alpha": alpha,
+            "headline": alphas.get(f"{alpha:g}"),
+            "interval": [interval.get("low"), interval.get("high")],
+            "interval_with_seeds": [
+                interval.get("low_with_seeds"), interval.get("high_with_seeds")
+            ],
+            "people": task.resolution["people"],
+            "smallest_gain": task.resolution["smallest_gain"],
+            "erm": alphas.get("1"),
+            "alphas": alphas,
+            "references": dict(task.references()),
+            "planned": planned(task),
+            **{
+                metric: task.mean_of(metric, alpha)
+                for metric in (
+                    "accuracy", "macro_auc", "macro_average_precision", "calibration_error"
+                )
+            },
+            "absent_in_validation": [k for k, count in task.support().items() if not count],
+            "variants": task.variants(),
+            "best_validation_epoch": task.best_validation_epoch(alpha),
+            "chosen_alpha": task.chosen_alpha(),
+            "over_folds": task.over_folds(alpha),
+            "collapsed_heads": int(task.heads["collapsed"].sum()),
+            "frames": {k: v for k, v in task.frames.items() if k != "support"},
+            "failed_heads": int((task.heads["status"] != "ok").sum()),
+        }  # fmt: skip
+    return found
+
+
+def planned(task: TaskResults) -> list[dict[str, Any]]:
+    """The planned comparisons of the headline, each with its verdict."""
+    found = []
+    own = task.comparisons[task.comparisons["family"] == PLANNED]
+    for _, row in own.iterrows():
+        values = without_nan(row.to_dict())
+        kept = ("seeds", "difference", "low", "high", "p", "p_adjusted", "effect",
+                "people_better", "people_worse")  # fmt: skip
+        found.append(
+            {"beside": setting_name(row, "second_")}
+            | {key: values[key] for key in kept}
+            | {"verdict": verdict(values["difference"], values["p_adjusted"])}
+        )
+    return found
+
+
+def verdict(difference: float, p: float | None) -> str:
+    """What a paired test says: better, worse, no difference shown, or too few people."""
+    if p is None:
+        return f"fewer than {FEWEST} people: not tested"
+    if p >= LEVEL:
+        return "no difference shown"
+    return "better" if difference > 0 else "worse"
+
+
+def answer(name: str, numbers: dict[str, Any], unit: str) -> str:
+    """One paragraph: the score, how sure it is, and how it stands to ERM and the references.
+
+    Args:
+        name: of the task.
+        numbers: the task's part of ``headline``.
+        unit: what the clusters are, such as ``people``.
+    """
+    if numbers["headline"] is None:
+        return f"{name}: no head at alpha = {numbers['headline_alpha']:g} was finished."
+    low, high = numbers["interval"]
+    count = f"{numbers['people']} {unit}"
+    if low is None:
+        sure = f"no interval: {count}, fewer than {FEWEST}"
+        if numbers["people"] >= FEWEST:
+            sure = f"no interval: it hangs on too few of the {count}"
+    else:
+        sure = f"95 % interval {low:.3f} to {high:.3f} over {count}"
+    score = numbers["headline"]
+    text = f"{name}: macro F1 {score['mean']:.3f} ({sure}) at alpha = {numbers['headline_alpha']:g}"
+    seeds = f", mean of {score['seeds']} seeds." if score["seeds"] > 1 else ", of one seed alone."
+    return " ".join([text + seeds, *_beside(numbers)])
+
+
+def _beside(numbers: dict[str, Any]) -> list[str]:
+    """The planned comparisons as sentences."""
+    found = []
+    by_verdict: dict[str, list[str]] = {}
+    for row in numbers["planned"]:
+        sign = "+" if row["difference"] >= 0 else "−"
+        p = "" if row["p_adjusted"] is None else f", p = {row['p_adjusted']:.2g}"
+        shown = f"{row['beside']} ({sign}{abs(row['difference']):.3f}{p})"
+        by_verdict.setdefault(row["verdict"], []).append(shown)
+    words = {
+        "better": "Better than {}.",
+        "worse": "Worse than {}.",
+        "no difference shown": "No difference is shown to {}.",
+    }
+    for said, names in by_verdict.items():
+        last = " or " if said.startswith("no ") else " and "
+        listed = last.join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+        found.append(words.get(said, "Not tested against {}.").format(listed))
+    if numbers["smallest_gain"] is not None:
+        found.append(
+            f"A gain of {numbers['smallest_gain']:.3f} is the smallest that a paired comparison on "
+            "this validation set finds in 4 of 5 cases."
+        )
+    return found

@@ -1,0 +1,35 @@
+"""How templates become pages: escaping, and the words for numbers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from clipaffect.dataset.notes import class_counts, data_notes
+
+
+def page_environment() -> jinja2.Environment:
+    """Templates of this folder; everything that is put into them is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("clipaffect.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["score"] = lambda value: "–" if value is None else f"{value:.3f}"
+    environment.filters["embed"] = _embedded
+    environment.filters["gain"] = lambda value: "–" if value is None else f"{value:+.3f}"
+    environment.filters["count"] = lambda value: f"{int(value):,}"
+    environment.filters["data_notes"] = data_notes
+    environment.filters["class_counts"] = class_counts
+    environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
+    return environment
+
+
+def _embedded(value: Any) -> Markup:
+    """JSON for a script element: nothing in it can end the element."""
+    return Markup(json.dumps(value).replace("<", "\\u003c"))  # noqa: S704 - that is the point

@@ -1,0 +1,51 @@
+"""What a run's numbers are a function of, written down beside them: ``run.json``."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from clipaffect import __version__
+from clipaffect.config.models import Config
+from clipaffect.digest import digest, file_digest
+from clipaffect.stages import VERSIONS
+
+PACKAGES = ("torch", "open_clip_torch", "timm", "av", "ai-edge-litert", "scikit-learn", "pyarrow",
+            "pandas", "numpy", "snakemake")  # fmt: skip
+
+
+def fingerprint(config: Config) -> dict[str, Any]:
+    """Configuration and versions."""
+    values = config.model_dump(mode="json")
+    versions = {name: version(name) for name in PACKAGES} | {"clipaffect": __version__}
+    return {"config": digest(values), "versions": versions}
+
+
+def run_record(config: Config, folder: Path) -> dict[str, Any]:
+    """Everything that two runs are compared by: settings, versions, stages, data, own code.
+
+    The labels' files say which frames, people and splits there are; ``tables`` what every
+    annotated frame became.
+
+    Args:
+        config: what was run.
+        folder: results/<run>.
+    """
+    files = {f"labels {name}": f"dataset/labels/{name}.parquet" for name in config.tasks()}
+    files |= {
+        f"tables {name}": f"tables/{config.encoder}/{name}/rows.parquet" for name in config.tasks()
+    }
+    return {
+        "config": config.model_dump(mode="json"),
+        "versions": fingerprint(config)["versions"],
+        "stages": VERSIONS,
+        "data": {name: file_digest(folder / path) for name, path in files.items()},
+        "code": {path: file_digest(Path(path)) for path in config.training.user_files()},
+    }
+
+
+def weight_digests(folder: Path, task: str) -> dict[str, str]:
+    """sha256 of the bundles of a task's heads."""
+    bundles = sorted((folder / "models" / task).glob("*/heads.safetensors"))
+    return {str(path.relative_to(folder)): file_digest(path) for path in bundles}

@@ -1,0 +1,48 @@
+"""What the jobs of a run took, from Snakemake's benchmark files: a page beside them.
+
+Nothing of this enters a result: times differ from run to run. A rule whose jobs did not run again
+keeps the figures of its last time.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from clipaffect.report.pages import page_environment
+from clipaffect.tables import write_text
+
+
+def rule_times(folder: Path) -> list[dict[str, Any]]:
+    """One row for each rule: jobs, seconds of the wall clock and of the CPU, most memory in MB.
+
+    Args:
+        folder: ``results/<run>/timings``: ``<rule>.tsv``, or ``<rule>/.../<job>.tsv``.
+    """
+    parts = [
+        pd.read_csv(path, sep="\t", na_values="-").assign(
+            rule=path.relative_to(folder).with_suffix("").parts[0]
+        )
+        for path in sorted(folder.rglob("*.tsv"))
+    ]
+    if not parts:
+        return []
+    jobs = pd.concat(parts, ignore_index=True)
+    found = jobs.groupby("rule").agg(
+        jobs=("s", "size"), seconds=("s", "sum"), longest=("s", "max"), cpu=("cpu_time", "sum"),
+        memory=("max_rss", "max"),
+    )  # fmt: skip
+    found = found.sort_values("seconds", ascending=False).reset_index()
+    return found.astype(object).where(found.notna(), None).to_dict("records")
+
+
+def write_timings(run: str, folder: Path) -> None:
+    """Write ``index.html`` into a run's folder of timings."""
+    rows = rule_times(folder)
+    page = page_environment().get_template("timings.html").render(
+        run=run, rows=rows, seconds=sum(row["seconds"] for row in rows),
+        cpu=sum(row["cpu"] or 0 for row in rows),
+    )  # fmt: skip
+    write_text(folder / "index.html", page)

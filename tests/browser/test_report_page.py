@@ -1,0 +1,170 @@
+"""The report as a reader sees it, in a real Chromium."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from browsing import Browser
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+WIDTHS = (360, 768, 1280, 2560)
+KINDS = 5  # charts of a task
+# Ratio of luminances of an element's text and what lies behind it (WCAG 2.2, 1.4.3).
+CONTRAST = """
+const rgb = (text) => (text.match(/[0-9.]+/g) || [0, 0, 0]).map(Number);
+const light = (colour) => { const [r, g, b] = colour.slice(0, 3).map((v) => {
+  v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+const behind = (element) => { for (let e = element; e; e = e.parentElement) {
+  const colour = getComputedStyle(e).backgroundColor;
+  if (!/, 0\\)$/.test(colour)) return rgb(colour); } return [255, 255, 255]; };
+const [a, b] = [light(rgb(getComputedStyle(arguments[0]).color)), light(behind(arguments[0]))];
+return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+"""
+TEXTS = ("h1", ".lead", ".note", ".number", "th", "td", "caption", "figcaption", "a", "label")
+
+
+@pytest.fixture
+def page(micro_run: Path) -> Path:
+    return micro_run / "results/micro/report/index.html"
+
+
+def table(browser: Browser, caption: str) -> object:
+    """The table whose caption begins so."""
+    for found in browser.driver.find_elements(By.CSS_SELECTOR, "table"):
+        if found.find_element(By.TAG_NAME, "caption").text.startswith(caption):
+            return found
+    raise AssertionError(caption)
+
+
+def column(found: object, number: int) -> list[str]:
+    rows = found.find_elements(By.CSS_SELECTOR, "tbody tr:not([hidden])")
+    return [row.find_elements(By.CSS_SELECTOR, "th, td")[number].text for row in rows]
+
+
+def test_it_opens_without_a_network_or_a_complaint(browser: Browser, page: Path) -> None:
+    browser.problems()
+    browser.requests()
+    browser.open(page)
+    assert browser.problems() == []
+    asked = [url for url in browser.requests() if not url.startswith("data:")]
+    assert asked == [page.resolve().as_uri()]
+
+
+def test_every_chart_is_drawn_and_described(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    charts = browser.driver.find_elements(By.CSS_SELECTOR, "div.chart svg")
+    assert len(charts) == 2 * KINDS
+    described = browser.driver.find_elements(
+        By.CSS_SELECTOR, "div.chart[role=graphics-document][aria-label]"
+    )
+    assert len(described) == 2 * KINDS
+    assert all(len(chart.get_attribute("aria-label")) > 60 for chart in described)
+    for found in browser.driver.find_elements(By.CSS_SELECTOR, "table"):
+        assert found.find_elements(By.TAG_NAME, "caption")
+        assert found.find_elements(By.CSS_SELECTOR, "thead th[scope=col]")
+        assert found.find_elements(By.CSS_SELECTOR, "tbody th[scope=row]")
+
+
+def test_a_point_says_what_it_is(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    point = browser.driver.find_element(By.CSS_SELECTOR, "div.chart .mark-symbol path")
+    browser.run("arguments[0].scrollIntoView({block: 'center'})", point)
+    ActionChains(browser.driver).move_to_element(point).perform()
+    tip = browser.driver.find_element(By.CSS_SELECTOR, "#vg-tooltip-element.visible")
+    assert "macro F1" in tip.text
+    assert "setting" in tip.text
+
+
+def test_a_table_sorts_both_ways_by_number_and_by_key(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    runs = table(browser, "Every head and reference")
+    heads = runs.find_elements(By.CSS_SELECTOR, "thead th")
+    number = [head.text.split()[0] for head in heads].index("macro")
+    button = heads[number].find_element(By.TAG_NAME, "button")
+    browser.run("arguments[0].click()", button)
+    rising = [float(value) for value in column(runs, number)]
+    assert rising == sorted(rising)
+    assert len(rising) == 14  # 2 tasks of 4 heads and 3 references
+    assert heads[number].get_attribute("aria-sort") == "ascending"
+    button.send_keys(Keys.ENTER)
+    assert [float(value) for value in column(runs, number)] == rising[::-1]
+    # Words as words; the empty cells of references without a seed come last.
+    browser.run("arguments[0].click()", heads[1].find_element(By.TAG_NAME, "button"))
+    assert column(runs, 1) == sorted(column(runs, 1))
+    seed = [head.text.split()[0] for head in heads].index("seed")
+    browser.run("arguments[0].click()", heads[seed].find_element(By.TAG_NAME, "button"))
+    assert column(runs, seed) == sorted(column(runs, seed), key=lambda s: (s == "", s))
+
+
+def test_a_table_filters(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    scores = table(browser, "Macro F1 of every setting")
+    field = scores.find_element(By.XPATH, "../preceding-sibling::label[1]")
+    assert field.text.endswith("10 of 10")
+    field.find_element(By.TAG_NAME, "input").send_keys("expr headline")
+    assert column(scores, 0) == ["EXPR"]
+    assert field.text.endswith("1 of 10")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_is_wider_than_the_window(browser: Browser, page: Path, width: int) -> None:
+    browser.open(page, width)
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+    assert browser.run("return document.querySelector('div.chart svg').clientWidth") <= width
+
+
+@pytest.mark.parametrize(("kind", "scheme"), [("screen", "light"), ("screen", "dark"),
+                                              ("print", "dark")])  # fmt: skip
+def test_text_can_be_read(browser: Browser, page: Path, kind: str, scheme: str) -> None:
+    browser.open(page)
+    browser.media(kind, scheme)
+    for name in TEXTS:
+        shown = browser.driver.find_elements(By.CSS_SELECTOR, name)
+        shown = [element for element in shown if element.is_displayed()]
+        assert shown or (kind == "print" and name == "label")
+        for element in shown[:5]:
+            assert browser.run(CONTRAST, element) >= 4.5, (name, element.text)
+    # The charts' words have the page's colour.
+    word = browser.driver.find_element(By.CSS_SELECTOR, "div.chart .role-axis-label text")
+    assert word.get_attribute("fill") == "currentColor"
+
+
+def test_it_prints(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    printed = browser.command("Page.printToPDF", printBackground=False)
+    assert base64.b64decode(printed["data"]).startswith(b"%PDF")
+
+
+def test_a_key_reaches_the_content_first(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    ActionChains(browser.driver).send_keys(Keys.TAB).perform()
+    focused = browser.run("return document.activeElement.textContent")
+    assert focused == "To the content"
+
+
+def test_screenshots(browser: Browser, page: Path, tmp_path: Path) -> None:
+    pictures = {}
+    for scheme in ("light", "dark"):
+        browser.open(page)
+        browser.media("screen", scheme)
+        browser.screenshot(tmp_path / f"{scheme}.png")
+        pictures[scheme] = cv2.imread(str(tmp_path / f"{scheme}.png"))
+    assert pictures["light"].shape[1] == 1280
+    assert np.median(pictures["light"]) > 200
+    assert np.median(pictures["dark"]) < 60
+
+
+def test_the_page_of_times_opens_too(browser: Browser, micro_run: Path) -> None:
+    browser.problems()
+    browser.open(micro_run / "results/micro/timings/index.html")
+    assert browser.problems() == []
+    times = table(browser, "Each rule")
+    assert {"train_heads", "embed_faces", "build_report"} <= set(column(times, 0))
+    assert all(float(value) > 0 for value in column(times, 2))

@@ -1,0 +1,89 @@
+"""A real Chromium for the tests of pages, driven by Selenium; nothing of it reaches a network."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.wait import WebDriverWait
+
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+)
+DRAWN = "return document.documentElement.getAttribute('data-drawn') === 'yes'"
+
+
+class Browser:
+    """One window."""
+
+    def __init__(self) -> None:
+        options = webdriver.ChromeOptions()
+        for flag in FLAGS:
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        self.driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
+        self.driver.implicitly_wait(5)
+
+    @staticmethod
+    def there() -> bool:
+        """Whether this machine has what it takes."""
+        return all(shutil.which(name) for name in ("chromium", "chromedriver"))
+
+    def close(self) -> None:
+        """End it and its driver."""
+        self.driver.quit()
+
+    def open(self, page: Path, width: int = 1280, height: int = 900) -> None:
+        """Open a page from disk and wait for its charts."""
+        self.media()
+        self.resize(width, height)
+        self.driver.get(page.resolve().as_uri())
+        if "vegaEmbed" in page.read_text(encoding="utf-8"):
+            WebDriverWait(self.driver, 30).until(lambda driver: driver.execute_script(DRAWN))
+
+    def resize(self, width: int, height: int) -> None:
+        """Set the size of the view, also below the smallest window."""
+        self.command("Emulation.setDeviceMetricsOverride", width=width, height=height,
+                     deviceScaleFactor=1, mobile=False)  # fmt: skip
+
+    def media(self, kind: str = "screen", scheme: str = "light") -> None:
+        """Show the page as on a screen or in print, light or dark."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.command("Emulation.setEmulatedMedia", media=kind, features=features)
+
+    def command(self, name: str, **parameters: Any) -> Any:
+        """A command of Chromium's own protocol."""
+        return self.driver.execute_cdp_cmd(name, parameters)
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        """Run JavaScript in the page."""
+        return self.driver.execute_script(script, *arguments)
+
+    def problems(self) -> list[str]:
+        """Messages of the console since the last call."""
+        return [entry["message"] for entry in self.driver.get_log("browser")]
+
+    def requests(self) -> list[str]:
+        """Addresses asked for since the last call."""
+        events = [json.loads(e["message"])["message"] for e in self.driver.get_log("performance")]
+        sent = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
+        return [event["request"]["url"] for event in sent]
+
+    def screenshot(self, path: Path) -> None:
+        """Save the whole page as PNG."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = self.command("Page.captureScreenshot", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(found["data"]))
