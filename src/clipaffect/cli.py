@@ -240,6 +240,22 @@ def build_report(settings: Settings, results: Path, out: Out) -> None:
 
 
 @app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="A results folder, such as results/demo.")],
+    second: Annotated[Path, typer.Argument(help="Another.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The page; by default beside the second.")
+    ] = None,
+) -> None:
+    """Two runs side by side: what differed, and which scores moved by more than noise."""
+    from clipaffect.report.compare import read_run, write_comparison
+
+    page = out or second / f"beside-{first.name}.html"
+    Console().print(write_comparison(read_run(first), read_run(second), page))
+    print(page)
+
+
+@app.command()
 def show_timings(run: str, timings: Path) -> None:
     """Write a page of what each rule's jobs took."""
     from clipaffect.report.timings import write_timings

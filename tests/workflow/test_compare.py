@@ -1,0 +1,131 @@
+"""Two real runs side by side: what differs is found, and noise is not called a change."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from browsing import Browser
+from conftest import ROOT, environment, snakemake
+
+from clipaffect.errors import UserError
+from clipaffect.report.compare import differences, flatten, moved, read_run
+from clipaffect.tables import read_frame, write_frame
+
+RESULTS = Path("results/micro")
+
+
+@pytest.fixture
+def hidden(micro_copy: Path) -> Path:
+    """The micro run beside one that differs in a single setting, which its file does not show."""
+    config = yaml.safe_load((ROOT / "tests/config/micro.yaml").read_text())
+    config["run"] = "other"
+    config["training"]["weight_decay"] = 0.3  # the other file leaves it at its default
+    (micro_copy / "other.yaml").write_text(yaml.safe_dump(config))
+    snakemake(micro_copy, "--configfile", "other.yaml")
+    return micro_copy / "results"
+
+
+def test_one_hidden_setting_is_found(hidden: Path, browser: Browser) -> None:
+    first, second = read_run(hidden / "micro"), read_run(hidden / "other")
+    rows = differences(first, second)
+    assert {row["key"] for row in rows} == {"run", "training.weight_decay"}
+    assert rows[1] == {"kind": "configuration", "key": "training.weight_decay",
+                       "first": "0.0001", "second": "0.3"}  # fmt: skip
+    scores = moved(first, second)
+    # The references do not know of it: the same to the last digit.
+    same = [row for row in scores if "probe" in row["setting"] or "const" in row["setting"]]
+    assert len(same) == 5
+    assert all(row["difference"] == 0 for row in same)
+    # Three people: nothing is called a change.
+    assert {row["verdict"] for row in scores} == {"fewer than 20 people: not tested"}
+    command = [sys.executable, "-m", "clipaffect", "compare", "micro", "other"]
+    env = environment() | {"PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(command, cwd=hidden, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "differ in 2 things, 2 of them settings" in done.stdout
+    browser.problems()
+    browser.open(hidden / "other/beside-micro.html")
+    assert browser.problems() == []
+    assert "training.weight_decay" in browser.run("return document.body.innerText")
+
+
+def many_people(folder: Path, people: int = 30) -> None:
+    """Copies of the people of a run: enough of them for a test."""
+    path = folder / "evaluation/EXPR/clusters.parquet"
+    frame = read_frame(path)
+    copies = [frame.assign(group=frame["group"] + f" {k:02d}") for k in range(people)]
+    write_frame(path, pd.concat(copies, ignore_index=True))
+
+
+def test_a_run_beside_itself_is_the_same(micro_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(micro_run / RESULTS, tmp_path / "a")
+    many_people(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    first, second = read_run(tmp_path / "a"), read_run(tmp_path / "b")
+    assert differences(first, second) == []
+    rows = [row for row in moved(first, second) if row["task"] == "EXPR"]
+    assert {row["verdict"] for row in rows} == {"no difference shown"}
+    assert all(abs(row["difference"]) < 1e-12 and row["p"] == 1 for row in rows)
+
+
+def test_fewer_right_answers_are_found_to_be_worse(micro_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(micro_run / RESULTS, tmp_path / "a")
+    many_people(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    path = tmp_path / "b/evaluation/EXPR/clusters.parquet"
+    frame = read_frame(path)
+    worse = (frame["method"] == "linear_probe") & (frame["encoder"] == "pixels")
+    frame.loc[worse, "misses"] += frame.loc[worse, "hits"]
+    frame.loc[worse, "hits"] = 0
+    write_frame(path, frame)
+    rows = moved(read_run(tmp_path / "a"), read_run(tmp_path / "b"))
+    said = {row["setting"]: row["verdict"] for row in rows if row["task"] == "EXPR"}
+    assert said.pop("linear probe on pixels") == "worse"
+    assert set(said.values()) == {"no difference shown"}
+
+
+def test_other_frames_are_not_compared(micro_run: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(micro_run / RESULTS, tmp_path / name)
+    path = tmp_path / "b/evaluation/AU/clusters.parquet"
+    frame = read_frame(path)
+    frame["misses"] += 1
+    write_frame(path, frame)
+    rows = moved(read_run(tmp_path / "a"), read_run(tmp_path / "b"))
+    said = {row["verdict"] for row in rows if row["task"] == "AU"}
+    assert said == {"other frames or seeds: not tested"}
+
+
+def test_a_folder_without_a_run_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no finished run"):
+        read_run(tmp_path)
+
+
+def test_a_tree_becomes_dotted_keys() -> None:
+    assert flatten({"a": {"b": 1, "c": {}}, "d": [1]}) == {"a.b": 1, "a.c": {}, "d": [1]}
+    assert json.dumps(flatten({})) == "{}"
+
+
+def test_scores_of_another_run_are_refused(micro_copy: Path) -> None:
+    config = yaml.safe_load((ROOT / "tests/config/micro.yaml").read_text())
+    config["run"], config["training"]["epochs"] = "other", 2
+    (micro_copy / "other.yaml").write_text(yaml.safe_dump(config))
+    snakemake(micro_copy, "--configfile", "other.yaml")
+    # Somebody copies a folder of scores from one run into the other.
+    shutil.rmtree(micro_copy / "results/other/evaluation/EXPR")
+    shutil.copytree(micro_copy / RESULTS / "evaluation/EXPR",
+                    micro_copy / "results/other/evaluation/EXPR")  # fmt: skip
+    done = snakemake(micro_copy, "--configfile", "other.yaml", "--allowed-rules", "build_report",
+                     "--forcerun", "build_report", "--", "results/other/report/index.html",
+                     check=False)  # fmt: skip
+    assert done.returncode
+    log = (micro_copy / "logs/other/build_report.log").read_text()
+    assert "belong to another run" in log
+    assert "fingerprint of their settings" in log
