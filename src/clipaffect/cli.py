@@ -20,7 +20,7 @@ from clipaffect.config.data import Data
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.faces import Faces
 from clipaffect.config.features import FeatureFile
-from clipaffect.config.models import Evaluation, Probe, ZeroShot
+from clipaffect.config.models import Evaluation, Postprocess, Probe, ZeroShot
 from clipaffect.config.section import Section
 from clipaffect.config.training import Training
 from clipaffect.errors import UserError
@@ -197,6 +197,21 @@ def compare_heads(settings: Settings, encoder: str, counts: Path, out: Out) -> N
     training = _section(settings, "training", Training)
     evaluation = _section(settings, "evaluation", Evaluation)
     compare_heads(training, evaluation, encoder, _task(settings), counts, out)
+
+
+@app.command()
+def postprocess_scores(
+    settings: Settings, encoder: str, table: Path, scored: Path, store: StorePath, out: Out
+) -> None:
+    """Choose the steps after the head on training people; score each on validation."""
+    from clipaffect.postprocess.stage import postprocess_scores
+
+    training = _section(settings, "training", Training)
+    how = _section(settings, "postprocess", Postprocess)
+    evaluation = _section(settings, "evaluation", Evaluation)
+    postprocess_scores(
+        training, how, evaluation, encoder, _task(settings), table, scored, Store(store), out
+    )
 
 
 @app.command()

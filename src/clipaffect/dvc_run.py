@@ -93,6 +93,8 @@ def _stage(
     outs = [moved(path) for path in stage["outs"]]
     if name == "dataset":
         deps.insert(0, f"{folder}/inventory.txt")
+    if name == "report" and not config.postprocess.steps:
+        outs.remove(f"results/{config.run}/postprocess")
     if name == "report" and config.data.test:
         command = command.replace("build_report ", "build_report write_submission ", 1)
         outs.append(f"results/{config.run}/submission")

@@ -28,6 +28,7 @@ VERSIONS = {
     "references": 3,
     "evaluation": 5,
     "comparison": 1,
+    "postprocess": 1,
     "submission": 1,
     "report": 6,
 }

@@ -32,7 +32,9 @@ from clipaffect.tables import read_frame
 from clipaffect.tasks import AU, EXPR
 
 RESULTS = Path("results/micro")
-BELOW_TRAINING = {"evaluate_heads", "compare_heads", "build_report", "first_page"}
+BELOW_TRAINING = {
+    "evaluate_heads", "compare_heads", "postprocess_scores", "build_report", "first_page",
+}  # fmt: skip
 BELOW_TABLE = BELOW_TRAINING | {"build_table", "train_heads", "fit_references"}
 BELOW_FACES = BELOW_TABLE | {"embed_faces"}
 EVERYTHING = BELOW_FACES | {"index_dataset", "extract_frames", "align_faces"}
@@ -65,6 +67,10 @@ RERUNS = {
     "training.epochs": ({"training": {"epochs": 4}}, BELOW_TRAINING | {"train_heads"}),
     "evaluation.missing": ({"evaluation": {"missing": "nearest"}}, BELOW_TRAINING),
     "evaluation.resamples": ({"evaluation": {"resamples": 2000}}, BELOW_TRAINING),
+    "postprocess.folds": (
+        {"postprocess": {"folds": 3}},
+        {"postprocess_scores", "build_report", "first_page"},
+    ),
     "zero_shot.prompts": (
         {"zero_shot": {"prompts": {"EXPR": {"Fear": ["a face showing fear"]}}}},
         BELOW_TRAINING | {"fit_references"},

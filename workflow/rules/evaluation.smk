@@ -104,6 +104,39 @@ rule compare_heads:
         '--out "$(dirname {output.intervals:q})" > {log:q} 2>&1'
 
 
+rule postprocess_scores:
+    input:
+        rows=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/rows.parquet",
+        features=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/features.npy",
+        code=CONFIG.training.user_files(),
+        scores=RESULTS / "evaluation/{task}/scores.parquet",
+        labels=RESULTS / "evaluation/{task}/rows.parquet",
+    output:
+        steps=RESULTS / "postprocess/{task}/steps.parquet",
+        choices=RESULTS / "postprocess/{task}/choices.json",
+        scores=RESULTS / "postprocess/{task}/scores.parquet",
+    log:
+        LOGS / "postprocess_scores/{task}.log",
+    benchmark:
+        TIMINGS / "postprocess_scores/{task}.tsv"
+    conda:
+        ENV
+    params:
+        settings=lambda wildcards: settings_json(
+            CONFIG,
+            "postprocess",
+            "postprocess",
+            "training",
+            "evaluation",
+            f"tasks.{wildcards.task}",
+        ),
+        encoder=CONFIG.encoder,
+    shell:
+        "clipaffect postprocess-scores --settings {params.settings:q} {params.encoder:q} "
+        '"$(dirname {input.rows:q})" "$(dirname {input.scores:q})" '
+        '--out "$(dirname {output.steps:q})" > {log:q} 2>&1'
+
+
 rule write_submission:
     input:
         test=RESULTS / "dataset/test/{task}.parquet",

@@ -21,6 +21,7 @@ FIGURES = [
 TABLES = {
     "scores": "Macro F1 of every setting, with intervals",
     "comparisons": "Paired comparisons",
+    "steps": "What each step after the head brings",
     "targets": "F1 of each class and unit",
     "runs": "Every head and reference",
     "coverage": "Frames by status",
@@ -60,6 +61,10 @@ rule build_report:
         source=expand(RESULTS / "evaluation/{task}/source.json", task=TASKS),
         comparisons=expand(
             RESULTS / "evaluation/{task}/comparisons.parquet", task=TASKS
+        ),
+        steps=expand(
+            RESULTS / "postprocess/{task}/steps.parquet",
+            task=TASKS if CONFIG.postprocess.steps else [],
         ),
         bundles=expand(
             RESULTS / "models/{task}/{part}/heads.safetensors", task=TASKS, part=PARTS

@@ -10,11 +10,12 @@ from clipaffect.config.data import Data
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.faces import Faces
 from clipaffect.config.features import Features
-from clipaffect.config.section import Section, folder_name
+from clipaffect.config.section import Section, folder_name, unique
 from clipaffect.config.training import Training
 from clipaffect.tasks import Task
 
 Missing = Literal["leave_out", "nearest", "interpolate"]
+PostprocessStep = Literal["average_seeds", "smooth", "temperature", "adjust"]
 
 
 class Probe(Section):
@@ -56,6 +57,23 @@ class Evaluation(Section):
         le=1_000_000,
         description="Of the people, for intervals and tests.",
     )
+
+
+class Postprocess(Section):
+    """What is done with the scores of the headline's heads, each step chosen on training people.
+
+    For that the training people are dealt to `folds` parts; heads trained without a part score it.
+    """
+
+    steps: Annotated[tuple[PostprocessStep, ...], AfterValidator(unique)] = Field(
+        ("average_seeds", "smooth", "temperature", "adjust"),
+        description="In this order, whichever are named: `average_seeds` takes the mean of the "
+        "seeds' probabilities; `smooth` a mean or Gaussian over neighbouring frames, its width "
+        "chosen; `temperature` scales the logits to the least log loss; `adjust` shifts classes "
+        "by their prior (logit adjustment), or gives every label a threshold of its own. An empty "
+        "list switches it off.",
+    )
+    folds: int = Field(3, ge=2, le=20, description="Parts of the training people.")
 
 
 class Paths(Section):
@@ -105,6 +123,9 @@ class Config(Section):
     )
     training: Training = Field(default_factory=Training, description="The heads.")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="How heads are scored.")
+    postprocess: Postprocess = Field(
+        default_factory=Postprocess, description="Scores after the head."
+    )
     probe: Probe = Field(default_factory=Probe, description="The linear probe.")
     zero_shot: ZeroShot = Field(default_factory=ZeroShot, description="CLIP by prompts alone.")
 

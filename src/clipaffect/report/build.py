@@ -29,6 +29,7 @@ from clipaffect.report.tables import (
     coverage_table,
     runs_table,
     scores_table,
+    steps_table,
     targets_table,
     write_tables,
 )
@@ -150,6 +151,7 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
     tables = {
         "scores": scores_table(results),
         "comparisons": comparisons_table(results),
+        "steps": steps_table(results),
         "targets": targets_table(results),
         "runs": runs_table(results),
         "coverage": coverage_table(results),
@@ -176,6 +178,7 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
         "preset_changes": preset_changes(config),
         "prompts": _prompts(results),
         "costs": cost_rows(results),
+        "step_notes": [t.choices["note"] for t in results.tasks.values() if "note" in t.choices],
         "cautions": [
             f"{name}: {assets[encoder.asset].caution}"
             for name, encoder in config.encoders.items()

@@ -39,6 +39,7 @@ def headline(results: Results) -> dict[str, Any]:
             "alphas": alphas,
             "references": dict(task.references()),
             "planned": planned(task),
+            "postprocessed": postprocessed(task),
             **{
                 metric: task.mean_of(metric, alpha)
                 for metric in (
@@ -71,6 +72,19 @@ def planned(task: TaskResults) -> list[dict[str, Any]]:
             | {"verdict": verdict(values["difference"], values["p_adjusted"])}
         )
     return found
+
+
+def postprocessed(task: TaskResults) -> dict[str, Any] | None:
+    """Macro F1 behind the last step after the head; None without steps."""
+    if task.steps.empty:
+        return None
+    last = without_nan(task.steps.iloc[-1].to_dict())
+    return {
+        "steps": list(task.steps["step"])[1:],
+        "macro_f1": last["macro_f1"],
+        "interval": [last["low"], last["high"]],
+        "calibration_error": last["calibration_error"],
+    }
 
 
 def verdict(difference: float, p: float | None) -> str:

@@ -22,12 +22,35 @@ def page_environment() -> jinja2.Environment:
     )
     environment.filters["score"] = lambda value: "–" if value is None else f"{value:.3f}"
     environment.filters["embed"] = _embedded
+    environment.filters["chosen"] = _chosen
     environment.filters["gain"] = lambda value: "–" if value is None else f"{value:+.3f}"
     environment.filters["count"] = lambda value: f"{int(value):,}"
     environment.filters["data_notes"] = data_notes
     environment.filters["class_counts"] = class_counts
     environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
     return environment
+
+
+def _chosen(choice: str) -> str:
+    """A step's choice, as JSON, in words; under k-fold evaluation each fold's."""
+    found = json.loads(choice)
+    return "; ".join(_in_words(own) for own in (found if isinstance(found, list) else [found]))
+
+
+def _in_words(choice: dict[str, Any]) -> str:
+    if "kind" in choice:
+        if choice["kind"] == "none":
+            return "no smoothing"
+        unit = "frames" if choice["kind"] == "mean" else "frames of deviation"
+        return f"{choice['kind']}, {choice['width']:g} {unit}"
+    if "temperature" in choice:
+        return f"{choice['temperature']:.2f}"
+    if "tau" in choice:
+        return f"tau = {choice['tau']:g}"
+    if "thresholds" in choice:
+        low, high = min(choice["thresholds"]), max(choice["thresholds"])
+        return f"thresholds from {low:.2f} to {high:.2f}"
+    return ""
 
 
 def _embedded(value: Any) -> Markup:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from clipaffect.config.models import Config
 from clipaffect.evaluation.source import check_source
+from clipaffect.postprocess.table import COLUMNS
 from clipaffect.stages import evaluated, settings_json
 from clipaffect.tables import read_frame
 from clipaffect.tasks import Task
@@ -28,6 +29,8 @@ class TaskResults:
         rows: annotated frames: split, status.
         frames: how the annotated validation frames are scored (``evaluation/<task>/frames.json``).
         intervals, comparisons, resolution: what ``evaluation.comparisons`` wrote.
+        steps: what ``postprocess`` wrote; no rows where it is switched off or could not choose.
+        choices: the same stage's choices, or a ``note``.
     """
 
     task: Task
@@ -38,6 +41,8 @@ class TaskResults:
     intervals: pd.DataFrame
     comparisons: pd.DataFrame
     resolution: dict[str, Any]
+    steps: pd.DataFrame
+    choices: dict[str, Any]
 
     def values(self, metric: str, method: str, variant: str = "", **where: Any) -> pd.DataFrame:
         """Rows of one metric, method and variant, with further columns fixed.
@@ -211,6 +216,12 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return summary
 
 
+def _read_steps(config: Config, folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    if not config.postprocess.steps:
+        return pd.DataFrame(columns=COLUMNS), {}
+    return read_frame(folder / "steps.parquet"), json.loads((folder / "choices.json").read_text())
+
+
 def read_results(config: Config, folder: Path) -> Results:
     """Read what the evaluation left in a results folder.
 
@@ -232,5 +243,6 @@ def read_results(config: Config, folder: Path) -> Results:
             read_frame(own / "intervals.parquet"),
             read_frame(own / "comparisons.parquet"),
             json.loads((own / "resolution.json").read_text()),
+            *_read_steps(config, folder / "postprocess" / name),
         )
     return Results(config, read_summary(folder), tasks)

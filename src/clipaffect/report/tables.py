@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from clipaffect.postprocess.table import COLUMNS
 from clipaffect.report.results import Results, setting_name
 from clipaffect.tables import write_text
 
@@ -109,6 +110,14 @@ def comparisons_table(results: Results) -> pd.DataFrame:
                "low", "high", "p", "p_adjusted", "effect", "people_better",
                "people_worse"]  # fmt: skip
     return pd.concat(parts, ignore_index=True)[columns]
+
+
+def steps_table(results: Results) -> pd.DataFrame:
+    """What each step after the head brought, and what was chosen."""
+    parts = [task.steps.assign(task=name) for name, task in results.tasks.items()]
+    known = [part for part in parts if len(part)]
+    table = pd.concat(known, ignore_index=True) if known else parts[0]
+    return table[["task", *COLUMNS]]
 
 
 def write_tables(tables: dict[str, pd.DataFrame], folder: Path) -> None:

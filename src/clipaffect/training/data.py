@@ -101,6 +101,12 @@ def _shown_by_video(labels: np.ndarray, code: np.ndarray, videos: int, task: Tas
     return shows
 
 
+def targets_shown(labels: np.ndarray, task: Task) -> np.ndarray:
+    """(targets,) bool: whether any of the labels (N, 1 or 12) shows each class or unit."""
+    shown: np.ndarray = _shown_by_video(labels, np.zeros(len(labels), np.int64), 1, task)[0]
+    return shown
+
+
 def data_digest(train: Split, validation: Split) -> str:
     """sha256 of everything a head and its history are a function of.
 
@@ -140,8 +146,7 @@ def check_trainable(labels: np.ndarray, task: Task, where: str = "") -> None:
             where=where,
             mend="see the statuses in its rows.parquet; docs/outcomes.md explains them",
         )
-    shown = _shown_by_video(labels, np.zeros(len(labels), np.int64), 1, task)[0]
-    for name, present in zip(task.targets, shown, strict=True):
+    for name, present in zip(task.targets, targets_shown(labels, task), strict=True):
         if not present:
             raise UserError(
                 f"no training frame shows {name}",

@@ -29,7 +29,7 @@ from clipaffect.scratch import scratch_copy
 from clipaffect.splits import TRAIN, VALIDATION
 from clipaffect.stages import VERSIONS
 from clipaffect.store import Store
-from clipaffect.table import feature_dimension, folds_of, read_split
+from clipaffect.table import Split, feature_dimension, folds_of, read_split
 from clipaffect.tables import read_frame, whole_file, write_frame, write_text
 from clipaffect.tasks import Task
 from clipaffect.training.checkpoint import CHECKPOINT, under
@@ -114,15 +114,19 @@ def train_heads(
     ):
         for fold in sorted({head.fold for head in heads}):
             own = [head for head in heads if head.fold == fold]
-            pieces |= _train_fold(own, near, task, settings, device, store, measured, progress)
+            train, validation = (read_split(near, task, s, fold) for s in (TRAIN, VALIDATION))
+            pieces |= train_pieces(
+                own, train, validation, task, settings, device, store, measured, progress
+            )
     _write_bundle(pieces, recipes, settings.device, task, out)
     if timings is not None:
         measured.write(timings)
 
 
-def _train_fold(
+def train_pieces(
     heads: list[HeadId],
-    table: Path,
+    train: Split,
+    validation: Split,
     task: Task,
     settings: Training,
     device: str,
@@ -130,8 +134,19 @@ def _train_fold(
     measured: Timings,
     progress: Progress,
 ) -> dict[HeadId, Path]:
-    """The store's pieces of the heads of one fold, which share their training rows."""
-    train, validation = (read_split(table, task, s, heads[0].fold) for s in (TRAIN, VALIDATION))
+    """The store's pieces of some heads that share their training rows; those missing are trained.
+
+    Args:
+        heads: which.
+        train: what they are trained on.
+        validation: what is watched and never used.
+        task: the task.
+        settings: the ``training`` section.
+        device: ``cpu``, or the GPU that this job holds.
+        store: the work store.
+        measured: where rates are noted.
+        progress: told of every epoch.
+    """
     check_trainable(train.labels.numpy(), task)
     recipes = settings.recipes()
     for recipe in recipes.values():
@@ -278,6 +293,15 @@ def finished_heads(bundles: list[Path]) -> pd.DataFrame:
     parts = [read_frame(path / "heads.parquet").assign(bundle=str(path)) for path in bundles]
     found = pd.concat(parts, ignore_index=True)
     return found.sort_values(["variant", "alpha", "seed", "fold"], ignore_index=True)
+
+
+def load_piece(piece: Path, recipe: Recipe, task: Task, inputs: int, seed: int) -> nn.Module | None:
+    """The head of a piece of the work store, in evaluation mode; None if it failed."""
+    if json.loads((piece / "record.json").read_text())["status"] != "ok":
+        return None
+    head = build_head(recipe, inputs, len(task.targets), seed)
+    head.load_state_dict(load_file(piece / "head.safetensors"))
+    return head.eval()
 
 
 def load_head(row: pd.Series, task: Task, settings: Training, inputs: int) -> nn.Module:

@@ -1,0 +1,1 @@
+"""Scores after the head: smoothing, calibration and thresholds, chosen on training people."""

@@ -1,0 +1,120 @@
+"""Scores of training people by heads that never saw them: what choices may be made on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from clipaffect.config.data import Splitting
+from clipaffect.config.training import Training
+from clipaffect.dataset.splits import make_splits
+from clipaffect.devices import one_device
+from clipaffect.errors import UserError
+from clipaffect.progress import Progress
+from clipaffect.splits import TRAIN, fold_split
+from clipaffect.store import Store
+from clipaffect.table import Split, read_split
+from clipaffect.tasks import Task
+from clipaffect.training.cost import Timings
+from clipaffect.training.data import targets_shown
+from clipaffect.training.history import probabilities
+from clipaffect.training.learner import evaluator
+from clipaffect.training.stage import HeadId, load_piece, train_pieces
+
+DEALS = 50  # until one leaves every class to train on, whichever part is held out
+
+
+@dataclass(frozen=True)
+class CrossFitted:
+    """The training rows that were scored.
+
+    Attributes:
+        rows: (n,) group, video, person, frame.
+        labels: (n, 1) or (n, targets).
+        scores: (S, n, targets) of each seed that finished on every part.
+        seeds: which.
+    """
+
+    rows: pd.DataFrame
+    labels: np.ndarray
+    scores: np.ndarray
+    seeds: list[int]
+
+
+def cross_fit(
+    table: Path, task: Task, fold: int, settings: Training, parts: int, store: Store
+) -> CrossFitted:
+    """Deal the training people to parts and score each by heads that were trained on the others.
+
+    The heads are the grid's own at the headline alpha; they are pieces of the work store.
+
+    Raises:
+        UserError: the people cannot be dealt so, or no seed finished.
+    """
+    train = read_split(table, task, TRAIN, fold)
+    part = _deal(train, task, parts)
+    recipe = settings.recipes()[""]
+    heads = [HeadId("", settings.headline_alpha, seed) for seed in settings.seeds]
+    scores = np.full((len(heads), len(part), len(task.targets)), np.nan, np.float32)
+    timings = Timings(task, train.features.shape[1])
+    epochs = parts * len(heads) * recipe.epochs
+    with (
+        one_device(settings.device == "cuda") as device,
+        Progress(f"{task.name} epochs of {parts * len(heads)} cross-fitted heads", epochs) as bar,
+    ):
+        for number in range(1, parts + 1):
+            held = np.flatnonzero(part == number)
+            others, own = _take(train, np.flatnonzero(part != number)), _take(train, held)
+            pieces = train_pieces(heads, others, own, task, settings, device, store, timings, bar)
+            for index, head in enumerate(heads):
+                found = load_piece(pieces[head], recipe, task, train.features.shape[1], head.seed)
+                if found is not None:
+                    every = np.arange(len(held))
+                    scores[index, held] = probabilities(evaluator(found), own.features, every, task)
+    finished = [not np.isnan(own).any() for own in scores]
+    if not any(finished):
+        raise UserError(
+            f"no head of {task.name} at alpha = {settings.headline_alpha:g} finished on every part "
+            "of the training people",
+            where="postprocess",
+            mend="see why heads fail (training.learning_rate, training.rho), or set "
+            "postprocess: {steps: []}",
+        )
+    seeds = [seed for seed, ok in zip(settings.seeds, finished, strict=True) if ok]
+    return CrossFitted(train.rows, train.labels.numpy(), scores[finished], seeds)
+
+
+def _take(split: Split, rows: np.ndarray) -> Split:
+    index = torch.from_numpy(rows)
+    return Split(
+        split.rows.iloc[rows].reset_index(drop=True), split.features[index], split.labels[index]
+    )
+
+
+def _deal(train: Split, task: Task, parts: int) -> np.ndarray:
+    """(n,) the part, from 1, of every training row: whole people, alike in their classes.
+
+    Raises:
+        UserError: no deal leaves every class to train on when a part is held out.
+    """
+    labels = train.labels.numpy()
+    rows = train.rows.assign(
+        annotated=True, **dict(zip(task.columns, labels.T, strict=True))
+    ).astype({"group": str})
+    for seed in range(DEALS):
+        how = Splitting(by="folds", folds=parts, seed=seed)
+        split = make_splits({task.name: rows}, [task], how)[task.name]["split"].astype(str)
+        part = np.select([split == fold_split(k) for k in range(1, parts + 1)],
+                         range(1, parts + 1))  # fmt: skip
+        if all(targets_shown(labels[part != k], task).all() for k in range(1, parts + 1)):
+            return part
+    raise UserError(
+        f"however the training people are dealt to {parts} parts, some class of {task.name} is "
+        "shown in one part alone",
+        where="postprocess.folds",
+        mend="set another number, add people, or set postprocess: {steps: []}",
+    )

@@ -1,0 +1,222 @@
+"""Stage ``postprocess``: what each step after the head is, and what it brought."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from clipaffect.config.models import Evaluation, Postprocess
+from clipaffect.config.training import Training
+from clipaffect.errors import UserError
+from clipaffect.evaluation.bootstrap import FEWEST, holm, intervals, macro_f1, swap_test
+from clipaffect.evaluation.clusters import cluster_counts, count_array
+from clipaffect.evaluation.folds import Scored, score_schema, score_table
+from clipaffect.evaluation.metrics import decide, expected_calibration_error, reliability
+from clipaffect.postprocess.cross import cross_fit
+from clipaffect.postprocess.smoothing import sequences
+from clipaffect.postprocess.steps import STEPS, Choice, Rows
+from clipaffect.postprocess.table import COLUMNS
+from clipaffect.store import Store
+from clipaffect.table import folds_of
+from clipaffect.tables import read_frame, write_batches, write_frame, write_text
+from clipaffect.tasks import Task
+
+RAW = "heads alone"
+KEYS = ["fold", "video", "person", "frame"]
+
+
+def postprocess_scores(
+    settings: Training,
+    how: Postprocess,
+    evaluation: Evaluation,
+    encoder: str,
+    task: Task,
+    table: Path,
+    scored: Path,
+    store: Store,
+    out: Path,
+) -> None:
+    """Write ``steps.parquet``, ``choices.json`` and the last step's ``scores.parquet`` to ``out``.
+
+    Every choice is made on cross-fitted scores of the training people; the validation scores of
+    the evaluation are then taken through the steps. Under k-fold evaluation each fold has choices
+    of its own, made on its own training people. Where choices cannot be made (too few people for
+    every part to be left out, no finished head) the tables are empty and ``choices.json`` has a
+    note.
+
+    Args:
+        settings: the ``training`` section.
+        how: the ``postprocess`` section.
+        evaluation: how many resamples.
+        encoder: the one that the heads were trained on.
+        task: the task.
+        table: of that encoder.
+        scored: the task's folder of the evaluation.
+        store: the work store.
+        out: a folder.
+    """
+    torch.set_num_threads(1)
+    try:
+        _postprocess(settings, how, evaluation, encoder, task, table, scored, store, out)
+    except UserError as error:
+        # The scores of the evaluation stand without these; the report says why they are missing.
+        write_frame(out / "steps.parquet", pd.DataFrame(columns=COLUMNS))
+        note = {"note": f"{error.what} ({error.where}): {error.mend}", "seeds": [], "steps": []}
+        write_text(out / "choices.json", json.dumps(note, indent=2) + "\n")
+        write_batches(out / "scores.parquet", score_schema(task), [], 65536)
+
+
+def _postprocess(
+    settings: Training,
+    how: Postprocess,
+    evaluation: Evaluation,
+    encoder: str,
+    task: Task,
+    table: Path,
+    scored: Path,
+    store: Store,
+    out: Path,
+) -> None:
+    rows, scores, seeds = _headline_scores(scored, settings, task)
+    labels = rows[list(task.columns)].to_numpy()
+    stages: list[list[np.ndarray]] = [[] for _ in range(len(how.steps) + 1)]
+    inner: list[list[float]] = [[] for _ in stages]
+    choices: list[dict[str, Any]] = []
+    for fold in folds_of(table):
+        own = np.flatnonzero(rows["fold"] == fold)
+        fitted = cross_fit(table, task, fold, settings, how.folds, store)
+        at = Rows(fitted.labels, sequences(fitted.rows), task)
+        mine = rows.iloc[own].reset_index(drop=True)
+        there = Rows(labels[own], sequences(mine), task)
+        chosen_on, applied_to = fitted.scores, scores[:, own]
+        stages[0].append(applied_to)
+        inner[0].append(at.macro_f1(chosen_on))
+        for number, name in enumerate(how.steps, start=1):
+            choose, apply = STEPS[name]
+            choice = choose(chosen_on, at)
+            chosen_on, applied_to = apply(chosen_on, choice, at), apply(applied_to, choice, there)
+            stages[number].append(applied_to)
+            inner[number].append(at.macro_f1(chosen_on))
+            choices.append({"fold": fold, "step": name, "choice": choice})
+    together = [np.concatenate(parts, axis=1) for parts in stages]
+    order = np.concatenate([np.flatnonzero(rows["fold"] == fold) for fold in folds_of(table)])
+    rows = rows.iloc[order].reset_index(drop=True)
+    groups = rows["group"].to_numpy()
+    frame = _steps([RAW, *how.steps], together, labels[order], groups, task, evaluation.resamples)
+    frame["inner_macro_f1"] = [float(np.mean(values)) for values in inner]
+    frame["choice"] = [json.dumps({})] + [_said(choices, name) for name in how.steps]
+    write_frame(out / "steps.parquet", frame[COLUMNS])
+    write_text(
+        out / "choices.json", json.dumps({"seeds": seeds, "steps": choices}, indent=2) + "\n"
+    )
+    _write_scores(together[-1], seeds, rows, encoder, settings, task, out)
+
+
+def _headline_scores(
+    folder: Path, settings: Training, task: Task
+) -> tuple[pd.DataFrame, np.ndarray, list[int]]:
+    """The rows that were scored, and probabilities (S, n, targets) of the headline's seeds."""
+    rows = read_frame(folder / "rows.parquet")
+    frame = read_frame(folder / "scores.parquet")
+    own = frame[(frame["method"] == "head") & (frame["variant"] == "")
+                & (frame["alpha"] == settings.headline_alpha)]  # fmt: skip
+    place = pd.MultiIndex.from_frame(rows[KEYS])
+    found, seeds = [], []
+    for seed, part in own.groupby("seed", sort=True):
+        at = place.get_indexer(pd.MultiIndex.from_frame(part[KEYS]))
+        if len(at) < len(rows):  # a fold's head failed
+            continue
+        values = np.empty((len(rows), len(task.targets)), np.float32)
+        values[at] = np.stack(part["scores"].to_list())
+        found.append(values)
+        seeds.append(int(str(seed)))
+    if not found:
+        raise UserError(
+            f"no head of {task.name} at alpha = {settings.headline_alpha:g} was finished",
+            where="postprocess", mend="see why heads fail, in heads.parquet",
+        )  # fmt: skip
+    return rows, np.stack(found), seeds
+
+
+def _said(choices: list[dict[str, Any]], name: str) -> str:
+    """One step's choice as JSON; under k-fold evaluation that of every fold."""
+    own: list[Choice] = [row["choice"] for row in choices if row["step"] == name]
+    return json.dumps(own[0] if len(own) == 1 else own)
+
+
+def _steps(
+    names: list[str],
+    scores: list[np.ndarray],
+    labels: np.ndarray,
+    groups: np.ndarray,
+    task: Task,
+    resamples: int,
+) -> pd.DataFrame:
+    """One row a step: its scores on validation, and its gain over the step before."""
+    people = sorted(set(groups))
+    counts = [
+        [
+            count_array(cluster_counts(labels, decide(one, task), groups, task), people,
+                        task.targets)
+            for one in step
+        ]
+        for step in scores
+    ]  # fmt: skip
+    members = {f"{k}/{s}": c for k, step in enumerate(counts) for s, c in enumerate(step)}
+    means = [{f"{k}/{s}": 1 / len(step) for s in range(len(step))} for k, step in enumerate(counts)]
+    gains = [
+        {name: -share for name, share in before.items()} | after
+        for before, after in pairwise(means)
+    ]
+    found = intervals(members, [*means, *gains], resamples)
+    rows = []
+    for number, name in enumerate(names):
+        interval = found[number]
+        gain = found[len(names) + number - 1] if number else None
+        tested = number and len(people) >= FEWEST
+        p = swap_test(counts[number], counts[number - 1], resamples) if tested else float("nan")
+        bins = [
+            expected_calibration_error(reliability(labels, one, task)) for one in scores[number]
+        ]
+        seeds = [float(macro_f1(c.sum(axis=0))) for c in counts[number]]
+        rows.append(
+            {"step": name, "seeds": len(seeds), "people": len(people),
+             "macro_f1": interval.estimate, "low": interval.low, "high": interval.high,
+             "calibration_error": float(np.mean(bins)),
+             "gain": gain.estimate if gain else float("nan"),
+             "gain_low": gain.low if gain else float("nan"),
+             "gain_high": gain.high if gain else float("nan"), "p": p}
+        )  # fmt: skip
+    table = pd.DataFrame(rows)
+    table["p_adjusted"] = float("nan")
+    known = table["p"].notna()
+    table.loc[known, "p_adjusted"] = holm(table.loc[known, "p"].tolist())
+    return table
+
+
+def _write_scores(
+    scores: np.ndarray,
+    seeds: list[int],
+    rows: pd.DataFrame,
+    encoder: str,
+    settings: Training,
+    task: Task,
+    out: Path,
+) -> None:
+    """The probabilities behind the last step; averaged seeds have the seed -1."""
+
+    def tables() -> Any:
+        for seed, own in zip(seeds if len(scores) == len(seeds) > 1 else [-1], scores, strict=True):
+            for fold, part in rows.groupby("fold", sort=True):
+                number = int(str(fold))
+                scored = Scored("postprocessed", encoder, {number: own[part.index]},
+                                alpha=settings.headline_alpha, seed=seed)  # fmt: skip
+                yield score_table(scored, number, part, task)
+
+    write_batches(out / "scores.parquet", score_schema(task), tables(), 65536)
