@@ -76,6 +76,7 @@ RERUNS = {
         BELOW_TRAINING | {"fit_references"},
     ),
     "probe.strength": ({"probe": {"strength": 0.2}}, BELOW_TRAINING | {"fit_references"}),
+    "paths.scratch": ({"paths": {"scratch": "$NODE_DISK"}}, {"build_report", "first_page"}),
     "paths.store": ({"paths": {"store": "elsewhere"}}, {"build_report", "first_page"}),
     "environment": ({"environment": "cuda"}, {"build_report", "first_page"}),
 }
@@ -318,7 +319,7 @@ def test_bad_videos_among_good_ones_keep_their_rows(micro_copy: Path) -> None:
         assert found[video] == expected
         assert (rows["video"] == video).sum() == 6
     assert found[missing] == ["video_missing"]
-    coverage = pd.read_csv(micro_copy / RESULTS / "report/coverage.csv")
+    coverage = pd.read_csv(micro_copy / RESULTS / "report/tables/coverage.csv")
     assert {"video_empty", "video_unreadable", "video_missing"} <= set(coverage["status"])
     page = (micro_copy / RESULTS / "report/index.html").read_text()
     assert "never &lt;i&gt;there &amp; here" in page

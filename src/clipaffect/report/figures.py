@@ -7,6 +7,7 @@ needs no second chart.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,20 @@ def save(spec: Spec, folder: Path, name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     svg = vl_convert.vegalite_to_svg(for_file(spec))
     (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
-    (folder / f"{name}.pdf").write_bytes(vl_convert.svg_to_pdf(svg))
+    (folder / f"{name}.pdf").write_bytes(_in_order(vl_convert.svg_to_pdf(svg)))
     (folder / f"{name}.png").write_bytes(vl_convert.svg_to_png(svg, scale=SCALE))
+
+
+def _in_order(pdf: bytes) -> bytes:
+    """The entries of the PDF's resource dictionaries sorted: they come in another order each time.
+
+    Their references stay what they are, and every object where it is.
+    """
+
+    def ordered(found: re.Match[bytes]) -> bytes:
+        return found[1] + b"".join(sorted(found[2].splitlines(keepends=True))) + found[3]
+
+    return re.sub(rb"(<<\n)((?: +/\w+ \d+ 0 R\n)+)( +>>)", ordered, pdf)
 
 
 def script() -> str:
