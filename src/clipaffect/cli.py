@@ -271,6 +271,24 @@ def compare(
 
 
 @app.command()
+def write_study(settings: Settings, name: str, study: str, results: Path, out: Out) -> None:
+    """Write a study's page: its question, the answer, charts and tables."""
+    from clipaffect.config.studies import Study
+    from clipaffect.studies.pages import write_study
+
+    config = parse_config(json.loads(settings)["config"], "--settings")
+    write_study(config, name, Study.model_validate_json(study), results, out)
+
+
+@app.command()
+def list_studies(run: str, answers: list[Path], out: Out) -> None:
+    """Write the page that lists the studies of a run."""
+    from clipaffect.studies.pages import write_index
+
+    write_index(run, answers, out)
+
+
+@app.command()
 def show_timings(run: str, timings: Path) -> None:
     """Write a page of what each rule's jobs took."""
     from clipaffect.report.timings import write_timings

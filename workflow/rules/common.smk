@@ -13,6 +13,7 @@ sys.path.insert(0, str(SOURCE))
 from clipaffect.assets import known_assets
 from clipaffect.config import parse_config
 from clipaffect.config.encoders import weights_folder
+from clipaffect.config.studies import read_studies, study_config
 from clipaffect.errors import UserError
 from clipaffect.stages import evaluated, settings_json, shard_names
 

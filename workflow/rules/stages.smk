@@ -43,5 +43,5 @@ rule training_all:
 
 rule report_all:
     input:
-        RESULTS / "report/index.html",
+        rules.build_report.output,
         SUBMISSIONS,

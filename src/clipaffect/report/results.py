@@ -222,8 +222,8 @@ def _read_steps(config: Config, folder: Path) -> tuple[pd.DataFrame, dict[str, A
     return read_frame(folder / "steps.parquet"), json.loads((folder / "choices.json").read_text())
 
 
-def read_results(config: Config, folder: Path) -> Results:
-    """Read what the evaluation left in a results folder.
+def read_results(config: Config, folder: Path, scored: Path | None = None) -> Results:
+    """Read what the evaluation left in a results folder, or in ``scored``.
 
     Raises:
         UserError: a task's scores were made by another run.
@@ -231,7 +231,7 @@ def read_results(config: Config, folder: Path) -> Results:
     tasks = {}
     for name, task in config.tasks().items():
         rows = folder / "tables" / config.encoder / name / "rows.parquet"
-        own = folder / "evaluation" / name
+        own = (scored or folder / "evaluation") / name
         settings = json.loads(settings_json(config, "evaluation", *evaluated(config, name)))
         check_source(settings, rows.parent, own)
         tasks[name] = TaskResults(

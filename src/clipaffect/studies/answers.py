@@ -1,0 +1,102 @@
+"""The sentence that answers a study's question, computed from its table alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from clipaffect.evaluation.comparisons import EXPLORATORY
+from clipaffect.report.headline import LEVEL
+from clipaffect.report.results import TaskResults, setting_name
+
+
+def study_answer(name: str, task: TaskResults, kind: str, headline_alpha: float) -> str:
+    """What the study says of one task.
+
+    Args:
+        name: of the task.
+        task: its results.
+        kind: the study's ``answer``: ``variants`` or ``alpha``.
+        headline_alpha: the run's.
+    """
+    table = task.comparisons
+    own = table[(table["family"] == EXPLORATORY) & (table["target"] == "")]
+    if kind == "alpha":
+        return f"{name}: {_over_alpha(task, table[table['target'] == ''])}"
+    # Of a variant with an alpha the one at the headline's; ERM's stands in the table.
+    own = own[(own["variant"] != "") & ((own["alpha"] == headline_alpha) | own["alpha"].isna())]
+    return f"{name}: {_variants(own)}"
+
+
+def _variants(rows: pd.DataFrame) -> str:
+    if rows.empty:
+        return "no variant was finished."
+    if rows["p_adjusted"].isna().all():
+        return f"too few people to test {_count(rows, 'variant')}; {_largest(rows)}."
+    better, worse, rest = _sorted(rows)
+    parts = [
+        f"{_listed(found)} {'is' if len(found) == 1 else 'are'} {said} than the run's own head"
+        for found, said in ((better, "better"), (worse, "worse"))
+        if len(found)
+    ]
+    if not len(rest):
+        return " and ".join(parts) + "."
+    others = _count(rest, "other variant" if parts else "variant")
+    verb = "differs" if len(rest) == 1 else "differ"
+    told = f"no difference to the run's own head is shown for the {others}" if len(rest) > 1 else (
+        f"it is not shown that the {others.removeprefix('1 ')} {verb} from the run's own head"
+    )  # fmt: skip
+    return "; ".join([" and ".join(parts), told] if parts else [told]) + f" ({_largest(rest)})."
+
+
+def _over_alpha(task: TaskResults, table: pd.DataFrame) -> str:
+    curve = task.over_alpha()
+    if curve.empty:
+        return "no head was finished."
+    best, worst = (curve.loc[curve["estimate"].agg(which)] for which in ("idxmax", "idxmin"))
+    text = (
+        f"macro F1 is between {worst['estimate']:.3f} (alpha = {worst['alpha']:g}) and "
+        f"{best['estimate']:.3f} (alpha = {best['alpha']:g}); "
+    )
+    rows = table[(table["variant"] == "") & (table["second_method"] == "head")]
+    if rows["p_adjusted"].isna().all():
+        text += "too few people to compare any alpha with ERM"
+    else:
+        better, worse, _ = _sorted(rows)
+        parts = [
+            f"{said} than ERM at alpha = {', '.join(f'{a:g}' for a in sorted(found['alpha']))}"
+            for found, said in ((better, "better"), (worse, "worse"))
+            if len(found)
+        ]
+        text += "; ".join(parts) if parts else "no alpha is shown to differ from ERM"
+    heads = task.heads[(task.heads["variant"] == "") & task.heads["collapsed"]]
+    if len(heads):
+        levels = ", ".join(f"{alpha:g}" for alpha in sorted(heads["alpha"].unique()))
+        text += f"; heads collapsed at alpha = {levels}"
+    return text + "."
+
+
+def _sorted(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Those shown to be better, worse, and the others."""
+    shown = rows["p_adjusted"] < LEVEL
+    up = rows["difference"] > 0
+    return rows[shown & up], rows[shown & ~up], rows[~shown]
+
+
+def _count(rows: pd.DataFrame, word: str) -> str:
+    return f"{len(rows)} {word}{'' if len(rows) == 1 else 's'}"
+
+
+def _listed(rows: pd.DataFrame) -> str:
+    return ", ".join(_named(row) for _, row in rows.iterrows())
+
+
+def _named(row: Any) -> str:
+    p = "" if pd.isna(row["p_adjusted"]) else f", p = {row['p_adjusted']:.2g}"
+    return f"{row['variant'] or setting_name(row)} ({row['difference']:+.3f}{p})"
+
+
+def _largest(rows: pd.DataFrame) -> str:
+    row = rows.loc[rows["difference"].abs().idxmax()]
+    return f"largest difference {_named(row)}"

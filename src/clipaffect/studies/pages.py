@@ -1,0 +1,90 @@
+"""A study's page: the question, the answer, its chart and its tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from clipaffect.config.models import Config
+from clipaffect.config.studies import Study, study_config
+from clipaffect.report import figures
+from clipaffect.report.cost import cost_rows
+from clipaffect.report.pages import page_environment
+from clipaffect.report.results import Results, read_results
+from clipaffect.report.tables import (
+    comparisons_table,
+    scores_table,
+    targets_table,
+    write_tables,
+)
+from clipaffect.studies.answers import study_answer
+from clipaffect.tables import write_text
+
+
+def write_study(config: Config, name: str, study: Study, folder: Path, out: Path) -> None:
+    """Write ``index.html``, ``answer.json`` and the tables of a study to ``out``.
+
+    Args:
+        config: of the run.
+        name: of the study.
+        study: what it asks.
+        folder: ``results/<run>``.
+        out: the study's folder, with its ``evaluation``.
+    """
+    own = study_config(config, name, study)
+    results = read_results(own, folder, out / "evaluation")
+    alpha = own.training.headline_alpha
+    answers = {
+        task: study_answer(task, found, study.answer, alpha)
+        for task, found in results.tasks.items()
+    }
+    tables = {
+        "scores": scores_table(results),
+        "comparisons": comparisons_table(results),
+        "targets": targets_table(results),
+    }
+    write_tables(tables, out / "tables")
+    page = page_environment().get_template("study.html").render(
+        name=name, study=study, run=config.run, answers=list(answers.values()),
+        unit="people" if results.summary["names_people"] else "source videos or images",
+        charts=_charts(results, study, out / "figures"), costs=cost_rows(results),
+        script=Markup(figures.script()),  # noqa: S704 - the library's own code
+        **{key: _records(table) for key, table in tables.items()},
+    )  # fmt: skip
+    write_text(out / "index.html", page)
+    said = {"question": study.question, "answers": answers}
+    write_text(out / "answer.json", json.dumps(said, indent=2, ensure_ascii=False) + "\n")
+
+
+def _charts(results: Results, study: Study, folder: Path) -> dict[str, list[figures.Spec]]:
+    alpha = results.config.training.headline_alpha
+    found: dict[str, list[figures.Spec]] = {}
+    for name, task in results.tasks.items():
+        drawn = {"beside": figures.beside(task)}
+        if study.answer == "alpha":
+            drawn = {"alpha": figures.alpha_curve(task, alpha)} | drawn
+        for kind, chart in drawn.items():
+            figures.save(chart, folder, f"{kind}_{name}")
+        found[name] = [figures.for_page(chart) for chart in drawn.values()]
+    return found
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
+def write_index(run: str, studies: list[Path], out: Path) -> None:
+    """Write the page that lists every study with its answer.
+
+    Args:
+        run: the run's name.
+        studies: ``answer.json`` of each.
+        out: the page, beside the studies' folders.
+    """
+    rows = [{"name": p.parent.name} | json.loads(p.read_text()) for p in studies]
+    page = page_environment().get_template("studies.html").render(run=run, rows=rows)
+    write_text(out, page)

@@ -1,0 +1,149 @@
+"""Studies: further heads on the run's own features, each question with its page.
+
+in:  config/studies/*.yaml, the tables and the references of the run
+out: studies/index.html, and for each study its heads, scores, tables and page
+
+`snakemake studies` makes them; nothing else depends on them.
+"""
+
+try:
+    STUDIES = read_studies()
+    STUDY_CONFIGS = {
+        name: study_config(CONFIG, name, study) for name, study in STUDIES.items()
+    }
+except UserError as error:
+    raise WorkflowError(str(error))
+
+STUDY = RESULTS / "studies/{study}"
+
+
+wildcard_constraints:
+    study=any_of(STUDIES),
+
+
+rule studies:
+    input:
+        RESULTS / "studies/index.html",
+
+
+use rule train_heads as train_study with:
+    output:
+        weights=STUDY / "models/{task}/{part}/heads.safetensors",
+        heads=STUDY / "models/{task}/{part}/heads.parquet",
+        history=STUDY / "models/{task}/{part}/history.parquet",
+    log:
+        LOGS / "train_study/{study}/{task}/{part}.log",
+    benchmark:
+        TIMINGS / "train_study/{study}/{task}/{part}.tsv"
+    params:
+        settings=lambda wildcards: settings_json(
+            STUDY_CONFIGS[wildcards.study],
+            "heads",
+            "training",
+            f"tasks.{wildcards.task}",
+        ),
+        timings=str(TIMINGS / "train_study/{study}/{task}/{part}.json"),
+
+
+use rule evaluate_heads as evaluate_study with:
+    input:
+        rows=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/rows.parquet",
+        features=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/features.npy",
+        code=CONFIG.training.user_files(),
+        bundles=[STUDY / "models/{task}/0/heads.safetensors"],
+        references=expand(
+            RESULTS / "references/{encoder}/{{task}}.parquet", encoder=SOURCES
+        ),
+    output:
+        scores=STUDY / "evaluation/{task}/scores.parquet",
+        rows=STUDY / "evaluation/{task}/rows.parquet",
+        metrics=STUDY / "evaluation/{task}/metrics.parquet",
+        clusters=STUDY / "evaluation/{task}/clusters.parquet",
+        heads=STUDY / "evaluation/{task}/heads.parquet",
+        frames=STUDY / "evaluation/{task}/frames.json",
+        source=STUDY / "evaluation/{task}/source.json",
+    log:
+        LOGS / "evaluate_study/{study}/{task}.log",
+    benchmark:
+        TIMINGS / "evaluate_study/{study}/{task}.tsv"
+    params:
+        settings=lambda wildcards: settings_json(
+            STUDY_CONFIGS[wildcards.study],
+            "evaluation",
+            *evaluated(CONFIG, wildcards.task),
+        ),
+        encoder=CONFIG.encoder,
+        bundles=lambda wildcards, input: options("--bundle", input.bundles, folder=True),
+        references=lambda wildcards, input: options("--reference", input.references),
+
+
+use rule compare_heads as compare_study with:
+    input:
+        STUDY / "evaluation/{task}/clusters.parquet",
+    output:
+        intervals=STUDY / "evaluation/{task}/intervals.parquet",
+        comparisons=STUDY / "evaluation/{task}/comparisons.parquet",
+        resolution=STUDY / "evaluation/{task}/resolution.json",
+    log:
+        LOGS / "compare_study/{study}/{task}.log",
+    benchmark:
+        TIMINGS / "compare_study/{study}/{task}.tsv"
+    params:
+        settings=lambda wildcards: settings_json(
+            STUDY_CONFIGS[wildcards.study],
+            "comparison",
+            "training",
+            "evaluation",
+            f"tasks.{wildcards.task}",
+        ),
+        encoder=CONFIG.encoder,
+
+
+rule write_study:
+    input:
+        summary=RESULTS / "dataset/summary.json",
+        rows=expand(
+            RESULTS / f"tables/{CONFIG.encoder}" / "{task}/rows.parquet", task=TASKS
+        ),
+        source=expand(
+            STUDY / "evaluation/{task}/source.json", task=TASKS, allow_missing=True
+        ),
+        comparisons=expand(
+            STUDY / "evaluation/{task}/comparisons.parquet",
+            task=TASKS,
+            allow_missing=True,
+        ),
+    output:
+        page=STUDY / "index.html",
+        answer=STUDY / "answer.json",
+    log:
+        LOGS / "write_study/{study}.log",
+    benchmark:
+        TIMINGS / "write_study/{study}.tsv"
+    conda:
+        ENV
+    params:
+        settings=lambda wildcards: settings_json(CONFIG, "report", "config"),
+        study=lambda wildcards: STUDIES[wildcards.study].model_dump_json(),
+        results=RESULTS,
+    shell:
+        "clipaffect write-study --settings {params.settings:q} {wildcards.study:q} "
+        '{params.study:q} {params.results:q} --out "$(dirname {output.page:q})" '
+        "> {log:q} 2>&1"
+
+
+rule list_studies:
+    input:
+        expand(RESULTS / "studies/{study}/answer.json", study=STUDIES),
+    output:
+        RESULTS / "studies/index.html",
+    log:
+        LOGS / "list_studies.log",
+    benchmark:
+        TIMINGS / "list_studies.tsv"
+    conda:
+        ENV
+    params:
+        run=CONFIG.run,
+    shell:
+        "clipaffect list-studies {params.run:q} {input:q} --out {output:q} > {log:q} 2>&1"
