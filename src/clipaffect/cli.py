@@ -281,6 +281,14 @@ def write_study(settings: Settings, name: str, study: str, results: Path, out: O
 
 
 @app.command()
+def tail_card(settings: Settings, results: Path, out: Out) -> None:
+    """Write the page on the worst losses, doubtful labels and the annotation's lag."""
+    from clipaffect.studies.tail_page import write_tail_card
+
+    write_tail_card(parse_config(json.loads(settings)["config"], "--settings"), results, out)
+
+
+@app.command()
 def list_studies(run: str, answers: list[Path], out: Out) -> None:
     """Write the page that lists the studies of a run."""
     from clipaffect.studies.pages import write_index

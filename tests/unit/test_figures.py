@@ -19,7 +19,7 @@ def spec() -> figures.Spec:
     )
     base = alt.Chart(alt.InlineData(table.to_dict("records")))
     points = base.mark_point(opacity=0.4).encode(x="x:Q", y="y:Q", color="name:N")
-    return figures._finish(alt.layer(points, base.mark_line(opacity=0.2).encode(x="x:Q", y="y:Q")),
+    return figures.finish(alt.layer(points, base.mark_line(opacity=0.2).encode(x="x:Q", y="y:Q")),
                            "Twelve points.", 200)  # fmt: skip
 
 

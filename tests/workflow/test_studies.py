@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
+import pytest
 from browsing import Browser
 from conftest import MICRO, ROOT, snakemake
 
@@ -36,8 +38,15 @@ def test_every_study_has_a_page_with_an_answer(micro_copy: Path, browser: Browse
     # The run's own heads, and those that two studies share, are trained once.
     assert finished == 4 * 2 * 4
     assert len(new) <= heads - finished
+    browser.open(folder / "tail-card/index.html")
+    assert browser.problems() == []
+    card = json.loads((folder / "tail-card/answer.json").read_text())
+    assert "of the worst 50% of the losses" in card["answers"]["AU"]
+    table = pd.read_csv(folder / "tail-card/tables/people_AU.csv")
+    assert table["share_of_tail"].sum() == pytest.approx(1, abs=1e-5)
     browser.open(folder / "index.html")
     shown = browser.run("return document.body.innerText")
     assert all(study.question in shown for study in STUDIES.values())
+    assert card["question"] in shown
     again = snakemake(micro_copy, "studies", "--dry-run", *MICRO)
     assert "Nothing to be done" in again.stdout + again.stderr

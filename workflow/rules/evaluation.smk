@@ -115,6 +115,7 @@ rule postprocess_scores:
         steps=RESULTS / "postprocess/{task}/steps.parquet",
         choices=RESULTS / "postprocess/{task}/choices.json",
         scores=RESULTS / "postprocess/{task}/scores.parquet",
+        cross=RESULTS / "postprocess/{task}/cross.parquet",
     log:
         LOGS / "postprocess_scores/{task}.log",
     benchmark:

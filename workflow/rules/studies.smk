@@ -132,9 +132,32 @@ rule write_study:
         "> {log:q} 2>&1"
 
 
+rule tail_card:
+    input:
+        summary=RESULTS / "dataset/summary.json",
+        cross=expand(RESULTS / "postprocess/{task}/cross.parquet", task=TASKS),
+    output:
+        page=RESULTS / "studies/tail-card/index.html",
+        answer=RESULTS / "studies/tail-card/answer.json",
+    log:
+        LOGS / "tail_card.log",
+    benchmark:
+        TIMINGS / "tail_card.tsv"
+    conda:
+        ENV
+    params:
+        settings=lambda wildcards: settings_json(CONFIG, "report", "config"),
+        results=RESULTS,
+    shell:
+        "clipaffect tail-card --settings {params.settings:q} {params.results:q} "
+        '--out "$(dirname {output.page:q})" > {log:q} 2>&1'
+
+
 rule list_studies:
     input:
         expand(RESULTS / "studies/{study}/answer.json", study=STUDIES),
+        # It looks at the cross-fitted scores of the steps after the head.
+        [RESULTS / "studies/tail-card/answer.json"] if CONFIG.postprocess.steps else [],
     output:
         RESULTS / "studies/index.html",
     log:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 
 from clipaffect.config.models import Evaluation, Postprocess
@@ -18,7 +19,7 @@ from clipaffect.evaluation.bootstrap import FEWEST, holm, intervals, macro_f1, s
 from clipaffect.evaluation.clusters import cluster_counts, count_array
 from clipaffect.evaluation.folds import Scored, score_schema, score_table
 from clipaffect.evaluation.metrics import decide, expected_calibration_error, reliability
-from clipaffect.postprocess.cross import cross_fit
+from clipaffect.postprocess.cross import CrossFitted, cross_fit
 from clipaffect.postprocess.smoothing import sequences
 from clipaffect.postprocess.steps import STEPS, Choice, Rows
 from clipaffect.postprocess.table import COLUMNS
@@ -43,6 +44,8 @@ def postprocess_scores(
     out: Path,
 ) -> None:
     """Write ``steps.parquet``, ``choices.json`` and the last step's ``scores.parquet`` to ``out``.
+
+    And ``cross.parquet``, the scores that the choices were made on.
 
     Every choice is made on cross-fitted scores of the training people; the validation scores of
     the evaluation are then taken through the steps. Under k-fold evaluation each fold has choices
@@ -70,6 +73,7 @@ def postprocess_scores(
         note = {"note": f"{error.what} ({error.where}): {error.mend}", "seeds": [], "steps": []}
         write_text(out / "choices.json", json.dumps(note, indent=2) + "\n")
         write_batches(out / "scores.parquet", score_schema(task), [], 65536)
+        write_batches(out / "cross.parquet", _cross_schema(task), [], 65536)
 
 
 def _postprocess(
@@ -88,9 +92,11 @@ def _postprocess(
     stages: list[list[np.ndarray]] = [[] for _ in range(len(how.steps) + 1)]
     inner: list[list[float]] = [[] for _ in stages]
     choices: list[dict[str, Any]] = []
+    crossed: list[pa.Table] = []
     for fold in folds_of(table):
         own = np.flatnonzero(rows["fold"] == fold)
         fitted = cross_fit(table, task, fold, settings, how.folds, store)
+        crossed.append(_cross_table(fitted, fold, task))
         at = Rows(fitted.labels, sequences(fitted.rows), task)
         mine = rows.iloc[own].reset_index(drop=True)
         there = Rows(labels[own], sequences(mine), task)
@@ -115,6 +121,7 @@ def _postprocess(
     write_text(
         out / "choices.json", json.dumps({"seeds": seeds, "steps": choices}, indent=2) + "\n"
     )
+    write_batches(out / "cross.parquet", _cross_schema(task), crossed, 65536)
     _write_scores(together[-1], seeds, rows, encoder, settings, task, out)
 
 
@@ -198,6 +205,29 @@ def _steps(
     known = table["p"].notna()
     table.loc[known, "p_adjusted"] = holm(table.loc[known, "p"].tolist())
     return table
+
+
+def _cross_schema(task: Task) -> pa.Schema:
+    """Columns of ``cross.parquet``: training rows, their labels, the seeds' mean probabilities."""
+    return pa.schema(
+        [
+            ("fold", pa.int32()),
+            *((name, pa.string()) for name in ("group", "video", "person")),
+            ("frame", pa.int32()),
+            *((name, pa.int8()) for name in task.columns),
+            ("scores", pa.list_(pa.float32(), len(task.targets))),
+        ]
+    )
+
+
+def _cross_table(fitted: CrossFitted, fold: int, task: Task) -> pa.Table:
+    labels = dict(zip(task.columns, fitted.labels.T, strict=True))
+    columns = ["fold", "group", "video", "person", "frame", *task.columns]
+    frame = fitted.rows.assign(fold=fold, **labels)[columns]
+    mean = pa.array(fitted.scores.mean(axis=0).astype(np.float32).ravel())
+    column = pa.FixedSizeListArray.from_arrays(mean, len(task.targets))
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    return table.append_column("scores", column).cast(_cross_schema(task))
 
 
 def _write_scores(

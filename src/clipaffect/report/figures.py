@@ -28,7 +28,8 @@ def _chart(data: pd.DataFrame) -> alt.Chart:
     return alt.Chart(alt.InlineData(json.loads(data.to_json(orient="records"))))
 
 
-def _finish(chart: alt.LayerChart | alt.FacetChart, alt_text: str, height: int) -> Spec:
+def finish(chart: alt.LayerChart | alt.FacetChart, alt_text: str, height: int) -> Spec:
+    """A chart as wide as its place, with the words that a screen reader says for it."""
     spec: Spec = chart.properties(width="container", height=height).to_dict()
     spec["description"] = alt_text
     spec.pop("config", None)
@@ -120,7 +121,7 @@ def beside(results: TaskResults) -> Spec:
         )
         for known in _with_interval(table[["name", "kind", "low", "high"]])
     ]
-    return _finish(
+    return finish(
         alt.layer(points, *bars),
         "Dot plot of macro F1 of every setting and reference with 95 % intervals over people; the "
         "same numbers are in the table of scores.",
@@ -154,7 +155,7 @@ def alpha_curve(results: TaskResults, headline_alpha: float) -> Spec:
         color=alt.Color("name:N", title=None, scale=alt.Scale(scheme="dark2")),
         tooltip=_tooltips(("name:N", "reference"), ("estimate:Q", "macro F1")),
     )  # fmt: skip
-    return _finish(
+    return finish(
         alt.layer(mark, lines, *band, line, points),
         "Line chart of macro F1 over the CVaR level alpha with a band of its 95 % interval over "
         "people, and the references as dashed lines; the same numbers are in the table of scores.",
@@ -193,7 +194,7 @@ def target_bars(results: TaskResults, headline_alpha: float) -> Spec:
         known.mark_rule().encode(x=x, xOffset=offset, y=alt.Y("low:Q", title=""), y2="high:Q")
         for known in _with_interval(table)
     ]
-    return _finish(
+    return finish(
         alt.layer(bars, *errors),
         "Bar chart of F1 for each class or label at the headline alpha and under plain ERM, with "
         "95 % intervals over people where there are enough; the same numbers are in targets.csv.",
@@ -237,7 +238,7 @@ def confusion_map(results: TaskResults, headline_alpha: float) -> Spec:
         text=alt.Text("share:Q", format=".2f"),
         color=alt.when(alt.datum.share > 0.55).then(alt.value("white")).otherwise(alt.value(INK)),
     )
-    return _finish(
+    return finish(
         cells_ + text,
         "Heat map of decisions against annotations, as shares of each annotated class or state; "
         "each cell shows its share.",
@@ -269,7 +270,7 @@ def calibration(results: TaskResults, headline_alpha: float) -> Spec:
         tooltip=_tooltips(("confidence:Q", "probability given"), ("share:Q", what),
                           ("frames:Q", "answers")),
     )  # fmt: skip
-    return _finish(
+    return finish(
         ideal + points,
         "Reliability plot: the probability that heads give against the share that is right; the "
         "dashed diagonal is perfect calibration.",

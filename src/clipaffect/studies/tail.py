@@ -1,0 +1,177 @@
+"""The tail card: what fills the worst losses, which labels look wrong, and whether labels lag.
+
+Everything is computed on cross-fitted scores: no head has seen the person that it is asked about.
+CVaR at level alpha trains on the worst alpha of the losses; this says what those are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clipaffect.evaluation.bootstrap import FEWEST, holm, intervals, swap_test
+from clipaffect.evaluation.clusters import cluster_counts, count_array
+from clipaffect.evaluation.metrics import decide
+from clipaffect.postprocess.smoothing import sequences
+from clipaffect.tasks import NOT_ANNOTATED, Task
+
+TINY = 1e-7
+DOUBTED, SURE = 0.05, 0.9  # probability of what is annotated, and of something else
+SHORTEST = 3  # frames of a stretch of suspects
+LARGEST_SHIFT = 15  # frames, each way
+
+
+@dataclass(frozen=True)
+class Element:
+    """Every loss that CVaR sorts: one a frame for classes, one a frame and label otherwise.
+
+    Attributes:
+        row: (m,) which frame.
+        target: (m,) the annotated class, or the label.
+        loss: (m,) minus the log probability of what is annotated.
+    """
+
+    row: np.ndarray
+    target: np.ndarray
+    loss: np.ndarray
+
+
+def elements(labels: np.ndarray, scores: np.ndarray, task: Task) -> Element:
+    """The losses of probabilities (n, targets); what is not annotated has none."""
+    scores = np.clip(scores.astype(np.float64), TINY, 1 - TINY)
+    if not task.multilabel:
+        rows = np.arange(len(labels))
+        return Element(rows, labels[:, 0].astype(int), -np.log(scores[rows, labels[:, 0]]))
+    row, target = np.nonzero(labels != NOT_ANNOTATED)
+    found = np.where(labels[row, target] == 1, scores[row, target], 1 - scores[row, target])
+    return Element(row, target, -np.log(found))
+
+
+def in_tail(loss: np.ndarray, alpha: float) -> np.ndarray:
+    """(m,) bool: the worst alpha of the losses, at least one."""
+    count = max(1, round(alpha * len(loss)))
+    found = np.zeros(len(loss), bool)
+    found[np.argsort(-loss, kind="stable")[:count]] = True
+    return found
+
+
+def shares(names: np.ndarray, tail: np.ndarray) -> pd.DataFrame:
+    """For each name its share of all losses, of the tail, and how many times as frequent it is
+    there; the most over-represented first.
+    """
+    frame = pd.DataFrame({"name": names, "tail": tail})
+    counts = frame.groupby("name")["tail"].agg(["size", "sum"])
+    found = pd.DataFrame(
+        {"losses": counts["size"], "share": counts["size"] / len(frame),
+         "share_of_tail": counts["sum"] / max(1, tail.sum())}
+    )  # fmt: skip
+    found["times"] = found["share_of_tail"] / found["share"]
+    return found.sort_values("times", ascending=False, kind="stable").reset_index()
+
+
+def suspects(
+    rows: pd.DataFrame, labels: np.ndarray, scores: np.ndarray, task: Task
+) -> pd.DataFrame:
+    """Stretches of frames whose label heads contradict that never saw the person.
+
+    A frame is a suspect where the annotated answer has a probability below ``DOUBTED`` and another
+    one above ``SURE``. Neighbouring suspects of one kind are a stretch; single frames are not
+    listed. Columns video, person, first, last, frames, annotated, said, probability.
+    """
+    found: list[dict[str, Any]] = []
+    targets = range(len(task.targets)) if task.multilabel else [0]
+    for target in targets:
+        given, said, probability, doubted = _doubts(labels, scores, target, task)
+        for at, frames in sequences(rows):
+            flagged = doubted[at]
+            kind = given[at] * len(task.targets) + said[at]
+            breaks = np.flatnonzero(
+                (np.diff(flagged.astype(int)) != 0) | (np.diff(kind) != 0) | (np.diff(frames) != 1)
+            )
+            for part in np.split(np.arange(len(at)), breaks + 1):
+                if flagged[part[0]] and len(part) >= SHORTEST:
+                    first = at[part[0]]
+                    found.append(
+                        {"video": rows["video"].iloc[first], "person": rows["person"].iloc[first],
+                         "first": int(frames[part[0]]), "last": int(frames[part[-1]]),
+                         "frames": len(part),
+                         "annotated": _name(task, target, int(given[first])),
+                         "said": _name(task, target, int(said[first])),
+                         "probability": float(probability[at[part]].mean())}
+                    )  # fmt: skip
+    columns = ["video", "person", "first", "last", "frames", "annotated", "said", "probability"]
+    table = pd.DataFrame(found, columns=columns)
+    return table.sort_values(
+        ["frames", "probability", "video", "first"], ascending=[False, False, True, True],
+        ignore_index=True,
+    )  # fmt: skip
+
+
+def _doubts(
+    labels: np.ndarray, scores: np.ndarray, target: int, task: Task
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What is annotated, what is said, how surely, and whether that is a contradiction."""
+    if task.multilabel:
+        given, there = labels[:, target].astype(int), scores[:, target]
+        said = (there >= 0.5).astype(int)
+        probability = np.where(said == 1, there, 1 - there)
+        known = given != NOT_ANNOTATED
+        return given, said, probability, known & (said != given) & (probability > 1 - DOUBTED)
+    given, said = labels[:, 0].astype(int), scores.argmax(axis=1)
+    probability = scores.max(axis=1)
+    own = scores[np.arange(len(given)), given]
+    return given, said, probability, (own < DOUBTED) & (probability > SURE)
+
+
+def _name(task: Task, target: int, value: int) -> str:
+    if not task.multilabel:
+        return task.targets[value]
+    return f"{task.targets[target]} {'present' if value == 1 else 'absent'}"
+
+
+def lags(
+    rows: pd.DataFrame, labels: np.ndarray, scores: np.ndarray, task: Task, resamples: int
+) -> pd.DataFrame:
+    """Macro F1 of the labels against the scores of frames before (shift < 0) and behind them.
+
+    Only frames whose neighbours are all there count, the same for every shift. If labels are set
+    late by k frames, what they say was to be seen k frames earlier: the best shift is -k. Columns
+    shift, macro_f1, difference (to no shift), p_adjusted (Holm over all shifts).
+    """
+    reach = np.arange(-LARGEST_SHIFT, LARGEST_SHIFT + 1)
+    centre, partner = [], []
+    for at, frames in sequences(rows):
+        place = pd.Series(at, index=frames)
+        wanted = frames[:, None] + reach
+        found = place.reindex(wanted.ravel()).to_numpy().reshape(wanted.shape)
+        whole = ~np.isnan(found).any(axis=1)
+        centre.append(at[whole])
+        partner.append(found[whole].astype(int))
+    mine, theirs = np.concatenate(centre), np.concatenate(partner)
+    columns = ["shift", "macro_f1", "difference", "p_adjusted"]
+    if not len(mine):
+        return pd.DataFrame(columns=columns)
+    groups = rows["group"].astype(str).to_numpy()[mine]
+    people = sorted(set(groups))
+    counts = {
+        int(shift): count_array(
+            cluster_counts(labels[mine], decide(scores[theirs[:, k]], task), groups, task),
+            people, task.targets,
+        )
+        for k, shift in enumerate(reach)
+    }  # fmt: skip
+    members = {str(shift): own for shift, own in counts.items()}
+    found = intervals(members, [{name: 1.0} for name in members], 1)
+    level = dict(zip(counts, (interval.estimate for interval in found), strict=True))
+    p = [
+        swap_test([own], [counts[0]], resamples) if len(people) >= FEWEST else float("nan")
+        for own in counts.values()
+    ]
+    adjusted = holm(p) if len(people) >= FEWEST else p
+    return pd.DataFrame(
+        {"shift": list(counts), "macro_f1": list(level.values()),
+         "difference": [level[s] - level[0] for s in counts], "p_adjusted": adjusted}
+    )  # fmt: skip
