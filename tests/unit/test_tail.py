@@ -118,13 +118,15 @@ def test_a_lag_that_was_put_in_comes_out(late: int) -> None:
 
 def test_the_answer_follows_the_card() -> None:
     frame = made()
+    scores = parts_of(frame)[2]
     late = frame.assign(label=frame.groupby("video")["label"].shift(4).bfill().astype(int))
-    said = card_answer("EXPR", make_card(late, EXPR, 0.1, 5000), "people")
+    said = card_answer("EXPR", make_card(late, scores, EXPR, 0.1, 5000), "people")
     assert "Labels are set 4 frames late" in said
     assert "belong to 2 of 24 people" in said
-    said = card_answer("EXPR", make_card(frame, EXPR, 0.1, 500), "people")
+    said = card_answer("EXPR", make_card(frame, scores, EXPR, 0.1, 500), "people")
     assert "Labels fit best where they are." in said
-    short = frame[frame["frame"] < 20]
+    kept = (frame["frame"] < 20).to_numpy()
+    short = frame[kept].reset_index(drop=True)
     assert "No frame has enough neighbours" in card_answer(
-        "EXPR", make_card(short, EXPR, 0.1, 500), "people"
+        "EXPR", make_card(short, scores[kept], EXPR, 0.1, 500), "people"
     )

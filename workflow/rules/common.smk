@@ -85,6 +85,18 @@ def weights_of(wildcards):
     return [encoder.file] if encoder.file is not None else []
 
 
+def prompted(encoder):
+    """The settings that the prompts' features depend on: of an encoder that may be asked by them."""
+    entry = CONFIG.encoders.get(encoder)
+    may = entry is not None and entry.kind == "open_clip" and entry.random is None
+    return [f"encoders.{encoder}"] if may else []
+
+
+def prompt_weights(wildcards):
+    """The weights whose text tower is asked."""
+    return weights_of(wildcards) if prompted(wildcards.encoder) else []
+
+
 wildcard_constraints:
     shard=r"\d{4}",
     encoder=any_of(SOURCES),

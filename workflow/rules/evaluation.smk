@@ -6,18 +6,6 @@ out: frame scores and tidy metrics of each task, intervals and paired tests; pre
 """
 
 
-def prompted(encoder):
-    """The settings that the prompts' features depend on: of an encoder that may be asked by them."""
-    entry = CONFIG.encoders.get(encoder)
-    may = entry is not None and entry.kind == "open_clip" and entry.random is None
-    return [f"encoders.{encoder}"] if may else []
-
-
-def prompt_weights(wildcards):
-    """The weights whose text tower is asked."""
-    return weights_of(wildcards) if prompted(wildcards.encoder) else []
-
-
 rule fit_references:
     input:
         rows=RESULTS / "tables/{encoder}/{task}/rows.parquet",

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from clipaffect.config.models import Missing
@@ -122,14 +123,27 @@ def read_fold(table: Path, task: Task, missing: Missing, number: int) -> Fold:
     return Fold(number, len(annotated), kept, labels[plan.kept], plan, validation.features, trained)
 
 
+def read_scores(path: Path, **where: str | float) -> tuple[pd.DataFrame, np.ndarray]:
+    """The key columns of a table of scores, and the probabilities (n, targets) float32.
+
+    Only rows with the given values are read: at full size the table of every method does not fit
+    into memory as a data frame.
+    """
+    table = pq.read_table(path, filters=[(k, "==", v) for k, v in where.items()] or None)
+    column = table["scores"].combine_chunks()
+    shape = (len(table), column.type.list_size)
+    values = column.flatten().to_numpy(zero_copy_only=False).reshape(shape)
+    return table.drop_columns(["scores"]).to_pandas(), values
+
+
 def rows_of_reference(
-    frame: pd.DataFrame, table: Path, task: Task, missing: Missing, fold: Fold
+    frame: pd.DataFrame, scores: np.ndarray, table: Path, task: Task, missing: Missing, fold: Fold
 ) -> tuple[Fold, np.ndarray]:
     """A fold as a reference scores it: imported features may be there for other frames."""
-    frame = frame[frame["fold"] == fold.number]
+    own = (frame["fold"] == fold.number).to_numpy()
     annotated, labels = read_annotated(table, task, VALIDATION, fold.number)
-    known = frame[KEYS].astype({name: annotated[name].dtype for name in KEYS})
+    known = frame.loc[own, KEYS].astype({name: annotated[name].dtype for name in KEYS})
     plan = plan_scores(annotated, known, missing)
     rows = annotated.iloc[plan.kept].drop(columns="status")
     scored = replace(fold, rows=rows, labels=labels[plan.kept], plan=plan)
-    return scored, plan.apply(np.stack(frame["scores"].to_list()))
+    return scored, plan.apply(scores[own])

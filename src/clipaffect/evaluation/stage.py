@@ -20,6 +20,7 @@ from clipaffect.evaluation.folds import (
     Scored,
     check_scorable,
     read_fold,
+    read_scores,
     rows_of_reference,
     score_schema,
     score_table,
@@ -29,12 +30,13 @@ from clipaffect.evaluation.references import constant_scores, probe_scores, zero
 from clipaffect.evaluation.tidy import pooled, tidy_rows
 from clipaffect.splits import TRAIN, VALIDATION
 from clipaffect.table import folds_of, read_split
-from clipaffect.tables import read_frame, write_batches, write_frame, write_text
+from clipaffect.tables import write_batches, write_frame, write_text
 from clipaffect.tasks import Task
 from clipaffect.training.history import probabilities
 from clipaffect.training.learner import evaluator
 from clipaffect.training.stage import finished_heads, load_head
 
+REFERENCES = ("linear_probe", "zero_shot")
 ORDER = ["method", "encoder", "variant", "alpha", "seed"]
 
 
@@ -104,11 +106,16 @@ def evaluate_heads(
         yield Scored("all_positive" if task.multilabel else "constant", "", constant), folds
         yield from ((scored, folds) for scored in _heads(listed, settings, encoder, task, folds))
         for path in references:
-            for method, frame in read_frame(path).groupby("method", sort=True):
-                own = [rows_of_reference(frame, table, task, missing, fold) for fold in folds]
-                scores = {fold.number: found for fold, found in own}
+            for method in REFERENCES:
+                frame, found = read_scores(path, method=method)
+                if frame.empty:
+                    continue
+                own = [
+                    rows_of_reference(frame, found, table, task, missing, fold) for fold in folds
+                ]
+                scores = {fold.number: values for fold, values in own}
                 name = str(frame["encoder"].iloc[0])
-                yield Scored(str(method), name, scores), [fold for fold, _ in own]
+                yield Scored(method, name, scores), [fold for fold, _ in own]
 
     def tables() -> Iterator[pa.Table]:
         for scored, own in methods():

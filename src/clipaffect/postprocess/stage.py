@@ -17,7 +17,7 @@ from clipaffect.config.training import Training
 from clipaffect.errors import UserError
 from clipaffect.evaluation.bootstrap import FEWEST, holm, intervals, macro_f1, swap_test
 from clipaffect.evaluation.clusters import cluster_counts, count_array
-from clipaffect.evaluation.folds import Scored, score_schema, score_table
+from clipaffect.evaluation.folds import Scored, read_scores, score_schema, score_table
 from clipaffect.evaluation.metrics import decide, expected_calibration_error, reliability
 from clipaffect.postprocess.cross import CrossFitted, cross_fit
 from clipaffect.postprocess.smoothing import sequences
@@ -130,17 +130,17 @@ def _headline_scores(
 ) -> tuple[pd.DataFrame, np.ndarray, list[int]]:
     """The rows that were scored, and probabilities (S, n, targets) of the headline's seeds."""
     rows = read_frame(folder / "rows.parquet")
-    frame = read_frame(folder / "scores.parquet")
-    own = frame[(frame["method"] == "head") & (frame["variant"] == "")
-                & (frame["alpha"] == settings.headline_alpha)]  # fmt: skip
+    frame, scores = read_scores(
+        folder / "scores.parquet", method="head", variant="", alpha=settings.headline_alpha
+    )
     place = pd.MultiIndex.from_frame(rows[KEYS])
     found, seeds = [], []
-    for seed, part in own.groupby("seed", sort=True):
+    for seed, part in frame.groupby("seed", sort=True):
         at = place.get_indexer(pd.MultiIndex.from_frame(part[KEYS]))
         if len(at) < len(rows):  # a fold's head failed
             continue
         values = np.empty((len(rows), len(task.targets)), np.float32)
-        values[at] = np.stack(part["scores"].to_list())
+        values[at] = scores[part.index]
         found.append(values)
         seeds.append(int(str(seed)))
     if not found:

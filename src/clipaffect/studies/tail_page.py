@@ -12,12 +12,13 @@ import pandas as pd
 from markupsafe import Markup
 
 from clipaffect.config.models import Config
+from clipaffect.evaluation.folds import read_scores
 from clipaffect.report import figures
 from clipaffect.report.headline import LEVEL
 from clipaffect.report.pages import page_environment
 from clipaffect.report.tables import write_tables
 from clipaffect.studies.tail import elements, in_tail, lags, shares, suspects
-from clipaffect.tables import read_frame, write_text
+from clipaffect.tables import write_text
 from clipaffect.tasks import Task
 
 QUESTION = "What fills the worst losses, and are the labels right?"
@@ -36,10 +37,11 @@ class Card:
     lags: pd.DataFrame
 
 
-def make_card(frame: pd.DataFrame, task: Task, alpha: float, resamples: int) -> Card:
-    """The card of cross-fitted scores: group, video, person, frame, label columns, scores."""
+def make_card(
+    frame: pd.DataFrame, scores: np.ndarray, task: Task, alpha: float, resamples: int
+) -> Card:
+    """The card of cross-fitted rows (group, video, person, frame, labels) and their scores."""
     labels = frame[list(task.columns)].to_numpy()
-    scores = np.stack(frame["scores"].to_list())
     losses = elements(labels, scores, task)
     tail = in_tail(losses.loss, alpha)
     rows = frame[["group", "video", "person", "frame"]]
@@ -117,13 +119,14 @@ def write_tail_card(config: Config, folder: Path, out: Path) -> None:
     unit = "people" if summary["names_people"] else "source videos or images"
     cards, answers, charts = {}, {}, {}
     for name, task in config.tasks().items():
-        frame = read_frame(folder / "postprocess" / name / "cross.parquet")
+        frame, scores = read_scores(folder / "postprocess" / name / "cross.parquet")
         # Under k-fold evaluation a row was cross-fitted in several folds: those of one are enough.
-        frame = frame[frame["fold"] == frame["fold"].min()]
+        own = (frame["fold"] == frame["fold"].min()).to_numpy()
+        frame, scores = frame[own].reset_index(drop=True), scores[own]
         if frame.empty:
             answers[name] = f"{name}: there are no cross-fitted scores; see the report."
             continue
-        cards[name] = make_card(frame, task, alpha, resamples)
+        cards[name] = make_card(frame, scores, task, alpha, resamples)
         answers[name] = card_answer(name, cards[name], unit)
         kinds = ("targets", "people", "videos", "suspects", "lags")
         tables = {f"{kind}_{name}": getattr(cards[name], kind) for kind in kinds}
