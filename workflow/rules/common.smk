@@ -97,6 +97,24 @@ def prompt_weights(wildcards):
     return weights_of(wildcards) if prompted(wildcards.encoder) else []
 
 
+# A study that is wrong stops those who ask for studies, and nobody else.
+try:
+    STUDIES, STUDY_ERROR = read_studies(), None
+    STUDY_CONFIGS = {
+        name: study_config(CONFIG, name, study) for name, study in STUDIES.items()
+    }
+except UserError as error:
+    STUDIES, STUDY_CONFIGS, STUDY_ERROR = {}, {}, error
+
+
+def study_answers(wildcards):
+    """What every study says; the tail card looks at the cross-fitted scores of the steps."""
+    if STUDY_ERROR is not None:
+        raise WorkflowError(str(STUDY_ERROR))
+    tail = ["tail-card"] if CONFIG.postprocess.steps else []
+    return [RESULTS / f"studies/{name}/answer.json" for name in [*STUDIES, *tail]]
+
+
 wildcard_constraints:
     shard=r"\d{4}",
     encoder=any_of(SOURCES),

@@ -6,14 +6,6 @@ out: studies/index.html, and for each study its heads, scores, tables and page
 `snakemake studies` makes them; nothing else depends on them.
 """
 
-try:
-    STUDIES = read_studies()
-    STUDY_CONFIGS = {
-        name: study_config(CONFIG, name, study) for name, study in STUDIES.items()
-    }
-except UserError as error:
-    raise WorkflowError(str(error))
-
 STUDY = RESULTS / "studies/{study}"
 
 
@@ -155,9 +147,7 @@ rule tail_card:
 
 rule list_studies:
     input:
-        expand(RESULTS / "studies/{study}/answer.json", study=STUDIES),
-        # It looks at the cross-fitted scores of the steps after the head.
-        [RESULTS / "studies/tail-card/answer.json"] if CONFIG.postprocess.steps else [],
+        study_answers,
     output:
         RESULTS / "studies/index.html",
     log:

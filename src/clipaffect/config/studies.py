@@ -26,7 +26,7 @@ class Study(Section):
         "course over alpha.",
     )
     alphas: Annotated[tuple[Alpha, ...], AfterValidator(unique)] | None = Field(
-        None, description="CVaR levels; by default the headline's and 1."
+        None, description="CVaR levels, beside the headline's and 1."
     )
     seeds: Annotated[tuple[Seed, ...], AfterValidator(unique)] | None = Field(
         None, description="By default the run's."
@@ -74,7 +74,8 @@ def study_config(config: Config, name: str, study: Study) -> Config:
     """
     own = config.training
     values = own.model_dump() | {
-        "alphas": study.alphas or tuple(sorted({own.headline_alpha, 1.0})),
+        # The headline's and ERM's stand beside whatever a study asks.
+        "alphas": tuple(sorted({*(study.alphas or ()), own.headline_alpha, 1.0})),
         "seeds": study.seeds or own.seeds,
         "variants": study.variants,
         "parts": 1,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipaffect.evaluation.bootstrap import FEWEST, holm, intervals, swap_test
+from clipaffect.evaluation.bootstrap import FEWEST, holm, macro_f1, swap_test
 from clipaffect.evaluation.clusters import cluster_counts, count_array
 from clipaffect.evaluation.metrics import decide
 from clipaffect.postprocess.smoothing import sequences
@@ -163,9 +163,7 @@ def lags(
         )
         for k, shift in enumerate(reach)
     }  # fmt: skip
-    members = {str(shift): own for shift, own in counts.items()}
-    found = intervals(members, [{name: 1.0} for name in members], 1)
-    level = dict(zip(counts, (interval.estimate for interval in found), strict=True))
+    level = {shift: float(macro_f1(own.sum(axis=0))) for shift, own in counts.items()}
     p = [
         swap_test([own], [counts[0]], resamples) if len(people) >= FEWEST else float("nan")
         for own in counts.values()
