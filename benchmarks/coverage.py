@@ -2,7 +2,8 @@
 
 Simulated people differ in which classes they show, for how long, and how well they are read; the
 truth is that of 100,000 of them. Prints a Markdown table: the share of trials whose interval covers
-the truth, and the mean width.
+the truth, and the mean width. Then the same for a difference that is nothing: a second method that
+answers some of the people anew with the same skill, and how often the paired test calls it one.
 
     python benchmarks/coverage.py [trials]
 """
@@ -15,7 +16,7 @@ from collections import defaultdict
 import numpy as np
 from scipy.stats import norm
 
-from clipaffect.evaluation.bootstrap import influences, intervals, macro_f1
+from clipaffect.evaluation.bootstrap import influences, intervals, macro_f1, swap_test
 
 RARE = np.array([1, 0.3, 0.3, 0.25, 0.6, 0.5, 0.4, 0.7])  # share of people who show a class
 COMMON = np.full(8, 0.8)
@@ -23,20 +24,33 @@ SKILL = np.array([1, -0.5, -0.5, -1, 0.8, 0, 0.2, -0.3])
 RESAMPLES = 1000
 
 
-def people_counts(rng: np.random.Generator, people: int, shows: np.ndarray) -> np.ndarray:
-    """(people, 8, 3): TP, FP and FN of each class."""
-    shown = rng.random((people, 8)) < shows
-    shown[:, 0] = True
-    frames = rng.poisson(rng.lognormal(4, 0.8, (people, 8)) * shown)
-    logit = 0.3 + SKILL + rng.normal(0, 0.8, (people, 1)) + rng.normal(0, 0.8, (people, 8))
+def answers(
+    rng: np.random.Generator, frames: np.ndarray, logit: np.ndarray, said: np.ndarray
+) -> np.ndarray:
+    """(people, 8, 3): TP, FP and FN of each class, when everybody is read once."""
     hits = rng.binomial(frames, 1 / (1 + np.exp(-logit)))
     misses = frames - hits
-    said = rng.dirichlet(np.full(8, 0.7), people)
     alarms = np.zeros_like(misses)
     for k in range(8):
         others = said * (np.arange(8) != k)
         alarms += rng.multinomial(misses[:, k], others / others.sum(axis=1, keepdims=True))
     return np.stack([hits, alarms, misses], axis=-1).astype(float)
+
+
+def drawn_people(
+    rng: np.random.Generator, people: int, shows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What people show, how well they are read, and what is said where they are not."""
+    shown = rng.random((people, 8)) < shows
+    shown[:, 0] = True
+    frames = rng.poisson(rng.lognormal(4, 0.8, (people, 8)) * shown)
+    logit = 0.3 + SKILL + rng.normal(0, 0.8, (people, 1)) + rng.normal(0, 0.8, (people, 8))
+    return frames, logit, rng.dirichlet(np.full(8, 0.7), people)
+
+
+def people_counts(rng: np.random.Generator, people: int, shows: np.ndarray) -> np.ndarray:
+    """The counts of people who are read once."""
+    return answers(rng, *drawn_people(rng, people, shows))
 
 
 def usual(counts: np.ndarray, rng: np.random.Generator) -> dict[str, tuple[float, float]]:
@@ -90,5 +104,30 @@ def main() -> None:
                 )
 
 
+def differences(trials: int) -> None:
+    """Print the table of two methods that do not differ."""
+    print("\n| people | answered anew | interval covers 0 | p < 0.05 | 0 outside and p >= 0.05 |")
+    print("|---|---|---|---|---|")
+    rng = np.random.default_rng(1)
+    for people in (22, 70):
+        for share in (0.45, 1.0):
+            covers, small = np.zeros(trials, bool), np.zeros(trials, bool)
+            for trial in range(trials):
+                drawn = drawn_people(rng, people, RARE)
+                first = answers(rng, *drawn)
+                anew = rng.random(people) < share
+                second = np.where(anew[:, None, None], answers(rng, *drawn), first)
+                members = {"a": first, "b": second}
+                (found,) = intervals(members, [{"a": 1.0, "b": -1.0}], RESAMPLES)
+                covers[trial] = not (found.low > 0 or found.high < 0)
+                small[trial] = swap_test([first], [second], RESAMPLES) < 0.05
+            print(
+                f"| {people} | {share:.0%} | {covers.mean():.3f} | {small.mean():.3f} "
+                f"| {(~covers & ~small).mean():.3f} |",
+                flush=True,
+            )
+
+
 if __name__ == "__main__":
     main()
+    differences(int(sys.argv[1]) if len(sys.argv) > 1 else 2000)

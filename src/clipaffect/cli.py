@@ -289,11 +289,16 @@ def tail_card(settings: Settings, results: Path, out: Out) -> None:
 
 
 @app.command()
-def list_studies(run: str, answers: list[Path], out: Out) -> None:
+def list_studies(
+    run: str,
+    out: Out,
+    answers: Annotated[list[Path] | None, typer.Argument()] = None,
+    wrong: Annotated[str, typer.Option(help="Studies that cannot be run, as JSON.")] = "{}",
+) -> None:
     """Write the page that lists the studies of a run."""
     from clipaffect.studies.pages import write_index
 
-    write_index(run, answers, out)
+    write_index(run, answers or [], json.loads(wrong), out)
 
 
 @app.command()

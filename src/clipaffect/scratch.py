@@ -7,6 +7,7 @@ round trip; a copy costs one reading from end to end.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -31,12 +32,14 @@ def scratch_copy(folder: Path, names: list[str]) -> Iterator[Path]:
     """
     setting = os.environ.get(VARIABLE, "")
     place = Path(os.path.expandvars(setting))
-    if not setting or "$" in str(place):
+    named = re.findall(r"\$\{?(\w+)", setting)
+    if not setting or not all(os.environ.get(name) for name in named):
         yield folder
         return
-    if not place.is_dir():
+    if not (place.is_absolute() and place.is_dir()):
         raise UserError(
-            "no such folder on this machine", where=f"paths.scratch: {setting} ({place})",
+            "no such folder on this machine, or not named from the root",
+            where=f"paths.scratch: {setting} ({place})",
             mend="name the folder that the cluster makes for each job, such as $SLURM_TMPDIR or "
             "$TMPDIR, or leave paths.scratch out",
         )  # fmt: skip

@@ -32,7 +32,8 @@ def rows(counts: np.ndarray, **keys: object) -> pd.DataFrame:
     parts = [
         pd.DataFrame(
             {"group": person, "target": list(EXPR.targets), "hits": own[:, 0],
-             "false_alarms": own[:, 1], "misses": own[:, 2]}
+             "false_alarms": own[:, 1], "misses": own[:, 2],
+             "annotated": (own[:, 0] + own[:, 2]).sum()}
         )
         for person, own in zip(people, counts.astype(int), strict=True)
     ]  # fmt: skip
@@ -79,6 +80,9 @@ def test_the_planned_family_is_erm_and_the_references_on_the_same_frames(compare
     assert sorted(beside) == [("head", "clip"), ("linear_probe", "clip")]
     assert (planned["alpha"] == 0.5).all()
     assert (planned["difference"] > 0).all()
+    # 2.80 standard errors: what each of them could show.
+    spread = (planned["difference"] / planned["effect"]) / np.sqrt(30)
+    assert planned["resolvable"].to_numpy() == pytest.approx(2.8016 * spread, rel=1e-3)
     # Holm over two: the smaller p doubles, and no adjusted p is below its own.
     assert planned["p_adjusted"].min() == pytest.approx(2 * planned["p"].min())
 
@@ -146,7 +150,9 @@ def test_the_smallest_gain_is_found_about_as_often_as_it_says() -> None:
         base = people_counts(np.random.default_rng(trial), 40, skill=1.0)
         seeds = {s: answers(base, 0.15, 1000 * trial + s) for s in range(2)}
         people = [f"p{k}" for k in range(40)]
-        gain = resolution(Counted(people, EXPR.targets, {erm: seeds}), erm, 1000)["smallest_gain"]
+        gain = resolution(Counted(people, EXPR.targets, {erm: seeds}, {}), erm, 1000)[
+            "smallest_gain"
+        ]
         level = np.mean([macro_f1(c.sum(axis=0)) for c in seeds.values()])
         # Fewer hits lost: by how much, so that the expected macro F1 rises by the gain.
         grid = np.linspace(0, 0.15, 61)

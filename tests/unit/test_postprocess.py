@@ -14,6 +14,7 @@ from test_train import write_table
 
 from clipaffect.config.models import Evaluation, Postprocess
 from clipaffect.config.training import Training
+from clipaffect.errors import UserError
 from clipaffect.evaluation.metrics import decide
 from clipaffect.evaluation.stage import evaluate_heads
 from clipaffect.postprocess.cross import cross_fit
@@ -256,4 +257,21 @@ def test_too_few_people_are_a_note_and_no_end_of_the_run(table: Path, tmp_path: 
     write_frame(table / "rows.parquet", rows)
     steps, choices = run(table, scored, tmp_path, Postprocess())
     assert len(steps) == 0
-    assert "1 people or source videos cannot be dealt to 3 parts" in choices["note"]
+    assert "1 training people or source videos cannot be dealt to 3 parts" in choices["note"]
+
+
+def test_a_gpu_that_is_not_there_is_an_error_and_no_note(table: Path, tmp_path: Path) -> None:
+    scored = evaluated(table, tmp_path)
+    there = SMALL.model_copy(update={"device": "cuda"})
+    with pytest.raises(UserError, match="no GPU"):
+        run(table, scored, tmp_path, Postprocess(), there)
+    assert not (tmp_path / "out/steps.parquet").exists()
+
+
+def test_another_variant_does_not_stop_the_headlines_steps(table: Path, tmp_path: Path) -> None:
+    scored = evaluated(table, tmp_path)
+    (tmp_path / "broken.py").write_text("raise RuntimeError")
+    broken = {"mine": {"loss": f"{tmp_path / 'broken.py'}:Loss"}}
+    steps, _ = run(table, scored, tmp_path, Postprocess(),
+                   SMALL.model_copy(update={"variants": broken}))  # fmt: skip
+    assert len(steps) == 5

@@ -230,9 +230,12 @@ def test_every_costly_stage_is_estimated(micro_config: Path, face_networks: Path
     tree, labels = read_dataset(settings_, tasks)
     facts = collect(settings_, tasks, tree, labels)
     costs = {c.work: c for c in estimate(config, facts, first_searched(tree), face_networks)}
-    assert len(costs) == 5  # faces, two encoders, two tasks
+    assert len(costs) == 7  # faces, two encoders, two tasks and their cross-fitted heads
     assert all(cost.hours is not None and cost.hours > 0 for cost in costs.values())
     assert all(cost.disk > 0 for cost in costs.values())
+    # Two parts of half the rows and two seeds, beside a grid of two alphas and two seeds.
+    grid, crossed = (costs[f"4 {kind} for AU"].hours for kind in ("heads", "cross-fitted heads"))
+    assert crossed == pytest.approx(grid / 2)
     encoder = load_encoder(settings, Path(), "cpu")
     cost = encoder_cost(settings)
     flop, dimension = cost.flop, cost.dimension

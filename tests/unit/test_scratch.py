@@ -33,10 +33,13 @@ def test_a_copy_lies_on_the_scratch_disk_while_it_is_used(
     assert not list(disk.iterdir())
 
 
-@pytest.mark.parametrize("setting", ["", "$A_VARIABLE_THAT_NOBODY_SETS"])
+@pytest.mark.parametrize(
+    "setting", ["", "$A_VARIABLE_THAT_NOBODY_SETS", "$SET_TO_NOTHING", "${SET_TO_NOTHING}/tmp"]
+)
 def test_without_a_disk_the_table_is_read_in_place(
     table: Path, monkeypatch: pytest.MonkeyPatch, setting: str
 ) -> None:
+    monkeypatch.setenv("SET_TO_NOTHING", "")
     monkeypatch.setenv(scratch.VARIABLE, setting)
     with scratch.scratch_copy(table, ["features.npy"]) as near:
         assert near == table
@@ -52,10 +55,11 @@ def test_a_full_disk_is_no_reason_to_stop(
     assert "has no room" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("setting", ["/no/such/folder", "."])
 def test_a_folder_that_is_not_there_names_the_setting(
-    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    table: Path, monkeypatch: pytest.MonkeyPatch, setting: str
 ) -> None:
-    monkeypatch.setenv(scratch.VARIABLE, str(tmp_path / "nowhere"))
+    monkeypatch.setenv(scratch.VARIABLE, setting)
     with (
         pytest.raises(UserError, match="no such folder") as error,
         scratch.scratch_copy(table, ["features.npy"]),

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from clipaffect.config import load_config
+from clipaffect.config import load_config, parse_config
 from clipaffect.config.models import Config
-from clipaffect.config.studies import Study, read_studies, read_study, study_config
+from clipaffect.config.studies import Study, read_study, study_config, usable_studies
 from clipaffect.errors import UserError
 from clipaffect.report.results import TaskResults
 from clipaffect.studies.answers import study_answer
@@ -33,7 +33,7 @@ def results(rows: list[tuple[str, float, float, float]], **curve: Any) -> TaskRe
         ]
     )  # fmt: skip
     curve = curve or {"alpha": [0.5, 1.0], "estimate": [0.6, 0.6], "collapsed": [False, False]}
-    heads = pd.DataFrame(curve).assign(variant="")
+    heads = pd.DataFrame(curve).assign(variant="", status="ok")
     intervals = pd.DataFrame(curve).assign(method="head", encoder="x", variant="", target="")
     nothing = pd.DataFrame()
     return TaskResults(EXPR, nothing, heads, nothing, {}, intervals, comparisons, {}, nothing, {})
@@ -101,15 +101,35 @@ def test_the_course_over_alpha() -> None:
 @pytest.mark.parametrize("name", ["config", "aff-wild2", "dinov2"])
 def test_the_shipped_studies_fit_the_shipped_configurations(name: str) -> None:
     config = load_config(ROOT / f"config/{name}.yaml")
-    studies = read_studies(ROOT / "config/studies")
+    studies, configs, wrong = usable_studies(config, ROOT / "config/studies")
     assert len(studies) >= 4
-    for key, study in studies.items():
-        own = study_config(config, key, study)
+    assert wrong == {}
+    for own in configs.values():
         assert len(own.training.heads()) > 2
         assert own.training.headline_alpha == config.training.headline_alpha
         assert own.data == config.data
         # The run's own heads are among the study's: they come from the work store.
         assert ("", own.training.headline_alpha, own.training.seeds[0]) in own.training.heads()
+
+
+def test_a_study_that_does_not_fit_is_named_and_stops_nobody() -> None:
+    config = parse_config({"training": {"loss_over": "samples", "headline_alpha": 0.4,
+                                        "alphas": [0.4, 1.0]}}, "test")  # fmt: skip
+    studies, configs, wrong = usable_studies(config, ROOT / "config/studies")
+    assert list(wrong) == ["losses"]
+    assert "class_balanced weighs single units" in wrong["losses"]
+    assert studies.keys() == configs.keys() == {"alpha", "head-size", "sharpness"}
+    assert 0.4 in configs["alpha"].training.alphas
+
+
+def test_heads_that_failed_or_collapsed_are_told() -> None:
+    task = results(ROWS)
+    heads = pd.DataFrame(
+        {"variant": ["", "deep", "deep", "wide"], "status": ["ok", "failed", "ok", "ok"],
+         "collapsed": [False, False, False, True], "alpha": 0.5}
+    )  # fmt: skip
+    said = study_answer("EXPR", replace(task, heads=heads), "variants", 0.5)
+    assert said.endswith("Heads that failed: 1 of deep. Heads that collapsed: 1 of wide.")
 
 
 @pytest.mark.parametrize(
@@ -119,6 +139,7 @@ def test_the_shipped_studies_fit_the_shipped_configurations(name: str) -> None:
         ("asks: why", "question"),
         ("question: why\nalphas: [2]", "alphas"),
         ("[]", "Study"),
+        ("question: why", "answer: alpha"),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path: Path, text: str, words: str) -> None:

@@ -44,6 +44,10 @@ def test_losses_are_minus_log_of_what_is_annotated() -> None:
     assert found.row.tolist() == [0, 1]
     assert found.target.tolist() == [3, 5]
     assert found.loss == pytest.approx([-np.log(0.3), -np.log(0.7)])
+    labels[0, 5] = 0
+    found = elements(labels, units, AU, "samples")
+    mean = -(np.log(0.3) + np.log(0.7)) / 2
+    assert found.loss == pytest.approx([mean, mean, -np.log(0.7)])
 
 
 def test_the_tail_is_cvars() -> None:
@@ -63,7 +67,7 @@ def test_a_hard_person_leads_the_table() -> None:
     scores[hard] = 1 / 8
     found = elements(labels, scores, EXPR)
     tail = in_tail(found.loss, 0.08)
-    table = shares(frame["group"].to_numpy()[found.row], tail)
+    table = shares(pd.Categorical(frame["group"])[found.row], tail)
     assert table["name"].iloc[0] == "p7"
     assert table["share"].sum() == pytest.approx(1)
     assert table["share_of_tail"].sum() == pytest.approx(1)

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 import yaml
 from browsing import Browser
-from conftest import ROOT, environment, snakemake
+from conftest import MICRO, ROOT, environment, snakemake
 
 from clipaffect.errors import UserError
-from clipaffect.report.compare import differences, flatten, moved, read_run
+from clipaffect.report.compare import alone, differences, flatten, moved, read_run
 from clipaffect.tables import read_frame, write_frame
 
 RESULTS = Path("results/micro")
@@ -96,11 +96,39 @@ def test_other_frames_are_not_compared(micro_run: Path, tmp_path: Path) -> None:
         shutil.copytree(micro_run / RESULTS, tmp_path / name)
     path = tmp_path / "b/evaluation/AU/clusters.parquet"
     frame = read_frame(path)
-    frame["misses"] += 1
+    frame["annotated"] += 1
     write_frame(path, frame)
     rows = moved(read_run(tmp_path / "a"), read_run(tmp_path / "b"))
     said = {row["verdict"] for row in rows if row["task"] == "AU"}
     assert said == {"other frames or seeds: not tested"}
+
+
+def test_heads_on_two_encoders_are_compared(micro_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(micro_run / RESULTS, tmp_path / "a")
+    many_people(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    record = tmp_path / "b/report/run.json"
+    values = json.loads(record.read_text())
+    values["config"]["encoder"] = "other"
+    record.write_text(json.dumps(values))
+    for path in (tmp_path / "b/evaluation").glob("*/clusters.parquet"):
+        frame = read_frame(path)
+        head = frame["method"] == "head"
+        frame.loc[frame["encoder"] == "micro", "encoder"] = "other"
+        frame.loc[head, "misses"] += frame.loc[head, "hits"]
+        frame.loc[head, "hits"] = 0
+        write_frame(path, frame)
+    first, second = read_run(tmp_path / "a"), read_run(tmp_path / "b")
+    rows = [row for row in moved(first, second) if row["task"] == "EXPR"]
+    said = {row["setting"]: row["verdict"] for row in rows}
+    assert said["alpha = 0.5"] == said["alpha = 1 (ERM)"] == "worse"
+    assert said["linear probe on micro / linear probe on other"] == "no difference shown"
+    assert alone(first, second) == []
+    frame = read_frame(path)
+    write_frame(path, frame[frame["alpha"] != 0.5])
+    single = alone(first, read_run(tmp_path / "b"))
+    assert len(single) == 1
+    assert "alpha = 0.5 (in a)" in single[0]
 
 
 def test_a_folder_without_a_run_is_said_so(tmp_path: Path) -> None:
@@ -114,18 +142,13 @@ def test_a_tree_becomes_dotted_keys() -> None:
 
 
 def test_scores_of_another_run_are_refused(micro_copy: Path) -> None:
-    config = yaml.safe_load((ROOT / "tests/config/micro.yaml").read_text())
-    config["run"], config["training"]["epochs"] = "other", 2
-    (micro_copy / "other.yaml").write_text(yaml.safe_dump(config))
-    snakemake(micro_copy, "--configfile", "other.yaml")
-    # Somebody copies a folder of scores from one run into the other.
-    shutil.rmtree(micro_copy / "results/other/evaluation/EXPR")
-    shutil.copytree(micro_copy / RESULTS / "evaluation/EXPR",
-                    micro_copy / "results/other/evaluation/EXPR")  # fmt: skip
-    done = snakemake(micro_copy, "--configfile", "other.yaml", "--allowed-rules", "build_report",
-                     "--forcerun", "build_report", "--", "results/other/report/index.html",
-                     check=False)  # fmt: skip
+    # As if the folder of scores had been copied from a run with other settings.
+    source = micro_copy / RESULTS / "evaluation/EXPR/source.json"
+    values = json.loads(source.read_text())
+    source.write_text(json.dumps(values | {"settings": "0" * 64}))
+    done = snakemake(micro_copy, *MICRO, "--allowed-rules", "build_report", "--forcerun",
+                     "build_report", "--", f"{RESULTS}/report/index.html", check=False)  # fmt: skip
     assert done.returncode
-    log = (micro_copy / "logs/other/build_report.log").read_text()
+    log = (micro_copy / "logs/micro/build_report.log").read_text()
     assert "belong to another run" in log
-    assert "fingerprint of their settings" in log
+    assert f"fingerprint of their settings is {'0' * 16}" in " ".join(log.replace("│", " ").split())

@@ -10,10 +10,11 @@ import pytest
 from browsing import Browser
 from conftest import MICRO, ROOT, snakemake
 
-from clipaffect.config.studies import read_studies
+from clipaffect.config import load_config
+from clipaffect.config.studies import usable_studies
 from clipaffect.tables import read_frame
 
-STUDIES = read_studies(ROOT / "config/studies")
+STUDIES, _, _ = usable_studies(load_config(ROOT / "config/config.yaml"), ROOT / "config/studies")
 
 
 def test_every_study_has_a_page_with_an_answer(micro_copy: Path, browser: Browser) -> None:

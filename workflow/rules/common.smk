@@ -1,5 +1,6 @@
 """Shared by the workflow: the validated configuration, folders, how Python is called."""
 
+import json
 import re
 import shlex
 import sys
@@ -13,7 +14,7 @@ sys.path.insert(0, str(SOURCE))
 from clipaffect.assets import known_assets
 from clipaffect.config import parse_config
 from clipaffect.config.encoders import weights_folder
-from clipaffect.config.studies import read_studies, study_config
+from clipaffect.config.studies import TAIL_CARD, usable_studies
 from clipaffect.errors import UserError
 from clipaffect.stages import evaluated, settings_json, shard_names
 
@@ -97,21 +98,13 @@ def prompt_weights(wildcards):
     return weights_of(wildcards) if prompted(wildcards.encoder) else []
 
 
-# A study that is wrong stops those who ask for studies, and nobody else.
-try:
-    STUDIES, STUDY_ERROR = read_studies(), None
-    STUDY_CONFIGS = {
-        name: study_config(CONFIG, name, study) for name, study in STUDIES.items()
-    }
-except UserError as error:
-    STUDIES, STUDY_CONFIGS, STUDY_ERROR = {}, {}, error
+# A study that is wrong, or does not fit the run's recipe, is named on the studies' page.
+STUDIES, STUDY_CONFIGS, STUDY_ERRORS = usable_studies(CONFIG)
 
 
 def study_answers(wildcards):
     """What every study says; the tail card looks at the cross-fitted scores of the steps."""
-    if STUDY_ERROR is not None:
-        raise WorkflowError(str(STUDY_ERROR))
-    tail = ["tail-card"] if CONFIG.postprocess.steps else []
+    tail = [TAIL_CARD] if CONFIG.postprocess.steps else []
     return [RESULTS / f"studies/{name}/answer.json" for name in [*STUDIES, *tail]]
 
 

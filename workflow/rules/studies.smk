@@ -19,6 +19,10 @@ rule studies:
 
 
 use rule train_heads as train_study with:
+    input:
+        rows=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/rows.parquet",
+        features=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/features.npy",
+        code=lambda wildcards: STUDY_CONFIGS[wildcards.study].training.user_files(),
     output:
         weights=STUDY / "models/{task}/{part}/heads.safetensors",
         heads=STUDY / "models/{task}/{part}/heads.parquet",
@@ -41,7 +45,7 @@ use rule evaluate_heads as evaluate_study with:
     input:
         rows=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/rows.parquet",
         features=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/features.npy",
-        code=CONFIG.training.user_files(),
+        code=lambda wildcards: STUDY_CONFIGS[wildcards.study].training.user_files(),
         bundles=[STUDY / "models/{task}/0/heads.safetensors"],
         references=expand(
             RESULTS / "references/{encoder}/{{task}}.parquet", encoder=SOURCES
@@ -158,5 +162,7 @@ rule list_studies:
         ENV
     params:
         run=CONFIG.run,
+        wrong=json.dumps(STUDY_ERRORS),
     shell:
-        "clipaffect list-studies {params.run:q} {input:q} --out {output:q} > {log:q} 2>&1"
+        "clipaffect list-studies {params.run:q} {input:q} --wrong {params.wrong:q} "
+        "--out {output:q} > {log:q} 2>&1"

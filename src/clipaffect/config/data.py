@@ -13,7 +13,20 @@ DEMO_VIDEOS = "resources/demo/videos"
 MOST_CLASSES = 127  # a label is one signed byte
 # Columns of the tables that labels are kept in.
 RESERVED = frozenset(
-    ("split", "group", "video", "person", "frame", "label", "annotated", "status", "feature_row")
+    (
+        "split",
+        "group",
+        "video",
+        "person",
+        "frame",
+        "label",
+        "annotated",
+        "status",
+        "feature_row",
+        "fold",
+        "own_crop",
+        "scores",
+    )
 )
 AFF_WILD2_KEYS = ("videos", "images", "annotations", "multitask", "test", "frame_lists", "edition")
 KEYS_OF_FORMATS = {

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from clipaffect.config.models import Config, Postprocess
 from clipaffect.config.section import FOLDER_NAME, Section, unique
@@ -14,6 +14,7 @@ from clipaffect.config.training import Alpha, Seed, Training
 from clipaffect.errors import UserError
 
 FOLDER = Path("config/studies")
+TAIL_CARD = "tail-card"  # a page of its own beside the studies'
 
 
 class Study(Section):
@@ -36,14 +37,30 @@ class Study(Section):
         description="Further heads by name, each with the recipe keys that differ from the run's.",
     )
 
+    @model_validator(mode="after")
+    def _asks_something(self) -> Self:
+        if self.answer == "variants" and not self.variants:
+            raise ValueError("a study without 'variants' needs answer: alpha")
+        return self
 
-def read_studies(folder: Path = FOLDER) -> dict[str, Study]:
-    """Every study of a folder, by the name of its file.
 
-    Raises:
-        UserError: a file is not a study.
+def usable_studies(
+    config: Config, folder: Path = FOLDER
+) -> tuple[dict[str, Study], dict[str, Config], dict[str, str]]:
+    """The studies of a folder by the name of their file, and their configurations.
+
+    And by name, what is wrong with those that cannot be run beside this configuration: nobody else
+    is stopped by them.
     """
-    return {path.stem: read_study(path) for path in sorted(folder.glob("*.yaml"))}
+    studies, configs, wrong = {}, {}, {}
+    for path in sorted(folder.glob("*.yaml")):
+        try:
+            study = read_study(path)
+            configs[path.stem] = study_config(config, path.stem, study)
+            studies[path.stem] = study
+        except UserError as error:
+            wrong[path.stem] = str(error)
+    return studies, configs, wrong
 
 
 def read_study(path: Path) -> Study:
@@ -53,8 +70,10 @@ def read_study(path: Path) -> Study:
         UserError: it is not YAML, a key or a value is wrong, or its name is not a plain one.
     """
     mend = "docs/studies.md lists the keys"
-    if not FOLDER_NAME.fullmatch(path.stem):
-        raise UserError("the file's name is not a plain one", where=path, mend="rename it")
+    if not FOLDER_NAME.fullmatch(path.stem) or path.stem == TAIL_CARD:
+        raise UserError(
+            "the file's name is not a plain one, or taken", where=path, mend="rename it"
+        )
     try:
         return Study.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except yaml.YAMLError as error:

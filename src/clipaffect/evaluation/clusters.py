@@ -17,7 +17,9 @@ COUNTS = ("hits", "false_alarms", "misses")  # TP, FP, FN
 def cluster_counts(
     labels: np.ndarray, decisions: np.ndarray, groups: np.ndarray, task: Task
 ) -> pd.DataFrame:
-    """Columns group, target, hits, false_alarms, misses: a row for each group and target.
+    """Columns group, target, hits, false_alarms, misses, annotated: a row a group and target.
+
+    ``annotated`` counts the frames that were asked about the target.
 
     Args:
         labels: (n, 1) class numbers or (n, targets) bits; -1 is not annotated and counts nothing.
@@ -36,6 +38,8 @@ def cluster_counts(
     for name, cells in zip(COUNTS, (truth & said, ~truth & said, truth & ~said), strict=True):
         sums = [np.bincount(code, column, len(names)) for column in (cells & known).T]
         columns[name] = np.stack(sums, axis=1).ravel().astype(np.int64)
+    asked = np.stack([np.bincount(code, column, len(names)) for column in known.T], axis=1)
+    columns["annotated"] = asked.ravel().astype(np.int64)
     keys = {
         "group": np.repeat(names, len(task.targets)),
         "target": np.tile(task.targets, len(names)),
@@ -43,10 +47,15 @@ def cluster_counts(
     return pd.DataFrame(keys | columns)
 
 
-def count_array(counts: pd.DataFrame, groups: list[str], targets: tuple[str, ...]) -> np.ndarray:
-    """(groups, targets, 3) float64 of one method's rows; a group that is not among them has 0."""
-    found = np.zeros((len(groups), len(targets), len(COUNTS)))
+def count_array(
+    counts: pd.DataFrame,
+    groups: list[str],
+    targets: tuple[str, ...],
+    columns: tuple[str, ...] = COUNTS,
+) -> np.ndarray:
+    """(groups, targets, columns) float64 of one method's rows; a group that is not there has 0."""
+    found = np.zeros((len(groups), len(targets), len(columns)))
     at = pd.Index(groups).get_indexer(counts["group"])
     target = pd.Index(targets).get_indexer(counts["target"])
-    found[at, target] = counts[list(COUNTS)].to_numpy(float)
+    found[at, target] = counts[list(columns)].to_numpy(float)
     return found

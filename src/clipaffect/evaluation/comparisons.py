@@ -24,6 +24,8 @@ from clipaffect.tables import write_frame, write_text
 from clipaffect.tasks import Task
 
 POWER = 0.8
+FOUND = float(norm.ppf(0.975) + norm.ppf(POWER))  # standard errors of a difference that is found
+SAME = 1e-9  # a person's means over seeds that differ by rounding are a tie
 PLANNED, EXPLORATORY, TARGETS = "planned", "exploratory", "targets"
 
 
@@ -59,7 +61,7 @@ def compare_heads(
     columns = [
         *Setting._fields, *(f"second_{name}" for name in Setting._fields), "family", "target",
         "seeds", "people", "difference", "low", "high", "low_with_seeds", "high_with_seeds", "p",
-        "p_adjusted", "effect", "people_better", "people_worse",
+        "p_adjusted", "effect", "resolvable", "people_better", "people_worse",
     ]  # fmt: skip
     write_frame(out / "comparisons.parquet", pd.DataFrame(compared, columns=columns))
     found = resolution(counted, erm, resamples)
@@ -82,7 +84,7 @@ def _pairs(counted: Counted, headline: Setting, erm: Setting) -> list[tuple[Sett
         for a, b, family in pairs
         if a in counted.seeds
         and b in counted.seeds
-        and np.array_equal(counted.frames(a), counted.frames(b))
+        and np.array_equal(counted.cells[a], counted.cells[b])
     ]
 
 
@@ -179,8 +181,10 @@ def _paired(
         "p": swap_test(first, second, resamples) if enough else float("nan"),
         # Cohen's d of the people's contributions to the difference.
         "effect": interval.estimate / spread if enough and spread > 0 else float("nan"),
-        "people_better": int((better > 0).sum()),
-        "people_worse": int((better < 0).sum()),
+        # What a test of this pair, alone, finds in 80 % of cases.
+        "resolvable": FOUND * interval.standard_error,
+        "people_better": int((better > SAME).sum()),
+        "people_worse": int((better < -SAME).sum()),
     }
 
 
@@ -203,12 +207,15 @@ def _adjust(rows: list[dict[str, Any]]) -> None:
 
 
 def resolution(counted: Counted, erm: Setting, resamples: int) -> dict[str, Any]:
-    """The smallest gain in macro F1 that a paired comparison on these people would find.
+    """What two trainings of one recipe must differ by to be told apart on these people.
 
-    Known before any other method is scored: two seeds of plain ERM differ by chance alone. With
-    e the standard error over people of the difference of two seeds and s the seeds' deviation, a
-    mean over S seeds has the variance (e^2 + 2 s^2) / S, and a gain of (z_0.975 + z_0.8) times
-    its root is found in 80 % of cases. None with one seed or fewer than ``FEWEST`` people.
+    Known before anything is compared with ERM: its own seeds differ by chance alone. With e the
+    standard error over people of the difference of two seeds and s the seeds' deviation (which
+    holds a part of e: both are measured on the same people), a mean over S paired seeds has the
+    variance max(e^2, 2 s^2) / S; a difference of (z_0.975 + z_0.8) times its root is found in 80 %
+    of cases by one test. Other methods than ERM may agree more or less from person to person: the
+    comparisons' own ``resolvable`` says what each of them could show. None with one seed or fewer
+    than ``FEWEST`` people.
     """
     seeds = counted.seeds.get(erm, {})
     found: dict[str, Any] = {"people": len(counted.people), "seeds": len(seeds), "power": POWER}
@@ -218,6 +225,5 @@ def resolution(counted: Counted, erm: Setting, resamples: int) -> dict[str, Any]
     contrasts = [{a: 1.0, b: -1.0} for a, b in combinations(members, 2)]
     errors = [i.standard_error for i in intervals(members, contrasts, 1)]
     deviation = np.std([macro_f1(c.sum(axis=0)) for c in seeds.values()], ddof=1)
-    variance = (np.mean(np.square(errors)) + 2 * deviation**2) / len(seeds)
-    gain = (norm.ppf(0.975) + norm.ppf(POWER)) * np.sqrt(variance)
-    return found | {"smallest_gain": float(gain)}
+    variance = max(np.mean(np.square(errors)), 2 * deviation**2) / len(seeds)
+    return found | {"smallest_gain": float(FOUND * np.sqrt(variance))}

@@ -12,6 +12,7 @@ from clipaffect.evaluation.folds import Fold, Scored
 from clipaffect.tasks import Task
 
 Row = dict[str, Any]
+RANKING = ("auc", "average_precision", "macro_auc", "macro_average_precision")
 
 
 def pooled(scored: Scored, folds: list[Fold]) -> tuple[np.ndarray, np.ndarray] | None:
@@ -23,13 +24,24 @@ def pooled(scored: Scored, folds: list[Fold]) -> tuple[np.ndarray, np.ndarray] |
 
 
 def tidy_rows(scored: Scored, folds: list[Fold], task: Task) -> Iterator[Row]:
-    """Metrics over all folds together, unless one of them has no score, and of each fold."""
-    together = pooled(scored, folds)
-    if together is not None:
-        yield from _metrics(scored, 0, *together, task)
+    """Metrics over all folds together, unless one of them has no score, and of each fold.
+
+    Counts of decisions are pooled. AUC and average precision of all folds are the folds' mean: the
+    scores of different heads in one ranking would bias them downwards (Forman & Scholz 2010).
+    """
+    own: list[Row] = []
     for fold in folds:
         if fold.number and fold.number in scored.scores:
-            yield from _metrics(scored, fold.number, fold.labels, scored.scores[fold.number], task)
+            own += _metrics(scored, fold.number, fold.labels, scored.scores[fold.number], task)
+    together = pooled(scored, folds)
+    if together is not None:
+        for row in _metrics(scored, 0, *together, task):
+            if own and row["metric"] in RANKING:
+                kind = (row["metric"], row["target"])
+                alike = [r["value"] for r in own if (r["metric"], r["target"]) == kind]
+                row["value"] = metrics.mean_known(np.array(alike))
+            yield row
+    yield from own
 
 
 def _metrics(

@@ -28,6 +28,10 @@ from clipaffect.training.stage import HeadId, load_piece, train_pieces
 DEALS = 50  # until one leaves every class to train on, whichever part is held out
 
 
+class CannotChoose(UserError):
+    """The training people do not allow a choice; the scores stand without one."""
+
+
 @dataclass(frozen=True)
 class CrossFitted:
     """The training rows that were scored.
@@ -53,7 +57,7 @@ def cross_fit(
     The heads are the grid's own at the headline alpha; they are pieces of the work store.
 
     Raises:
-        UserError: the people cannot be dealt so, or no seed finished.
+        CannotChoose: the people cannot be dealt so, or no seed finished.
     """
     train = read_split(table, task, TRAIN, fold)
     part = _deal(train, task, parts)
@@ -77,7 +81,7 @@ def cross_fit(
                     scores[index, held] = probabilities(evaluator(found), own.features, every, task)
     finished = [not np.isnan(own).any() for own in scores]
     if not any(finished):
-        raise UserError(
+        raise CannotChoose(
             f"no head of {task.name} at alpha = {settings.headline_alpha:g} finished on every part "
             "of the training people",
             where="postprocess",
@@ -99,9 +103,16 @@ def _deal(train: Split, task: Task, parts: int) -> np.ndarray:
     """(n,) the part, from 1, of every training row: whole people, alike in their classes.
 
     Raises:
-        UserError: no deal leaves every class to train on when a part is held out.
+        CannotChoose: too few people, or no deal leaves every class to train on.
     """
     labels = train.labels.numpy()
+    people = train.rows["group"].nunique()
+    if people < parts:
+        raise CannotChoose(
+            f"{people} training people or source videos cannot be dealt to {parts} parts",
+            where="postprocess.folds",
+            mend="set it lower, add people, or set postprocess: {steps: []}",
+        )
     rows = train.rows.assign(
         annotated=True, **dict(zip(task.columns, labels.T, strict=True))
     ).astype({"group": str})
@@ -112,7 +123,7 @@ def _deal(train: Split, task: Task, parts: int) -> np.ndarray:
                          range(1, parts + 1))  # fmt: skip
         if all(targets_shown(labels[part != k], task).all() for k in range(1, parts + 1)):
             return part
-    raise UserError(
+    raise CannotChoose(
         f"however the training people are dealt to {parts} parts, some class of {task.name} is "
         "shown in one part alone",
         where="postprocess.folds",

@@ -14,12 +14,11 @@ import torch
 
 from clipaffect.config.models import Evaluation, Postprocess
 from clipaffect.config.training import Training
-from clipaffect.errors import UserError
 from clipaffect.evaluation.bootstrap import FEWEST, holm, intervals, macro_f1, swap_test
 from clipaffect.evaluation.clusters import cluster_counts, count_array
 from clipaffect.evaluation.folds import Scored, read_scores, score_schema, score_table
 from clipaffect.evaluation.metrics import decide, expected_calibration_error, reliability
-from clipaffect.postprocess.cross import CrossFitted, cross_fit
+from clipaffect.postprocess.cross import CannotChoose, CrossFitted, cross_fit
 from clipaffect.postprocess.smoothing import sequences
 from clipaffect.postprocess.steps import STEPS, Choice, Rows
 from clipaffect.postprocess.table import COLUMNS
@@ -67,7 +66,7 @@ def postprocess_scores(
     torch.set_num_threads(1)
     try:
         _postprocess(settings, how, evaluation, encoder, task, table, scored, store, out)
-    except UserError as error:
+    except CannotChoose as error:
         # The scores of the evaluation stand without these; the report says why they are missing.
         write_frame(out / "steps.parquet", pd.DataFrame(columns=COLUMNS))
         note = {"note": f"{error.what} ({error.where}): {error.mend}", "seeds": [], "steps": []}
@@ -144,7 +143,7 @@ def _headline_scores(
         found.append(values)
         seeds.append(int(str(seed)))
     if not found:
-        raise UserError(
+        raise CannotChoose(
             f"no head of {task.name} at alpha = {settings.headline_alpha:g} was finished",
             where="postprocess", mend="see why heads fail, in heads.parquet",
         )  # fmt: skip
@@ -242,7 +241,7 @@ def _write_scores(
     """The probabilities behind the last step; averaged seeds have the seed -1."""
 
     def tables() -> Any:
-        for seed, own in zip(seeds if len(scores) == len(seeds) > 1 else [-1], scores, strict=True):
+        for seed, own in zip(seeds if len(scores) == len(seeds) else [-1], scores, strict=True):
             for fold, part in rows.groupby("fold", sort=True):
                 number = int(str(fold))
                 scored = Scored("postprocessed", encoder, {number: own[part.index]},

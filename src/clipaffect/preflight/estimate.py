@@ -221,6 +221,15 @@ def _training(config: Config, task: Task, splits: dict[str, Any], dimension: int
         hours = heads * recipe.epochs * rows / rate / 3600
         note = f"measured: {rate:,.0f} frames a second and core, {recipe.epochs} epochs"
         yield Cost(work, hours, "core", scored + 8.0 * heads * len(folds) * weights, note)
+        if variant or not config.postprocess.steps:
+            continue
+        parts = config.postprocess.folds
+        heads = parts * len(training.seeds)
+        share = 1 - 1 / parts
+        work = f"{heads * len(folds)} cross-fitted heads for {task.name}"
+        disk = 4.0 * heads * len(folds) * weights
+        note = f"at the same rate, each on {share:.0%} of the frames (postprocess)"
+        yield Cost(work, heads * share * recipe.epochs * rows / rate / 3600, "core", disk, note)
 
 
 def _head(recipe: Recipe, dimension: int, task: Task) -> torch.nn.Module:

@@ -206,7 +206,7 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
         task = results.tasks[name]
         card = environment.get_template("card.md").render(
             **context, name=name, t=own, task=task.task, support=task.support(), said=said,
-            weights=weight_digests(folder, name),
+            weights=weight_digests(config, folder, name),
         )  # fmt: skip
         write_text(out / "cards" / f"{name}.md", card)
 

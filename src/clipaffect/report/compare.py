@@ -22,6 +22,7 @@ RECORD = "report/run.json"
 KINDS = {
     "config": "configuration",
     "data": "data",
+    "made": "features and heads",
     "code": "your own code",
     "stages": "stage versions",
     "versions": "packages",
@@ -55,9 +56,9 @@ def read_run(folder: Path) -> Run:
             f"no finished run: there is no {RECORD}", where=folder,
             mend="name a folder such as results/demo whose report is built",
         )  # fmt: skip
-    found = sorted((folder / "evaluation").glob("*/clusters.parquet"))
-    counted = {file.parent.name: read_counts(file) for file in found}
-    return Run(folder, json.loads(path.read_text()), counted)
+    record = json.loads(path.read_text())
+    files = {task: folder / "evaluation" / task / "clusters.parquet" for task in record["tasks"]}
+    return Run(folder, record, {task: read_counts(file) for task, file in files.items()})
 
 
 def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
@@ -96,9 +97,11 @@ def moved(first: Run, second: Run) -> list[dict[str, Any]]:
     rows = []
     for task in first.counted.keys() & second.counted.keys():
         one, other = first.counted[task], second.counted[task]
+        theirs = {_alike(setting, second): setting for setting in other.seeds}
         for setting in one.seeds:
-            if setting in other.seeds:
-                rows.append(_moved(task, setting, one, other))
+            match = theirs.get(_alike(setting, first))
+            if match is not None:
+                rows.append(_moved(task, (setting, match), one, other))
     tested = [row for row in rows if row["p"] is not None]
     for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
         row["p_adjusted"] = p
@@ -106,22 +109,33 @@ def moved(first: Run, second: Run) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["task"], row["order"]))
 
 
-def _moved(task: str, setting: Setting, one: Counted, other: Counted) -> dict[str, Any]:
-    seeds = sorted(one.seeds[setting].keys() & other.seeds[setting].keys())
-    row: dict[str, Any] = {"task": task, "setting": setting_name(setting.columns()), "p": None,
-                           "p_adjusted": None, "order": tuple(map(str, setting)),
+def _alike(setting: Setting, run: Run) -> Setting:
+    """A setting by which two runs' are matched: heads on each run's own encoder are one."""
+    own = setting.encoder == run.record["config"]["encoder"]
+    return setting._replace(encoder="") if own else setting
+
+
+def _moved(
+    task: str, settings: tuple[Setting, Setting], one: Counted, other: Counted
+) -> dict[str, Any]:
+    """One row; the two settings are the same but for the runs' encoders."""
+    pair = list(zip((one, other), settings, strict=True))
+    seeds = sorted(one.seeds[settings[0]].keys() & other.seeds[settings[1]].keys())
+    names = list(dict.fromkeys(setting_name(setting.columns()) for setting in settings))
+    row: dict[str, Any] = {"task": task, "setting": " / ".join(names), "p": None,
+                           "p_adjusted": None, "order": tuple(map(str, settings[0])),
                            "seeds": len(seeds)}  # fmt: skip
     same = (
         bool(seeds)
         and one.people == other.people
         and one.targets == other.targets
-        and np.array_equal(one.frames(setting), other.frames(setting))
+        and np.array_equal(one.cells[settings[0]], other.cells[settings[1]])
     )
-    sides = [[counted.seeds[setting][s] for s in seeds] for counted in (one, other)]
+    sides = [[counted.seeds[setting][s] for s in seeds] for counted, setting in pair]
     if not same:
         scores = [
             float(np.mean([macro_f1(c.sum(axis=0)) for c in counted.seeds[setting].values()]))
-            for counted in (one, other)
+            for counted, setting in pair
         ]
         return row | {"first": scores[0], "second": scores[1],
                       "difference": scores[1] - scores[0], "low": None, "high": None,
@@ -139,13 +153,30 @@ def _moved(task: str, setting: Setting, one: Counted, other: Counted) -> dict[st
                           "verdict": verdict(difference.estimate, p)}  # fmt: skip
 
 
-def answer(rows: list[dict[str, Any]], changed: list[dict[str, str]]) -> str:
-    """What the comparison says, in two sentences."""
+def alone(first: Run, second: Run) -> list[str]:
+    """Settings that only one of the runs has, by name."""
+    found = []
+    for run, other in ((first, second), (second, first)):
+        for task, counted in run.counted.items():
+            theirs = other.counted[task].seeds if task in other.counted else {}
+            known = {_alike(setting, other) for setting in theirs}
+            found += [
+                f"{task}, {setting_name(setting.columns())} (in {run.folder.name})"
+                for setting in counted.seeds
+                if _alike(setting, run) not in known
+            ]
+    return found
+
+
+def answer(rows: list[dict[str, Any]], changed: list[dict[str, str]], single: list[str]) -> str:
+    """What the comparison says, in two or three sentences."""
     settings = sum(row["kind"] == KINDS["config"] for row in changed)
     text = "The two runs differ in nothing that is recorded." if not changed else (
         f"The two runs differ in {len(changed)} things, {settings} of them settings."
     )  # fmt: skip
     shown = [row for row in rows if row["verdict"] in ("better", "worse")]
+    if single:
+        text += f" {len(single)} scores are in one of the runs alone."
     if not rows:
         return text + " They have no setting in common."
     same = all(abs(row["difference"]) < 1e-12 for row in rows)  # but for rounding
@@ -157,10 +188,11 @@ def answer(rows: list[dict[str, Any]], changed: list[dict[str, str]]) -> str:
 def write_comparison(first: Run, second: Run, out: Path) -> str:
     """Write the page; returns its answer."""
     changed, rows = differences(first, second), moved(first, second)
-    said = answer(rows, changed)
+    single = alone(first, second)
+    said = answer(rows, changed, single)
     page = page_environment().get_template("compare.html").render(
         first=first.folder, second=second.folder, answer=said, changed=changed, rows=rows,
-        fewest=FEWEST, resamples=RESAMPLES,
+        fewest=FEWEST, resamples=RESAMPLES, single=single,
     )  # fmt: skip
     write_text(out, page)
     return said

@@ -65,7 +65,7 @@ def planned(task: TaskResults) -> list[dict[str, Any]]:
     for _, row in own.iterrows():
         values = without_nan(row.to_dict())
         kept = ("seeds", "difference", "low", "high", "p", "p_adjusted", "effect",
-                "people_better", "people_worse")  # fmt: skip
+                "resolvable", "people_better", "people_worse")  # fmt: skip
         found.append(
             {"beside": setting_name(row, "second_")}
             | {key: values[key] for key in kept}
@@ -117,10 +117,10 @@ def answer(name: str, numbers: dict[str, Any], unit: str) -> str:
     score = numbers["headline"]
     text = f"{name}: macro F1 {score['mean']:.3f} ({sure}) at alpha = {numbers['headline_alpha']:g}"
     seeds = f", mean of {score['seeds']} seeds." if score["seeds"] > 1 else ", of one seed alone."
-    return " ".join([text + seeds, *_beside(numbers)])
+    return " ".join([text + seeds, *_beside(numbers, unit)])
 
 
-def _beside(numbers: dict[str, Any]) -> list[str]:
+def _beside(numbers: dict[str, Any], unit: str) -> list[str]:
     """The planned comparisons as sentences."""
     found = []
     by_verdict: dict[str, list[str]] = {}
@@ -138,9 +138,10 @@ def _beside(numbers: dict[str, Any]) -> list[str]:
         last = " or " if said.startswith("no ") else " and "
         listed = last.join(part for part in (", ".join(names[:-1]), names[-1]) if part)
         found.append(words.get(said, "Not tested against {}.").format(listed))
-    if numbers["smallest_gain"] is not None:
-        found.append(
-            f"A gain of {numbers['smallest_gain']:.3f} is the smallest that a paired comparison on "
-            "this validation set finds in 4 of 5 cases."
-        )
+    for row in numbers["planned"]:
+        if row["beside"].startswith("alpha") and row["resolvable"] is not None:
+            found.append(
+                f"A difference to ERM of {row['resolvable']:.3f} would be shown with these {unit} "
+                "in 4 of 5 cases."
+            )
     return found

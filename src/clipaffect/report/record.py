@@ -26,7 +26,7 @@ def run_record(config: Config, folder: Path) -> dict[str, Any]:
     """Everything that two runs are compared by: settings, versions, stages, data, own code.
 
     The labels' files say which frames, people and splits there are; ``tables`` what every
-    annotated frame became.
+    annotated frame became; the features are what the heads were trained on.
 
     Args:
         config: what was run.
@@ -40,12 +40,17 @@ def run_record(config: Config, folder: Path) -> dict[str, Any]:
         "config": config.model_dump(mode="json"),
         "versions": fingerprint(config)["versions"],
         "stages": VERSIONS,
+        "tasks": list(config.tasks()),
         "data": {name: file_digest(folder / path) for name, path in files.items()},
+        "made": {
+            f"features {name}": file_digest(folder / f"tables/{config.encoder}/{name}/features.npy")
+            for name in config.tasks()
+        },
         "code": {path: file_digest(Path(path)) for path in config.training.user_files()},
     }
 
 
-def weight_digests(folder: Path, task: str) -> dict[str, str]:
+def weight_digests(config: Config, folder: Path, task: str) -> dict[str, str]:
     """sha256 of the bundles of a task's heads."""
-    bundles = sorted((folder / "models" / task).glob("*/heads.safetensors"))
-    return {str(path.relative_to(folder)): file_digest(path) for path in bundles}
+    bundles = [f"models/{task}/{part}/heads.safetensors" for part in range(config.training.parts)]
+    return {path: file_digest(folder / path) for path in bundles}

@@ -96,6 +96,8 @@ class TaskResults:
         chosen = (m["metric"] == "macro_f1") & (m["method"] == "head") & (m["variant"] == "")
         chosen &= (m["alpha"] == alpha) & (m["fold"] > 0)
         means = m[chosen].groupby("fold")["value"].mean()
+        if means.empty:
+            return None
         spread = {k: v for k, v in spread_of(means).items() if k != "seeds"}
         return spread | {"folds": {str(fold): float(value) for fold, value in means.items()}}
 

@@ -107,7 +107,7 @@ def comparisons_table(results: Results) -> pd.DataFrame:
         first, second = zip(*names, strict=True) if names else ((), ())
         parts.append(table.assign(task=name, setting=first, beside=second))
     columns = ["task", "family", "setting", "beside", "target", "seeds", "people", "difference",
-               "low", "high", "p", "p_adjusted", "effect", "people_better",
+               "low", "high", "p", "p_adjusted", "effect", "resolvable", "people_better",
                "people_worse"]  # fmt: skip
     return pd.concat(parts, ignore_index=True)[columns]
 
@@ -134,6 +134,8 @@ def latex(table: pd.DataFrame, name: str) -> str:
     numbers = shown.select_dtypes("number").columns
     style = shown.style.format(escape="latex", na_rep="--")
     style = style.format(precision=3, na_rep="--", subset=list(numbers))
+    small = [column for column in ("p", "p adjusted") if column in shown]
+    style = style.format(lambda p: "--" if np.isnan(p) else f"{p:.2g}", subset=small)
     style = style.format_index(escape="latex", axis="columns").hide(axis="index")
     columns = "".join("r" if column in numbers else "l" for column in shown)
     text: str = style.to_latex(hrules=True, column_format=columns, label=f"tab:{name}")

@@ -26,7 +26,7 @@ def study_answer(name: str, task: TaskResults, kind: str, headline_alpha: float)
         return f"{name}: {_over_alpha(task, table[table['target'] == ''])}"
     # Of a variant with an alpha the one at the headline's; ERM's stands in the table.
     own = own[(own["variant"] != "") & ((own["alpha"] == headline_alpha) | own["alpha"].isna())]
-    return f"{name}: {_variants(own)}"
+    return f"{name}: {_variants(own)}{_troubles(task.heads)}"
 
 
 def _variants(rows: pd.DataFrame) -> str:
@@ -48,6 +48,19 @@ def _variants(rows: pd.DataFrame) -> str:
         f"it is not shown that the {others.removeprefix('1 ')} {verb} from the run's own head"
     )  # fmt: skip
     return "; ".join([" and ".join(parts), told] if parts else [told]) + f" ({_largest(rest)})."
+
+
+def _troubles(heads: pd.DataFrame) -> str:
+    """Heads that failed or collapsed, by variant."""
+    text = ""
+    for said, wrong in (
+        ("failed", heads["status"] != "ok"), ("collapsed", heads["collapsed"])
+    ):  # fmt: skip
+        counts = heads[wrong & (heads["variant"] != "")].groupby("variant").size()
+        if len(counts):
+            listed = ", ".join(f"{count} of {variant}" for variant, count in counts.items())
+            text += f" Heads that {said}: {listed}."
+    return text
 
 
 def _over_alpha(task: TaskResults, table: pd.DataFrame) -> str:

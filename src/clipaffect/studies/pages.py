@@ -77,14 +77,15 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
-def write_index(run: str, studies: list[Path], out: Path) -> None:
+def write_index(run: str, studies: list[Path], wrong: dict[str, str], out: Path) -> None:
     """Write the page that lists every study with its answer.
 
     Args:
         run: the run's name.
         studies: ``answer.json`` of each.
+        wrong: by name, why others could not be run.
         out: the page, beside the studies' folders.
     """
     rows = [{"name": p.parent.name} | json.loads(p.read_text()) for p in studies]
-    page = page_environment().get_template("studies.html").render(run=run, rows=rows)
+    page = page_environment().get_template("studies.html").render(run=run, rows=rows, wrong=wrong)
     write_text(out, page)

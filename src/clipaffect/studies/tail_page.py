@@ -38,18 +38,23 @@ class Card:
 
 
 def make_card(
-    frame: pd.DataFrame, scores: np.ndarray, task: Task, alpha: float, resamples: int
+    frame: pd.DataFrame,
+    scores: np.ndarray,
+    task: Task,
+    alpha: float,
+    resamples: int,
+    over: str = "elements",
 ) -> Card:
     """The card of cross-fitted rows (group, video, person, frame, labels) and their scores."""
     labels = frame[list(task.columns)].to_numpy()
-    losses = elements(labels, scores, task)
+    losses = elements(labels, scores, task, over)
     tail = in_tail(losses.loss, alpha)
     rows = frame[["group", "video", "person", "frame"]]
     return Card(
         alpha,
-        shares(np.array(task.targets)[losses.target], tail),
-        shares(rows["group"].to_numpy()[losses.row], tail),
-        shares(rows["video"].to_numpy()[losses.row], tail),
+        shares(pd.Categorical.from_codes(losses.target, list(task.targets)), tail),
+        shares(pd.Categorical(rows["group"])[losses.row], tail),
+        shares(pd.Categorical(rows["video"])[losses.row], tail),
         suspects(rows, labels, scores, task),
         lags(rows, labels, scores, task, resamples),
     )
@@ -126,7 +131,7 @@ def write_tail_card(config: Config, folder: Path, out: Path) -> None:
         if frame.empty:
             answers[name] = f"{name}: there are no cross-fitted scores; see the report."
             continue
-        cards[name] = make_card(frame, scores, task, alpha, resamples)
+        cards[name] = make_card(frame, scores, task, alpha, resamples, config.training.loss_over)
         answers[name] = card_answer(name, cards[name], unit)
         kinds = ("targets", "people", "videos", "suspects", "lags")
         tables = {f"{kind}_{name}": getattr(cards[name], kind) for kind in kinds}

@@ -97,11 +97,6 @@ def train_heads(
     Args:
         timings: where the rate that was reached is written, which no result depends on.
     """
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "torch finds no GPU", where="training.device", mend="set device: cpu, or install a "
-            "CUDA build of torch on a machine with an NVIDIA GPU",
-        )  # fmt: skip
     recipes = settings.recipes()
     heads = grid(settings, folds_of(table), part)
     measured = Timings(task, feature_dimension(table))
@@ -147,8 +142,14 @@ def train_pieces(
         measured: where rates are noted.
         progress: told of every epoch.
     """
+    if settings.device == "cuda" and device == "cpu":
+        raise UserError(
+            "torch finds no GPU", where="training.device", mend="set device: cpu, or install a "
+            "CUDA build of torch on a machine with an NVIDIA GPU",
+        )  # fmt: skip
     check_trainable(train.labels.numpy(), task)
-    recipes = settings.recipes()
+    every = settings.recipes()
+    recipes = {head.variant: every[head.variant] for head in heads}
     for recipe in recipes.values():
         check_user_code(recipe, task, train.features.shape[1])
     data = {name: training_data(train, validation, task, r) for name, r in recipes.items()}
