@@ -312,7 +312,7 @@ def show_timings(run: str, timings: Path) -> None:
 @app.command()
 def first_page(settings: Settings, results: Path, out: Out) -> None:
     """Write the page that stands while the long work runs: data and coverage."""
-    from clipaffect.report.build import first_page
+    from clipaffect.report.start import first_page
 
     first_page(parse_config(json.loads(settings)["config"], "--settings"), results, out)
 

@@ -1,4 +1,4 @@
-"""Stage ``report``: the first page, and the report with its figures and tables."""
+"""Stage ``report``: the page with its figures and tables."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import base64
 import json
 from pathlib import Path
 
-import pandas as pd
 import pyarrow.parquet as pq
-import yaml
 from markupsafe import Markup
 
 from clipaffect.assets import known_assets
@@ -23,7 +21,8 @@ from clipaffect.report.cost import cost_rows
 from clipaffect.report.headline import answer, headline
 from clipaffect.report.pages import page_environment
 from clipaffect.report.record import fingerprint, run_record, weight_digests
-from clipaffect.report.results import Results, read_results, read_summary
+from clipaffect.report.results import Results, read_results
+from clipaffect.report.start import config_yaml
 from clipaffect.report.tables import (
     comparisons_table,
     coverage_table,
@@ -33,7 +32,7 @@ from clipaffect.report.tables import (
     targets_table,
     write_tables,
 )
-from clipaffect.splits import TRAIN, folds_among
+from clipaffect.splits import TRAIN
 from clipaffect.stages import shard_names
 from clipaffect.tables import read_frame, take_rows, write_text
 from clipaffect.tasks import Task
@@ -47,36 +46,6 @@ MISSING = {
     "interpolate": "those without a crop of the annotated person take a score interpolated between "
     "that person's neighbouring frames with one",
 }
-
-
-def first_page(config: Config, folder: Path, out: Path) -> None:
-    """Write the page that stands while the long stages run."""
-    frames = [
-        read_frame(folder / "frames" / f"{shard}.parquet", ["video", "status"])
-        for shard in (shard_names(config.data.shards) if config.encoders else [])
-    ]
-    statuses = pd.concat(frames)["status"].value_counts() if frames else pd.Series(dtype=int)
-    page = (
-        page_environment()
-        .get_template("start.html")
-        .render(
-            config=config,
-            summary=read_summary(folder),
-            statuses=[(name, MEANING[Outcome(name)], count) for name, count in statuses.items()],
-            heads=len(config.training.heads()) * len(config.tasks()) * _folds(folder),
-            config_yaml=_yaml(config),
-        )
-    )
-    write_text(out, page)
-
-
-def _folds(folder: Path) -> int:
-    """How many folds the summary speaks of; 1 without."""
-    return len(folds_among(next(iter(read_summary(folder)["tasks"].values()))))
-
-
-def _yaml(config: Config) -> str:
-    return yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False)
 
 
 def _write_figures(results: Results, folder: Path) -> dict[str, dict[str, figures.Spec]]:
@@ -174,7 +143,7 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
         "summary": results.summary,
         "meaning": {str(outcome): text for outcome, text in MEANING.items()},
         "fingerprint": fingerprint(config),
-        "config_yaml": _yaml(config),
+        "config_yaml": config_yaml(config),
         "preset_changes": preset_changes(config),
         "prompts": _prompts(results),
         "costs": cost_rows(results),
