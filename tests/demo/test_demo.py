@@ -146,7 +146,7 @@ def test_the_demo_reads_unseen_people(demo_run: Path) -> None:
 
 @pytest.mark.demo
 def test_the_demo_loses_frames_only_where_nobody_is_seen(demo_run: Path) -> None:
-    coverage = pd.read_csv(demo_run / "report/coverage.csv")
+    coverage = pd.read_csv(demo_run / "report/tables/coverage.csv")
     found = coverage[coverage["status"] == "ok"]
     assert found["frames"].groupby(found["task"]).sum().min() > 5000
     assert found["share"].min() > 0.98
