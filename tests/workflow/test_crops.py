@@ -157,7 +157,7 @@ def test_gaps_keep_their_rows_and_are_filled_as_asked(damaged: Path) -> None:
         config["evaluation"] = {"missing": policy}
         config["training"] |= {"tasks": ["EXPR"], "seeds": [0], "parts": 1}
         (damaged / "gaps.yaml").write_text(yaml.safe_dump(config))
-        snakemake(damaged, "--configfile", "gaps.yaml")
+        snakemake(damaged, f"{RESULTS}/evaluation/EXPR/frames.json", "--configfile", "gaps.yaml")
         frames = json.loads((damaged / RESULTS / "evaluation/EXPR/frames.json").read_text())
         assert frames["with_crop"] + frames["filled"] + frames["left_out"] == frames["annotated"]
         table = read_frame(damaged / RESULTS / "evaluation/EXPR/scores.parquet")
