@@ -65,37 +65,20 @@ def postprocess_scores(
     """
     torch.set_num_threads(1)
     try:
-        _postprocess(settings, how, evaluation, encoder, task, table, scored, store, out)
+        rows, scores, seeds = _headline_scores(scored, settings, task)
+        crossed = {
+            fold: cross_fit(table, task, fold, settings, how.folds, store)
+            for fold in folds_of(table)
+        }
     except CannotChoose as error:
-        # The scores of the evaluation stand without these; the report says why they are missing.
-        write_frame(out / "steps.parquet", pd.DataFrame(columns=COLUMNS))
-        note = {"note": f"{error.what} ({error.where}): {error.mend}", "seeds": [], "steps": []}
-        write_text(out / "choices.json", json.dumps(note, indent=2) + "\n")
-        write_batches(out / "scores.parquet", score_schema(task), [], 65536)
-        write_batches(out / "cross.parquet", _cross_schema(task), [], 65536)
-
-
-def _postprocess(
-    settings: Training,
-    how: Postprocess,
-    evaluation: Evaluation,
-    encoder: str,
-    task: Task,
-    table: Path,
-    scored: Path,
-    store: Store,
-    out: Path,
-) -> None:
-    rows, scores, seeds = _headline_scores(scored, settings, task)
+        _write_note(error, task, out)
+        return
     labels = rows[list(task.columns)].to_numpy()
     stages: list[list[np.ndarray]] = [[] for _ in range(len(how.steps) + 1)]
     inner: list[list[float]] = [[] for _ in stages]
     choices: list[dict[str, Any]] = []
-    crossed: list[pa.Table] = []
-    for fold in folds_of(table):
+    for fold, fitted in crossed.items():
         own = np.flatnonzero(rows["fold"] == fold)
-        fitted = cross_fit(table, task, fold, settings, how.folds, store)
-        crossed.append(_cross_table(fitted, fold, task))
         at = Rows(fitted.labels, sequences(fitted.rows), task)
         mine = rows.iloc[own].reset_index(drop=True)
         there = Rows(labels[own], sequences(mine), task)
@@ -110,7 +93,7 @@ def _postprocess(
             inner[number].append(at.macro_f1(chosen_on))
             choices.append({"fold": fold, "step": name, "choice": choice})
     together = [np.concatenate(parts, axis=1) for parts in stages]
-    order = np.concatenate([np.flatnonzero(rows["fold"] == fold) for fold in folds_of(table)])
+    order = np.concatenate([np.flatnonzero(rows["fold"] == fold) for fold in crossed])
     rows = rows.iloc[order].reset_index(drop=True)
     groups = rows["group"].to_numpy()
     frame = _steps([RAW, *how.steps], together, labels[order], groups, task, evaluation.resamples)
@@ -120,8 +103,18 @@ def _postprocess(
     write_text(
         out / "choices.json", json.dumps({"seeds": seeds, "steps": choices}, indent=2) + "\n"
     )
-    write_batches(out / "cross.parquet", _cross_schema(task), crossed, 65536)
+    parts = (_cross_table(fitted, fold, task) for fold, fitted in crossed.items())
+    write_batches(out / "cross.parquet", _cross_schema(task), parts, 65536)
     _write_scores(together[-1], seeds, rows, encoder, settings, task, out)
+
+
+def _write_note(error: CannotChoose, task: Task, out: Path) -> None:
+    """Empty tables: the scores of the evaluation stand without these, and the report says why."""
+    write_frame(out / "steps.parquet", pd.DataFrame(columns=COLUMNS))
+    note = {"note": f"{error.what} ({error.where}): {error.mend}", "seeds": [], "steps": []}
+    write_text(out / "choices.json", json.dumps(note, indent=2) + "\n")
+    write_batches(out / "scores.parquet", score_schema(task), [], 65536)
+    write_batches(out / "cross.parquet", _cross_schema(task), [], 65536)
 
 
 def _headline_scores(

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from markupsafe import Markup
 
 from clipaffect.assets import known_assets
 from clipaffect.config.models import Config
@@ -19,9 +18,9 @@ from clipaffect.outcomes import MEANING, Outcome
 from clipaffect.report import figures
 from clipaffect.report.cost import cost_rows
 from clipaffect.report.headline import answer, headline
-from clipaffect.report.pages import page_environment
+from clipaffect.report.pages import page_environment, records
 from clipaffect.report.record import fingerprint, run_record, weight_digests
-from clipaffect.report.results import Results, read_results
+from clipaffect.report.results import Results, read_results, unit_of
 from clipaffect.report.start import config_yaml
 from clipaffect.report.tables import (
     comparisons_table,
@@ -130,7 +129,7 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
     write_text(out / "metrics.json", json.dumps(numbers, indent=2) + "\n")
     write_text(out / "run.json", json.dumps(run_record(config, folder), indent=2) + "\n")
     assets = known_assets()
-    unit = "people" if results.summary["names_people"] else "source videos or images"
+    unit = unit_of(results.summary)
     answers = [answer(name, own, unit) for name, own in numbers["tasks"].items()]
     context = {
         "config": config,
@@ -157,15 +156,12 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
             import_note(name, json.loads((folder / f"embeddings/{name}/import.json").read_text()))
             for name in config.features.imported
         ],
-    } | {
-        name: table.astype(object).where(table.notna(), None).to_dict("records")
-        for name, table in tables.items()
-    }
+    } | {name: records(table) for name, table in tables.items()}
     environment = page_environment()
     page = environment.get_template("report.html").render(
         **context,
         figures=_write_figures(results, out / "figures"),
-        script=Markup(figures.script()),  # noqa: S704 - the library's own code
+        script=figures.script(),
         pictures=_pictures(config, folder),
     )
     write_text(out / "index.html", page)

@@ -15,6 +15,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 import vl_convert
+from markupsafe import Markup
 
 from clipaffect.report.results import TaskResults
 
@@ -77,9 +78,10 @@ def _in_order(pdf: bytes) -> bytes:
     return re.sub(rb"(<<\n)((?: +/\w+ \d+ 0 R\n)+)( +>>)", ordered, pdf)
 
 
-def script() -> str:
+def script() -> Markup:
     """Vega, Vega-Lite and Vega-Embed, to be put into a page."""
-    return str(vl_convert.javascript_bundle())  # type: ignore[call-arg]
+    code = vl_convert.javascript_bundle()  # type: ignore[call-arg]
+    return Markup(code)  # noqa: S704 - the library's own code
 
 
 PLAIN = {"seeds:Q", "people:Q", "frames:Q", "alpha:Q"}  # whole, or short as they are

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import jinja2
+import pandas as pd
 from markupsafe import Markup
 
 from clipaffect.dataset.notes import class_counts, data_notes
@@ -29,6 +30,11 @@ def page_environment() -> jinja2.Environment:
     environment.filters["class_counts"] = class_counts
     environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
     return environment
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """A table's rows for a template; what is missing is None."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def _chosen(choice: str) -> str:

@@ -218,6 +218,11 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return summary
 
 
+def unit_of(summary: dict[str, Any]) -> str:
+    """What intervals and tests draw, for a reader."""
+    return "people" if summary["names_people"] else "source videos or images"
+
+
 def _read_steps(config: Config, folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     if not config.postprocess.steps:
         return pd.DataFrame(columns=COLUMNS), {}

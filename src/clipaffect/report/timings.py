@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from clipaffect.report.pages import page_environment
+from clipaffect.report.pages import page_environment, records
 from clipaffect.tables import write_text
 
 
@@ -34,8 +34,7 @@ def rule_times(folder: Path) -> list[dict[str, Any]]:
         jobs=("s", "size"), seconds=("s", "sum"), longest=("s", "max"), cpu=("cpu_time", "sum"),
         memory=("max_rss", "max"),
     )  # fmt: skip
-    found = found.sort_values("seconds", ascending=False).reset_index()
-    return found.astype(object).where(found.notna(), None).to_dict("records")
+    return records(found.sort_values("seconds", ascending=False).reset_index())
 
 
 def write_timings(run: str, folder: Path) -> None:

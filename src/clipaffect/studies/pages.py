@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
-from markupsafe import Markup
 
 from clipaffect.config.models import Config
 from clipaffect.config.studies import Study, study_config
 from clipaffect.report import figures
 from clipaffect.report.cost import cost_rows
-from clipaffect.report.pages import page_environment
-from clipaffect.report.results import Results, read_results
+from clipaffect.report.pages import page_environment, records
+from clipaffect.report.results import Results, read_results, unit_of
 from clipaffect.report.tables import (
     comparisons_table,
     scores_table,
@@ -50,10 +46,10 @@ def write_study(config: Config, name: str, study: Study, folder: Path, out: Path
     write_tables(tables, out / "tables")
     page = page_environment().get_template("study.html").render(
         name=name, study=study, run=config.run, answers=list(answers.values()),
-        unit="people" if results.summary["names_people"] else "source videos or images",
+        unit=unit_of(results.summary),
         charts=_charts(results, study, out / "figures"), costs=cost_rows(results),
-        script=Markup(figures.script()),  # noqa: S704 - the library's own code
-        **{key: _records(table) for key, table in tables.items()},
+        script=figures.script(),
+        **{key: records(table) for key, table in tables.items()},
     )  # fmt: skip
     write_text(out / "index.html", page)
     said = {"question": study.question, "answers": answers}
@@ -71,10 +67,6 @@ def _charts(results: Results, study: Study, folder: Path) -> dict[str, list[figu
             figures.save(chart, folder, f"{kind}_{name}")
         found[name] = [figures.for_page(chart) for chart in drawn.values()]
     return found
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def write_index(run: str, studies: list[Path], wrong: dict[str, str], out: Path) -> None:

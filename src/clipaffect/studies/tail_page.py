@@ -9,13 +9,13 @@ from pathlib import Path
 import altair as alt
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 
 from clipaffect.config.models import Config
 from clipaffect.evaluation.folds import read_scores
 from clipaffect.report import figures
 from clipaffect.report.headline import LEVEL
 from clipaffect.report.pages import page_environment
+from clipaffect.report.results import read_summary, unit_of
 from clipaffect.report.tables import write_tables
 from clipaffect.studies.tail import elements, in_tail, lags, shares, suspects
 from clipaffect.tables import write_text
@@ -120,8 +120,7 @@ def write_tail_card(config: Config, folder: Path, out: Path) -> None:
         out: the study's folder.
     """
     alpha, resamples = config.training.headline_alpha, config.evaluation.resamples
-    summary = json.loads((folder / "dataset/summary.json").read_text())
-    unit = "people" if summary["names_people"] else "source videos or images"
+    unit = unit_of(read_summary(folder))
     cards, answers, charts = {}, {}, {}
     for name, task in config.tasks().items():
         frame, scores = read_scores(folder / "postprocess" / name / "cross.parquet")
@@ -143,7 +142,7 @@ def write_tail_card(config: Config, folder: Path, out: Path) -> None:
     page = page_environment().get_template("tail.html").render(
         question=QUESTION, run=config.run, answers=list(answers.values()), cards=cards,
         charts=charts, unit=unit, shown=SHOWN, parts=config.postprocess.folds,
-        script=Markup(figures.script()),  # noqa: S704 - the library's own code
+        script=figures.script(),
     )  # fmt: skip
     write_text(out / "index.html", page)
     said = {"question": QUESTION, "answers": answers}
