@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -21,10 +21,11 @@ from clipaffect.config.encoders import Encoder
 from clipaffect.config.faces import Faces
 from clipaffect.config.features import FeatureFile
 from clipaffect.config.models import Evaluation, Postprocess, Probe, ZeroShot
-from clipaffect.config.section import Section
 from clipaffect.config.training import Training
 from clipaffect.errors import UserError
+from clipaffect.options import Assets, Out, Settings, StorePath, section
 from clipaffect.store import Store
+from clipaffect.studies.commands import study_app
 from clipaffect.tasks import CHALLENGE, Task
 
 app = typer.Typer(
@@ -32,22 +33,7 @@ app = typer.Typer(
 )
 store_app = typer.Typer(no_args_is_help=True, help="The work store.")
 app.add_typer(store_app, name="store")
-
-Settings = Annotated[str, typer.Option("--settings", help="The stage's settings as JSON.")]
-Out = Annotated[Path, typer.Option("--out", help="What to write.")]
-StorePath = Annotated[
-    Path, typer.Option("--store", envvar="CLIPAFFECT_STORE", help="The work store's folder.")
-]
-Assets = Annotated[
-    Path, typer.Option("--assets", envvar="CLIPAFFECT_ASSETS", help="Folder of fetched assets.")
-]
-
-SectionType = TypeVar("SectionType", bound=Section)
-
-
-def _section(settings: str, name: str, model: type[SectionType]) -> SectionType:
-    """One section of the settings that a rule passed; the Snakefile has validated them."""
-    return model.model_validate(json.loads(settings)[name])
+app.add_typer(study_app, name="study")
 
 
 @app.command()
@@ -73,7 +59,7 @@ def index_dataset(settings: Settings, out: Out) -> None:
 
     tasks = [Task.from_json(values) for values in json.loads(settings)["tasks"].values()]
     needs_images = bool(json.loads(settings)["needs_images"])
-    index_dataset(_section(settings, "data", Data), tasks, out, needs_images)
+    index_dataset(section(settings, "data", Data), tasks, out, needs_images)
 
 
 @app.command()
@@ -91,7 +77,7 @@ def align_faces(
     """Detect, track, align and crop the faces of a shard."""
     from clipaffect.faces.stage import align_faces
 
-    align_faces(manifest, frames, _section(settings, "faces", Faces), assets, Store(store), out)
+    align_faces(manifest, frames, section(settings, "faces", Faces), assets, Store(store), out)
 
 
 @app.command()
@@ -101,7 +87,7 @@ def embed_faces(
     """Embed the crops of a shard with one encoder."""
     from clipaffect.embeddings import embed_faces
 
-    embed_faces(manifest, faces, _section(settings, "encoder", Encoder), assets, Store(store), out)
+    embed_faces(manifest, faces, section(settings, "encoder", Encoder), assets, Store(store), out)
 
 
 @app.command()
@@ -147,7 +133,7 @@ def train_heads(
     """Train one part of a task's grid of heads."""
     from clipaffect.training.stage import train_heads
 
-    training = _section(settings, "training", Training)
+    training = section(settings, "training", Training)
     train_heads(table, _task(settings), training, part, Store(store), out, timings)
 
 
@@ -162,11 +148,11 @@ def fit_references(
     if "encoder" in json.loads(settings):
         from clipaffect.zero_shot import has_text_tower, prompt_features
 
-        entry = _section(settings, "encoder", Encoder)
+        entry = section(settings, "encoder", Encoder)
         if has_text_tower(entry):
-            stated = _section(settings, "zero_shot", ZeroShot)
+            stated = section(settings, "zero_shot", ZeroShot)
             prompts = prompt_features(entry, task, stated, assets, Store(store))
-    fit_references(table, task, encoder, _section(settings, "probe", Probe), prompts, out)
+    fit_references(table, task, encoder, section(settings, "probe", Probe), prompts, out)
 
 
 @app.command()
@@ -182,8 +168,8 @@ def evaluate_heads(
     from clipaffect.evaluation.source import record_source
     from clipaffect.evaluation.stage import evaluate_heads
 
-    training = _section(settings, "training", Training)
-    missing = _section(settings, "evaluation", Evaluation).missing
+    training = section(settings, "training", Training)
+    missing = section(settings, "evaluation", Evaluation).missing
     task = _task(settings)
     evaluate_heads(training, missing, encoder, task, table, bundle, reference, out)
     record_source(json.loads(settings), table, out)
@@ -194,8 +180,8 @@ def compare_heads(settings: Settings, encoder: str, counts: Path, out: Out) -> N
     """Intervals over people, and paired tests between settings."""
     from clipaffect.evaluation.comparisons import compare_heads
 
-    training = _section(settings, "training", Training)
-    evaluation = _section(settings, "evaluation", Evaluation)
+    training = section(settings, "training", Training)
+    evaluation = section(settings, "evaluation", Evaluation)
     compare_heads(training, evaluation, encoder, _task(settings), counts, out)
 
 
@@ -206,9 +192,9 @@ def postprocess_scores(
     """Choose the steps after the head on training people; score each on validation."""
     from clipaffect.postprocess.stage import postprocess_scores
 
-    training = _section(settings, "training", Training)
-    how = _section(settings, "postprocess", Postprocess)
-    evaluation = _section(settings, "evaluation", Evaluation)
+    training = section(settings, "training", Training)
+    how = section(settings, "postprocess", Postprocess)
+    evaluation = section(settings, "evaluation", Evaluation)
     postprocess_scores(
         training, how, evaluation, encoder, _task(settings), table, scored, Store(store), out
     )
@@ -226,8 +212,8 @@ def write_submission(
     """Predict the frames of a test list in the organisers' format."""
     from clipaffect.submission.write import write_submission
 
-    training = _section(settings, "training", Training)
-    missing = _section(settings, "evaluation", Evaluation).missing
+    training = section(settings, "training", Training)
+    missing = section(settings, "evaluation", Evaluation).missing
     write_submission(_task(settings), training, missing, test, embeddings, bundle, table, out)
 
 
@@ -268,37 +254,6 @@ def compare(
     page = out or second / f"beside-{first.name}.html"
     Console().print(write_comparison(read_run(first), read_run(second), page))
     print(page)
-
-
-@app.command()
-def write_study(settings: Settings, name: str, study: str, results: Path, out: Out) -> None:
-    """Write a study's page: its question, the answer, charts and tables."""
-    from clipaffect.config.studies import Study
-    from clipaffect.studies.pages import write_study
-
-    config = parse_config(json.loads(settings)["config"], "--settings")
-    write_study(config, name, Study.model_validate_json(study), results, out)
-
-
-@app.command()
-def tail_card(settings: Settings, results: Path, out: Out) -> None:
-    """Write the page on the worst losses, doubtful labels and the annotation's lag."""
-    from clipaffect.studies.tail_page import write_tail_card
-
-    write_tail_card(parse_config(json.loads(settings)["config"], "--settings"), results, out)
-
-
-@app.command()
-def list_studies(
-    run: str,
-    out: Out,
-    answers: Annotated[list[Path] | None, typer.Argument()] = None,
-    wrong: Annotated[str, typer.Option(help="Studies that cannot be run, as JSON.")] = "{}",
-) -> None:
-    """Write the page that lists the studies of a run."""
-    from clipaffect.studies.pages import write_index
-
-    write_index(run, answers or [], json.loads(wrong), out)
 
 
 @app.command()

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from clipaffect.studies.tail import elements, in_tail, lags, shares, suspects
-from clipaffect.studies.tail_page import card_answer, make_card
+from clipaffect.studies.tail_page import find_tail, tail_answer
 from clipaffect.tasks import AU, EXPR
 
 PEOPLE, FRAMES = 24, 120
@@ -120,17 +120,17 @@ def test_a_lag_that_was_put_in_comes_out(late: int) -> None:
         assert best["difference"] > 0.2
 
 
-def test_the_answer_follows_the_card() -> None:
+def test_the_answer_follows_the_tail() -> None:
     frame = made()
     scores = parts_of(frame)[2]
     late = frame.assign(label=frame.groupby("video")["label"].shift(4).bfill().astype(int))
-    said = card_answer("EXPR", make_card(late, scores, EXPR, 0.1, 5000), "people")
+    said = tail_answer("EXPR", find_tail(late, scores, EXPR, 0.1, 5000), "people")
     assert "Labels are set 4 frames late" in said
     assert "belong to 2 of 24 people" in said
-    said = card_answer("EXPR", make_card(frame, scores, EXPR, 0.1, 500), "people")
+    said = tail_answer("EXPR", find_tail(frame, scores, EXPR, 0.1, 500), "people")
     assert "Labels fit best where they are." in said
     kept = (frame["frame"] < 20).to_numpy()
     short = frame[kept].reset_index(drop=True)
-    assert "No frame has enough neighbours" in card_answer(
-        "EXPR", make_card(short, scores[kept], EXPR, 0.1, 500), "people"
+    assert "No frame has enough neighbours" in tail_answer(
+        "EXPR", find_tail(short, scores[kept], EXPR, 0.1, 500), "people"
     )

@@ -11,7 +11,7 @@ from browsing import Browser
 from conftest import MICRO, ROOT, snakemake
 
 from clipaffect.config import load_config
-from clipaffect.config.studies import usable_studies
+from clipaffect.config.studies import CARDS, usable_studies
 from clipaffect.tables import read_frame
 
 STUDIES, _, _ = usable_studies(load_config(ROOT / "config/config.yaml"), ROOT / "config/studies")
@@ -39,8 +39,13 @@ def test_every_study_has_a_page_with_an_answer(micro_copy: Path, browser: Browse
     # The run's own heads, and those that two studies share, are trained once.
     assert finished == 4 * 2 * 4
     assert len(new) <= heads - finished
-    browser.open(folder / "tail-card/index.html")
-    assert browser.problems() == []
+    for name in CARDS:
+        said = json.loads((folder / name / "answer.json").read_text())
+        assert {"EXPR", "AU"} <= said["answers"].keys()
+        browser.open(folder / name / "index.html")
+        assert browser.problems() == []
+        shown = browser.run("return document.body.innerText")
+        assert all(answer in shown for answer in said["answers"].values())
     card = json.loads((folder / "tail-card/answer.json").read_text())
     assert "of the worst 50% of the losses" in card["answers"]["AU"]
     table = pd.read_csv(folder / "tail-card/tables/people_AU.csv")

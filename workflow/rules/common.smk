@@ -14,7 +14,7 @@ sys.path.insert(0, str(SOURCE))
 from clipaffect.assets import known_assets
 from clipaffect.config import parse_config
 from clipaffect.config.encoders import weights_folder
-from clipaffect.config.studies import TAIL_CARD, usable_studies
+from clipaffect.config.studies import usable_studies
 from clipaffect.errors import UserError
 from clipaffect.stages import evaluated, settings_json, shard_names
 
@@ -100,12 +100,6 @@ def prompt_weights(wildcards):
 
 # A study that is wrong, or does not fit the run's recipe, is named on the studies' page.
 STUDIES, STUDY_CONFIGS, STUDY_ERRORS = usable_studies(CONFIG)
-
-
-def study_answers(wildcards):
-    """What every study says; the tail card looks at the cross-fitted scores of the steps."""
-    tail = [TAIL_CARD] if CONFIG.postprocess.steps else []
-    return [RESULTS / f"studies/{name}/answer.json" for name in [*STUDIES, *tail]]
 
 
 wildcard_constraints:

@@ -7,10 +7,30 @@ out: studies/index.html, and for each study its heads, scores, tables and page
 """
 
 STUDY = RESULTS / "studies/{study}"
+TABLES_OF_TASKS = expand(
+    RESULTS / f"tables/{CONFIG.encoder}" / "{task}/{file}",
+    task=TASKS,
+    file=["rows.parquet", "features.npy"],
+)
+# What each card looks at; those that cannot be made here are not among them.
+CARD_INPUTS = {
+    "gain": expand(
+        RESULTS / "evaluation/{task}/{file}.parquet",
+        task=TASKS,
+        file=["comparisons", "clusters", "metrics"],
+    ),
+    "traced-step": [*TABLES_OF_TASKS, *CONFIG.training.user_files()],
+}
+if CONFIG.postprocess.steps:
+    CARD_INPUTS["tail-card"] = expand(
+        RESULTS / "postprocess/{task}/cross.parquet", task=TASKS
+    )
+CARDS = [*CARD_INPUTS, *(["loss-slices"] if "sharpness" in STUDIES else [])]
 
 
 wildcard_constraints:
     study=any_of(STUDIES),
+    card=any_of(CARD_INPUTS),
 
 
 rule studies:
@@ -123,35 +143,59 @@ rule write_study:
         study=lambda wildcards: STUDIES[wildcards.study].model_dump_json(),
         results=RESULTS,
     shell:
-        "clipaffect write-study --settings {params.settings:q} {wildcards.study:q} "
+        "clipaffect study page --settings {params.settings:q} {wildcards.study:q} "
         '{params.study:q} {params.results:q} --out "$(dirname {output.page:q})" '
         "> {log:q} 2>&1"
 
 
-rule tail_card:
+rule write_card:
     input:
         summary=RESULTS / "dataset/summary.json",
-        cross=expand(RESULTS / "postprocess/{task}/cross.parquet", task=TASKS),
+        made=lambda wildcards: CARD_INPUTS[wildcards.card],
     output:
-        page=RESULTS / "studies/tail-card/index.html",
-        answer=RESULTS / "studies/tail-card/answer.json",
+        page=RESULTS / "studies/{card}/index.html",
+        answer=RESULTS / "studies/{card}/answer.json",
     log:
-        LOGS / "tail_card.log",
+        LOGS / "write_card/{card}.log",
     benchmark:
-        TIMINGS / "tail_card.tsv"
+        TIMINGS / "write_card/{card}.tsv"
     conda:
         ENV
     params:
         settings=lambda wildcards: settings_json(CONFIG, "report", "config"),
         results=RESULTS,
     shell:
-        "clipaffect tail-card --settings {params.settings:q} {params.results:q} "
-        '--out "$(dirname {output.page:q})" > {log:q} 2>&1'
+        "clipaffect study card --settings {params.settings:q} {wildcards.card:q} "
+        '{params.results:q} --out "$(dirname {output.page:q})" > {log:q} 2>&1'
+
+
+rule slice_heads:
+    input:
+        tables=TABLES_OF_TASKS,
+        bundles=expand(
+            RESULTS / "studies/sharpness/models/{task}/0/heads.safetensors", task=TASKS
+        ),
+    output:
+        page=RESULTS / "studies/loss-slices/index.html",
+        answer=RESULTS / "studies/loss-slices/answer.json",
+    log:
+        LOGS / "slice_heads.log",
+    benchmark:
+        TIMINGS / "slice_heads.tsv"
+    conda:
+        ENV
+    params:
+        settings=lambda wildcards: settings_json(CONFIG, "report", "config"),
+        study=lambda wildcards: STUDIES["sharpness"].model_dump_json(),
+        results=RESULTS,
+    shell:
+        "clipaffect study slices --settings {params.settings:q} {params.study:q} "
+        '{params.results:q} --out "$(dirname {output.page:q})" > {log:q} 2>&1'
 
 
 rule list_studies:
     input:
-        study_answers,
+        expand(RESULTS / "studies/{name}/answer.json", name=[*STUDIES, *CARDS]),
     output:
         RESULTS / "studies/index.html",
     log:
@@ -164,5 +208,5 @@ rule list_studies:
         run=CONFIG.run,
         wrong=json.dumps(STUDY_ERRORS),
     shell:
-        "clipaffect list-studies {params.run:q} {input:q} --wrong {params.wrong:q} "
+        "clipaffect study index {params.run:q} {input:q} --wrong {params.wrong:q} "
         "--out {output:q} > {log:q} 2>&1"

@@ -14,7 +14,8 @@ from clipaffect.config.training import Alpha, Seed, Training
 from clipaffect.errors import UserError
 
 FOLDER = Path("config/studies")
-TAIL_CARD = "tail-card"  # a page of its own beside the studies'
+# Pages beside the studies', each with a question of its own.
+CARDS = ("gain", "tail-card", "traced-step", "loss-slices")
 
 
 class Study(Section):
@@ -70,7 +71,7 @@ def read_study(path: Path) -> Study:
         UserError: it is not YAML, a key or a value is wrong, or its name is not a plain one.
     """
     mend = "docs/studies.md lists the keys"
-    if not FOLDER_NAME.fullmatch(path.stem) or path.stem == TAIL_CARD:
+    if not FOLDER_NAME.fullmatch(path.stem) or path.stem in CARDS:
         raise UserError(
             "the file's name is not a plain one, or taken", where=path, mend="rename it"
         )

@@ -170,7 +170,7 @@ def _paired(
         macro_f1(a.sum(axis=0)) - macro_f1(b.sum(axis=0))
         for a, b in zip(first, theirs, strict=True)
     ]
-    better = _micro_f1(first) - _micro_f1(second)
+    better = people_f1(first) - people_f1(second)
     enough = people >= FEWEST
     uncertainty = _uncertainty(interval, by_seed)
     spread = interval.standard_error * np.sqrt(people)
@@ -188,7 +188,7 @@ def _paired(
     }
 
 
-def _micro_f1(counts: list[np.ndarray]) -> np.ndarray:
+def people_f1(counts: list[np.ndarray]) -> np.ndarray:
     """(C,) F1 over one person's own frames, all targets together, mean over seeds."""
     sums = np.stack(counts).sum(axis=2)  # (seeds, C, 3)
     found: np.ndarray = macro_f1(sums[:, :, None, :]).mean(axis=0)

@@ -24,7 +24,7 @@ STATIC_WIDTH, SCALE = 620, 2.0
 Spec = dict[str, Any]
 
 
-def _chart(data: pd.DataFrame) -> alt.Chart:
+def chart_of(data: pd.DataFrame) -> alt.Chart:
     """A chart of a table; labels are taken as they are, whatever is in them."""
     return alt.Chart(alt.InlineData(json.loads(data.to_json(orient="records"))))
 
@@ -87,7 +87,8 @@ def script() -> Markup:
 PLAIN = {"seeds:Q", "people:Q", "frames:Q", "alpha:Q"}  # whole, or short as they are
 
 
-def _tooltips(*fields: tuple[str, str]) -> list[alt.Tooltip]:
+def tooltips(*fields: tuple[str, str]) -> list[alt.Tooltip]:
+    """Tooltips of (field, title); fractions have three decimals."""
     return [
         alt.Tooltip(name, title=title)
         if name.endswith(":N") or name in PLAIN
@@ -96,19 +97,19 @@ def _tooltips(*fields: tuple[str, str]) -> list[alt.Tooltip]:
     ]
 
 
-def _with_interval(table: pd.DataFrame) -> list[alt.Chart]:
+def with_interval(table: pd.DataFrame) -> list[alt.Chart]:
     """A chart of the rows that have an interval; none where no row has: a layer of nothing."""
     known = table[table["low"].notna()]
-    return [] if known.empty else [_chart(known)]
+    return [] if known.empty else [chart_of(known)]
 
 
 def beside(results: TaskResults) -> Spec:
     """Headline, ERM, other settings and references, each with its interval over people."""
     table = results.macro_intervals().sort_values("estimate", ascending=False)
     table = table.assign(kind=np.where(table["method"] == "head", "head", "reference"))
-    chart = _chart(table[["name", "kind", "estimate", "low", "high", "seeds", "people"]])
+    chart = chart_of(table[["name", "kind", "estimate", "low", "high", "seeds", "people"]])
     where = alt.Y("name:N", sort=list(table["name"]), title=None)
-    tips = _tooltips(("name:N", "setting"), ("estimate:Q", "macro F1"), ("low:Q", "low"),
+    tips = tooltips(("name:N", "setting"), ("estimate:Q", "macro F1"), ("low:Q", "low"),
                      ("high:Q", "high"), ("seeds:Q", "seeds"), ("people:Q", "people"))  # fmt: skip
     colour = alt.Color("kind:N", scale=alt.Scale(domain=["head", "reference"],
                        range=[ACCENT, GREY]), title=None)  # fmt: skip
@@ -121,7 +122,7 @@ def beside(results: TaskResults) -> Spec:
         known.mark_rule(strokeWidth=2).encode(
             x=alt.X("low:Q", title=""), x2="high:Q", y=where, color=colour
         )
-        for known in _with_interval(table[["name", "kind", "low", "high"]])
+        for known in with_interval(table[["name", "kind", "low", "high"]])
     ]
     return finish(
         alt.layer(points, *bars),
@@ -134,28 +135,28 @@ def beside(results: TaskResults) -> Spec:
 def alpha_curve(results: TaskResults, headline_alpha: float) -> Spec:
     """Macro F1 over alpha with its interval over people, and the references as lines."""
     table = results.over_alpha()
-    chart = _chart(table[["alpha", "estimate", "low", "high", "seeds", "seed_deviation"]])
+    chart = chart_of(table[["alpha", "estimate", "low", "high", "seeds", "seed_deviation"]])
     x = alt.X("alpha:Q", title="CVaR level alpha (1 = ERM)", scale=alt.Scale(domain=[0, 1]))
     y = alt.Y("estimate:Q", title="macro F1, validation", scale=alt.Scale(zero=False))
-    tips = _tooltips(("alpha:Q", "alpha"), ("estimate:Q", "macro F1"), ("low:Q", "low"),
+    tips = tooltips(("alpha:Q", "alpha"), ("estimate:Q", "macro F1"), ("low:Q", "low"),
                      ("high:Q", "high"), ("seed_deviation:Q", "deviation over seeds"),
                      ("seeds:Q", "seeds"))  # fmt: skip
     band = [
         known.mark_area(color=ACCENT, opacity=0.15).encode(
             x=x, y=alt.Y("low:Q", title=""), y2="high:Q"
         )
-        for known in _with_interval(table[["alpha", "low", "high"]])
+        for known in with_interval(table[["alpha", "low", "high"]])
     ]
     line = chart.mark_line(color=ACCENT, point=False).encode(x=x, y=y)
     points = chart.mark_point(color=ACCENT, filled=True, size=70, opacity=1).encode(
         x=x, y=y, tooltip=tips
     )
-    mark = _chart(pd.DataFrame({"alpha": [headline_alpha]})).mark_rule(color=SOFT).encode(x=x)
+    mark = chart_of(pd.DataFrame({"alpha": [headline_alpha]})).mark_rule(color=SOFT).encode(x=x)
     references = pd.DataFrame(results.references(), columns=["name", "estimate"])
-    lines = _chart(references).mark_rule(strokeDash=[5, 3], strokeWidth=1.5).encode(
+    lines = chart_of(references).mark_rule(strokeDash=[5, 3], strokeWidth=1.5).encode(
         y=y,
         color=alt.Color("name:N", title=None, scale=alt.Scale(scheme="dark2")),
-        tooltip=_tooltips(("name:N", "reference"), ("estimate:Q", "macro F1")),
+        tooltip=tooltips(("name:N", "reference"), ("estimate:Q", "macro F1")),
     )  # fmt: skip
     return finish(
         alt.layer(mark, lines, *band, line, points),
@@ -180,7 +181,7 @@ def target_bars(results: TaskResults, headline_alpha: float) -> Spec:
             )  # fmt: skip
     table = pd.DataFrame(rows)
     names = list(dict.fromkeys(table["name"]))
-    chart = _chart(table)
+    chart = chart_of(table)
     x = alt.X("target:N", sort=list(results.task.targets), title=None,
               axis=alt.Axis(labelAngle=-35))  # fmt: skip
     offset = alt.XOffset("name:N", sort=names)
@@ -189,12 +190,12 @@ def target_bars(results: TaskResults, headline_alpha: float) -> Spec:
                                      scale=alt.Scale(domain=[0, 1])),
         color=alt.Color("name:N", title=None, sort=names,
                         scale=alt.Scale(domain=names, range=[ACCENT, SOFT][: len(names)])),
-        tooltip=_tooltips(("target:N", "class or label"), ("name:N", "setting"), ("f1:Q", "F1"),
+        tooltip=tooltips(("target:N", "class or label"), ("name:N", "setting"), ("f1:Q", "F1"),
                           ("low:Q", "low"), ("high:Q", "high"), ("frames:Q", "frames")),
     )  # fmt: skip
     errors = [
         known.mark_rule().encode(x=x, xOffset=offset, y=alt.Y("low:Q", title=""), y2="high:Q")
-        for known in _with_interval(table)
+        for known in with_interval(table)
     ]
     return finish(
         alt.layer(bars, *errors),
@@ -227,13 +228,13 @@ def confusion_map(results: TaskResults, headline_alpha: float) -> Spec:
         columns = list(names)
     table = pd.DataFrame(rows)
     table["share"] = table["frames"] / table["of"].clip(lower=1)
-    base = _chart(table).encode(
+    base = chart_of(table).encode(
         x=alt.X("decision:N", sort=columns, title="decision", axis=alt.Axis(labelAngle=-35)),
         y=alt.Y("truth:N", sort=list(names), title="annotation"),
     )
     cells_ = base.mark_rect().encode(
         color=alt.Color("share:Q", scale=alt.Scale(scheme="blues", domain=[0, 1]), legend=None),
-        tooltip=_tooltips(("truth:N", "annotation"), ("decision:N", "decision"),
+        tooltip=tooltips(("truth:N", "annotation"), ("decision:N", "decision"),
                           ("share:Q", "share"), ("frames:Q", "frames, all seeds")),
     )  # fmt: skip
     text = base.mark_text(fontSize=11).encode(
@@ -262,14 +263,15 @@ def calibration(results: TaskResults, headline_alpha: float) -> Spec:
     bins = bins.assign(frames=sums["frames"]).reset_index(drop=True)
     what = "share of labels present" if results.task.multilabel else "share that is right"
     unit = alt.Scale(domain=[0, 1])
-    ideal = _chart(pd.DataFrame({"x": [0.0, 1.0]})).mark_line(color=GREY, strokeDash=[4, 3]).encode(
+    diagonal = chart_of(pd.DataFrame({"x": [0.0, 1.0]}))
+    ideal = diagonal.mark_line(color=GREY, strokeDash=[4, 3]).encode(
         x=alt.X("x:Q", scale=unit, title="probability given"), y=alt.Y("x:Q", scale=unit, title="")
     )  # fmt: skip
-    points = _chart(bins).mark_point(filled=True, color=ACCENT, opacity=1).encode(
+    points = chart_of(bins).mark_point(filled=True, color=ACCENT, opacity=1).encode(
         x=alt.X("confidence:Q", scale=unit, title="probability given"),
         y=alt.Y("share:Q", scale=unit, title=what),
         size=alt.Size("frames:Q", title="answers", scale=alt.Scale(range=[20, 500]), legend=None),
-        tooltip=_tooltips(("confidence:Q", "probability given"), ("share:Q", what),
+        tooltip=tooltips(("confidence:Q", "probability given"), ("share:Q", what),
                           ("frames:Q", "answers")),
     )  # fmt: skip
     return finish(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,19 +14,16 @@ from clipaffect.config.models import Config
 from clipaffect.evaluation.folds import read_scores
 from clipaffect.report import figures
 from clipaffect.report.headline import LEVEL
-from clipaffect.report.pages import page_environment
 from clipaffect.report.results import read_summary, unit_of
-from clipaffect.report.tables import write_tables
+from clipaffect.studies.card import Card, Section, write_card
 from clipaffect.studies.tail import elements, in_tail, lags, shares, suspects
-from clipaffect.tables import write_text
 from clipaffect.tasks import Task
 
 QUESTION = "What fills the worst losses, and are the labels right?"
-SHOWN = 20  # rows of a table on the page; the CSV has all
 
 
 @dataclass(frozen=True)
-class Card:
+class Tail:
     """One task's tables; see ``tail``."""
 
     alpha: float
@@ -37,20 +34,20 @@ class Card:
     lags: pd.DataFrame
 
 
-def make_card(
+def find_tail(
     frame: pd.DataFrame,
     scores: np.ndarray,
     task: Task,
     alpha: float,
     resamples: int,
     over: str = "elements",
-) -> Card:
-    """The card of cross-fitted rows (group, video, person, frame, labels) and their scores."""
+) -> Tail:
+    """The tail of cross-fitted rows (group, video, person, frame, labels) and their scores."""
     labels = frame[list(task.columns)].to_numpy()
     losses = elements(labels, scores, task, over)
     tail = in_tail(losses.loss, alpha)
     rows = frame[["group", "video", "person", "frame"]]
-    return Card(
+    return Tail(
         alpha,
         shares(pd.Categorical.from_codes(losses.target, list(task.targets)), tail),
         shares(pd.Categorical(rows["group"])[losses.row], tail),
@@ -60,7 +57,7 @@ def make_card(
     )
 
 
-def card_answer(name: str, card: Card, unit: str) -> str:
+def tail_answer(name: str, card: Tail, unit: str) -> str:
     """The sentence that sums up a card, computed from its tables alone."""
     people = card.people.sort_values("share_of_tail", ascending=False)
     top = people.head(max(1, round(len(people) / 10)))
@@ -96,7 +93,7 @@ def _lag(table: pd.DataFrame) -> str:
 
 
 def _lag_chart(table: pd.DataFrame) -> figures.Spec:
-    base = alt.Chart(alt.InlineData(json.loads(table.to_json(orient="records"))))
+    base = figures.chart_of(table)
     x = alt.X("shift:Q", title="score taken this many frames behind the label")
     y = alt.Y("macro_f1:Q", title="macro F1", scale=alt.Scale(zero=False))
     line = base.mark_line(color=figures.ACCENT).encode(x=x, y=y)
@@ -121,7 +118,8 @@ def write_tail_card(config: Config, folder: Path, out: Path) -> None:
     """
     alpha, resamples = config.training.headline_alpha, config.evaluation.resamples
     unit = unit_of(read_summary(folder))
-    cards, answers, charts = {}, {}, {}
+    answers: dict[str, str] = {}
+    sections: list[Section] = []
     for name, task in config.tasks().items():
         frame, scores = read_scores(folder / "postprocess" / name / "cross.parquet")
         # Under k-fold evaluation a row was cross-fitted in several folds: those of one are enough.
@@ -130,20 +128,38 @@ def write_tail_card(config: Config, folder: Path, out: Path) -> None:
         if frame.empty:
             answers[name] = f"{name}: there are no cross-fitted scores; see the report."
             continue
-        cards[name] = make_card(frame, scores, task, alpha, resamples, config.training.loss_over)
-        answers[name] = card_answer(name, cards[name], unit)
-        kinds = ("targets", "people", "videos", "suspects", "lags")
-        tables = {f"{kind}_{name}": getattr(cards[name], kind) for kind in kinds}
-        write_tables(tables, out / "tables")
-        if len(cards[name].lags):
-            chart = _lag_chart(cards[name].lags)
-            figures.save(chart, out / "figures", f"lag_{name}")
-            charts[name] = figures.for_page(chart)
-    page = page_environment().get_template("tail.html").render(
-        question=QUESTION, run=config.run, answers=list(answers.values()), cards=cards,
-        charts=charts, unit=unit, shown=SHOWN, parts=config.postprocess.folds,
-        script=figures.script(),
-    )  # fmt: skip
-    write_text(out / "index.html", page)
-    said = {"question": QUESTION, "answers": answers}
-    write_text(out / "answer.json", json.dumps(said, indent=2, ensure_ascii=False) + "\n")
+        tail = find_tail(frame, scores, task, alpha, resamples, config.training.loss_over)
+        answers[name] = tail_answer(name, tail, unit)
+        sections += _sections(name, tail, unit)
+    card = Card(
+        QUESTION,
+        f"CVaR trains on the worst losses of the training {unit}; this says what they are.",
+        answers,
+        sections,
+        f"All of it on training frames, scored by heads that were trained without the {unit} in "
+        f"question ({config.postprocess.folds} parts), mean over seeds.",
+    )
+    write_card(card, config.run, out)
+
+
+def _sections(task: str, tail: Tail, unit: str) -> Iterator[Section]:
+    worst = f"the worst {tail.alpha:.0%} of the losses"
+    yield Section(task, f"targets_{task}", f"Which answers fill {worst}.", tail.targets)
+    yield Section("", f"people_{task}", f"Which {unit} fill them.", tail.people)
+    yield Section("", f"videos_{task}", "Which videos.", tail.videos)
+    yield Section(
+        "",
+        f"suspects_{task}",
+        "Labels to look at again: stretches in which the annotated answer has almost no "
+        "probability and another almost all. A head may be wrong, too.",
+        tail.suspects,
+    )
+    if len(tail.lags):
+        yield Section(
+            "",
+            f"lags_{task}",
+            "Labels beside the scores of earlier (negative) and later frames of the same person. "
+            "A peak left of 0: labels are set late.",
+            tail.lags,
+            _lag_chart(tail.lags),
+        )

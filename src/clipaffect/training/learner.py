@@ -15,7 +15,7 @@ from clipaffect.tasks import Task
 from clipaffect.training.checkpoint import under
 from clipaffect.training.head import DropoutMasks, Head, folded_logits
 from clipaffect.training.objectives import UserObjective, WeighedObjective, build_risk
-from clipaffect.training.step import Evaluated, StepRecord, training_step
+from clipaffect.training.step import Evaluated, StepRecord, StepTrace, training_step
 from clipaffect.training.user_code import load_class
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # AdamW's, in the published code and in torch
@@ -142,23 +142,31 @@ class ReferenceLearner:
         self, features: Tensor, labels: Tensor, number: int, learning_rate: float, probe: bool
     ) -> StepRecord:
         """Take one step; see ``Learner``."""
+        return self.trace(features, labels, number, learning_rate, probe).record
+
+    def trace(
+        self, features: Tensor, labels: Tensor, number: int, learning_rate: float, probe: bool
+    ) -> StepTrace:
+        """Take one step and return everything that it computed."""
         self.head.train()
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate
-
-        def evaluate(sam_pass: int) -> Evaluated:
-            # Code of the user's may draw: from a generator of this step's own.
-            state = np.random.SeedSequence((self.seed, number, sam_pass)).generate_state(1)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(state[0]))
-                if self.masks is None:
-                    return self.objective(self.head(features), labels)
-                drop = self.masks(number, sam_pass, len(features), like=features)
-                return self.objective(self.head(features, drop), labels)
-
         return training_step(
-            self.head, self.optimiser, evaluate, self.recipe.rho, self.recipe.perturbation, probe
-        ).record
+            self.head, self.optimiser,
+            lambda sam_pass: self.evaluate(features, labels, number, sam_pass),
+            self.recipe.rho, self.recipe.perturbation, probe,
+        )  # fmt: skip
+
+    def evaluate(self, features: Tensor, labels: Tensor, number: int, sam_pass: int) -> Evaluated:
+        """The objective on a batch at the present weights, under one pass's dropout masks."""
+        # Code of the user's may draw: from a generator of this step's own.
+        state = np.random.SeedSequence((self.seed, number, sam_pass)).generate_state(1)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(state[0]))
+            if self.masks is None:
+                return self.objective(self.head(features), labels)
+            drop = self.masks(number, sam_pass, len(features), like=features)
+            return self.objective(self.head(features, drop), labels)
 
     def logits(self, features: Tensor) -> Tensor:
         """Logits in evaluation mode."""

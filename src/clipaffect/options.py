@@ -1,0 +1,27 @@
+"""Options and settings that the commands of every stage share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from clipaffect.config.section import Section
+
+Settings = Annotated[str, typer.Option("--settings", help="The stage's settings as JSON.")]
+Out = Annotated[Path, typer.Option("--out", help="What to write.")]
+StorePath = Annotated[
+    Path, typer.Option("--store", envvar="CLIPAFFECT_STORE", help="The work store's folder.")
+]
+Assets = Annotated[
+    Path, typer.Option("--assets", envvar="CLIPAFFECT_ASSETS", help="Folder of fetched assets.")
+]
+
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+def section(settings: str, name: str, model: type[SectionType]) -> SectionType:
+    """One section of the settings that a rule passed; the Snakefile has validated them."""
+    return model.model_validate(json.loads(settings)[name])
