@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from clipaffect.report.pages import page_environment, records
 from clipaffect.tables import write_text
@@ -37,11 +38,38 @@ def rule_times(folder: Path) -> list[dict[str, Any]]:
     return records(found.sort_values("seconds", ascending=False).reset_index())
 
 
+def frame_times(folder: Path) -> list[dict[str, Any]]:
+    """What a million frames took of each stage that goes through all of them.
+
+    Columns stage (for ``embed_faces`` with the encoder), frames, seconds and CPU seconds for a
+    million, most memory in MB. Of stages whose jobs are not all timed there is no row.
+    """
+    shards = sorted((folder.parent / "frames").glob("*.parquet"))
+    frames = sum(pq.ParquetFile(path).metadata.num_rows for path in shards)
+    if not frames:
+        return []
+    places = [folder / "extract_frames", folder / "align_faces"]
+    places += sorted(p for p in (folder / "embed_faces").glob("*") if p.is_dir())
+    rows = []
+    for place in places:
+        files = [place / f"{shard.stem}.tsv" for shard in shards]
+        if not all(file.exists() for file in files):
+            continue
+        jobs = pd.concat([pd.read_csv(file, sep="\t", na_values="-") for file in files])
+        rows.append(
+            {"stage": str(place.relative_to(folder)), "frames": frames,
+             "seconds": float(jobs["s"].sum()) / frames * 1e6,
+             "cpu": float(jobs["cpu_time"].sum()) / frames * 1e6,
+             "memory": float(jobs["max_rss"].max())}
+        )  # fmt: skip
+    return records(pd.DataFrame(rows)) if rows else []
+
+
 def write_timings(run: str, folder: Path) -> None:
     """Write ``index.html`` into a run's folder of timings."""
     rows = rule_times(folder)
     page = page_environment().get_template("timings.html").render(
         run=run, rows=rows, seconds=sum(row["seconds"] for row in rows),
-        cpu=sum(row["cpu"] or 0 for row in rows),
+        cpu=sum(row["cpu"] or 0 for row in rows), stages=frame_times(folder),
     )  # fmt: skip
     write_text(folder / "index.html", page)
