@@ -34,7 +34,7 @@ smoke: $(STAMP)  ## the whole chain on a few clips, under a minute
 	$(BIN)/clipaffect run --cores $(CORES) --configfile tests/config/micro.yaml
 
 test: $(STAMP)  ## every test, the demo among them
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(STAMP)  ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/ruff check .

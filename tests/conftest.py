@@ -13,6 +13,7 @@ import av
 import numpy as np
 import pytest
 from browsing import Browser
+from filelock import FileLock
 
 from clipaffect.assets import ensure_asset
 from clipaffect.dataset.aff_wild2 import FOLDERS
@@ -24,8 +25,10 @@ TREE = ("Snakefile", "workflow", "config", "src", "resources", "tests", "profile
 
 
 def asset(name: str) -> Path:
-    """The folder of fetched assets, with ``name`` in it."""
-    return ensure_asset(name, ASSETS)
+    """The folder of fetched assets, with ``name`` in it; fetched by one of several processes."""
+    ASSETS.mkdir(exist_ok=True)
+    with FileLock(ASSETS / f".{name}.lock"):
+        return ensure_asset(name, ASSETS)
 
 
 @pytest.fixture(scope="session")
@@ -145,13 +148,18 @@ def micro_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def copy_of(run: Path, parent: Path) -> Path:
+    """A workplace with everything that a finished one has made."""
+    folder = workplace(parent / "copy")
+    for name in ("results", "store", "logs", ".snakemake"):
+        shutil.copytree(run / name, folder / name)
+    return folder
+
+
 @pytest.fixture
 def micro_copy(micro_run: Path, tmp_path: Path) -> Path:
     """A copy of the finished micro run, Snakemake's records and the work store included."""
-    folder = workplace(tmp_path / "copy")
-    for name in ("results", "store", "logs", ".snakemake"):
-        shutil.copytree(micro_run / name, folder / name)
-    return folder
+    return copy_of(micro_run, tmp_path)
 
 
 @pytest.fixture(scope="session")
