@@ -162,7 +162,7 @@ def evaluate_heads(
     table: Path,
     out: Out,
     bundle: Annotated[list[Path], typer.Option("--bundle")],
-    reference: Annotated[list[Path], typer.Option("--reference")],
+    reference: Annotated[list[Path] | None, typer.Option("--reference")] = None,
 ) -> None:
     """Score every head and reference of a task."""
     from clipaffect.evaluation.source import record_source
@@ -171,7 +171,7 @@ def evaluate_heads(
     training = section(settings, "training", Training)
     missing = section(settings, "evaluation", Evaluation).missing
     task = _task(settings)
-    evaluate_heads(training, missing, encoder, task, table, bundle, reference, out)
+    evaluate_heads(training, missing, encoder, task, table, bundle, reference or [], out)
     record_source(json.loads(settings), table, out)
 
 
@@ -208,13 +208,16 @@ def write_submission(
     out: Out,
     bundle: Annotated[list[Path], typer.Option("--bundle")],
     embeddings: Annotated[list[Path], typer.Option("--embeddings")],
+    variant: Annotated[str, typer.Option(help="Whose heads answer; the grid's own.")] = "",
 ) -> None:
     """Predict the frames of a test list in the organisers' format."""
     from clipaffect.submission.write import write_submission
 
     training = section(settings, "training", Training)
     missing = section(settings, "evaluation", Evaluation).missing
-    write_submission(_task(settings), training, missing, test, embeddings, bundle, table, out)
+    write_submission(
+        _task(settings), training, missing, test, embeddings, bundle, table, out, variant
+    )
 
 
 @app.command()

@@ -29,8 +29,10 @@ VERSIONS = {
     "evaluation": 5,
     "comparison": 1,
     "postprocess": 1,
+    "limits": 1,
+    "fine_tuning": 1,
     "submission": 1,
-    "report": 6,
+    "report": 7,
 }
 
 

@@ -14,7 +14,7 @@ sys.path.insert(0, str(SOURCE))
 from clipaffect.assets import known_assets
 from clipaffect.config import parse_config
 from clipaffect.config.encoders import weights_folder
-from clipaffect.config.studies import usable_studies
+from clipaffect.config.studies import OWN, usable_studies
 from clipaffect.errors import UserError
 from clipaffect.stages import evaluated, settings_json, shard_names
 
@@ -76,9 +76,29 @@ def any_of(names):
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
-def weights_of(wildcards):
+def faces_of(shard, encoder):
+    """The faces of a shard that an encoder sees."""
+    entry = EVERY.encoders.get(encoder)
+    crop = None if entry is None else entry.crop
+    own = "" if crop in (None, CONFIG.faces.crop) else f"{crop}/"
+    return RESULTS / f"faces/{own}{shard}.parquet"
+
+
+def records_of(runs):
+    """What finished runs were; one that is not there is named by the job, which alone fails."""
+    paths = [RESULTS.parent / run / "report/run.json" for run in runs]
+    return [path for path in paths if path.exists()]
+
+
+def with_crop(crop):
+    """The run's configuration with faces cut in another way."""
+    faces = CONFIG.faces.model_copy(update={"crop": crop})
+    return CONFIG.model_copy(update={"faces": faces})
+
+
+def weights_of(encoder):
     """The asset, fetched tag or file that an encoder's weights come from."""
-    encoder = CONFIG.encoders[wildcards.encoder]
+    encoder = EVERY.encoders[encoder]
     if encoder.asset is not None and not known_assets()[encoder.asset].ships:
         return [ASSETS / encoder.asset / "manifest.json"]
     if encoder.tag is not None:
@@ -95,16 +115,28 @@ def prompted(encoder):
 
 def prompt_weights(wildcards):
     """The weights whose text tower is asked."""
-    return weights_of(wildcards) if prompted(wildcards.encoder) else []
+    return weights_of(wildcards.encoder) if prompted(wildcards.encoder) else []
 
 
 # A study that is wrong, or does not fit the run's recipe, is named on the studies' page.
-STUDIES, STUDY_CONFIGS, STUDY_ERRORS = usable_studies(CONFIG)
+STUDIES, STUDY_ERRORS = usable_studies(CONFIG)
+# Studies that make features of their own; of other runs; and of heads on the run's features.
+WIDE = [name for name, planned in STUDIES.items() if planned.universes.every]
+TRANSFERS = [name for name, planned in STUDIES.items() if planned.study.runs]
+GRIDS = [name for name in STUDIES if name not in [*WIDE, *TRANSFERS]]
+# The run's configuration with the encoders of every study.
+EVERY = CONFIG.model_copy(
+    update={
+        "encoders": CONFIG.encoders
+        | {k: v for own in STUDIES.values() for k, v in own.config.encoders.items()}
+    }
+)
 
 
 wildcard_constraints:
     shard=r"\d{4}",
-    encoder=any_of(SOURCES),
+    encoder=any_of([*SOURCES, *EVERY.encoders]),
     task=any_of(TASKS),
     part=r"\d+",
     asset=r"[a-z0-9-]+",
+    crop="aligned|cropped",

@@ -9,8 +9,8 @@ out: one row for each row of faces, with a float16 feature; one memory-mappable 
 rule embed_faces:
     input:
         manifest=RESULTS / "dataset/manifests/{shard}.parquet",
-        faces=RESULTS / "faces/{shard}.parquet",
-        weights=weights_of,
+        faces=lambda wildcards: faces_of(wildcards.shard, wildcards.encoder),
+        weights=lambda wildcards: weights_of(wildcards.encoder),
     output:
         RESULTS / "embeddings/{encoder}/{shard}.parquet",
     log:
@@ -18,12 +18,12 @@ rule embed_faces:
     benchmark:
         TIMINGS / "embed_faces/{encoder}/{shard}.tsv"
     wildcard_constraints:
-        encoder=any_of(CONFIG.encoders),
+        encoder=any_of(EVERY.encoders),
     conda:
         ENV
     params:
         settings=lambda wildcards: settings_json(
-            CONFIG, "embeddings", f"encoders.{wildcards.encoder}"
+            EVERY, "embeddings", f"encoders.{wildcards.encoder}"
         ),
     shell:
         "clipaffect embed-faces --settings {params.settings:q} {input.manifest:q} "

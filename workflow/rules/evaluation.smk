@@ -151,7 +151,9 @@ rule write_submission:
         ),
         bundles=lambda wildcards, input: options("--bundle", input.bundles, folder=True),
         embeddings=lambda wildcards, input: options("--embeddings", input.embeddings),
+        variant="",
     shell:
         "clipaffect write-submission --settings {params.settings:q} "
         '{input.test:q} "$(dirname {input.rows:q})" {params.bundles} {params.embeddings} '
+        "{params.variant} "
         '--out "$(dirname {output.predictions:q})" > {log:q} 2>&1'

@@ -7,29 +7,56 @@ out: studies/index.html, and for each study its heads, scores, tables and page
 """
 
 STUDY = RESULTS / "studies/{study}"
+WIDE_HEADS = RESULTS / "studies/{wide}/on/{encoder}"
 TABLES_OF_TASKS = expand(
     RESULTS / f"tables/{CONFIG.encoder}" / "{task}/{file}",
     task=TASKS,
     file=["rows.parquet", "features.npy"],
 )
+# What the report reads of the evaluation.
+SCORED = [
+    *expand(
+        RESULTS / "evaluation/{task}/{file}",
+        task=TASKS,
+        file=[
+            "metrics.parquet",
+            "clusters.parquet",
+            "heads.parquet",
+            "comparisons.parquet",
+            "source.json",
+        ],
+    ),
+    *expand(
+        RESULTS / "postprocess/{task}/steps.parquet",
+        task=TASKS if CONFIG.postprocess.steps else [],
+    ),
+]
 # What each card looks at; those that cannot be made here are not among them.
 CARD_INPUTS = {
-    "gain": expand(
-        RESULTS / "evaluation/{task}/{file}.parquet",
-        task=TASKS,
-        file=["comparisons", "clusters", "metrics"],
-    ),
+    "gain": SCORED,
     "traced-step": [*TABLES_OF_TASKS, *CONFIG.training.user_files()],
+    "costs": [*SCORED, *TABLES_OF_TASKS],
 }
 if CONFIG.postprocess.steps:
     CARD_INPUTS["tail-card"] = expand(
         RESULTS / "postprocess/{task}/cross.parquet", task=TASKS
     )
-CARDS = [*CARD_INPUTS, *(["loss-slices"] if "sharpness" in STUDIES else [])]
+if CONFIG.encoder in CONFIG.encoders:
+    CARD_INPUTS["limits"] = [
+        *SCORED,
+        *expand(RESULTS / "studies/limits/counts/{task}.parquet", task=TASKS),
+    ]
+if CONFIG.encoder in CONFIG.encoders and CONFIG.encoders[CONFIG.encoder].model:
+    CARD_INPUTS["fine-tuning"] = expand(
+        RESULTS / "studies/fine-tuning/counts/{task}.parquet", task=TASKS
+    )
+CARDS = [*CARD_INPUTS, *(["loss-slices"] if "sharpness" in GRIDS else [])]
 
 
 wildcard_constraints:
-    study=any_of(STUDIES),
+    study=any_of(GRIDS),
+    wide=any_of(WIDE),
+    transfer=any_of(TRANSFERS),
     card=any_of(CARD_INPUTS),
 
 
@@ -42,7 +69,7 @@ use rule train_heads as train_study with:
     input:
         rows=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/rows.parquet",
         features=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/features.npy",
-        code=lambda wildcards: STUDY_CONFIGS[wildcards.study].training.user_files(),
+        code=lambda wildcards: STUDIES[wildcards.study].config.training.user_files(),
     output:
         weights=STUDY / "models/{task}/{part}/heads.safetensors",
         heads=STUDY / "models/{task}/{part}/heads.parquet",
@@ -53,7 +80,7 @@ use rule train_heads as train_study with:
         TIMINGS / "train_study/{study}/{task}/{part}.tsv"
     params:
         settings=lambda wildcards: settings_json(
-            STUDY_CONFIGS[wildcards.study],
+            STUDIES[wildcards.study].config,
             "heads",
             "training",
             f"tasks.{wildcards.task}",
@@ -65,7 +92,7 @@ use rule evaluate_heads as evaluate_study with:
     input:
         rows=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/rows.parquet",
         features=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/features.npy",
-        code=lambda wildcards: STUDY_CONFIGS[wildcards.study].training.user_files(),
+        code=lambda wildcards: STUDIES[wildcards.study].config.training.user_files(),
         bundles=[STUDY / "models/{task}/0/heads.safetensors"],
         references=expand(
             RESULTS / "references/{encoder}/{{task}}.parquet", encoder=SOURCES
@@ -84,7 +111,7 @@ use rule evaluate_heads as evaluate_study with:
         TIMINGS / "evaluate_study/{study}/{task}.tsv"
     params:
         settings=lambda wildcards: settings_json(
-            STUDY_CONFIGS[wildcards.study],
+            STUDIES[wildcards.study].config,
             "evaluation",
             *evaluated(CONFIG, wildcards.task),
         ),
@@ -106,7 +133,7 @@ use rule compare_heads as compare_study with:
         TIMINGS / "compare_study/{study}/{task}.tsv"
     params:
         settings=lambda wildcards: settings_json(
-            STUDY_CONFIGS[wildcards.study],
+            STUDIES[wildcards.study].config,
             "comparison",
             "training",
             "evaluation",
@@ -115,8 +142,44 @@ use rule compare_heads as compare_study with:
         encoder=CONFIG.encoder,
 
 
+use rule write_submission as submit_own with:
+    input:
+        test=RESULTS / "dataset/test/{task}.parquet",
+        rows=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/rows.parquet",
+        features=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/features.npy",
+        embeddings=expand(
+            RESULTS / f"embeddings/{CONFIG.encoder}" / "{shard}.parquet", shard=SHARDS
+        ),
+        code=lambda wildcards: STUDIES[wildcards.study].config.training.user_files(),
+        bundles=[STUDY / "models/{task}/0/heads.safetensors"],
+    output:
+        predictions=STUDY / "submission/{task}/predictions.txt",
+        coverage=STUDY / "submission/{task}/coverage.json",
+    log:
+        LOGS / "submit_own/{study}/{task}.log",
+    benchmark:
+        TIMINGS / "submit_own/{study}/{task}.tsv"
+    params:
+        settings=lambda wildcards: settings_json(
+            STUDIES[wildcards.study].config,
+            "submission",
+            "training",
+            "evaluation",
+            f"tasks.{wildcards.task}",
+        ),
+        bundles=lambda wildcards, input: options("--bundle", input.bundles, folder=True),
+        embeddings=lambda wildcards, input: options("--embeddings", input.embeddings),
+        variant=f"--variant {OWN}",
+
+
 rule write_study:
     input:
+        submissions=lambda wildcards: expand(
+            RESULTS
+            / f"studies/{wildcards.study}/submission"
+            / "{task}/predictions.txt",
+            task=TEST_TASKS if STUDIES[wildcards.study].study.own else [],
+        ),
         summary=RESULTS / "dataset/summary.json",
         rows=expand(
             RESULTS / f"tables/{CONFIG.encoder}" / "{task}/rows.parquet", task=TASKS
@@ -140,12 +203,115 @@ rule write_study:
         ENV
     params:
         settings=lambda wildcards: settings_json(CONFIG, "report", "config"),
-        study=lambda wildcards: STUDIES[wildcards.study].model_dump_json(),
+        name="{study}",
+        study=lambda wildcards: STUDIES[wildcards.study].study.model_dump_json(),
         results=RESULTS,
     shell:
-        "clipaffect study page --settings {params.settings:q} {wildcards.study:q} "
+        "clipaffect study page --settings {params.settings:q} {params.name:q} "
         '{params.study:q} {params.results:q} --out "$(dirname {output.page:q})" '
         "> {log:q} 2>&1"
+
+
+use rule train_heads as train_wide with:
+    input:
+        rows=RESULTS / "tables/{encoder}/{task}/rows.parquet",
+        features=RESULTS / "tables/{encoder}/{task}/features.npy",
+        code=lambda wildcards: STUDIES[wildcards.wide].config.training.user_files(),
+    output:
+        weights=WIDE_HEADS / "models/{task}/{part}/heads.safetensors",
+        heads=WIDE_HEADS / "models/{task}/{part}/heads.parquet",
+        history=WIDE_HEADS / "models/{task}/{part}/history.parquet",
+    log:
+        LOGS / "train_wide/{wide}/{encoder}/{task}/{part}.log",
+    benchmark:
+        TIMINGS / "train_wide/{wide}/{encoder}/{task}/{part}.tsv"
+    params:
+        settings=lambda wildcards: settings_json(
+            STUDIES[wildcards.wide].config,
+            "heads",
+            "training",
+            f"tasks.{wildcards.task}",
+        ),
+        timings=str(TIMINGS / "train_wide/{wide}/{encoder}/{task}/{part}.json"),
+
+
+use rule evaluate_heads as evaluate_wide with:
+    input:
+        rows=RESULTS / "tables/{encoder}/{task}/rows.parquet",
+        features=RESULTS / "tables/{encoder}/{task}/features.npy",
+        code=lambda wildcards: STUDIES[wildcards.wide].config.training.user_files(),
+        bundles=[WIDE_HEADS / "models/{task}/0/heads.safetensors"],
+        references=[],
+    output:
+        scores=WIDE_HEADS / "evaluation/{task}/scores.parquet",
+        rows=WIDE_HEADS / "evaluation/{task}/rows.parquet",
+        metrics=WIDE_HEADS / "evaluation/{task}/metrics.parquet",
+        clusters=WIDE_HEADS / "evaluation/{task}/clusters.parquet",
+        heads=WIDE_HEADS / "evaluation/{task}/heads.parquet",
+        frames=WIDE_HEADS / "evaluation/{task}/frames.json",
+        source=WIDE_HEADS / "evaluation/{task}/source.json",
+    log:
+        LOGS / "evaluate_wide/{wide}/{encoder}/{task}.log",
+    benchmark:
+        TIMINGS / "evaluate_wide/{wide}/{encoder}/{task}.tsv"
+    params:
+        settings=lambda wildcards: settings_json(
+            STUDIES[wildcards.wide].config,
+            "evaluation",
+            "training",
+            "evaluation",
+            f"tasks.{wildcards.task}",
+        ),
+        encoder="{encoder}",
+        bundles=lambda wildcards, input: options("--bundle", input.bundles, folder=True),
+        references="",
+
+
+use rule write_study as write_wide with:
+    input:
+        summary=RESULTS / "dataset/summary.json",
+        rows=TABLES_OF_TASKS,
+        scores=lambda wildcards: expand(
+            RESULTS / "studies/{wide}/on/{encoder}/evaluation/{task}/scores.parquet",
+            wide=wildcards.wide,
+            encoder=STUDIES[wildcards.wide].encoders(),
+            task=TASKS,
+        ),
+    output:
+        page=RESULTS / "studies/{wide}/index.html",
+        answer=RESULTS / "studies/{wide}/answer.json",
+    log:
+        LOGS / "write_wide/{wide}.log",
+    benchmark:
+        TIMINGS / "write_wide/{wide}.tsv"
+    params:
+        settings=lambda wildcards: settings_json(CONFIG, "report", "config"),
+        name="{wide}",
+        study=lambda wildcards: STUDIES[wildcards.wide].study.model_dump_json(),
+        results=RESULTS,
+
+
+use rule write_study as write_transfer with:
+    input:
+        record=RESULTS / "report/run.json",
+        tables=TABLES_OF_TASKS,
+        bundles=expand(
+            RESULTS / "models/{task}/{part}/heads.safetensors", task=TASKS, part=PARTS
+        ),
+        code=CONFIG.training.user_files(),
+        others=lambda wildcards: records_of(STUDIES[wildcards.transfer].study.runs),
+    output:
+        page=RESULTS / "studies/{transfer}/index.html",
+        answer=RESULTS / "studies/{transfer}/answer.json",
+    log:
+        LOGS / "write_transfer/{transfer}.log",
+    benchmark:
+        TIMINGS / "write_transfer/{transfer}.tsv"
+    params:
+        settings=lambda wildcards: settings_json(CONFIG, "report", "config"),
+        name="{transfer}",
+        study=lambda wildcards: STUDIES[wildcards.transfer].study.model_dump_json(),
+        results=RESULTS,
 
 
 rule write_card:
@@ -169,6 +335,55 @@ rule write_card:
         '{params.results:q} --out "$(dirname {output.page:q})" > {log:q} 2>&1'
 
 
+rule disturb_crops:
+    input:
+        tables=TABLES_OF_TASKS,
+        faces=[faces_of(shard, CONFIG.encoder) for shard in SHARDS],
+        weights=weights_of(CONFIG.encoder) if CONFIG.encoder in CONFIG.encoders else [],
+        bundles=expand(
+            RESULTS / "models/{task}/{part}/heads.safetensors", task=TASKS, part=PARTS
+        ),
+        code=CONFIG.training.user_files(),
+    output:
+        expand(RESULTS / "studies/limits/counts/{task}.parquet", task=TASKS),
+    log:
+        LOGS / "disturb_crops.log",
+    benchmark:
+        TIMINGS / "disturb_crops.tsv"
+    conda:
+        ENV
+    params:
+        settings=lambda wildcards: settings_json(CONFIG, "limits", "config"),
+        results=RESULTS,
+        folder=RESULTS / "studies/limits/counts",
+    shell:
+        "clipaffect study disturb --settings {params.settings:q} {params.results:q} "
+        "{input.faces:q} --out {params.folder:q} > {log:q} 2>&1"
+
+
+rule tune_block:
+    input:
+        tables=TABLES_OF_TASKS,
+        faces=[faces_of(shard, CONFIG.encoder) for shard in SHARDS],
+        weights=weights_of(CONFIG.encoder) if CONFIG.encoder in CONFIG.encoders else [],
+        bundles=expand(RESULTS / "models/{{task}}/{part}/heads.safetensors", part=PARTS),
+        code=CONFIG.training.user_files(),
+    output:
+        RESULTS / "studies/fine-tuning/counts/{task}.parquet",
+    log:
+        LOGS / "tune_block/{task}.log",
+    benchmark:
+        TIMINGS / "tune_block/{task}.tsv"
+    conda:
+        ENV
+    params:
+        settings=lambda wildcards: settings_json(CONFIG, "fine_tuning", "config"),
+        results=RESULTS,
+    shell:
+        "clipaffect study tune --settings {params.settings:q} {wildcards.task:q} "
+        "{params.results:q} {input.faces:q} --out {output:q} > {log:q} 2>&1"
+
+
 rule slice_heads:
     input:
         tables=TABLES_OF_TASKS,
@@ -186,7 +401,7 @@ rule slice_heads:
         ENV
     params:
         settings=lambda wildcards: settings_json(CONFIG, "report", "config"),
-        study=lambda wildcards: STUDIES["sharpness"].model_dump_json(),
+        study=lambda wildcards: STUDIES["sharpness"].study.model_dump_json(),
         results=RESULTS,
     shell:
         "clipaffect study slices --settings {params.settings:q} {params.study:q} "

@@ -53,6 +53,9 @@ class Encoder(Section):
         description="Threads that decode and preprocess crops ahead of the network. A GPU wants "
         "several; it changes no feature.",
     )
+    crop: Literal["aligned", "cropped"] | None = Field(
+        None, description="Of the faces that it sees, where it is not `faces.crop`."
+    )
     licence: str = Field("", description="Of the weights, for the report; said by you.")
     side: int = Field(28, ge=4, le=256, description="Only `pixels`: side after shrinking.")
 

@@ -155,6 +155,11 @@ class Config(Section):
                 raise ValueError(f"'features.join.{name}' names an encoder twice")
         if self.encoder not in known:
             raise ValueError(f"'encoder' names '{self.encoder}'; there is {', '.join(known)}")
+        for name, encoder in self.encoders.items():
+            if encoder.crop not in (None, self.faces.crop) and not self.data.searches_faces:
+                raise ValueError(
+                    f"'encoders.{name}.crop' is {encoder.crop}, but the images are cut already"
+                )
         if self.encoders and not self.data.has_images():
             raise ValueError("'data' needs 'videos' or 'images' beside the annotations")
         return self

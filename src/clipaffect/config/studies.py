@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from clipaffect.config.encoders import Encoder
 from clipaffect.config.models import Config, Postprocess
-from clipaffect.config.section import FOLDER_NAME, Section, unique
-from clipaffect.config.training import Alpha, Seed, Training
+from clipaffect.config.presets import preset_values
+from clipaffect.config.section import FOLDER_NAME, Section, folder_name, unique
+from clipaffect.config.training import Alpha, Recipe, Seed, Training
+from clipaffect.config.universes import Level, Universes, combine
 from clipaffect.errors import UserError
 
 FOLDER = Path("config/studies")
+PlainName = Annotated[str, AfterValidator(folder_name)]
 # Pages beside the studies', each with a question of its own.
-CARDS = ("gain", "tail-card", "traced-step", "loss-slices")
+CARDS = ("costs", "fine-tuning", "gain", "limits", "tail-card", "traced-step", "loss-slices")
+OWN = "own"  # the variant of a study with answer: beat
 
 
 class Study(Section):
     """A question and the heads that answer it."""
 
     question: str = Field(min_length=1, description="What is asked: the page's title.")
-    answer: Literal["variants", "alpha"] = Field(
+    answer: Literal["variants", "alpha", "levels", "points", "beat", "transfer"] = Field(
         "variants",
-        description="What the answer speaks of: each variant beside the run's own head, or the "
-        "course over alpha.",
+        description="What the answer speaks of: each variant beside the run's own head; the "
+        "course over alpha; each level of one factor beside its first; what every factor "
+        "brings; your own head beside the published recipe; or this run's heads on the frames of "
+        "other runs.",
+    )
+    own: dict[str, Any] = Field(
+        default_factory=dict,
+        description="With `answer: beat`: recipe keys that differ from the run's, such as a head "
+        "or a loss from a file of yours. Trained at every alpha of the run, beside the preset "
+        "published_code; a test list gets a submission file.",
     )
     alphas: Annotated[tuple[Alpha, ...], AfterValidator(unique)] | None = Field(
         None, description="CVaR levels, beside the headline's and 1."
@@ -38,30 +52,79 @@ class Study(Section):
         description="Further heads by name, each with the recipe keys that differ from the run's.",
     )
 
+    factors: dict[PlainName, dict[PlainName, Level]] = Field(
+        default_factory=dict,
+        description="With `answer: levels` or `points`: factors by name, each with its levels. "
+        "Every combination is made, from the encoder to the decision.",
+    )
+
+    runs: tuple[PlainName, ...] = Field(
+        (), description="With `answer: transfer`: finished runs with the same encoder, by name."
+    )
+
     @model_validator(mode="after")
     def _asks_something(self) -> Self:
         if self.answer == "variants" and not self.variants:
             raise ValueError("a study without 'variants' needs answer: alpha")
+        if (self.answer in ("levels", "points")) != bool(self.factors):
+            raise ValueError("'factors' and answer: levels or points belong together")
+        if (self.answer == "transfer") != bool(self.runs):
+            raise ValueError("'runs' and answer: transfer belong together")
+        if (self.answer == "beat") != bool(self.own):
+            raise ValueError("'own' and answer: beat belong together")
+        if self.answer == "levels" and len(self.factors) > 1:
+            raise ValueError("answer: levels needs one factor; points takes several")
+        if (self.factors or self.own or self.runs) and (self.variants or self.alphas):
+            raise ValueError("a study has 'factors', 'own', 'runs', or 'variants' and 'alphas'")
+        if any(len(levels) < 2 for levels in self.factors.values()):
+            raise ValueError("a factor needs two levels")
         return self
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A study beside a configuration.
+
+    Attributes:
+        study: what the file says.
+        config: the run's, with the study's heads in place of its grid and its encoders added.
+        universes: the combinations of its factors; none where it has no factors.
+    """
+
+    study: Study
+    config: Config
+    universes: Universes
+
+    def encoders(self) -> list[str]:
+        """The features that its heads are trained on."""
+        if not self.universes.every:
+            return [self.config.encoder]
+        return list(dict.fromkeys(universe.encoder for universe in self.universes.every))
 
 
 def usable_studies(
     config: Config, folder: Path = FOLDER
-) -> tuple[dict[str, Study], dict[str, Config], dict[str, str]]:
-    """The studies of a folder by the name of their file, and their configurations.
+) -> tuple[dict[str, Planned], dict[str, str]]:
+    """The studies of a folder by the name of their file.
 
     And by name, what is wrong with those that cannot be run beside this configuration: nobody else
     is stopped by them.
     """
-    studies, configs, wrong = {}, {}, {}
+    planned, wrong = {}, {}
+    encoders: dict[str, Encoder] = {}
     for path in sorted(folder.glob("*.yaml")):
         try:
-            study = read_study(path)
-            configs[path.stem] = study_config(config, path.stem, study)
-            studies[path.stem] = study
+            found = plan_study(config, path.stem, read_study(path))
+            for name, entry in found.universes.encoders.items():
+                if encoders.setdefault(name, entry) != entry:
+                    raise UserError(
+                        f"another study has an encoder called '{name}'", where=path,
+                        mend="rename the study or the level",
+                    )  # fmt: skip
+            planned[path.stem] = found
         except UserError as error:
             wrong[path.stem] = str(error)
-    return studies, configs, wrong
+    return planned, wrong
 
 
 def read_study(path: Path) -> Study:
@@ -86,25 +149,50 @@ def read_study(path: Path) -> Study:
         raise UserError(said, where=path, mend=mend) from None
 
 
-def study_config(config: Config, name: str, study: Study) -> Config:
-    """The run's configuration with the study's heads in place of its grid.
+def plan_study(config: Config, name: str, study: Study) -> Planned:
+    """What a study needs beside a run's configuration.
 
     Raises:
-        UserError: a variant has a key or value that no recipe has.
+        UserError: a variant or a level has a key or value that there is none of.
     """
     own = config.training
-    values = own.model_dump() | {
-        # The headline's and ERM's stand beside whatever a study asks.
-        "alphas": tuple(sorted({*(study.alphas or ()), own.headline_alpha, 1.0})),
-        "seeds": study.seeds or own.seeds,
-        "variants": study.variants,
-        "parts": 1,
-    }
     try:
+        universes = combine(config, name, study.factors)
+        if study.factors and len(universes.every) < 2:
+            why = "; ".join(f"{k}: {v}" for k, v in universes.left_out.items())
+            raise ValueError(f"no factor can vary here ({why})")
+        values = own.model_dump() | {
+            # The headline's and ERM's stand beside whatever a study asks.
+            "alphas": tuple(sorted({*(study.alphas or ()), own.headline_alpha, 1.0})),
+            "seeds": study.seeds or own.seeds,
+            "variants": study.variants | universes.variants,
+            "parts": 1,
+        }
+        if study.own:
+            # The published search for lambda, and code of the user's, are for a CPU.
+            values |= _published() | {"device": "cpu"}
+            values["variants"] = {OWN: _own_variant(own, study.own)}
         training = Training.model_validate(values)
-    except ValidationError as error:
-        said = "; ".join(detail["msg"] for detail in error.errors())
+    except ValueError as error:  # pydantic's are such, too
+        said = str(error)
+        if isinstance(error, ValidationError):
+            said = "; ".join(detail["msg"] for detail in error.errors())
         raise UserError(
-            said, where=FOLDER / f"{name}.yaml", mend="docs/training.md has the recipe's keys"
-        ) from None
-    return config.model_copy(update={"training": training, "postprocess": Postprocess(steps=())})
+            said, where=FOLDER / f"{name}.yaml", mend="docs/studies.md has the keys of a study, "
+            "docs/training.md the recipe's",
+        ) from None  # fmt: skip
+    encoders = config.encoders | universes.encoders
+    changed = {"training": training, "postprocess": Postprocess(steps=()), "encoders": encoders}
+    return Planned(study, config.model_copy(update=changed), universes)
+
+
+def _published() -> dict[str, Any]:
+    """The recipe of the published code."""
+    training = preset_values("published_code")["training"]
+    return {key: value for key, value in training.items() if key in Recipe.model_fields}
+
+
+def _own_variant(training: Training, changed: dict[str, Any]) -> dict[str, Any]:
+    """A variant that has nothing of the published recipe: the run's own with some keys changed."""
+    whole = training.recipes()[""].model_dump() | changed
+    return whole | ({"alphas": training.alphas} if whole["loss"] == "cvar" else {})

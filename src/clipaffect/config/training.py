@@ -6,7 +6,7 @@ import difflib
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from clipaffect.config.section import FOLDER_NAME, Section, unique
 
@@ -134,6 +134,9 @@ Alpha = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
+ALPHAS = TypeAdapter(Annotated[tuple[Alpha, ...], AfterValidator(unique)])
+
+
 class Training(Recipe):
     """The heads: one for every task, alpha and seed, and for every variant."""
 
@@ -158,7 +161,7 @@ class Training(Recipe):
         default_factory=dict,
         description="Further heads by name, each with the recipe keys that differ: every key of "
         "`training` from `loss` to `inner_share`. Trained at each seed; with loss `cvar` at "
-        "`headline_alpha` and 1.",
+        "`headline_alpha` and 1, or at the `alphas` that it names.",
     )
     parts: int = Field(2, ge=1, le=1024, description="Jobs that each task's heads are dealt to.")
     device: Literal["cpu", "cuda"] = Field(
@@ -173,6 +176,12 @@ class Training(Recipe):
             raise ValueError("'alphas' must contain 1.0: plain ERM stands beside every result")
         if self.headline_alpha not in self.alphas:
             raise ValueError(f"'headline_alpha' {self.headline_alpha:g} is not one of 'alphas'")
+        for name, changed in self.variants.items():
+            try:
+                ALPHAS.validate_python(changed.get("alphas", (1.0,)))
+            except ValidationError as error:
+                said = error.errors()[0]["msg"]
+                raise ValueError(f"'variants.{name}.alphas': {said}") from None
         if self.loss != "cvar":
             raise ValueError(
                 f"'loss' {self.loss} has no alpha: name it under 'variants', where it stands "
@@ -193,15 +202,17 @@ class Training(Recipe):
     def heads(self) -> list[tuple[str, float, int]]:
         """(variant, alpha, seed) of every head of a task; the grid's own variant is ``""``.
 
-        A variant has every seed; with loss ``cvar`` at the headline alpha and at 1 (ERM), with
-        another loss alpha is NaN.
+        A variant has every seed; with loss ``cvar`` at the headline alpha and at 1 (ERM), or at
+        ``alphas`` of its own; with another loss alpha is NaN.
         """
         heads = []
+        alphas: list[float]
         for variant, recipe in self.recipes().items():
             if not variant:
                 alphas = list(self.alphas)
             elif recipe.loss == "cvar":
-                alphas = sorted({self.headline_alpha, 1.0})
+                own = self.variants[variant].get("alphas", ())
+                alphas = sorted(own or {self.headline_alpha, 1.0})
             else:
                 alphas = [float("nan")]
             heads += [(variant, alpha, seed) for alpha in alphas for seed in self.seeds]
@@ -219,7 +230,8 @@ class Training(Recipe):
         for name, changed in self.variants.items():
             if not FOLDER_NAME.fullmatch(name):
                 raise ValueError(f"'variants': '{name}' is not a plain name")
-            found[name] = _variant(name, base, changed)
+            own = {key: value for key, value in changed.items() if key != "alphas"}
+            found[name] = _variant(name, base, own)
         return found
 
 

@@ -15,8 +15,9 @@ from clipaffect.encoders.hub import fetched_weights
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "pillow")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-# The file's sha256 says which it is; the activation is checked against the network.
-NOT_IN_FEATURES = {"kind", "side", "file", "activation", "workers", "licence"}
+# The file's sha256 says which it is; the activation is checked against the network; the crop's own
+# bytes are in the key.
+NOT_IN_FEATURES = {"kind", "side", "file", "activation", "workers", "licence", "crop"}
 
 
 def encoder_record(settings: Encoder, assets: Path, device: str) -> dict[str, Any]:

@@ -145,7 +145,11 @@ def intervals(
 
 
 def swap_test(
-    first: list[np.ndarray], second: list[np.ndarray], resamples: int, seed: int = 0
+    first: list[np.ndarray],
+    second: list[np.ndarray],
+    resamples: int,
+    seed: int = 0,
+    weights: list[float] | None = None,
 ) -> float:
     """Two-sided p of the mean difference in macro F1 between two methods on the same people.
 
@@ -157,19 +161,24 @@ def swap_test(
         first, second: counts (C, T, 3) of each seed.
         resamples: how many random exchanges.
         seed: of the exchanges.
+        weights: of the pairs' differences, in place of their mean.
     """
     people, pairs = len(first[0]), _pairs(first, second)
+    shares = weights or [1 / len(pairs)] * len(pairs)
     rng = np.random.default_rng(seed)
-    observed = np.mean([macro_f1(a.sum(axis=0)) - macro_f1(b.sum(axis=0)) for a, b in pairs])
+    observed = sum(
+        share * (macro_f1(a.sum(axis=0)) - macro_f1(b.sum(axis=0)))
+        for share, (a, b) in zip(shares, pairs, strict=True)
+    )
     rows, extreme = max(1, AT_ONCE // people), 0
     for start in range(0, resamples, rows):
         stays = rng.integers(0, 2, (min(rows, resamples - start), people)).astype(float)
         differences = np.zeros(len(stays))
-        for a, b in pairs:
+        for share, (a, b) in zip(shares, pairs, strict=True):
             moved = (stays @ (a - b).reshape(people, -1)).reshape(-1, *a.shape[1:])
             swapped = moved + b.sum(axis=0)
             other = (a + b).sum(axis=0) - swapped
-            differences += (macro_f1(swapped) - macro_f1(other)) / len(pairs)
+            differences += share * (macro_f1(swapped) - macro_f1(other))
         # Equal but for rounding is equal: with few people many orders give the very same value.
         extreme += int((np.abs(differences) >= abs(observed) - TINY).sum())
     return (1 + extreme) / (1 + resamples)

@@ -12,6 +12,7 @@ import pandas as pd
 from clipaffect.tasks import NOT_ANNOTATED, Task
 
 COUNTS = ("hits", "false_alarms", "misses")  # TP, FP, FN
+NOTHING = pd.DataFrame(columns=["group", "target", *COUNTS, "annotated"])
 
 
 def cluster_counts(

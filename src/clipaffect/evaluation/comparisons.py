@@ -48,14 +48,14 @@ def compare_heads(
     shown = [s for s in dict.fromkeys((headline, erm)) if s in counted.seeds]
     resamples = evaluation.resamples
     single = [counted.target(number) for number in range(len(task.targets))]
-    rows = _interval_rows(counted, list(counted.seeds), "", resamples)
+    rows = interval_rows(counted, list(counted.seeds), "", resamples)
     pairs = _pairs(counted, headline, erm)
-    compared = _compare(counted, pairs, "", resamples)
+    compared = compare_pairs(counted, pairs, "", resamples)
     for name, own in zip(task.targets, single, strict=True):
-        rows += _interval_rows(own, shown, name, resamples)
+        rows += interval_rows(own, shown, name, resamples)
         if len(shown) == 2:
-            compared += _compare(own, [(shown[0], shown[1], TARGETS)], name, resamples)
-    _adjust(compared)
+            compared += compare_pairs(own, [(shown[0], shown[1], TARGETS)], name, resamples)
+    adjust_by_family(compared)
     write_frame(out / "intervals.parquet", pd.DataFrame(rows))
     # Stated, so that the columns are there where nothing could be compared.
     columns = [
@@ -88,9 +88,10 @@ def _pairs(counted: Counted, headline: Setting, erm: Setting) -> list[tuple[Sett
     ]
 
 
-def _interval_rows(
+def interval_rows(
     counted: Counted, settings: list[Setting], target: str, resamples: int
 ) -> list[dict[str, Any]]:
+    """One row for each setting: its estimate, mean over seeds, with its uncertainty."""
     members: dict[str, np.ndarray] = {}
     contrasts: list[dict[str, float]] = []
     for number, setting in enumerate(settings):
@@ -123,7 +124,7 @@ def _uncertainty(interval: Interval, by_seed: list[Any]) -> dict[str, Any]:
     }
 
 
-def _compare(
+def compare_pairs(
     counted: Counted, pairs: list[tuple[Setting, Setting, str]], target: str, resamples: int
 ) -> list[dict[str, Any]]:
     """One row for each pair, over the seeds that both have."""
@@ -195,7 +196,7 @@ def people_f1(counts: list[np.ndarray]) -> np.ndarray:
     return found
 
 
-def _adjust(rows: list[dict[str, Any]]) -> None:
+def adjust_by_family(rows: list[dict[str, Any]]) -> None:
     """Add ``p_adjusted``, by family."""
     for family in {row["family"] for row in rows}:
         own = [row for row in rows if row["family"] == family]

@@ -16,7 +16,7 @@ from clipaffect.evaluation.bootstrap import FEWEST
 from clipaffect.faces.crops import read_crops
 from clipaffect.outcomes import MEANING, Outcome
 from clipaffect.report import figures
-from clipaffect.report.cost import cost_rows
+from clipaffect.report.cost import encoder_rows, head_rows
 from clipaffect.report.headline import answer, headline
 from clipaffect.report.pages import page_environment, records
 from clipaffect.report.record import fingerprint, run_record, weight_digests
@@ -145,7 +145,7 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
         "config_yaml": config_yaml(config),
         "preset_changes": preset_changes(config),
         "prompts": _prompts(results),
-        "costs": cost_rows(results),
+        "costs": [*encoder_rows(config), *head_rows(results, folder)],
         "step_notes": [t.choices["note"] for t in results.tasks.values() if "note" in t.choices],
         "cautions": [
             f"{name}: {assets[encoder.asset].caution}"

@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from clipaffect.encoders.cost import encoder_cost
+from clipaffect.config.models import Config
 from clipaffect.report.results import Results
+from clipaffect.table import feature_dimension
 from clipaffect.training.cost import flop_per_sample
 from clipaffect.training.learner import build_head
 
 
-def cost_rows(results: Results) -> list[dict[str, Any]]:
-    """One row for each encoder and kind of head: parameters, operations for a frame, how many."""
-    config = results.config
+def encoder_rows(config: Config) -> list[dict[str, Any]]:
+    """One row for each encoder: parameters, operations for a face."""
+    from clipaffect.encoders.cost import encoder_cost  # noqa: PLC0415 - open_clip takes 4 s
+
     rows = []
-    dimension = 0
-    parts = config.features.join.get(config.encoder, (config.encoder,))
     for name, encoder in config.encoders.items():
         cost = encoder_cost(encoder)
-        dimension += cost.dimension if name in parts else 0
         rows.append(
             {"what": f"encoder {name}", "parameters": cost.parameters, "flop": cost.flop,
              "times": "once a face"}
         )  # fmt: skip
-    if not dimension:  # features from elsewhere
-        return rows
+    return rows
+
+
+def head_rows(results: Results, folder: Path) -> list[dict[str, Any]]:
+    """One row for each kind of MLP: parameters, operations for a frame and step, how many.
+
+    Args:
+        results: the heads.
+        folder: ``results/<run>``, with the table that they were trained on.
+    """
+    config = results.config
+    rows = []
     for name, task in results.tasks.items():
         outputs = len(task.task.targets)
+        dimension = feature_dimension(folder / "tables" / config.encoder / name)
         for variant, recipe in config.training.recipes().items():
             if recipe.has_user_code:
                 continue

@@ -107,10 +107,18 @@ def beside(results: TaskResults) -> Spec:
     """Headline, ERM, other settings and references, each with its interval over people."""
     table = results.macro_intervals().sort_values("estimate", ascending=False)
     table = table.assign(kind=np.where(table["method"] == "head", "head", "reference"))
-    chart = chart_of(table[["name", "kind", "estimate", "low", "high", "seeds", "people"]])
+    return dots(table[["name", "kind", "estimate", "low", "high", "seeds", "people"]])
+
+
+def dots(table: pd.DataFrame) -> Spec:
+    """Macro F1 with its interval in each row, in the table's order.
+
+    Columns name, kind (``head`` or ``reference``), estimate, low, high, seeds, people.
+    """
+    chart = chart_of(table)
     where = alt.Y("name:N", sort=list(table["name"]), title=None)
     tips = tooltips(("name:N", "setting"), ("estimate:Q", "macro F1"), ("low:Q", "low"),
-                     ("high:Q", "high"), ("seeds:Q", "seeds"), ("people:Q", "people"))  # fmt: skip
+                    ("high:Q", "high"), ("seeds:Q", "seeds"), ("people:Q", "people"))  # fmt: skip
     colour = alt.Color("kind:N", scale=alt.Scale(domain=["head", "reference"],
                        range=[ACCENT, GREY]), title=None)  # fmt: skip
     points = chart.mark_point(filled=True, size=80, opacity=1).encode(

@@ -17,7 +17,7 @@ def study_answer(name: str, task: TaskResults, kind: str, headline_alpha: float)
     Args:
         name: of the task.
         task: its results.
-        kind: the study's ``answer``: ``variants`` or ``alpha``.
+        kind: the study's ``answer``: ``variants``, ``alpha`` or ``beat``.
         headline_alpha: the run's.
     """
     table = task.comparisons
@@ -26,17 +26,23 @@ def study_answer(name: str, task: TaskResults, kind: str, headline_alpha: float)
         return f"{name}: {_over_alpha(task, table[table['target'] == ''])}"
     # Of a variant with an alpha the one at the headline's; ERM's stands in the table.
     own = own[(own["variant"] != "") & ((own["alpha"] == headline_alpha) | own["alpha"].isna())]
-    return f"{name}: {_variants(own)}{_troubles(task.heads)}"
+    if kind == "beat":
+        return f"{name}: {_beaten(own)}{_troubles(task.heads)}"
+    return f"{name}: {beside_answer(own)}{_troubles(task.heads)}"
 
 
-def _variants(rows: pd.DataFrame) -> str:
+def beside_answer(rows: pd.DataFrame, own: str = "the run's own head") -> str:
+    """Which variants are shown to be better or worse than ``own``.
+
+    Columns variant, alpha, method, encoder, difference, p_adjusted.
+    """
     if rows.empty:
         return "no variant was finished."
     if rows["p_adjusted"].isna().all():
         return f"too few people to test {_count(rows, 'variant')}; {_largest(rows)}."
     better, worse, rest = _sorted(rows)
     parts = [
-        f"{_listed(found)} {'is' if len(found) == 1 else 'are'} {said} than the run's own head"
+        f"{_listed(found)} {'is' if len(found) == 1 else 'are'} {said} than {own}"
         for found, said in ((better, "better"), (worse, "worse"))
         if len(found)
     ]
@@ -44,10 +50,25 @@ def _variants(rows: pd.DataFrame) -> str:
         return " and ".join(parts) + "."
     others = _count(rest, "other variant" if parts else "variant")
     verb = "differs" if len(rest) == 1 else "differ"
-    told = f"no difference to the run's own head is shown for the {others}" if len(rest) > 1 else (
-        f"it is not shown that the {others.removeprefix('1 ')} {verb} from the run's own head"
+    told = f"no difference to {own} is shown for the {others}" if len(rest) > 1 else (
+        f"it is not shown that the {others.removeprefix('1 ')} {verb} from {own}"
     )  # fmt: skip
     return "; ".join([" and ".join(parts), told] if parts else [told]) + f" ({_largest(rest)})."
+
+
+def _beaten(rows: pd.DataFrame) -> str:
+    """One comparison, fixed beforehand: its p stands as it is."""
+    if rows.empty:
+        return "no head of yours, or none of the published recipe, was finished."
+    row = rows.iloc[0]
+    by = f"{row['difference']:+.3f}"
+    if pd.isna(row["p"]):
+        return f"your head differs from the published recipe by {by}; too few people to test."
+    by += f", p = {row['p']:.2g}"
+    if row["p"] >= LEVEL:
+        return f"it is not shown that your head differs from the published recipe ({by})."
+    word = "beats" if row["difference"] > 0 else "is worse than"
+    return f"your head {word} the published recipe ({by})."
 
 
 def _troubles(heads: pd.DataFrame) -> str:

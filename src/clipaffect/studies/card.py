@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ import pandas as pd
 from clipaffect.report import figures
 from clipaffect.report.pages import page_environment
 from clipaffect.report.tables import write_tables
+from clipaffect.table import folds_of
 from clipaffect.tables import write_text
 
 SHOWN = 20  # rows of a table on the page; the CSV has all
-SIGNED = ("difference", "gain")
-PLAIN = (1e-3, 1e5)  # numbers outside are written with an exponent
+SCORES = ("macro_f1", "low", "high", "f1")  # three decimals, however small
+PLAIN = (1e-3, 1e5)  # other numbers outside are written with an exponent
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,12 @@ def write_card(card: Card, run: str, out: Path) -> None:
     write_text(out / "answer.json", json.dumps(said, indent=2, ensure_ascii=False) + "\n")
 
 
+def first_fold_only(tables: Path, tasks: Iterable[str]) -> str:
+    """A sentence for the note of a card that looks at one fold; "" where there are no folds."""
+    folds = [folds_of(tables / task)[0] for task in tasks]
+    return "Under k-fold evaluation this is of the first fold alone." if any(folds) else ""
+
+
 def _numeric(table: pd.DataFrame) -> list[bool]:
     return [pd.api.types.is_numeric_dtype(table[name]) for name in table]
 
@@ -101,9 +109,10 @@ def in_words(value: Any, column: str) -> str:
 def _decimal(value: float, column: str) -> str:
     if column.startswith("share"):
         return f"{100 * value:.1f} %"
-    if column in SIGNED:
+    if column == "difference":
         return f"{value:+.3f}"
     if column in ("p", "p_adjusted"):
         return f"{value:.2g}"
     small, large = PLAIN
-    return f"{value:.3f}" if value == 0 or small <= abs(value) < large else f"{value:.3g}"
+    plain = column in SCORES or value == 0 or small <= abs(value) < large
+    return f"{value:.3f}" if plain else f"{value:.3g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +11,26 @@ import typer
 
 from clipaffect.config import parse_config
 from clipaffect.config.models import Config
-from clipaffect.options import Out, Settings
+from clipaffect.options import Assets, Out, Settings
 
 study_app = typer.Typer(no_args_is_help=True, help="The studies of a run.")
+
+
+# By the study's answer; the others have one page in common.
+PAGES = {
+    "levels": ("levels_page", "write_levels"),
+    "points": ("points_page", "write_points"),
+    "transfer": ("transfer", "write_transfer"),
+}
+# Imported by name: some need open_clip, which takes 4 s.
+CARDS = {
+    "costs": ("costs", "write_costs"),
+    "fine-tuning": ("fine_tune_page", "write_fine_tuning"),
+    "gain": ("gain", "write_gain"),
+    "limits": ("limits_page", "write_limits"),
+    "tail-card": ("tail_page", "write_tail_card"),
+    "traced-step": ("traced_step", "write_traced_step"),
+}
 
 
 def _config(settings: str) -> Config:
@@ -22,21 +40,21 @@ def _config(settings: str) -> Config:
 @study_app.command()
 def page(settings: Settings, name: str, study: str, results: Path, out: Out) -> None:
     """Write a study's page: its question, the answer, charts and tables."""
-    from clipaffect.config.studies import Study
-    from clipaffect.studies.pages import write_study
+    from clipaffect.config.studies import Study, plan_study
 
-    write_study(_config(settings), name, Study.model_validate_json(study), results, out)
+    config = _config(settings)
+    planned = plan_study(config, name, Study.model_validate_json(study))
+    module, function = PAGES.get(planned.study.answer, ("pages", "write_study"))
+    write = getattr(import_module(f"clipaffect.studies.{module}"), function)
+    write(planned, config.run, results, out)
 
 
 @study_app.command()
 def card(settings: Settings, name: str, results: Path, out: Out) -> None:
-    """Write one of the cards: tail-card, gain, traced-step."""
-    from clipaffect.studies.gain import write_gain
-    from clipaffect.studies.tail_page import write_tail_card
-    from clipaffect.studies.traced_step import write_traced_step
-
-    cards = {"tail-card": write_tail_card, "gain": write_gain, "traced-step": write_traced_step}
-    cards[name](_config(settings), results, out)
+    """Write one of the cards."""
+    module, function = CARDS[name]
+    write = getattr(import_module(f"clipaffect.studies.{module}"), function)
+    write(_config(settings), results, out)
 
 
 @study_app.command()
@@ -46,6 +64,34 @@ def slices(settings: Settings, study: str, results: Path, out: Out) -> None:
     from clipaffect.studies.slices import write_slices
 
     write_slices(_config(settings), Study.model_validate_json(study), results, out)
+
+
+@study_app.command()
+def disturb(settings: Settings, results: Path, faces: list[Path], assets: Assets, out: Out) -> None:
+    """Score the headline's heads on disturbed crops."""
+    from clipaffect.studies.limits import disturb_crops
+
+    config = _config(settings)
+    name = config.encoder
+    disturb_crops(
+        config.training, config.encoders[name], name, list(config.tasks().values()), results,
+        faces, assets, out,
+    )  # fmt: skip
+
+
+@study_app.command()
+def tune(
+    settings: Settings, task: str, results: Path, faces: list[Path], assets: Assets, out: Out
+) -> None:
+    """Tune the encoder's last block with the headline's heads, beside a frozen one."""
+    from clipaffect.studies.fine_tune import fine_tune
+
+    config = _config(settings)
+    name = config.encoder
+    fine_tune(
+        config.training, config.encoders[name], name, config.tasks()[task], results, faces,
+        assets, out,
+    )  # fmt: skip
 
 
 @study_app.command()

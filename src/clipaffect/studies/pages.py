@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from clipaffect.config.models import Config
-from clipaffect.config.studies import Study, study_config
+from clipaffect.config.studies import Planned, Study
 from clipaffect.report import figures
-from clipaffect.report.cost import cost_rows
+from clipaffect.report.cost import head_rows
 from clipaffect.report.pages import page_environment, records
 from clipaffect.report.results import Results, read_results, unit_of
 from clipaffect.report.tables import (
@@ -21,17 +20,16 @@ from clipaffect.studies.answers import study_answer
 from clipaffect.tables import write_text
 
 
-def write_study(config: Config, name: str, study: Study, folder: Path, out: Path) -> None:
+def write_study(planned: Planned, run: str, folder: Path, out: Path) -> None:
     """Write ``index.html``, ``answer.json`` and the tables of a study to ``out``.
 
     Args:
-        config: of the run.
-        name: of the study.
-        study: what it asks.
+        planned: what it asks, and its heads.
+        run: its run.
         folder: ``results/<run>``.
         out: the study's folder, with its ``evaluation``.
     """
-    own = study_config(config, name, study)
+    study, own = planned.study, planned.config
     results = read_results(own, folder, out / "evaluation")
     alpha = own.training.headline_alpha
     answers = {
@@ -45,9 +43,9 @@ def write_study(config: Config, name: str, study: Study, folder: Path, out: Path
     }
     write_tables(tables, out / "tables")
     page = page_environment().get_template("study.html").render(
-        name=name, study=study, run=config.run, answers=list(answers.values()),
+        name=out.name, study=study, run=run, answers=list(answers.values()),
         unit=unit_of(results.summary),
-        charts=_charts(results, study, out / "figures"), costs=cost_rows(results),
+        charts=_charts(results, study, out / "figures"), costs=head_rows(results, folder),
         script=figures.script(),
         **{key: records(table) for key, table in tables.items()},
     )  # fmt: skip

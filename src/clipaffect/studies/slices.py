@@ -18,16 +18,17 @@ from scipy.stats import kendalltau
 from torch import Tensor
 
 from clipaffect.config.models import Config
-from clipaffect.config.studies import Study, study_config
+from clipaffect.config.studies import Study, plan_study
 from clipaffect.evaluation.metrics import decide, f1_per_target
 from clipaffect.report import figures
 from clipaffect.report.headline import LEVEL
 from clipaffect.splits import TRAIN, VALIDATION
-from clipaffect.studies.card import Card, Section, write_card
+from clipaffect.studies.card import Card, Section, first_fold_only, write_card
 from clipaffect.table import Split, folds_of, read_split
 from clipaffect.tasks import Task
 from clipaffect.training.head import Head, folded_logits
-from clipaffect.training.history import spread
+from clipaffect.training.history import probabilities, spread
+from clipaffect.training.learner import evaluator
 from clipaffect.training.losses import single_losses
 from clipaffect.training.stage import finished_heads, load_head
 
@@ -128,7 +129,7 @@ def slice_heads(
             {"recipe": recipe, "rho": settings.recipes()[row["variant"]].rho,
              "seed": int(row["seed"]),
              "rise_gradient": rise_along_gradient(layers, samples[TRAIN], task, RADIUS),
-             "macro_f1": _macro_f1(layers, whole[VALIDATION], task)}
+             "macro_f1": _macro_f1(head, whole[VALIDATION], task)}
         )  # fmt: skip
     lines = pd.DataFrame(curves, columns=["recipe", "split", "seed", "direction", "step", "loss"])
     heads = pd.DataFrame(sharpness, columns=["recipe", "rho", "seed", "rise_gradient", "macro_f1"])
@@ -146,10 +147,10 @@ def _rise(lines: pd.DataFrame, head: Any) -> float:
     return float(own.loc[np.isclose(own["step"].abs(), 0.5), "loss"].mean() - middle)
 
 
-def _macro_f1(layers: Layers, split: Split, task: Task) -> float:
-    logits = folded_logits(layers, split.features.float())
-    scores = torch.sigmoid(logits) if task.multilabel else torch.softmax(logits, -1)
-    return float(f1_per_target(split.labels.numpy(), decide(scores.numpy(), task), task).mean())
+def _macro_f1(head: Head, split: Split, task: Task) -> float:
+    every = np.arange(len(split.labels))
+    scores = probabilities(evaluator(head), split.features, every, task)
+    return float(f1_per_target(split.labels.numpy(), decide(scores, task), task).mean())
 
 
 def slices_answer(name: str, heads: pd.DataFrame) -> str:
@@ -205,7 +206,7 @@ def write_slices(config: Config, study: Study, folder: Path, out: Path) -> None:
         folder: ``results/<run>``, with that study's heads.
         out: the card's folder.
     """
-    own = study_config(config, STUDY, study)
+    own = plan_study(config, STUDY, study).config
     answers: dict[str, str] = {}
     sections: list[Section] = []
     for name, task in config.tasks().items():
@@ -219,7 +220,8 @@ def write_slices(config: Config, study: Study, folder: Path, out: Path) -> None:
                     f"{DIRECTIONS} directions and the seeds.", lines, _chart(lines)),
             Section("", f"sharpness_{name}", "Rise of the mean loss of training frames: at half "
                     "the weights' size in a random direction, and by a step of L2 norm "
-                    f"{RADIUS} along the gradient. Macro F1 on the validation split.", heads),
+                    f"{RADIUS} along the gradient. Macro F1 of the validation frames with a crop.",
+                    heads),
         ]  # fmt: skip
     card = Card(
         QUESTION,
@@ -227,6 +229,7 @@ def write_slices(config: Config, study: Study, folder: Path, out: Path) -> None:
         answers,
         sections,
         "Directions are scaled filter by filter (Li et al. 2018). A flat slice is not a proof of "
-        "anything about new people: the score stands beside it.",
+        "anything about new people: the score stands beside it. "
+        f"{first_fold_only(folder / 'tables' / config.encoder, config.tasks())}",
     )
     write_card(card, config.run, out)

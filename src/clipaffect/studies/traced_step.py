@@ -20,13 +20,13 @@ from clipaffect.config.models import Config
 from clipaffect.config.training import Recipe
 from clipaffect.report import figures
 from clipaffect.splits import TRAIN, VALIDATION
-from clipaffect.studies.card import Card, Section, write_card
+from clipaffect.studies.card import Card, Section, first_fold_only, write_card
 from clipaffect.table import folds_of, read_split
 from clipaffect.tasks import NOT_ANNOTATED, Task
 from clipaffect.training.data import TrainingData, batches, training_data
 from clipaffect.training.history import learning_rate
 from clipaffect.training.learner import ReferenceLearner, build_head, build_objective
-from clipaffect.training.step import StepTrace
+from clipaffect.training.step import StepTrace, frozen_statistics
 
 QUESTION = "What happens in one training step?"
 
@@ -40,6 +40,8 @@ class Traced:
         names: of the head's weights, in order.
         before, after: the weights.
         value_after: the objective on the batch after the update, under the same dropout masks.
+        turned: degrees between the gradients at w and w + epsilon under the same dropout masks; NaN
+            without SAM.
         losses: a row for each single loss, the largest first: frame, target, loss, weight.
         rate: AdamW's.
     """
@@ -49,6 +51,7 @@ class Traced:
     before: list[Tensor]
     after: list[Tensor]
     value_after: float
+    turned: float
     losses: pd.DataFrame
     rate: float
 
@@ -77,9 +80,32 @@ def trace_first_step(
     trace = learner.trace(x, y, 0, rate, probe=True)
     after = [p.detach().clone() for p in head.parameters()]
     value_after = learner.evaluate(x, y, 0, 0).value
+    turned = float("nan")
+    if trace.perturbation:
+        # The second pass draws masks of its own; under the first one's only epsilon is left.
+        there = [w + e for w, e in zip(before, trace.perturbation, strict=True)]
+        turned = _angle(trace.gradient, _gradient(learner, there, x, y))
+        with torch.no_grad():
+            for p, own in zip(head.parameters(), after, strict=True):
+                p.copy_(own)
     losses = _losses(trace, rows.iloc[chosen.numpy()], y, task, recipe)
     names = [name for name, _ in head.named_parameters()]
-    return Traced(trace, names, before, after, value_after, losses, rate)
+    return Traced(trace, names, before, after, value_after, turned, losses, rate)
+
+
+def _gradient(
+    learner: ReferenceLearner, weights: list[Tensor], x: Tensor, y: Tensor
+) -> list[Tensor]:
+    """The objective's gradient at other weights, under the first pass's dropout masks."""
+    parameters = list(learner.head.parameters())
+    with torch.no_grad():
+        for p, own in zip(parameters, weights, strict=True):
+            p.copy_(own)
+    with frozen_statistics(learner.head):
+        surrogate = learner.evaluate(x, y, 0, 0).surrogate
+        found = torch.autograd.grad(surrogate, parameters, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g
+            for g, p in zip(found, parameters, strict=True)]  # fmt: skip
 
 
 def _losses(
@@ -171,7 +197,9 @@ def number_table(traced: Traced, alpha: float, recipe: Recipe) -> pd.DataFrame:
             ("rise foreseen", "g . epsilon, to first order", foreseen),
             ("rise found", "objective at w + epsilon less at w", trace.record.sharpness),
             ("second gradient", "|g'| at w + epsilon", _norm(trace.update_gradient)),
-            ("angle", "degrees between g and g'", _angle(trace.gradient, trace.update_gradient)),
+            ("angle by epsilon", "degrees between g and g' under the same dropout", traced.turned),
+            ("angle", "degrees between g and g', which has dropout masks of its own",
+             _angle(trace.gradient, trace.update_gradient)),
         ]  # fmt: skip
     moved = [b - a for a, b in zip(traced.before, traced.after, strict=True)]
     rows += [
@@ -196,8 +224,8 @@ def step_answer(name: str, traced: Traced, alpha: float) -> str:
     if trace.second is not None:
         text += (
             f"SAM climbs {trace.record.perturbation_norm:.3g} along the gradient, where the "
-            f"objective is {trace.record.sharpness:+.3f} higher, and turns the gradient by "
-            f"{_angle(trace.gradient, trace.update_gradient):.0f} degrees. "
+            f"objective is {trace.record.sharpness:+.3f} higher, and the gradient is turned "
+            f"by {traced.turned:.0f} degrees. "
         )
     return (
         text + f"The update takes the objective on this batch from {first.value:.3f} to "
@@ -257,6 +285,6 @@ def write_traced_step(config: Config, folder: Path, out: Path) -> None:
         answers,
         sections,
         "Taken in float64 by the plain definition that the fast training step is tested against. "
-        "SAM's second pass draws dropout masks of its own, which turns the gradient, too.",
+        f"{first_fold_only(folder / 'tables' / config.encoder, config.tasks())}",
     )
     write_card(card, config.run, out)

@@ -45,6 +45,7 @@ def write_submission(
     bundles: list[Path],
     table: Path,
     out: Path,
+    variant: str = "",
 ) -> None:
     """Write ``predictions.txt`` and ``coverage.json`` into the folder ``out``.
 
@@ -57,6 +58,7 @@ def write_submission(
         bundles: every part of the grid.
         table: for the training split's constant answer.
         out: a folder.
+        variant: whose heads at the headline's alpha (or without one) answer.
 
     Raises:
         UserError: no head of the headline alpha has finished, or a listed video of unknown length.
@@ -66,7 +68,7 @@ def write_submission(
     people = wanted[PERSON].drop_duplicates()
     rows, labels = read_annotated(table, task, TRAIN, folds_of(table)[0])
     trained = labels[(rows["status"] == Outcome.OK).to_numpy()]
-    heads = _headline_heads(bundles, task, settings, feature_dimension(table))
+    heads = _headline_heads(bundles, task, settings, feature_dimension(table), variant)
     rows, known, scores = _score(embeddings, people, heads, task)
     if (wanted["frame"] == 0).any():
         wanted = _every_frame(wanted, rows, test)
@@ -92,10 +94,11 @@ def write_submission(
 
 
 def _headline_heads(
-    bundles: list[Path], task: Task, settings: Training, inputs: int
+    bundles: list[Path], task: Task, settings: Training, inputs: int, variant: str
 ) -> dict[str, nn.Module]:
     listed = finished_heads(bundles)
-    chosen = (listed["variant"] == "") & (listed["alpha"] == settings.headline_alpha)
+    level = listed["alpha"].isin([settings.headline_alpha]) | listed["alpha"].isna()
+    chosen = (listed["variant"] == variant) & level
     rows = listed[chosen & (listed["status"] == "ok")]
     found = {str(row["head"]): load_head(row, task, settings, inputs) for _, row in rows.iterrows()}
     if not found:

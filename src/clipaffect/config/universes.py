@@ -1,0 +1,182 @@
+"""Every combination of a study's factors: which encoder, recipe, alpha and decision each means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from clipaffect.config.encoders import Encoder
+from clipaffect.config.models import Config
+from clipaffect.config.section import Section
+from clipaffect.config.training import Alpha
+
+SOURCES = ("tag", "file", "sha256", "asset", "random")
+
+
+class Level(Section):
+    """What one level of a factor changes; whatever it does not name is the run's own."""
+
+    encoder: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Keys that differ from the run's encoder; with `model` or `kind`, an encoder "
+        "of its own. A source of weights (`asset`, `tag`, `file`, `random`) replaces the run's.",
+    )
+    recipe: dict[str, Any] = Field(
+        default_factory=dict, description="Recipe keys that differ from the run's."
+    )
+    alpha: Alpha | None = Field(
+        None, description="CVaR's level: 1 (ERM), by default the headline's."
+    )
+    decision: Literal["plain", "prior"] = Field(
+        "plain",
+        description="`plain`: the most probable class, or 0.5; `prior`: each probability beside "
+        "its share of the training labels.",
+    )
+    smooth: int = Field(
+        1, ge=1, le=1001, description="Mean of the scores over so many frames; odd, 1: none."
+    )
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if self.smooth % 2 == 0:
+            raise ValueError(f"'smooth' {self.smooth} is even: its mean would lie beside the frame")
+        if self.recipe.get("loss", "cvar") != "cvar" or "alphas" in self.recipe:
+            raise ValueError(
+                "a level's recipe may not change 'loss' or 'alphas': compare losses as 'variants'"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Universe:
+    """One combination.
+
+    Attributes:
+        levels: the level of each factor by its name.
+        encoder: name of the features.
+        variant: of the heads; "" is the run's own recipe.
+        alpha: CVaR's level.
+        decision, smooth: see ``Level``.
+    """
+
+    levels: dict[str, str]
+    encoder: str
+    variant: str
+    alpha: float
+    decision: str
+    smooth: int
+
+    @property
+    def name(self) -> str:
+        """For tables."""
+        return ", ".join(self.levels.values())
+
+
+@dataclass(frozen=True)
+class Universes:
+    """All combinations of a study's factors.
+
+    Attributes:
+        every: the combinations.
+        encoders: those that the run does not have, by name.
+        variants: recipe keys by the name of the variant.
+        left_out: factors that cannot vary beside this configuration, with the reason.
+    """
+
+    every: list[Universe]
+    encoders: dict[str, Encoder]
+    variants: dict[str, dict[str, Any]]
+    left_out: dict[str, str]
+
+
+def combine(config: Config, study: str, factors: dict[str, dict[str, Level]]) -> Universes:
+    """Combine the factors that can vary beside a configuration.
+
+    Raises:
+        ValueError: two levels change one key, an encoder is not one, or an alpha has no heads.
+    """
+    if not factors:
+        return Universes([], {}, {}, {})
+    left_out = {name: why for name, own in factors.items() if (why := _fixed(config, own))}
+    kept = {name: own for name, own in factors.items() if name not in left_out}
+    encoders: dict[str, Encoder] = {}
+    variants: dict[str, dict[str, Any]] = {}
+    every = []
+    for chosen in product(*(own.items() for own in kept.values())):
+        levels = dict(zip(kept, (name for name, _ in chosen), strict=True))
+        encoder = _merged(
+            levels, {f: level.encoder for f, (_, level) in zip(kept, chosen, strict=True)}
+        )
+        recipe = _merged(
+            levels, {f: level.recipe for f, (_, level) in zip(kept, chosen, strict=True)}
+        )
+        alphas = {level.alpha for _, level in chosen if level.alpha is not None}
+        alpha = alphas.pop() if alphas else config.training.headline_alpha
+        if alphas or alpha not in (config.training.headline_alpha, 1.0):
+            raise ValueError(
+                f"'alpha' may be 1 or is the headline's, {config.training.headline_alpha:g}"
+            )
+        decision = "prior" if any(level.decision == "prior" for _, level in chosen) else "plain"
+        smooth = max(level.smooth for _, level in chosen)
+        name, entry = _encoder(config, study, encoder)
+        if entry is not None and encoders.setdefault(name, entry) != entry:
+            raise ValueError(f"two encoders would be called '{name}': rename a level")
+        if recipe.keys and variants.setdefault(recipe.name, recipe.keys) != recipe.keys:
+            raise ValueError(f"two recipes would be called '{recipe.name}': rename a level")
+        every.append(Universe(levels, name, recipe.name, alpha, decision, smooth))
+    return Universes(every, encoders, variants, left_out)
+
+
+def _fixed(config: Config, levels: dict[str, Level]) -> str:
+    """Why a factor cannot vary here; "" if it can."""
+    changed = {key for level in levels.values() for key in level.encoder}
+    alone = all("model" in level.encoder or "kind" in level.encoder or not level.encoder
+                for level in levels.values())  # fmt: skip
+    if "crop" in changed and not config.data.searches_faces:
+        return "the images are cut already"
+    if changed and not alone and config.encoder not in config.encoders:
+        return f"'{config.encoder}' is not an encoder of the run"
+    return ""
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """Keys of several levels together, and the name of the combination; "" changes nothing."""
+
+    name: str
+    keys: dict[str, Any]
+
+
+def _merged(levels: dict[str, str], changes: dict[str, dict[str, Any]]) -> _Merged:
+    keys: dict[str, Any] = {}
+    for factor, own in changes.items():
+        if twice := keys.keys() & own.keys():
+            raise ValueError(f"two factors change '{min(twice)}', '{factor}' is one of them")
+        keys |= own
+    name = "-".join(f"{f}.{levels[f]}" for f, own in changes.items() if own)
+    return _Merged(name, keys)
+
+
+def _encoder(config: Config, study: str, merged: _Merged) -> tuple[str, Encoder | None]:
+    """The name of a combination's features, and its entry where the run has none such."""
+    if not merged.keys:
+        return config.encoder, None
+    base: dict[str, Any] = {}
+    if not merged.keys.keys() & {"model", "kind"}:
+        base = config.encoders[config.encoder].model_dump()
+        if merged.keys.keys() & set(SOURCES):
+            base |= dict.fromkeys(SOURCES)
+    try:
+        entry = Encoder.model_validate(base | merged.keys)
+    except ValidationError as error:
+        said = "; ".join(detail["msg"] for detail in error.errors())
+        raise ValueError(f"the encoder of '{merged.name}': {said}") from None
+    if entry.crop == config.faces.crop:
+        entry = entry.model_copy(update={"crop": None})
+    for name, known in config.encoders.items():
+        if known == entry:
+            return name, None
+    return f"{study}-{merged.name}", entry

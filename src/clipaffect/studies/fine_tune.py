@@ -1,0 +1,195 @@
+"""Stage ``fine_tuning``: the encoder's last block tuned with the head, beside a frozen encoder.
+
+Both arms start from the run's own head and go on with the same frames, batches, dropout masks and
+rates; in one the last block's weights move, too. What differs between them is the block alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from operator import attrgetter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from clipaffect.config.encoders import Encoder
+from clipaffect.config.training import Recipe, Training
+from clipaffect.devices import one_device
+from clipaffect.encoders.load import build_model, preparation
+from clipaffect.errors import UserError
+from clipaffect.evaluation.clusters import NOTHING
+from clipaffect.evaluation.folds import Scored
+from clipaffect.faces.crops import decode_image
+from clipaffect.progress import Progress
+from clipaffect.splits import TRAIN, VALIDATION
+from clipaffect.studies.heads import head_counts, headline_heads, spread_over_people
+from clipaffect.studies.limits import find_crops
+from clipaffect.table import KEYS, folds_of, read_split
+from clipaffect.tables import write_frame
+from clipaffect.tasks import Task
+from clipaffect.training.data import batches, training_data
+from clipaffect.training.learner import BETAS, ReferenceLearner, build_objective
+
+TRAIN_FRAMES, SCORED_FRAMES = 48, 96  # of each person, evenly spread
+EPOCHS = 2
+RATE = 1e-4  # of the block and of the head; set beforehand, not tuned
+BLOCKS = ("transformer.resblocks", "trunk.blocks", "trunk.stages", "layer4")
+AS_TRAINED, GOES_ON, TUNED = "", "frozen, goes on", "last block tuned"
+
+Embed = Callable[[np.ndarray], Tensor]
+
+
+def last_block(visual: nn.Module) -> nn.Module:
+    """The last of an image tower's blocks.
+
+    Raises:
+        UserError: the tower has no list of blocks that is known.
+    """
+    for path in BLOCKS:
+        try:
+            blocks = attrgetter(path)(visual)
+        except AttributeError:
+            continue
+        found: nn.Module = blocks[-1]
+        # Of a stage, such as ConvNeXt's or MobileNet's, its own last block.
+        while isinstance(inner := getattr(found, "blocks", found), nn.Sequential | nn.ModuleList):
+            found = inner[-1]
+        return found
+    raise UserError(
+        f"a {type(visual).__name__} has none of {', '.join(BLOCKS)}",
+        where="the card fine-tuning",
+        mend="choose an encoder of another family for this card",
+    )
+
+
+def _inputs(
+    crops: list[bytes], rows: np.ndarray, prepare: Callable[[np.ndarray], Tensor]
+) -> Tensor:
+    pictures = [decode_image(crops[row]) for row in rows]
+    return torch.stack([prepare(own) for own in pictures if own is not None])
+
+
+def tune(
+    visual: nn.Module | None,
+    head: nn.Module,
+    embed: Embed,
+    labels: Tensor,
+    task: Task,
+    recipe: Recipe,
+    alpha: float,
+    seed: int,
+    after_batch: Callable[[int], None],
+) -> None:
+    """Train a head further, and the last block of ``visual`` with it, in place.
+
+    AdamW on the recipe's own objective, without SAM.
+
+    Args:
+        visual: the image tower; None if it is frozen.
+        head: the trained one.
+        embed: features (n, d) of some of the frames, with a gradient where the tower has one.
+        labels: (N, 1) or (N, targets) of the frames.
+        task: the task.
+        recipe: the head's.
+        alpha: CVaR's level.
+        seed: of batches and dropout.
+        after_batch: called with the number of frames done.
+    """
+    own = list(head.parameters())
+    if visual is not None:
+        own += list(last_block(visual).parameters())
+    for weight in own:
+        weight.requires_grad_(True)
+    optimiser = torch.optim.AdamW(own, lr=RATE, betas=BETAS, weight_decay=recipe.weight_decay)
+    objective = build_objective(recipe, alpha, labels, task)
+    learner = ReferenceLearner(head, objective, recipe, seed)  # for its dropout
+    step = 0
+    for epoch in range(EPOCHS):
+        head.train()
+        for rows in batches(np.arange(len(labels)), recipe.batch, seed, epoch):
+            features = embed(rows.numpy())
+            optimiser.zero_grad()
+            learner.evaluate(features, labels[rows], step, 0).surrogate.backward()
+            optimiser.step()
+            step += 1
+            after_batch(len(rows))
+    head.eval()
+
+
+def fine_tune(
+    settings: Training,
+    encoder: Encoder,
+    name: str,
+    task: Task,
+    folder: Path,
+    faces: list[Path],
+    assets: Path,
+    out: Path,
+) -> None:
+    """Write to ``out`` each person's counts of both arms, as ``clusters.parquet`` has them.
+
+    ``variant`` is ``AS_TRAINED``, ``GOES_ON`` or ``TUNED``. The tower computes in float32.
+
+    Args:
+        settings: the ``training`` section.
+        encoder: the one that the heads were trained on; ``name`` in the configuration.
+        task: the task.
+        folder: ``results/<run>``, with tables and heads.
+        faces: every shard.
+        assets: folder of fetched assets.
+        out: Parquet file.
+    """
+    torch.set_num_threads(1)
+    table = folder / "tables" / name / task.name
+    fold = folds_of(table)[0]
+    train, validation = (read_split(table, task, s, fold) for s in (TRAIN, VALIDATION))
+    recipe, alpha = settings.recipes()[""], settings.headline_alpha
+    usable = training_data(train, validation, task, recipe).rows
+    own = usable[spread_over_people(train.rows.iloc[usable], TRAIN_FRAMES)]
+    asked = spread_over_people(validation.rows, SCORED_FRAMES)
+    learnt, y = train.rows.iloc[own], train.labels[torch.from_numpy(own)]
+    scored, truth = validation.rows.iloc[asked], validation.labels.numpy()[asked]
+    crops, theirs = (find_crops(rows[KEYS], faces) for rows in (learnt, scored))
+    original = build_model(encoder, assets).visual.float().eval().requires_grad_(False)
+    prepare = preparation(original)
+    inputs = train.features.shape[1]
+    heads = list(headline_heads(folder, settings, task, fold, inputs))
+    if not heads:
+        write_frame(out, pd.DataFrame(columns=[*Scored("", "", {}).columns, *NOTHING.columns]))
+        return
+    work = len(crops) + len(theirs) + len(heads) * (EPOCHS * len(crops) + len(theirs))
+    parts: list[pd.DataFrame] = []
+    with one_device(True) as device, Progress(f"{task.name} crops", work) as bar:
+        original = original.to(device)
+
+        def features(visual: nn.Module, source: list[bytes]) -> Tensor:
+            found = []
+            with torch.inference_mode():
+                for start in range(0, len(source), encoder.batch):
+                    rows = np.arange(start, min(start + encoder.batch, len(source)))
+                    found.append(visual(_inputs(source, rows, prepare).to(device)).cpu())
+                    bar.advance(len(rows))
+            return torch.cat(found).clone()
+
+        frozen, there = features(original, crops), features(original, theirs)
+        for seed, head in heads:
+            again, tuned = deepcopy(head), deepcopy(head)
+            tune(None, again, lambda rows: frozen[torch.from_numpy(rows)], y, task, recipe, alpha,
+                 seed, lambda count: None)  # fmt: skip
+            visual = deepcopy(original)
+            tune(visual, tuned,
+                 lambda rows, v=visual: v(_inputs(crops, rows, prepare).to(device)).cpu(),  # type: ignore[misc]
+                 y, task, recipe, alpha, seed, bar.advance)  # fmt: skip
+            visual.requires_grad_(False)
+            moved = features(visual, theirs)
+            for variant, arm, x in (
+                (AS_TRAINED, head, there), (GOES_ON, again, there), (TUNED, tuned, moved)
+            ):  # fmt: skip
+                counted = head_counts(arm, x, truth, scored["group"].to_numpy(), task)
+                what = Scored("head", name, {}, variant, alpha, seed).columns
+                parts.append(counted.assign(**what)[[*what, *counted.columns]])
+    write_frame(out, pd.concat(parts, ignore_index=True))
