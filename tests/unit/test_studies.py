@@ -12,13 +12,14 @@ from conftest import ROOT
 
 from clipaffect.config import load_config, parse_config
 from clipaffect.config.models import Config
-from clipaffect.config.studies import Study, read_study, study_config, usable_studies
+from clipaffect.config.studies import Study, plan_study, read_study, usable_studies
 from clipaffect.errors import UserError
 from clipaffect.report.results import TaskResults
 from clipaffect.studies.answers import study_answer
 from clipaffect.tasks import EXPR
 
 NAN = float("nan")
+SHIPPED = {path.stem for path in (ROOT / "config/studies").glob("*.yaml")}
 
 
 def results(rows: list[tuple[str, float, float, float]], **curve: Any) -> TaskResults:
@@ -27,7 +28,8 @@ def results(rows: list[tuple[str, float, float, float]], **curve: Any) -> TaskRe
     comparisons = pd.DataFrame(
         [
             {"method": "head", "encoder": "x", "variant": variant, "alpha": alpha,
-             "family": "exploratory", "target": "", "difference": difference, "p_adjusted": p}
+             "family": "exploratory", "target": "", "difference": difference, "p_adjusted": p,
+             "p": p}
             | second
             for variant, alpha, difference, p in rows
         ]
@@ -98,28 +100,41 @@ def test_the_course_over_alpha() -> None:
     assert "no alpha is shown to differ from ERM" in study_answer("EXPR", nothing, "alpha", 0.5)
 
 
+def test_one_comparison_with_the_published_recipe() -> None:
+    task = results([("own", 0.5, 0.03, 0.01), ("own", 1.0, 0.5, 0.001)])
+    said = study_answer("EXPR", task, "beat", 0.5)
+    assert said == "EXPR: your head beats the published recipe (+0.030, p = 0.01)."
+    said = study_answer("EXPR", flipped(task), "beat", 0.5)
+    assert said == "EXPR: your head is worse than the published recipe (-0.030, p = 0.01)."
+    unsure = results([("own", NAN, 0.03, 0.2)])
+    assert "it is not shown that your head differs" in study_answer("EXPR", unsure, "beat", 0.5)
+    few = results([("own", 0.5, 0.03, NAN)])
+    assert "too few people" in study_answer("EXPR", few, "beat", 0.5)
+
+
 @pytest.mark.parametrize("name", ["config", "aff-wild2", "dinov2"])
 def test_the_shipped_studies_fit_the_shipped_configurations(name: str) -> None:
     config = load_config(ROOT / f"config/{name}.yaml")
-    studies, configs, wrong = usable_studies(config, ROOT / "config/studies")
-    assert len(studies) >= 4
+    studies, wrong = usable_studies(config, ROOT / "config/studies")
+    assert len(studies) >= 7
     assert wrong == {}
-    for own in configs.values():
-        assert len(own.training.heads()) > 2
-        assert own.training.headline_alpha == config.training.headline_alpha
-        assert own.data == config.data
+    for own in studies.values():
+        training = own.config.training
+        assert len(training.heads()) > 2
+        assert training.headline_alpha == config.training.headline_alpha
+        assert own.config.data == config.data
         # The run's own heads are among the study's: they come from the work store.
-        assert ("", own.training.headline_alpha, own.training.seeds[0]) in own.training.heads()
+        assert ("", training.headline_alpha, training.seeds[0]) in training.heads()
 
 
 def test_a_study_that_does_not_fit_is_named_and_stops_nobody() -> None:
     config = parse_config({"training": {"loss_over": "samples", "headline_alpha": 0.4,
                                         "alphas": [0.4, 1.0]}}, "test")  # fmt: skip
-    studies, configs, wrong = usable_studies(config, ROOT / "config/studies")
+    studies, wrong = usable_studies(config, ROOT / "config/studies")
     assert list(wrong) == ["losses"]
     assert "class_balanced weighs single units" in wrong["losses"]
-    assert studies.keys() == configs.keys() == {"alpha", "head-size", "sharpness"}
-    assert 0.4 in configs["alpha"].training.alphas
+    assert studies.keys() == SHIPPED - {"losses"}
+    assert 0.4 in studies["alpha"].config.training.alphas
 
 
 def test_heads_that_failed_or_collapsed_are_told() -> None:
@@ -154,5 +169,5 @@ def test_a_wrong_file_is_named(tmp_path: Path, text: str, words: str) -> None:
 def test_a_wrong_variant_names_the_study_and_the_key() -> None:
     study = Study(question="why", variants={"deep": {"hidden_layer": 4}})
     with pytest.raises(UserError, match="did you mean 'hidden_layers'") as error:
-        study_config(Config(), "mine", study)
+        plan_study(Config(), "mine", study)
     assert "mine.yaml" in str(error.value.where)

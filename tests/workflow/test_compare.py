@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from browsing import Browser
-from conftest import MICRO, ROOT, environment, snakemake
+from conftest import MICRO, ROOT, copy_of, environment, snakemake
 
 from clipaffect.errors import UserError
 from clipaffect.report.compare import alone, differences, flatten, moved, read_run
@@ -21,15 +21,16 @@ from clipaffect.tables import read_frame, write_frame
 RESULTS = Path("results/micro")
 
 
-@pytest.fixture
-def hidden(micro_copy: Path) -> Path:
+@pytest.fixture(scope="module")
+def hidden(micro_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The micro run beside one that differs in a single setting, which its file does not show."""
     config = yaml.safe_load((ROOT / "tests/config/micro.yaml").read_text())
     config["run"] = "other"
     config["training"]["weight_decay"] = 0.3  # the other file leaves it at its default
-    (micro_copy / "other.yaml").write_text(yaml.safe_dump(config))
-    snakemake(micro_copy, "--configfile", "other.yaml")
-    return micro_copy / "results"
+    folder = copy_of(micro_run, tmp_path_factory.mktemp("hidden"))
+    (folder / "other.yaml").write_text(yaml.safe_dump(config))
+    snakemake(folder, "--configfile", "other.yaml")
+    return folder / "results"
 
 
 def test_one_hidden_setting_is_found(hidden: Path, browser: Browser) -> None:
@@ -54,6 +55,37 @@ def test_one_hidden_setting_is_found(hidden: Path, browser: Browser) -> None:
     browser.open(hidden / "other/beside-micro.html")
     assert browser.problems() == []
     assert "training.weight_decay" in browser.run("return document.body.innerText")
+
+
+def test_heads_are_scored_on_another_runs_frames(hidden: Path, browser: Browser) -> None:
+    place = hidden.parent
+    (place / "config").unlink()
+    studies = place / "config/studies"
+    studies.mkdir(parents=True)
+    said = {"question": "Elsewhere?", "answer": "transfer"}
+    (studies / "there.yaml").write_text(yaml.safe_dump(said | {"runs": ["other"]}))
+    (studies / "nowhere.yaml").write_text(yaml.safe_dump(said | {"runs": ["nothing"]}))
+    page = "results/micro/studies/{}/index.html"
+    snakemake(place, page.format("there"), *MICRO)
+    table = pd.read_csv(hidden / "micro/studies/there/tables/transfer_EXPR.csv")
+    # Both runs have the same tables, so heads score there what they score at home.
+    for name in ("micro", "other"):
+        metrics = read_frame(hidden / name / "evaluation/EXPR/metrics.parquet")
+        own = (metrics["metric"] == "macro_f1") & (metrics["method"] == "head")
+        home = metrics.loc[own & (metrics["alpha"] == 0.5), "value"].mean()
+        assert table.set_index("heads_of").loc[name, "macro_f1"] == pytest.approx(home, abs=1e-6)
+    assert set(table["known_people"]) == {0}
+    answers = json.loads((hidden / "micro/studies/there/answer.json").read_text())["answers"]
+    assert "on other these heads score" in answers["AU"]
+    browser.problems()
+    browser.open(hidden / "micro/studies/there/index.html")
+    assert browser.problems() == []
+    failed = snakemake(place, page.format("nowhere"), *MICRO, check=False)
+    assert failed.returncode
+    log = (place / "logs/micro/write_transfer/nowhere.log").read_text()
+    assert "there is no finished run" in log
+    assert "results/nothing" in log
+    assert "Traceback" not in log
 
 
 def many_people(folder: Path, people: int = 30) -> None:

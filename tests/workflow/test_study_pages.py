@@ -1,58 +1,112 @@
-"""The shipped studies on the micro configuration: pages with answers, and nothing made twice."""
+"""Every study and card on the micro configuration: pages with answers, and nothing made twice."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from browsing import Browser
 from conftest import MICRO, ROOT, snakemake
 
 from clipaffect.config import load_config
 from clipaffect.config.studies import CARDS, usable_studies
+from clipaffect.embeddings import embed_crops
+from clipaffect.encoders.load import load_encoder
+from clipaffect.splits import VALIDATION
+from clipaffect.studies.limits import find_crops
+from clipaffect.table import KEYS, read_split
 from clipaffect.tables import read_frame
+from clipaffect.tasks import AU, EXPR
 
-STUDIES, _, _ = usable_studies(load_config(ROOT / "config/config.yaml"), ROOT / "config/studies")
+CONFIG = ROOT / "tests/config/micro.yaml"
 
 
-def test_every_study_has_a_page_with_an_answer(micro_copy: Path, browser: Browser) -> None:
-    stored = set((micro_copy / "store/heads").glob("*/*"))
-    snakemake(micro_copy, "studies", *MICRO)
-    folder = micro_copy / "results/micro/studies"
-    new = set((micro_copy / "store/heads").glob("*/*")) - stored
+@pytest.fixture
+def small(micro_copy: Path) -> Path:
+    """The shipped studies, cut to what a minute can hold: fewer factors, encoders and seeds."""
+    (micro_copy / "config").unlink()
+    shutil.copytree(ROOT / "config", micro_copy / "config")
+    folder = micro_copy / "config/studies"
+
+    def change(name: str, **values: object) -> None:
+        path = folder / f"{name}.yaml"
+        changed = yaml.safe_load(path.read_text()) | values  # levels have an order
+        path.write_text(yaml.safe_dump(changed, sort_keys=False))
+
+    factors = yaml.safe_load((folder / "points.yaml").read_text())["factors"]
+    change("points", factors={k: factors[k] for k in ("crop", "head", "threshold", "smoothing")})
+    levels = yaml.safe_load((folder / "encoders.yaml").read_text())["factors"]["encoder"]
+    change("encoders", factors={"encoder": {k: levels[k] for k in ("own", "pixels")}})
+    change("beat-it", seeds=[0])
+    return micro_copy
+
+
+def test_every_study_has_a_page_with_an_answer(small: Path, browser: Browser) -> None:
+    studies, wrong = usable_studies(load_config(CONFIG), small / "config/studies")
+    assert wrong == {}
+    grids = {name: own for name, own in studies.items() if not own.universes.every}
+    stored = set((small / "store/heads").glob("*/*"))
+    snakemake(small, "studies", *MICRO)
+    folder = small / "results/micro/studies"
+    new = set((small / "store/heads").glob("*/*")) - stored
     heads, finished = 0, 0
-    for name in STUDIES:
+    for name in (*studies, *CARDS):
         said = json.loads((folder / name / "answer.json").read_text())
-        assert said["question"] == STUDIES[name].question
-        assert said["answers"].keys() == {"EXPR", "AU"}
-        for task in ("EXPR", "AU"):
-            own = read_frame(folder / name / "evaluation" / task / "heads.parquet")
-            heads += len(own)
-            finished += int((own["variant"].eq("") & own["alpha"].isin([0.5, 1.0])).sum())
+        assert {"EXPR", "AU"} <= said["answers"].keys()
         browser.problems()
         browser.open(folder / name / "index.html")
         assert browser.problems() == []
         shown = browser.run("return document.body.innerText")
         assert all(answer in shown for answer in said["answers"].values())
     # The run's own heads, and those that two studies share, are trained once.
-    assert finished == 4 * 2 * 4
+    for path in folder.glob("*/**/heads.parquet"):
+        if "evaluation" in path.parts:
+            own = read_frame(path)
+            heads += len(own)
+            grid = path.relative_to(folder).parts[0] in grids.keys() - {"beat-it"}
+            same = own["variant"].eq("") & own["alpha"].isin([0.5, 1.0])
+            finished += int(same.sum()) if grid else 0
+    assert finished == (len(grids) - 1) * 2 * 4
     assert len(new) <= heads - finished
-    for name in CARDS:
-        said = json.loads((folder / name / "answer.json").read_text())
-        assert {"EXPR", "AU"} <= said["answers"].keys()
-        browser.open(folder / name / "index.html")
-        assert browser.problems() == []
-        shown = browser.run("return document.body.innerText")
-        assert all(answer in shown for answer in said["answers"].values())
-    card = json.loads((folder / "tail-card/answer.json").read_text())
-    assert "of the worst 50% of the losses" in card["answers"]["AU"]
-    table = pd.read_csv(folder / "tail-card/tables/people_AU.csv")
-    assert table["share_of_tail"].sum() == pytest.approx(1, abs=1e-5)
     browser.open(folder / "index.html")
     shown = browser.run("return document.body.innerText")
-    assert all(study.question in shown for study in STUDIES.values())
-    assert card["question"] in shown
-    again = snakemake(micro_copy, "studies", "--dry-run", *MICRO)
+    assert all(own.study.question in shown for own in studies.values())
+    check_tables(folder)
+    check_disturbed(small)
+    again = snakemake(small, "studies", "--dry-run", *MICRO)
     assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def check_tables(folder: Path) -> None:
+    table = pd.read_csv(folder / "tail-card/tables/people_AU.csv")
+    assert table["share_of_tail"].sum() == pytest.approx(1, abs=1e-5)
+    # What the factors bring adds up from the first corner to the last, which is the run's own.
+    universes = pd.read_csv(folder / "points/tables/universes_EXPR.csv", keep_default_na=False)
+    brought = pd.read_csv(folder / "points/tables/contributions_EXPR.csv")
+    levels = list(brought["factor"])
+    first = universes[(universes[levels] == list(brought["from"])).all(axis=1)]
+    last = universes[(universes[levels] == list(brought["to"].fillna("none"))).all(axis=1)]
+    change = float(last["macro_f1"].iloc[0]) - float(first["macro_f1"].iloc[0])
+    assert brought["difference"].sum() == pytest.approx(change, abs=1e-5)
+    metrics = read_frame(folder.parent / "evaluation/EXPR/metrics.parquet")
+    own = metrics[(metrics["metric"] == "macro_f1") & (metrics["method"] == "head")]
+    headline = own.loc[own["alpha"] == 0.5, "value"].mean()
+    assert float(last["macro_f1"].iloc[0]) == pytest.approx(headline, abs=1e-5)
+
+
+def check_disturbed(small: Path) -> None:
+    """A crop that was not disturbed has the very feature that the table has."""
+    config, results = load_config(CONFIG), small / "results/micro"
+    faces = sorted((results / "faces").glob("*.parquet"))
+    encoder = load_encoder(config.encoders["micro"], ROOT / "assets", "cpu")
+    for task in (EXPR, AU):
+        split = read_split(results / "tables/micro" / task.name, task, VALIDATION)
+        rows = np.arange(0, len(split.rows), 17)
+        crops = find_crops(split.rows.iloc[rows][KEYS].astype({"video": str, "person": str}), faces)
+        found = embed_crops(crops, encoder, config.encoders["micro"].batch)
+        assert (found == split.features.numpy()[rows]).all()
