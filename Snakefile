@@ -27,6 +27,7 @@ include: "workflow/rules/embeddings.smk"
 include: "workflow/rules/training.smk"
 include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/cards.smk"
 include: "workflow/rules/studies.smk"
 include: "workflow/rules/stages.smk"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 # Names become folders and words of commands.
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -18,6 +18,11 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, serialize_by_alias=True
     )
+
+
+def messages(error: ValidationError) -> str:
+    """What a model says is wrong, in one line."""
+    return "; ".join(detail["msg"] for detail in error.errors())
 
 
 def folder_name(value: str) -> str:

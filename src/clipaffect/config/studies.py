@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.models import Config, Postprocess
 from clipaffect.config.presets import preset_values
-from clipaffect.config.section import FOLDER_NAME, Section, folder_name, unique
+from clipaffect.config.section import FOLDER_NAME, Section, folder_name, messages, unique
 from clipaffect.config.training import Alpha, Recipe, Seed, Training
 from clipaffect.config.universes import Level, Universes, combine
 from clipaffect.errors import UserError
@@ -174,9 +174,7 @@ def plan_study(config: Config, name: str, study: Study) -> Planned:
             values["variants"] = {OWN: _own_variant(own, study.own)}
         training = Training.model_validate(values)
     except ValueError as error:  # pydantic's are such, too
-        said = str(error)
-        if isinstance(error, ValidationError):
-            said = "; ".join(detail["msg"] for detail in error.errors())
+        said = messages(error) if isinstance(error, ValidationError) else str(error)
         raise UserError(
             said, where=FOLDER / f"{name}.yaml", mend="docs/studies.md has the keys of a study, "
             "docs/training.md the recipe's",

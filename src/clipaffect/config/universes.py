@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.models import Config
-from clipaffect.config.section import Section
+from clipaffect.config.section import Section, messages
 from clipaffect.config.training import Alpha
 
 SOURCES = ("tag", "file", "sha256", "asset", "random")
@@ -69,11 +69,6 @@ class Universe:
     decision: str
     smooth: int
 
-    @property
-    def name(self) -> str:
-        """For tables."""
-        return ", ".join(self.levels.values())
-
 
 @dataclass(frozen=True)
 class Universes:
@@ -105,22 +100,19 @@ def combine(config: Config, study: str, factors: dict[str, dict[str, Level]]) ->
     encoders: dict[str, Encoder] = {}
     variants: dict[str, dict[str, Any]] = {}
     every = []
-    for chosen in product(*(own.items() for own in kept.values())):
-        levels = dict(zip(kept, (name for name, _ in chosen), strict=True))
-        encoder = _merged(
-            levels, {f: level.encoder for f, (_, level) in zip(kept, chosen, strict=True)}
-        )
-        recipe = _merged(
-            levels, {f: level.recipe for f, (_, level) in zip(kept, chosen, strict=True)}
-        )
-        alphas = {level.alpha for _, level in chosen if level.alpha is not None}
+    for names in product(*kept.values()):
+        levels = dict(zip(kept, names, strict=True))
+        chosen = {factor: kept[factor][name] for factor, name in levels.items()}
+        encoder = _merged(levels, {factor: own.encoder for factor, own in chosen.items()})
+        recipe = _merged(levels, {factor: own.recipe for factor, own in chosen.items()})
+        alphas = {own.alpha for own in chosen.values() if own.alpha is not None}
         alpha = alphas.pop() if alphas else config.training.headline_alpha
         if alphas or alpha not in (config.training.headline_alpha, 1.0):
             raise ValueError(
                 f"'alpha' may be 1 or is the headline's, {config.training.headline_alpha:g}"
             )
-        decision = "prior" if any(level.decision == "prior" for _, level in chosen) else "plain"
-        smooth = max(level.smooth for _, level in chosen)
+        decision = "prior" if any(own.decision == "prior" for own in chosen.values()) else "plain"
+        smooth = max(own.smooth for own in chosen.values())
         name, entry = _encoder(config, study, encoder)
         if entry is not None and encoders.setdefault(name, entry) != entry:
             raise ValueError(f"two encoders would be called '{name}': rename a level")
@@ -172,8 +164,7 @@ def _encoder(config: Config, study: str, merged: _Merged) -> tuple[str, Encoder 
     try:
         entry = Encoder.model_validate(base | merged.keys)
     except ValidationError as error:
-        said = "; ".join(detail["msg"] for detail in error.errors())
-        raise ValueError(f"the encoder of '{merged.name}': {said}") from None
+        raise ValueError(f"the encoder of '{merged.name}': {messages(error)}") from None
     if entry.crop == config.faces.crop:
         entry = entry.model_copy(update={"crop": None})
     for name, known in config.encoders.items():

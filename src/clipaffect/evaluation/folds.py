@@ -71,6 +71,10 @@ class Scored:
             "seed": self.seed,
         }
 
+    def named(self, counts: pd.DataFrame) -> pd.DataFrame:
+        """Rows of ``clusters.parquet``: a person's counts behind the columns that name it."""
+        return counts.assign(**self.columns)[[*self.columns, *counts.columns]]
+
 
 def score_schema(task: Task) -> pa.Schema:
     """Columns of ``scores.parquet``."""

@@ -159,8 +159,7 @@ def _clusters(scored: Scored, folds: list[Fold], task: Task) -> Iterator[pd.Data
     if together is not None:
         labels, scores = together
         groups = np.concatenate([fold.rows["group"].to_numpy() for fold in folds])
-        counts = cluster_counts(labels, decide(scores, task), groups, task)
-        yield counts.assign(**scored.columns)[[*scored.columns, *counts.columns]]
+        yield scored.named(cluster_counts(labels, decide(scores, task), groups, task))
 
 
 def _write_rows(folds: list[Fold], task: Task, missing: Missing, out: Path) -> None:

@@ -78,6 +78,15 @@ def write_card(card: Card, run: str, out: Path) -> None:
     write_text(out / "answer.json", json.dumps(said, indent=2, ensure_ascii=False) + "\n")
 
 
+def score_dots(table: pd.DataFrame, names: Any, kind: Any = "head") -> figures.Spec:
+    """The chart of a table with columns macro_f1, low, high, seeds and people, in its order.
+
+    ``kind`` is that of every row, or of each: ``head`` or ``reference``.
+    """
+    shown = table.rename(columns={"macro_f1": "estimate"}).assign(name=names, kind=kind)
+    return figures.dots(shown[["name", "kind", "estimate", "low", "high", "seeds", "people"]])
+
+
 def first_fold_only(tables: Path, tasks: Iterable[str]) -> str:
     """A sentence for the note of a card that looks at one fold; "" where there are no folds."""
     folds = [folds_of(tables / task)[0] for task in tasks]

@@ -147,6 +147,10 @@ def fine_tune(
     table = folder / "tables" / name / task.name
     fold = folds_of(table)[0]
     train, validation = (read_split(table, task, s, fold) for s in (TRAIN, VALIDATION))
+    heads = list(headline_heads(folder, settings, task, fold, train.features.shape[1]))
+    if not heads:
+        write_frame(out, Scored("", "", {}).named(NOTHING))
+        return
     recipe, alpha = settings.recipes()[""], settings.headline_alpha
     usable = training_data(train, validation, task, recipe).rows
     own = usable[spread_over_people(train.rows.iloc[usable], TRAIN_FRAMES)]
@@ -156,11 +160,6 @@ def fine_tune(
     crops, theirs = (find_crops(rows[KEYS], faces) for rows in (learnt, scored))
     original = build_model(encoder, assets).visual.float().eval().requires_grad_(False)
     prepare = preparation(original)
-    inputs = train.features.shape[1]
-    heads = list(headline_heads(folder, settings, task, fold, inputs))
-    if not heads:
-        write_frame(out, pd.DataFrame(columns=[*Scored("", "", {}).columns, *NOTHING.columns]))
-        return
     work = len(crops) + len(theirs) + len(heads) * (EPOCHS * len(crops) + len(theirs))
     parts: list[pd.DataFrame] = []
     with one_device(True) as device, Progress(f"{task.name} crops", work) as bar:
@@ -190,6 +189,5 @@ def fine_tune(
                 (AS_TRAINED, head, there), (GOES_ON, again, there), (TUNED, tuned, moved)
             ):  # fmt: skip
                 counted = head_counts(arm, x, truth, scored["group"].to_numpy(), task)
-                what = Scored("head", name, {}, variant, alpha, seed).columns
-                parts.append(counted.assign(**what)[[*what, *counted.columns]])
+                parts.append(Scored("head", name, {}, variant, alpha, seed).named(counted))
     write_frame(out, pd.concat(parts, ignore_index=True))

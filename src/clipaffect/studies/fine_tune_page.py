@@ -10,17 +10,11 @@ import pandas as pd
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.models import Config
 from clipaffect.encoders.untrained import create_untrained
-from clipaffect.evaluation.comparisons import (
-    EXPLORATORY,
-    adjust_by_family,
-    compare_pairs,
-    interval_rows,
-)
+from clipaffect.evaluation.comparisons import PLANNED, compare_pairs, interval_rows
 from clipaffect.evaluation.counted import Counted, read_counts
-from clipaffect.report import figures
 from clipaffect.report.headline import LEVEL
 from clipaffect.report.results import read_summary, unit_of
-from clipaffect.studies.card import Card, Section, first_fold_only, write_card
+from clipaffect.studies.card import Card, Section, first_fold_only, score_dots, write_card
 from clipaffect.studies.fine_tune import (
     AS_TRAINED,
     EPOCHS,
@@ -41,9 +35,7 @@ def arms_table(counted: Counted, resamples: int) -> pd.DataFrame:
     """A row an arm; ``difference`` of the tuned one to the frozen one that went on, too."""
     arms = {setting.variant: setting for setting in counted.seeds}
     table = pd.DataFrame(interval_rows(counted, list(arms.values()), "", resamples))
-    compared = compare_pairs(counted, [(arms[TUNED], arms[GOES_ON], EXPLORATORY)], "", resamples)
-    adjust_by_family(compared)
-    row = compared[0]
+    row = compare_pairs(counted, [(arms[TUNED], arms[GOES_ON], PLANNED)], "", resamples)[0]
     table["arm"] = table["variant"].map(NAMES)
     for name in ("difference", "p"):
         table[name] = np.where(table["variant"] == TUNED, row[name], np.nan)
@@ -90,11 +82,10 @@ def write_fine_tuning(config: Config, folder: Path, out: Path) -> None:
         counted = read_counts(path)
         table = arms_table(counted, config.evaluation.resamples)
         answers[name] = tuning_answer(name, table, share)
-        shown = table.rename(columns={"arm": "name", "macro_f1": "estimate"}).assign(kind="head")
         sections.append(
             Section(name, f"arms_{name}", f"Macro F1 with 95 % intervals over {unit}; the "
                     f"difference is that of the two arms that went on, paired by {unit} and seed.",
-                    table, figures.dots(shown))
+                    table, score_dots(table, table["arm"]))
         )  # fmt: skip
     card = Card(
         QUESTION,

@@ -18,10 +18,9 @@ from clipaffect.evaluation.comparisons import (
 )
 from clipaffect.evaluation.counted import Counted, Setting
 from clipaffect.evaluation.metrics import decide
-from clipaffect.report import figures
 from clipaffect.report.results import read_summary, unit_of
 from clipaffect.studies.answers import beside_answer
-from clipaffect.studies.card import Card, Section, write_card
+from clipaffect.studies.card import Card, Section, score_dots, write_card
 from clipaffect.studies.universes import Scores, count_universes, read_study_scores
 from clipaffect.tasks import Task
 
@@ -49,8 +48,8 @@ def write_levels(planned: Planned, run: str, folder: Path, out: Path) -> None:
         answers[name] = f"{name}: " + beside_answer(
             rows.assign(method="head", encoder="", alpha=np.nan), first
         )
-        shown = table.rename(columns={factor: "name", "macro_f1": "estimate"}).assign(kind="head")
-        chart = figures.dots(shown.sort_values("estimate", ascending=False))
+        best_first = table.sort_values("macro_f1", ascending=False)
+        chart = score_dots(best_first, best_first[factor])
         sections.append(
             Section(name, f"levels_{name}", f"Macro F1 with 95 % intervals over {unit}; each beside"
                     f" {first}, paired by {unit} and seed.", table, chart)

@@ -119,14 +119,14 @@ def disturb_crops(
             features = torch.from_numpy(embed_crops(pictures, loaded, encoder.batch))
             bar.advance(len(crops))
             for own in samples:
-                at = place.reindex(pd.MultiIndex.from_frame(own.rows[KEYS].astype(str))).to_numpy()
+                asked = pd.MultiIndex.from_frame(own.rows[KEYS].astype(str))
+                at = place.reindex(asked).to_numpy(copy=True)  # torch wants to write
                 counts[own.task.name] += _counts(
                     own, features[torch.from_numpy(at)], settings, name, disturbance, folder
                 )
     for task in tasks:
         if not counts[task.name]:  # no head of the headline was finished
-            columns = [*Scored("", "", {}).columns, *NOTHING.columns]
-            write_frame(out / f"{task.name}.parquet", pd.DataFrame(columns=columns))
+            write_frame(out / f"{task.name}.parquet", Scored("", "", {}).named(NOTHING))
             continue
         parts = pd.concat(counts[task.name], ignore_index=True)
         sums = ["hits", "false_alarms", "misses", "annotated"]
@@ -148,5 +148,4 @@ def _counts(
     for seed, head in headline_heads(folder, settings, sample.task, sample.fold, inputs):
         counted = head_counts(head, features, sample.labels, groups, sample.task)
         alpha = settings.headline_alpha
-        what = Scored("head", encoder, {}, disturbance, alpha, seed).columns
-        yield counted.assign(**what)[[*what, *counted.columns]]
+        yield Scored("head", encoder, {}, disturbance, alpha, seed).named(counted)

@@ -16,10 +16,9 @@ from clipaffect.evaluation.comparisons import (
     people_f1,
 )
 from clipaffect.evaluation.counted import Counted, Setting, read_counts
-from clipaffect.report import figures
 from clipaffect.report.headline import LEVEL
 from clipaffect.report.results import read_summary, unit_of
-from clipaffect.studies.card import Card, Section, write_card
+from clipaffect.studies.card import Card, Section, score_dots, write_card
 from clipaffect.studies.limits import FRAMES
 
 QUESTION = "What can the heads not read?"
@@ -90,14 +89,13 @@ def write_limits(config: Config, folder: Path, out: Path) -> None:
         table = disturbance_table(counted, config.evaluation.resamples)
         people = worst_people(own, headline)
         answers[name] = limits_answer(name, table, people, unit)
-        shown = table.rename(columns={"disturbance": "name", "macro_f1": "estimate"})
-        shown = shown.assign(kind=np.where(shown["name"] == CLEAN, "reference", "head"))
+        kind = np.where(table["disturbance"] == CLEAN, "reference", "head")
         sections += [
             Section(name, f"disturbances_{name}", f"Macro F1 of up to {FRAMES} frames of each of "
                     f"the validation {unit}: blur by its deviation in pixels of a crop of 112, "
                     "noise by its deviation in levels, compression by JPEG quality, darkness by "
                     "the share of light left, occlusion by what a grey box covers.", table,
-                    figures.dots(shown)),
+                    score_dots(table, table["disturbance"], kind)),
             Section("", f"people_{name}", f"How well the {unit} are read, all their frames, the "
                     "worst first.", people),
         ]  # fmt: skip

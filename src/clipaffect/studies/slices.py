@@ -19,7 +19,6 @@ from torch import Tensor
 
 from clipaffect.config.models import Config
 from clipaffect.config.studies import Study, plan_study
-from clipaffect.evaluation.metrics import decide, f1_per_target
 from clipaffect.report import figures
 from clipaffect.report.headline import LEVEL
 from clipaffect.splits import TRAIN, VALIDATION
@@ -27,7 +26,7 @@ from clipaffect.studies.card import Card, Section, first_fold_only, write_card
 from clipaffect.table import Split, folds_of, read_split
 from clipaffect.tasks import Task
 from clipaffect.training.head import Head, folded_logits
-from clipaffect.training.history import probabilities, spread
+from clipaffect.training.history import challenge_score, probabilities, spread
 from clipaffect.training.learner import evaluator
 from clipaffect.training.losses import single_losses
 from clipaffect.training.stage import finished_heads, load_head
@@ -66,28 +65,28 @@ def moved(layers: Layers, direction: list[Tensor], step: float) -> Layers:
 
 def mean_loss(layers: Layers, split: Split, task: Task) -> Tensor:
     """Mean of the annotated losses of a sample of a split, in evaluation mode."""
-    losses = single_losses(
-        folded_logits(layers, split.features.float()), split.labels, task, "elements", False
-    )
+    return _mean(folded_logits(layers, split.features.float()), split.labels, task)
+
+
+def _mean(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
+    losses = single_losses(logits, labels, task, "elements", False)
     return losses.values.mean() if losses.known is None else losses.values[losses.known].mean()
 
 
 def rise_along_gradient(layers: Layers, split: Split, task: Task, radius: float) -> float:
     """How much the mean loss rises by a step of L2 norm ``radius`` along its gradient."""
     weights = [weight.clone().requires_grad_(True) for weight, _ in layers]
-    x = split.features.float()
+    x = split.features.float()  # as ``folded_logits``, whose products have no gradient
     for weight, (_, bias) in zip(weights[:-1], layers[:-1], strict=True):
         x = torch.relu(x @ weight.T + bias)
-    logits = x @ weights[-1].T + layers[-1][1]
-    losses = single_losses(logits, split.labels, task, "elements", False)
-    loss = losses.values.mean() if losses.known is None else losses.values[losses.known].mean()
+    loss = _mean(x @ weights[-1].T + layers[-1][1], split.labels, task)
     gradient = torch.autograd.grad(loss, weights)
     norm = torch.cat([g.flatten() for g in gradient]).norm().clamp_min(1e-12)
     there = moved(layers, list(gradient), radius / float(norm))
     return float(mean_loss(there, split, task) - loss.detach())
 
 
-def _sample(split: Split, task: Task) -> Split:
+def _sample(split: Split) -> Split:
     at = torch.from_numpy(spread(FRAMES, len(split.labels)))
     return Split(split.rows.iloc[at.numpy()], split.features[at], split.labels[at].to(torch.int64))
 
@@ -105,7 +104,7 @@ def slice_heads(
     torch.set_num_threads(1)
     fold = folds_of(table)[0]
     whole = {name: read_split(table, task, name, fold) for name in (TRAIN, VALIDATION)}
-    samples = {name: _sample(split, task) for name, split in whole.items()}
+    samples = {name: _sample(split) for name, split in whole.items()}
     settings = config.training
     listed = finished_heads([bundle])
     listed = listed[(listed["status"] == "ok") & (listed["alpha"] == settings.headline_alpha)]
@@ -150,7 +149,7 @@ def _rise(lines: pd.DataFrame, head: Any) -> float:
 def _macro_f1(head: Head, split: Split, task: Task) -> float:
     every = np.arange(len(split.labels))
     scores = probabilities(evaluator(head), split.features, every, task)
-    return float(f1_per_target(split.labels.numpy(), decide(scores, task), task).mean())
+    return challenge_score(scores, split.labels.numpy(), task)
 
 
 def slices_answer(name: str, heads: pd.DataFrame) -> str:

@@ -18,11 +18,10 @@ from clipaffect.errors import UserError
 from clipaffect.evaluation.clusters import count_array
 from clipaffect.evaluation.comparisons import PLANNED, compare_pairs, interval_rows
 from clipaffect.evaluation.counted import Counted, Setting
-from clipaffect.report import figures
 from clipaffect.report.headline import LEVEL
 from clipaffect.report.results import read_summary, unit_of
 from clipaffect.splits import TRAIN, VALIDATION
-from clipaffect.studies.card import Card, Section, write_card
+from clipaffect.studies.card import Card, Section, score_dots, write_card
 from clipaffect.studies.heads import head_counts, headline_heads
 from clipaffect.table import Split, folds_of, read_split
 from clipaffect.tasks import Task
@@ -184,14 +183,12 @@ def write_transfer(planned: Planned, run: str, folder: Path, out: Path) -> None:
         whole = pd.concat(tables, ignore_index=True)
         if whole.empty:
             continue
-        shown = whole.rename(columns={"macro_f1": "estimate"}).assign(
-            name=[f"{own.frames_of}, by heads of {own.heads_of}" for own in whole.itertuples()],
-            kind=np.where(whole["heads_of"] == run, "head", "reference"),
-        )
+        names = [f"{own.frames_of}, by heads of {own.heads_of}" for own in whole.itertuples()]
+        kind = np.where(whole["heads_of"] == run, "head", "reference")
         sections.append(
             Section(name, f"transfer_{name}", f"Macro F1 on the validation {unit} of the other "
                     f"run, with 95 % intervals; the difference is paired by {unit} and seed.",
-                    whole, figures.dots(shown))
+                    whole, score_dots(whole, names, kind))
         )  # fmt: skip
     card = Card(
         planned.study.question,

@@ -98,13 +98,13 @@ def judge(data: TrainingData, task: Task, watched: list[np.ndarray]) -> Row:
     labels = data.labels.numpy()
     return {
         "mean_largest_probability": float(largest.mean()),
-        "inner_macro_f1": _macro_f1(inner, labels[data.inner], task),
-        "validation_macro_f1": _macro_f1(validation, data.validation.labels.numpy(), task),
+        "inner_macro_f1": challenge_score(inner, labels[data.inner], task),
+        "validation_macro_f1": challenge_score(validation, data.validation.labels.numpy(), task),
     }
 
 
-def _macro_f1(answers: np.ndarray, labels: np.ndarray, task: Task) -> float:
-    """The challenge's score; NaN without rows."""
+def challenge_score(answers: np.ndarray, labels: np.ndarray, task: Task) -> float:
+    """Macro F1 of probabilities by the challenge's definition; NaN without rows."""
     if not len(labels):
         return float("nan")
     return float(f1_per_target(labels, decide(answers, task), task).mean())
