@@ -187,7 +187,15 @@ def compare_heads(settings: Settings, encoder: str, counts: Path, out: Out) -> N
 
 @app.command()
 def postprocess_scores(
-    settings: Settings, encoder: str, table: Path, scored: Path, store: StorePath, out: Out
+    settings: Settings,
+    encoder: str,
+    table: Path,
+    scored: Path,
+    store: StorePath,
+    out: Out,
+    other: Annotated[
+        list[Path] | None, typer.Option("--other", help="Table of an encoder to average with.")
+    ] = None,
 ) -> None:
     """Choose the steps after the head on training people; score each on validation."""
     from clipaffect.postprocess.stage import postprocess_scores
@@ -195,8 +203,9 @@ def postprocess_scores(
     training = section(settings, "training", Training)
     how = section(settings, "postprocess", Postprocess)
     evaluation = section(settings, "evaluation", Evaluation)
+    task, others = _task(settings), other or []
     postprocess_scores(
-        training, how, evaluation, encoder, _task(settings), table, scored, Store(store), out
+        training, how, evaluation, encoder, task, table, others, scored, Store(store), out
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,9 @@ from clipaffect.postprocess.steps import (
     Rows,
     adjust,
     average,
+    average_encoders,
     choose_adjustment,
+    choose_encoders,
     choose_smoothing,
     choose_temperature,
     scale,
@@ -168,6 +171,26 @@ def test_seeds_are_averaged() -> None:
     assert np.allclose(average(scores, {}, Rows(np.zeros((5, 2)), [], TWO))[0], scores.mean(axis=0))
 
 
+def test_encoders_are_averaged_where_it_helps() -> None:
+    rng = np.random.default_rng(7)
+    labels = rng.integers(0, 8, (3000, 1))
+    truth = np.eye(8)[labels[:, 0]]
+    own, good, noise = (
+        softmax(truth * strength + rng.normal(0, 1, (2, 3000, 8))) for strength in (1, 1, 0)
+    )
+    at = Rows(labels, [], EXPR, {"noise": noise, "good": good})
+    choice = choose_encoders(own, at)
+    assert choice == {"with": ["good"]}
+    assert at.macro_f1(average_encoders(own, choice, at)) > at.macro_f1(own) + 0.03
+    assert choose_encoders(own, Rows(labels, [], EXPR, {"noise": noise})) == {"with": []}
+    # A frame that the other encoder did not see, and a seed whose head failed, keep their own.
+    good[:, :5], good[1] = np.nan, np.nan
+    found = average_encoders(own, choice, at)
+    assert np.array_equal(found[:, :5], own[:, :5])
+    assert np.array_equal(found[1], own[1])
+    assert np.allclose(found[0, 5:], (own[0, 5:] + good[0, 5:]) / 2)
+
+
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
     return write_table(tmp_path / "table", n=300)
@@ -198,8 +221,15 @@ def evaluated(table: Path, folder: Path) -> Path:
     return folder / "scored"
 
 
-def run(table: Path, scored: Path, folder: Path, how: Postprocess, settings: Training = SMALL):
-    postprocess_scores(settings, how, EVALUATION, "x", EXPR, table, scored,
+def run(
+    table: Path,
+    scored: Path,
+    folder: Path,
+    how: Postprocess,
+    settings: Training = SMALL,
+    others: Sequence[Path] = (),
+):
+    postprocess_scores(settings, how, EVALUATION, "x", EXPR, table, list(others), scored,
                        Store(folder / "store"), folder / "out")  # fmt: skip
     steps = read_frame(folder / "out/steps.parquet")
     return steps, json.loads((folder / "out/choices.json").read_text())
@@ -235,6 +265,36 @@ def test_the_last_scores_give_the_last_macro_f1(table: Path, tmp_path: Path) -> 
         "method == 'head' and alpha == 0.5 and metric == 'macro_f1'"
     )
     assert alone["value"].mean() == pytest.approx(steps["macro_f1"].iloc[0])
+
+
+def test_another_encoders_heads_are_averaged_frame_by_frame(table: Path, tmp_path: Path) -> None:
+    """Its table lacks some frames and has others in another order; the sum is written out here."""
+    other = write_table(tmp_path / "other", n=300)
+    features = np.load(other / "features.npy")
+    np.save(
+        other / "features.npy", features + np.sin(np.arange(features.size)).reshape(features.shape)
+    )
+    rows = read_frame(other / "rows.parquet")
+    unseen = (rows["split"] == "validation") & (rows["frame"] % 7 == 0)
+    rows.loc[unseen, ["status", "feature_row"]] = ["no_face", -1]
+    write_frame(other / "rows.parquet", rows)
+    scored = evaluated(table, tmp_path)
+    how = Postprocess(steps=("average_encoders",), encoders=("y",), folds=2)
+    steps, choices = run(table, scored, tmp_path, how, others=[other])
+    assert choices["steps"] == [{"fold": 0, "step": "average_encoders", "choice": {"with": ["y"]}}]
+    keys = ["seed", "video", "person", "frame"]
+    evaluate_heads(SMALL, "leave_out", "y", EXPR, other, bundles_of(other, tmp_path / "y"), [],
+                   tmp_path / "scored_y")  # fmt: skip
+    own, theirs = (
+        read_frame(folder / "scores.parquet").query("method == 'head' and alpha == 0.5")
+        .set_index(keys)["scores"] for folder in (scored, tmp_path / "scored_y")
+    )  # fmt: skip
+    averaged = read_frame(tmp_path / "out/scores.parquet").set_index(keys)["scores"]
+    assert len(averaged) == len(own) > len(theirs)
+    for key, values in averaged.items():
+        both = [own[key], theirs[key]] if key in theirs.index else [own[key]]
+        assert values == pytest.approx(np.mean(both, axis=0), abs=1e-6)
+    assert steps["step"].tolist() == ["heads alone", "average_encoders"]
 
 
 def test_every_fold_has_choices_of_its_own(table: Path, tmp_path: Path) -> None:

@@ -99,6 +99,10 @@ rule postprocess_scores:
         code=CONFIG.training.user_files(),
         scores=RESULTS / "evaluation/{task}/scores.parquet",
         labels=RESULTS / "evaluation/{task}/rows.parquet",
+        others=expand(
+            RESULTS / "tables/{encoder}/{{task}}/rows.parquet",
+            encoder=CONFIG.postprocess.encoders,
+        ),
     output:
         steps=RESULTS / "postprocess/{task}/steps.parquet",
         choices=RESULTS / "postprocess/{task}/choices.json",
@@ -120,9 +124,10 @@ rule postprocess_scores:
             f"tasks.{wildcards.task}",
         ),
         encoder=CONFIG.encoder,
+        others=lambda wildcards, input: options("--other", input.others, folder=True),
     shell:
         "clipaffect postprocess-scores --settings {params.settings:q} {params.encoder:q} "
-        '"$(dirname {input.rows:q})" "$(dirname {input.scores:q})" '
+        '"$(dirname {input.rows:q})" "$(dirname {input.scores:q})" {params.others} '
         '--out "$(dirname {output.steps:q})" > {log:q} 2>&1'
 
 

@@ -15,7 +15,7 @@ from clipaffect.config.training import Training
 from clipaffect.tasks import Task
 
 Missing = Literal["leave_out", "nearest", "interpolate"]
-PostprocessStep = Literal["average_seeds", "smooth", "temperature", "adjust"]
+PostprocessStep = Literal["average_encoders", "average_seeds", "smooth", "temperature", "adjust"]
 
 
 class Probe(Section):
@@ -67,13 +67,31 @@ class Postprocess(Section):
 
     steps: Annotated[tuple[PostprocessStep, ...], AfterValidator(unique)] = Field(
         ("average_seeds", "smooth", "temperature", "adjust"),
-        description="In this order, whichever are named: `average_seeds` takes the mean of the "
-        "seeds' probabilities; `smooth` a mean or Gaussian over neighbouring frames, its width "
-        "chosen; `temperature` scales the logits to the least log loss; `adjust` shifts classes "
-        "by their prior (logit adjustment), or gives every label a threshold of its own. An empty "
-        "list switches it off.",
+        description="In this order, whichever are named: `average_encoders` (first) takes the "
+        "mean with heads on other encoders, whichever of `encoders` help; `average_seeds` takes "
+        "the mean of the seeds' probabilities; `smooth` a mean or Gaussian over neighbouring "
+        "frames, its width chosen; `temperature` scales the logits to the least log loss; `adjust` "
+        "shifts classes by their prior (logit adjustment), or gives every label a threshold of its "
+        "own. An empty list switches it off.",
     )
     folds: int = Field(3, ge=2, le=20, description="Parts of the training people.")
+    encoders: Annotated[tuple[str, ...], Field(max_length=4), AfterValidator(unique)] = Field(
+        (), description="For `average_encoders`: other encoders of the run, at most 4."
+    )
+
+    @model_validator(mode="after")
+    def _encoders_averaged(self) -> Postprocess:
+        if bool(self.encoders) != ("average_encoders" in self.steps):
+            raise ValueError(
+                "'postprocess.encoders' and the step 'average_encoders' want each other: name the "
+                "encoders and the step, or neither"
+            )
+        if "average_encoders" in self.steps[1:]:
+            raise ValueError(
+                "'postprocess.steps': 'average_encoders' averages heads seed by seed, so it comes "
+                "first"
+            )
+        return self
 
 
 class Paths(Section):
@@ -155,6 +173,13 @@ class Config(Section):
                 raise ValueError(f"'features.join.{name}' names an encoder twice")
         if self.encoder not in known:
             raise ValueError(f"'encoder' names '{self.encoder}'; there is {', '.join(known)}")
+        for name in self.postprocess.encoders:
+            if name not in known or name == self.encoder:
+                others = [own for own in known if own != self.encoder]
+                raise ValueError(
+                    f"'postprocess.encoders' names '{name}'; beside '{self.encoder}' there is "
+                    f"{', '.join(others) or 'none'}"
+                )
         for name, encoder in self.encoders.items():
             if encoder.crop not in (None, self.faces.crop) and not self.data.searches_faces:
                 raise ValueError(

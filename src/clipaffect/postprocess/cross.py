@@ -15,7 +15,7 @@ from clipaffect.dataset.splits import make_splits
 from clipaffect.devices import one_device
 from clipaffect.errors import UserError
 from clipaffect.progress import Progress
-from clipaffect.splits import TRAIN, fold_split
+from clipaffect.splits import TRAIN, VALIDATION, fold_split
 from clipaffect.store import Store
 from clipaffect.table import Split, read_split
 from clipaffect.tasks import Task
@@ -61,11 +61,9 @@ def cross_fit(
     """
     train = read_split(table, task, TRAIN, fold)
     part = _deal(train, task, parts)
-    recipe = settings.recipes()[""]
-    heads = [HeadId("", settings.headline_alpha, seed) for seed in settings.seeds]
+    heads = _headline(settings)
     scores = np.full((len(heads), len(part), len(task.targets)), np.nan, np.float32)
-    timings = Timings(task, train.features.shape[1])
-    epochs = parts * len(heads) * recipe.epochs
+    epochs = parts * len(heads) * settings.recipes()[""].epochs
     with (
         one_device(settings.device == "cuda") as device,
         Progress(f"{task.name} epochs of {parts * len(heads)} cross-fitted heads", epochs) as bar,
@@ -73,12 +71,7 @@ def cross_fit(
         for number in range(1, parts + 1):
             held = np.flatnonzero(part == number)
             others, own = _take(train, np.flatnonzero(part != number)), _take(train, held)
-            pieces = train_pieces(heads, others, own, task, settings, device, store, timings, bar)
-            for index, head in enumerate(heads):
-                found = load_piece(pieces[head], recipe, task, train.features.shape[1], head.seed)
-                if found is not None:
-                    every = np.arange(len(held))
-                    scores[index, held] = probabilities(evaluator(found), own.features, every, task)
+            scores[:, held] = _scores(others, own, task, settings, device, store, bar)
     finished = [not np.isnan(own).any() for own in scores]
     if not any(finished):
         raise CannotChoose(
@@ -90,6 +83,52 @@ def cross_fit(
         )
     seeds = [seed for seed, ok in zip(settings.seeds, finished, strict=True) if ok]
     return CrossFitted(train.rows, train.labels.numpy(), scores[finished], seeds)
+
+
+def validation_scores(
+    table: Path, task: Task, fold: int, settings: Training, store: Store
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Validation rows of a table, and their scores by heads trained on all of its training rows.
+
+    Returns:
+        The rows that have a feature, and probabilities (seeds, n, targets); NaN of a seed whose
+        head did not finish.
+    """
+    train, validation = (read_split(table, task, split, fold) for split in (TRAIN, VALIDATION))
+    epochs = len(settings.seeds) * settings.recipes()[""].epochs
+    with (
+        one_device(settings.device == "cuda") as device,
+        Progress(f"{task.name} epochs of {len(settings.seeds)} heads", epochs) as bar,
+    ):
+        scores = _scores(train, validation, task, settings, device, store, bar)
+    return validation.rows, scores
+
+
+def _headline(settings: Training) -> list[HeadId]:
+    return [HeadId("", settings.headline_alpha, seed) for seed in settings.seeds]
+
+
+def _scores(
+    train: Split,
+    held: Split,
+    task: Task,
+    settings: Training,
+    device: str,
+    store: Store,
+    bar: Progress,
+) -> np.ndarray:
+    """(seeds, n, targets) scores of held-out rows by heads of the others; NaN where one failed."""
+    inputs = train.features.shape[1]
+    pieces = train_pieces(
+        _headline(settings), train, held, task, settings, device, store, Timings(task, inputs), bar
+    )
+    scores = np.full((len(pieces), len(held.rows), len(task.targets)), np.nan, np.float32)
+    for index, (head, piece) in enumerate(pieces.items()):
+        found = load_piece(piece, settings.recipes()[""], task, inputs, head.seed)
+        if found is not None:
+            every = np.arange(len(held.rows))
+            scores[index] = probabilities(evaluator(found), held.features, every, task)
+    return scores
 
 
 def _take(split: Split, rows: np.ndarray) -> Split:

@@ -19,6 +19,7 @@ from clipaffect.evaluation.clusters import cluster_counts, count_array
 from clipaffect.evaluation.folds import Scored, read_scores, score_schema, score_table
 from clipaffect.evaluation.metrics import decide, expected_calibration_error, reliability
 from clipaffect.postprocess.cross import CannotChoose, CrossFitted, cross_fit
+from clipaffect.postprocess.others import other_scores
 from clipaffect.postprocess.smoothing import sequences
 from clipaffect.postprocess.steps import STEPS, Choice, Rows
 from clipaffect.postprocess.table import COLUMNS
@@ -38,6 +39,7 @@ def postprocess_scores(
     encoder: str,
     task: Task,
     table: Path,
+    others: list[Path],
     scored: Path,
     store: Store,
     out: Path,
@@ -59,6 +61,7 @@ def postprocess_scores(
         encoder: the one that the heads were trained on.
         task: the task.
         table: of that encoder.
+        others: tables of the encoders of ``how.encoders``, in that order.
         scored: the task's folder of the evaluation.
         store: the work store.
         out: a folder.
@@ -70,6 +73,16 @@ def postprocess_scores(
             fold: cross_fit(table, task, fold, settings, how.folds, store)
             for fold in folds_of(table)
         }
+        beside = {
+            fold: {
+                name: other_scores(
+                    other, task, fold, settings, how.folds, store, fitted,
+                    rows[rows["fold"] == fold], seeds,
+                )
+                for name, other in zip(how.encoders, others, strict=True)
+            }
+            for fold, fitted in crossed.items()
+        }  # fmt: skip
     except CannotChoose as error:
         _write_note(error, task, out)
         return
@@ -79,9 +92,12 @@ def postprocess_scores(
     choices: list[dict[str, Any]] = []
     for fold, fitted in crossed.items():
         own = np.flatnonzero(rows["fold"] == fold)
-        at = Rows(fitted.labels, sequences(fitted.rows), task)
         mine = rows.iloc[own].reset_index(drop=True)
-        there = Rows(labels[own], sequences(mine), task)
+        inside, outside = (
+            {name: pair[side] for name, pair in beside[fold].items()} for side in (0, 1)
+        )
+        at = Rows(fitted.labels, sequences(fitted.rows), task, inside)
+        there = Rows(labels[own], sequences(mine), task, outside)
         chosen_on, applied_to = fitted.scores, scores[:, own]
         stages[0].append(applied_to)
         inner[0].append(at.macro_f1(chosen_on))

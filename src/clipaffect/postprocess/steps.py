@@ -7,7 +7,8 @@ is a small dictionary that JSON can hold; nothing else is needed to apply it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -32,11 +33,14 @@ class Rows:
         labels: (n, 1) classes or (n, targets) bits; -1 is not annotated.
         runs: see ``smoothing.sequences``.
         task: the task.
+        others: (S, n, targets) scores of the same rows by heads on other encoders, by name; NaN
+            where that encoder saw no face or a seed's head did not finish.
     """
 
     labels: np.ndarray
     runs: Runs
     task: Task
+    others: dict[str, np.ndarray] = field(default_factory=dict)
 
     def macro_f1(self, scores: np.ndarray) -> float:
         """Macro F1 of (S, n, targets), mean over seeds."""
@@ -55,6 +59,21 @@ def _probabilities(logits: np.ndarray, task: Task) -> np.ndarray:
         return np.asarray(1 / (1 + np.exp(-logits)))
     logits = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(logits / logits.sum(axis=-1, keepdims=True))
+
+
+def choose_encoders(scores: np.ndarray, rows: Rows) -> Choice:
+    """The other encoders to average with for the highest macro F1; the fewest of equals."""
+    sets = [
+        list(names) for count in range(len(rows.others) + 1)
+        for names in combinations(rows.others, count)
+    ]  # fmt: skip
+    found = [rows.macro_f1(average_encoders(scores, {"with": names}, rows)) for names in sets]
+    return {"with": sets[int(np.argmax(found))]}
+
+
+def average_encoders(scores: np.ndarray, choice: Choice, rows: Rows) -> np.ndarray:
+    """The mean of the encoders' probabilities, seed by seed; of those that saw the frame."""
+    return np.asarray(np.nanmean([scores, *(rows.others[name] for name in choice["with"])], axis=0))
 
 
 def choose_smoothing(scores: np.ndarray, rows: Rows) -> Choice:
@@ -143,6 +162,7 @@ STEPS: dict[
     str,
     tuple[Callable[[np.ndarray, Rows], Choice], Callable[[np.ndarray, Choice, Rows], np.ndarray]],
 ] = {
+    "average_encoders": (choose_encoders, average_encoders),
     "average_seeds": (lambda scores, rows: {}, average),
     "smooth": (choose_smoothing, apply_smoothing),
     "temperature": (choose_temperature, scale),

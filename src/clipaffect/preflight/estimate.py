@@ -224,7 +224,7 @@ def _training(config: Config, task: Task, splits: dict[str, Any], dimension: int
         if variant or not config.postprocess.steps:
             continue
         parts = config.postprocess.folds
-        heads = parts * len(training.seeds)
+        heads = parts * len(training.seeds) * (1 + len(config.postprocess.encoders))
         share = 1 - 1 / parts
         work = f"{heads * len(folds)} cross-fitted heads for {task.name}"
         disk = 4.0 * heads * len(folds) * weights

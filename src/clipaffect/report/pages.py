@@ -44,11 +44,13 @@ def _chosen(choice: str) -> str:
 
 
 def _in_words(choice: dict[str, Any]) -> str:
+    if "with" in choice:
+        return " and ".join(["the run's own", *choice["with"]]) if choice["with"] else "none"
     if "kind" in choice:
-        if choice["kind"] == "none":
-            return "no smoothing"
-        unit = "frames" if choice["kind"] == "mean" else "frames of deviation"
-        return f"{choice['kind']}, {choice['width']:g} {unit}"
+        widths = {"none": "no smoothing", "mean": "mean, {:g} frames"}
+        return widths.get(choice["kind"], "gaussian, {:g} frames of deviation").format(
+            choice["width"]
+        )
     if "temperature" in choice:
         return f"{choice['temperature']:.2f}"
     if "tau" in choice:

@@ -1,0 +1,67 @@
+"""Scores of a run's frames by heads on another encoder's features, to average with its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from clipaffect.config.training import Training
+from clipaffect.postprocess.cross import CrossFitted, cross_fit, validation_scores
+from clipaffect.store import Store
+from clipaffect.tasks import Task
+
+FRAME = ["video", "person", "frame"]
+
+
+def other_scores(
+    table: Path,
+    task: Task,
+    fold: int,
+    settings: Training,
+    parts: int,
+    store: Store,
+    fitted: CrossFitted,
+    rows: pd.DataFrame,
+    seeds: list[int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Another encoder's scores of the training rows (cross-fitted) and of the validation rows.
+
+    The heads are the headline's, by the run's own recipe, on that encoder's table.
+
+    Args:
+        table: of the other encoder.
+        task: the task.
+        fold: whose training people; 0 where there are no folds.
+        settings: the ``training`` section.
+        parts: of the training people.
+        store: the work store.
+        fitted: the run's own training rows and their seeds.
+        rows: the run's own validation rows.
+        seeds: of their scores.
+
+    Returns:
+        Probabilities (S, n, targets) of ``fitted.rows`` and of ``rows``; NaN where the other
+        encoder saw no face, or where a seed's head did not finish.
+    """
+    crossed = cross_fit(table, task, fold, settings, parts, store)
+    there, scores = validation_scores(table, task, fold, settings, store)
+    inside = _placed(crossed.rows, crossed.scores, crossed.seeds, fitted.rows, fitted.seeds)
+    return inside, _placed(there, scores, list(settings.seeds), rows, seeds)
+
+
+def _placed(
+    rows: pd.DataFrame,
+    scores: np.ndarray,
+    seeds: list[int],
+    wanted: pd.DataFrame,
+    wanted_seeds: list[int],
+) -> np.ndarray:
+    """(S, n, targets) scores of the wanted rows and seeds; NaN of those that are not there."""
+    at = pd.MultiIndex.from_frame(rows[FRAME]).get_indexer(pd.MultiIndex.from_frame(wanted[FRAME]))
+    found = np.full((len(wanted_seeds), len(wanted), scores.shape[2]), np.nan, np.float32)
+    for index, seed in enumerate(wanted_seeds):
+        if seed in seeds:
+            found[index, at >= 0] = scores[seeds.index(seed), at[at >= 0]]
+    return found
