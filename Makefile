@@ -1,7 +1,7 @@
 # `make demo` and `make test` set everything up in .venv and run. See `make help`.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help setup check demo smoke test lint data clean
+.PHONY: help setup check demo smoke test test-cluster lint verify data clean
 
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 VENV ?= .venv
@@ -26,6 +26,10 @@ setup: $(STAMP)  ## build the virtual environment
 demo: $(STAMP)  ## rendered videos to a macro-F1 report: results/demo/report/index.html
 	$(BIN)/clipaffect run --cores $(CORES)
 
+RUN ?= demo
+verify: $(STAMP)  ## whether results/RUN is as its RO-Crate says (clipaffect crate results/RUN writes it)
+	$(BIN)/clipaffect verify results/$(RUN)
+
 CONFIG ?= config/config.yaml
 check: $(STAMP)  ## what CONFIG=FILE finds, will run and will cost; seconds, before any work
 	$(BIN)/clipaffect check $(CONFIG)
@@ -35,6 +39,9 @@ smoke: $(STAMP)  ## the whole chain on a few clips, under a minute
 
 test: $(STAMP)  ## every test, the demo among them
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-cluster: $(STAMP)  ## the workflow under a real SLURM (Debian's slurm-wlm and munge) and a real DVC
+	$(BIN)/python -m pytest -m cluster --numprocesses 2 --dist loadfile tests/cluster
 
 lint: $(STAMP)  ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from browsing import Browser
 from filelock import FileLock
+from slurm import Cluster, missing_programs
 
 from clipaffect.assets import ensure_asset
 from clipaffect.dataset.aff_wild2 import FOLDERS
@@ -22,6 +23,17 @@ from clipaffect.tasks import AU, EXPR, Task
 ROOT = Path(__file__).parents[1]
 ASSETS = ROOT / "assets"
 TREE = ("Snakefile", "workflow", "config", "src", "resources", "tests", "profiles", "assets")
+
+
+# Files of minutes, the longest first: what begins last should be short, or one process waits.
+LONG = ("test_study_pages", "test_demo", "test_micro", "test_other_data", "test_crops",
+        "test_compare", "test_report_page", "test_slurm_runs")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files to the front; the order within a file stays."""
+    rank = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONG)))
 
 
 def asset(name: str) -> Path:
@@ -141,11 +153,19 @@ MICRO = ("--configfile", "tests/config/micro.yaml")
 
 @pytest.fixture(scope="session")
 def micro_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workplace in which the micro configuration has run. Not to be changed: copy it."""
+    """A workplace in which the micro configuration has run. Not to be changed: copy it.
+
+    Processes that test side by side share it.
+    """
     asset("face-networks")
-    folder = workplace(tmp_path_factory.mktemp("micro") / "run")
-    snakemake(folder, *MICRO)
-    return folder
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "micro"
+    with FileLock(f"{shared}.lock"):
+        if not (shared / "finished").exists():
+            shutil.rmtree(shared, ignore_errors=True)
+            snakemake(workplace(shared / "run"), *MICRO)
+            (shared / "finished").touch()
+    return shared / "run"
 
 
 def copy_of(run: Path, parent: Path) -> Path:
@@ -172,3 +192,19 @@ def browser() -> Iterator[Browser]:
     started = Browser()
     yield started
     started.close()
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A running SLURM; without its programs these tests are skipped, but never in CI."""
+    if missing := missing_programs():
+        if os.environ.get("CI"):
+            pytest.fail(f"no {', '.join(missing)}: install Debian's slurm-wlm and munge")
+        pytest.skip(f"no {', '.join(missing)} on this machine")
+    started = Cluster(tmp_path_factory.mktemp("slurm"))
+    try:
+        started.start()
+        yield started
+    finally:
+        started.stop()
+    assert not started.left()

@@ -1,0 +1,162 @@
+"""A real SLURM breaks under the workflow: nothing is lost, and the results are the same bytes."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import MICRO, copy_of, result_files
+from slurm import Cluster, node_of, start_run, wait_for, whole_run
+
+pytestmark = pytest.mark.cluster
+MODELS = Path("results/micro/models")
+
+
+@pytest.fixture
+def untrained(micro_run: Path, tmp_path: Path) -> Path:
+    """A finished micro run whose heads are gone, also from the work store."""
+    folder = copy_of(micro_run, tmp_path)
+    shutil.rmtree(folder / MODELS)
+    shutil.rmtree(folder / "store/heads")
+    return folder
+
+
+def caught(started: subprocess.Popen, folder: Path) -> psutil.Process:
+    """A running job of train_heads, stopped in the middle: SIGSTOP."""
+    found: list[psutil.Process] = []
+
+    def look() -> list[psutil.Process]:
+        assert started.poll() is None, (folder / "said").read_text()[-3000:]
+        for process in psutil.process_iter():
+            try:
+                words = process.cmdline()
+                if "train-heads" in words and "-m" in words and process.cwd() == str(folder):
+                    process.suspend()
+                    found.append(process)
+                    break
+            except psutil.Error:
+                continue
+        return found
+
+    wait_for("a job that trains", look)
+    return found[0]
+
+
+def job_of(process: psutil.Process) -> str:
+    return process.environ()["SLURM_JOB_ID"]
+
+
+def same_heads(folder: Path, micro_run: Path) -> bool:
+    return result_files(folder / MODELS) == result_files(micro_run / MODELS)
+
+
+def test_a_lost_node_costs_only_its_unfinished_work(
+    cluster: Cluster, untrained: Path, micro_run: Path
+) -> None:
+    with start_run(cluster, untrained, "training_all", *MICRO) as started:
+        job = caught(started, untrained)
+        node, number = node_of(job), job_of(job)
+        cluster.lose_node(node)
+        try:
+            assert started.wait(240) == 0, (untrained / "said").read_text()[-3000:]
+        finally:
+            cluster.start_node(node)
+    assert same_heads(untrained, micro_run)
+    state, where, _ = cluster.jobs()[number]
+    assert (state, where != node) == ("COMPLETED", True)
+    wait_for("the node's return", lambda: cluster.node_state(node) == "idle")
+
+
+def test_a_cancelled_job_is_named_and_made_again(
+    cluster: Cluster, untrained: Path, micro_run: Path
+) -> None:
+    with start_run(cluster, untrained, "training_all", *MICRO) as started:
+        number = job_of(caught(started, untrained))
+        cluster.ask("scancel", number)
+        assert started.wait(240) == 0, (untrained / "said").read_text()[-3000:]
+    said = (untrained / "said").read_text()
+    assert f"SLURM-job '{number}' failed, SLURM status is: 'CANCELLED'" in said
+    assert same_heads(untrained, micro_run)
+
+
+def test_too_little_memory_comes_back_with_more(
+    cluster: Cluster, untrained: Path, micro_run: Path
+) -> None:
+    growing = ("--set-resources", "train_heads:mem_mb=150 * 30 ** (attempt - 1)")
+    code, said = whole_run(cluster, untrained, "training_all", *MICRO, *growing)
+    assert code == 0, said[-3000:]
+    # Without accounting or cgroups the state is FAILED; the job's log, which is shown, says why.
+    assert "exceeded memory limit" in said
+    assert same_heads(untrained, micro_run)
+
+
+def test_a_job_beyond_its_time_is_ended_and_made_again(
+    cluster: Cluster, untrained: Path, micro_run: Path
+) -> None:
+    short = ("--set-resources", "train_heads:runtime=attempt")  # minutes
+    with start_run(cluster, untrained, "training_all", *MICRO, *short) as started:
+        number = job_of(caught(started, untrained))
+        assert started.wait(400) == 0, (untrained / "said").read_text()[-3000:]
+    said = (untrained / "said").read_text()
+    assert f"SLURM-job '{number}' failed, SLURM status is: 'TIMEOUT'" in said
+    assert same_heads(untrained, micro_run)
+
+
+def test_a_controller_that_restarts_is_waited_for(
+    cluster: Cluster, untrained: Path, micro_run: Path
+) -> None:
+    with start_run(cluster, untrained, "training_all", *MICRO) as started:
+        job = caught(started, untrained)
+        cluster.kill("slurmctld")
+        job.resume()
+        wait_for("the job's end", lambda: not job.is_running())
+        cluster.start_controller()
+        assert started.wait(300) == 0, (untrained / "said").read_text()[-3000:]
+    assert same_heads(untrained, micro_run)
+
+
+def test_an_orphan_that_still_writes_does_no_harm(
+    cluster: Cluster, untrained: Path, micro_run: Path
+) -> None:
+    """The node is lost to SLURM, which starts the job elsewhere; here it lives on."""
+    with start_run(cluster, untrained, "training_all", *MICRO) as started:
+        orphan = caught(started, untrained)
+        node, number = node_of(orphan), job_of(orphan)
+        cluster.kill(node)
+        try:
+            wait_for(
+                "the job to start elsewhere",
+                lambda: (
+                    cluster.jobs()[number][0] == "RUNNING" and cluster.jobs()[number][1] != node
+                ),
+            )
+            orphan.resume()  # both compute, lock and write the same pieces and outputs
+            assert started.wait(240) == 0, (untrained / "said").read_text()[-3000:]
+            wait_for("the orphan's end", lambda: not orphan.is_running())
+        finally:
+            cluster.start_node(node)
+    assert same_heads(untrained, micro_run)
+    wait_for("the node's return", lambda: cluster.node_state(node) == "idle")
+
+
+def test_a_job_that_cannot_run_is_named_with_its_log(
+    cluster: Cluster, untrained: Path, micro_run: Path
+) -> None:
+    code, said = whole_run(
+        cluster, untrained, "training_all", *MICRO, "--retries", "0", "--set-resources",
+        "train_heads:mem_mb=150",
+    )  # fmt: skip
+    assert code == 1
+    assert "Error in rule train_heads" in said
+    logs = set(re.findall(r"[\w./-]+\.log", said.partition("Error in rule train_heads")[2]))
+    found = [Path(untrained, log) for log in logs if Path(untrained, log).is_file()]
+    assert any("slurm_logs/rule_train_heads" in str(log) for log in found)
+    assert any(str(log).endswith("train_heads/EXPR/0.log") for log in found)
+    # The next call goes on.
+    code, said = whole_run(cluster, untrained, "training_all", *MICRO)
+    assert code == 0, said[-3000:]
+    assert same_heads(untrained, micro_run)

@@ -1,0 +1,46 @@
+"""The workflow on a real SLURM gives the bytes of one machine."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import MICRO, asset, result_files, snakemake, workplace
+from slurm import GPU_NODE, Cluster, whole_run
+
+pytestmark = pytest.mark.cluster
+RESULTS = Path("results/micro")
+
+
+def test_a_cluster_gives_the_bytes_of_one_machine(
+    cluster: Cluster, micro_run: Path, tmp_path: Path
+) -> None:
+    folder = workplace(tmp_path / "run")
+    code, said = whole_run(cluster, folder, *MICRO)
+    assert code == 0, said[-3000:]
+    assert result_files(folder / RESULTS) == result_files(micro_run / RESULTS)
+    jobs = cluster.jobs().values()
+    nodes = {comment.partition("_wildcards")[0]: node for _, node, comment in jobs}
+    assert nodes["rule_embed_faces"] == GPU_NODE
+    assert nodes["rule_train_heads"] != GPU_NODE
+    # Downloads and targets stay where Snakemake runs; logs of what went well are removed.
+    assert not {"rule_fetch_asset", "rule_all"} & set(nodes)
+    assert re.search(r"Submitted array job with Snakemake IDs \d+,\d+", said)
+    logs = (folder / ".snakemake/slurm_logs").rglob("*.log")
+    assert {log.parent.name for log in logs} <= {"rule_extract_frames"}  # array tasks' are kept
+
+
+def test_the_demo_on_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
+    """Beside it a run on this machine that has only the cluster's faces and embeddings."""
+    asset("face-networks")
+    here, there = workplace(tmp_path / "here"), workplace(tmp_path / "there")
+    code, said = whole_run(cluster, there)
+    assert code == 0, said[-3000:]
+    for kind in ("detections", "embeddings"):
+        shutil.copytree(there / "store" / kind, here / "store" / kind)
+    snakemake(here)
+    files = result_files(there / "results/demo")
+    assert "report/metrics.json" in files
+    assert files == result_files(here / "results/demo")
