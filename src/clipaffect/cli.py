@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
+from typer.core import TyperCommand
 
 from clipaffect.config import load_config, parse_config
 from clipaffect.config.data import Data
@@ -22,6 +23,7 @@ from clipaffect.config.faces import Faces
 from clipaffect.config.features import FeatureFile
 from clipaffect.config.models import Evaluation, Postprocess, Probe, ZeroShot
 from clipaffect.config.training import Training
+from clipaffect.dvc.commands import dvc_app
 from clipaffect.errors import UserError
 from clipaffect.options import Assets, Out, Settings, StorePath, section
 from clipaffect.store import Store
@@ -34,6 +36,7 @@ app = typer.Typer(
 store_app = typer.Typer(no_args_is_help=True, help="The work store.")
 app.add_typer(store_app, name="store")
 app.add_typer(study_app, name="study")
+app.add_typer(dvc_app, name="dvc")
 
 
 @app.command()
@@ -318,22 +321,6 @@ def check(
 
 
 @app.command()
-def dvc_run(config: Path) -> None:
-    """Write runs/<run>/{config.yaml,dvc.yaml}: a configuration of your own as DVC stages."""
-    from clipaffect.dvc_run import write_dvc_run
-
-    print(f"dvc repro {write_dvc_run(config, Path()) / 'dvc.yaml'}")
-
-
-@app.command()
-def inventory(config: Path, out: Out) -> None:
-    """Write the digest of names, sizes and times of a run's data."""
-    from clipaffect.dvc_run import write_inventory
-
-    write_inventory(config, out)
-
-
-@app.command()
 def docs(root: Annotated[Path, typer.Option(help="The repository's root.")] = Path()) -> None:
     """Write the pages and the schema that are generated from the code."""
     from clipaffect.config.reference import write_generated
@@ -384,7 +371,17 @@ def gc(
     print(f"{'deleted' if delete else 'would delete'} {total / 1e6:.1f} MB")
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+class _Verbatim(TyperCommand):
+    """A command whose words go on as they are: Snakemake wants its own ``--`` before targets."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args == ["--help"]:
+            return super().parse_args(ctx, args)
+        ctx.args = list(args)
+        return ctx.args
+
+
+@app.command(cls=_Verbatim)
 def run(context: typer.Context) -> None:
     """Check the configuration and call Snakemake; free the lock of a run that was killed."""
     from clipaffect.launch import launch

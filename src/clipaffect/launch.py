@@ -59,7 +59,8 @@ def _locked() -> bool:
     return LOCKS.is_dir() and any(LOCKS.iterdir())
 
 
-def _snakemake(arguments: list[str]) -> list[str]:
+def snakemake_command(arguments: list[str]) -> list[str]:
+    """Snakemake's, by the Python that runs this."""
     return [sys.executable, "-m", "snakemake", *arguments]
 
 
@@ -89,8 +90,8 @@ def launch(arguments: list[str]) -> int:
                 where=LOCKS,
                 mend="wait for it; if you are sure that it is gone, call 'snakemake --unlock'",
             )
-        subprocess.run(_snakemake(["--unlock", "--quiet", "all"]), check=False)
-    child = subprocess.Popen(_snakemake(arguments))
+        subprocess.run(snakemake_command(["--unlock", "--quiet", "all"]), check=False)
+    child = subprocess.Popen(snakemake_command(arguments))
     write_text(OWNER, json.dumps([describe(os.getpid()), describe(child.pid)]))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _: os.kill(child.pid, received))

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import ROOT, environment
 
-from clipaffect.dvc_run import write_dvc_run
+from clipaffect.dvc.stages import write_stages
 from clipaffect.errors import UserError
 
 
@@ -56,7 +56,7 @@ def write_config(folder: Path, **data: object) -> Path:
 def test_licensed_outputs_never_reach_a_remote(
     repository: Path, data: dict[str, bool], *, reaches: bool
 ) -> None:
-    folder = write_dvc_run(write_config(repository, **data), repository)
+    folder = write_stages(write_config(repository, **data), repository)
     stages = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
     assert list(stages) == ["inventory", "dataset", "faces", "embeddings", "training", "report"]
     for name, stage in stages.items():
@@ -84,7 +84,7 @@ def test_features_from_elsewhere_are_what_a_stage_depends_on(repository: Path) -
         (repository / name).write_text("x")
     part = {"file": "theirs.h5", "frames": "theirs.txt"}
     path.write_text(yaml.safe_dump(config | {"features": {"import": {"theirs": part}}}))
-    folder = write_dvc_run(path, repository)
+    folder = write_stages(path, repository)
     stages = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
     assert {"theirs.h5", "theirs.txt"} < set(stages["embeddings"]["deps"])
     assert "import_features" in stages["embeddings"]["cmd"]
@@ -94,10 +94,10 @@ def test_features_from_elsewhere_are_what_a_stage_depends_on(repository: Path) -
 
 def test_submissions_are_outputs_and_the_demos_own_file_is_refused(repository: Path) -> None:
     (repository / "names.txt").write_text("1-25-480x270\n")
-    folder = write_dvc_run(write_config(repository, test={"AU": "names.txt"}), repository)
+    folder = write_stages(write_config(repository, test={"AU": "names.txt"}), repository)
     report = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]["report"]
     assert "results/micro/submission" in report["outs"]
     assert "write_submission" in report["cmd"]
     assert "--configfile runs/micro/config.yaml" in report["cmd"]
     with pytest.raises(UserError, match="at the top"):
-        write_dvc_run(ROOT / "config/config.yaml", ROOT)
+        write_stages(ROOT / "config/config.yaml", ROOT)

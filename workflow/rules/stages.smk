@@ -11,7 +11,6 @@ localrules:
 
 rule dataset_all:
     input:
-        RESULTS / "start.html",
         expand(RESULTS / "frames/{shard}.parquet", shard=SHARDS),
 
 
@@ -43,5 +42,7 @@ rule training_all:
 
 rule report_all:
     input:
+        # It shows the whole configuration, which is a parameter of the last stage alone.
+        RESULTS / "start.html",
         rules.build_report.output,
         SUBMISSIONS,

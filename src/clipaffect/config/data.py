@@ -176,8 +176,8 @@ class Data(Section):
     licensed: bool = Field(
         False,
         description="Whether the data's licence forbids redistribution (true for `raf_db` and "
-        "`affectnet`): then the report shows no pictures of people, and `clipaffect dvc-run` keeps "
-        "every output from DVC's remotes.",
+        "`affectnet`): then the report shows no pictures of people, and `clipaffect dvc stages` "
+        "keeps every output from DVC's remotes.",
     )
     may_push: bool = Field(
         False, description="Whether what is made from licensed data may go to a DVC remote."

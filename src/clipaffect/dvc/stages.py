@@ -19,14 +19,16 @@ from clipaffect.dataset.inventory import inventory
 from clipaffect.errors import UserError
 from clipaffect.tables import write_text
 
+RUN = "clipaffect run"
 ROOT_RUN, ROOT_CONFIG, ROOT_DATA = "results/demo/", "config/config.yaml", "resources/demo"
 HEADER = """\
 # The run '{run}' as DVC stages: dvc repro {folder}/dvc.yaml
-# Written by `clipaffect dvc-run`; write it again after a change of run, data.licensed or data.test.
+# Written by `clipaffect dvc stages`; write it again after a change of run, data.licensed,
+# data.test, features or postprocess.steps.
 """
 
 
-def write_dvc_run(configfile: Path, root: Path) -> Path:
+def write_stages(configfile: Path, root: Path) -> Path:
     """Write a run's ``config.yaml`` and ``dvc.yaml``; returns their folder.
 
     Args:
@@ -76,7 +78,7 @@ def _inventory(folder: str) -> dict[str, Any]:
     return {
         "desc": "See whether the data has changed",
         "wdir": "../..",
-        "cmd": f"clipaffect inventory {folder}/config.yaml --out {folder}/inventory.txt",
+        "cmd": f"clipaffect dvc inventory {folder}/config.yaml --out {folder}/inventory.txt",
         "always_changed": True,
         "outs": [{f"{folder}/inventory.txt": {"cache": False}}],
     }
@@ -88,7 +90,7 @@ def _stage(
     def moved(path: str) -> str:
         return path.replace(ROOT_RUN, f"results/{config.run}/")
 
-    command = stage["cmd"].replace("snakemake ", f"snakemake --configfile {folder}/config.yaml ", 1)
+    command = stage["cmd"].replace(RUN, f"{RUN} --configfile {folder}/config.yaml", 1)
     deps = [moved(path) for path in stage["deps"] if not path.startswith(ROOT_DATA)]
     outs = [moved(path) for path in stage["outs"]]
     if name == "dataset":
@@ -109,8 +111,8 @@ def _stage(
     made: dict[str, Any] = {"desc": stage["desc"], "wdir": "../..", "cmd": command, "deps": deps}
     made["params"] = [{f"{folder}/config.yaml": keys}]
     made["outs"] = [{path: {"push": False}} for path in outs] if stays else outs
-    for metrics in stage.get("metrics", []):
-        made["metrics"] = [{moved(path): settings} for path, settings in metrics.items()]
+    if "metrics" in stage:
+        made["metrics"] = [moved(path) for path in stage["metrics"]]
     return made
 
 

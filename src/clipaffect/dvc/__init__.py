@@ -1,0 +1,1 @@
+"""A run as DVC stages: written, registered, taken over from a remote."""

@@ -1,0 +1,139 @@
+"""Keep what DVC and Snakemake know of a run in step, whichever of the two made or brought it.
+
+``record_run`` tells DVC of results that a plain Snakemake run made; ``adopt_run`` tells Snakemake
+of results that ``dvc pull`` brought. Both refuse where the other side is not finished and clean:
+``dvc commit --force`` would register anything that lies there, and ``snakemake --touch`` would
+call it up to date.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from clipaffect.config import load_config
+from clipaffect.config.models import Config
+from clipaffect.digest import file_digest
+from clipaffect.dvc.stages import ROOT_CONFIG, write_inventory
+from clipaffect.errors import UserError
+from clipaffect.launch import snakemake_command
+from clipaffect.report.compare import RECORD, flatten
+from clipaffect.stages import VERSIONS, settings_json
+
+NOTHING = "Nothing to be done"  # what Snakemake's dry run says of a finished run
+
+
+def record_run(configfile: Path) -> Path:
+    """Register the results of a finished Snakemake run in DVC; returns the dvc.lock.
+
+    Raises:
+        UserError: the run is not finished, was made with another configuration, or Snakemake would
+            make something again.
+    """
+    config, stages = load_config(configfile), _stages_of(configfile)
+    _check_made_so(config, configfile)
+    dry = _call(snakemake_command(["--dry-run", "--configfile", str(configfile)]))
+    if NOTHING not in dry:
+        raise UserError(
+            "the results are not finished: Snakemake would still run\n" + _job_table(dry),
+            where=f"results/{config.run}",
+            mend=f"call 'clipaffect run --configfile {configfile}' first",
+        )
+    _note_data(configfile)
+    _call([sys.executable, "-m", "dvc", "commit", "--force", "--quiet", str(stages)])
+    return stages.with_suffix(".lock")
+
+
+def adopt_run(configfile: Path) -> None:
+    """Tell Snakemake that results which DVC checked out are finished, and make its last pages.
+
+    Raises:
+        UserError: DVC says that something has changed since the results were made.
+    """
+    config, stages = load_config(configfile), _stages_of(configfile)
+    _note_data(configfile)
+    status = json.loads(_call([sys.executable, "-m", "dvc", "status", "--json", str(stages)]))
+    changed = {name: why for name, why in status.items() if why != ["always changed"]}
+    if changed:
+        raise UserError(
+            f"DVC says that these stages have changed: {', '.join(changed)}",
+            where=stages,
+            mend=f"call 'dvc pull {stages}' for their results, or 'dvc repro {stages}'",
+        )
+    _check_made_so(config, configfile)
+    own = ["--configfile", str(configfile)]
+    _call(snakemake_command(["--touch", "--forceall", "--cores", "1", *own]))
+    # Timings are of one machine and not in DVC: their page is made here.
+    _call(snakemake_command(["--cores", "1", *own]))
+
+
+def _stages_of(configfile: Path) -> Path:
+    """The dvc.yaml that runs a configuration."""
+    if configfile.resolve() == Path(ROOT_CONFIG).resolve():
+        return Path("dvc.yaml")
+    folder = Path("runs") / load_config(configfile).run
+    if not (folder / "dvc.yaml").is_file():
+        raise UserError(
+            f"there is no {folder / 'dvc.yaml'}", where=configfile,
+            mend=f"call 'clipaffect dvc stages {configfile}' first",
+        )  # fmt: skip
+    if (folder / "config.yaml").read_bytes() != configfile.read_bytes():
+        raise UserError(
+            f"{folder / 'config.yaml'}, which DVC watches, is not this configuration",
+            where=configfile,
+            mend=f"call 'clipaffect dvc stages {configfile}' again, or name DVC's copy",
+        )
+    return folder / "dvc.yaml"
+
+
+def _check_made_so(config: Config, configfile: Path) -> None:
+    """Whether a run's own record names this configuration, these stages and this user's code."""
+    path = Path("results") / config.run / RECORD
+    if not path.is_file():
+        raise UserError(
+            f"there is no finished run: no {path}", where=configfile,
+            mend=f"call 'clipaffect run --configfile {configfile}'",
+        )  # fmt: skip
+    made = json.loads(path.read_text())
+    here: dict[str, Any] = {
+        # as the report got it: with the tasks spelt out
+        "config": json.loads(settings_json(config, "report", "config"))["config"],
+        "stages": VERSIONS,
+        "code": {path: file_digest(Path(path)) for path in config.training.user_files()},
+    }
+    one, other = (flatten({key: record.get(key) for key in here}) for record in (made, here))
+    wrong = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+    if wrong:
+        raise UserError(
+            f"the results were made with other settings: {', '.join(wrong[:5])}"
+            + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""),
+            where=path,
+            mend=f"call 'clipaffect run --configfile {configfile}', or give the settings back",
+        )
+
+
+def _note_data(configfile: Path) -> None:
+    """The state of the data, which the first stage of a run of one's own depends on."""
+    if configfile.resolve() != Path(ROOT_CONFIG).resolve():
+        folder = Path("runs") / load_config(configfile).run
+        write_inventory(configfile, folder / "inventory.txt")
+
+
+def _call(command: list[str]) -> str:
+    """What a program says; its last words are the error where it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stdout + done.stderr).strip().splitlines()
+        raise UserError(
+            f"'{' '.join(command[2:])}' failed:\n" + "\n".join(said[-15:]),
+            where=command[2], mend="see its message",
+        )  # fmt: skip
+    return done.stdout if command[2] == "dvc" else done.stdout + done.stderr
+
+
+def _job_table(said: str) -> str:
+    """The table of jobs in what a dry run says."""
+    return said.partition("Job stats:")[2].partition("\n\n")[0].strip()

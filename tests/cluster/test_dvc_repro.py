@@ -1,0 +1,270 @@
+"""Runs under a real DVC: the bytes of Snakemake, whatever is changed, killed, pushed or pulled."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import MICRO, ROOT, environment, result_files, snakemake, workplace
+from slurm import Cluster
+
+pytestmark = pytest.mark.cluster
+RESULTS, STAGES, CONFIG = Path("results/micro"), "runs/micro/dvc.yaml", "runs/micro/config.yaml"
+LONGER = ("-S", f"{CONFIG}:training.epochs=4")
+
+
+def surroundings() -> dict[str, str]:
+    """What an activated environment gives, and somebody who commits."""
+    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    person = {f"GIT_{who}_{what}": "tester@localhost" for who in ("AUTHOR", "COMMITTER")
+              for what in ("NAME", "EMAIL")}  # fmt: skip
+    return environment() | person | {"PATH": tools}
+
+
+def run(folder: Path, *command: str, fails: bool = False) -> str:
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env=surroundings(), check=False
+    )
+    assert bool(done.returncode) == fails, f"{command}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout + (done.stderr if fails else "")
+
+
+def commit(folder: Path, message: str) -> None:
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "-q", "-m", message)
+
+
+def make_repository(folder: Path) -> Path:
+    """A repository with the project's files, and the micro run as DVC stages."""
+    workplace(folder)
+    shutil.copyfile(ROOT / ".gitignore", folder / ".gitignore")
+    shutil.copyfile(ROOT / ".dvcignore", folder / ".dvcignore")
+    shutil.copyfile(ROOT / "dvc.yaml", folder / "dvc.yaml")
+    run(folder, "git", "init", "-q")
+    run(folder, "dvc", "init", "-q")
+    run(folder, "dvc", "config", "core.analytics", "false")
+    run(folder, "clipaffect", "dvc", "stages", MICRO[1])
+    commit(folder, "The micro run as DVC stages")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory: pytest.TempPathFactory, face_networks: Path) -> Path:
+    """`dvc repro` from a fresh clone, committed. Not to be changed: copy it."""
+    folder = make_repository(tmp_path_factory.mktemp("dvc") / "repository")
+    run(folder, "dvc", "repro", "-q", STAGES)
+    commit(folder, "dvc repro")
+    return folder
+
+
+@pytest.fixture
+def repository(reproduced: Path, tmp_path: Path) -> Path:
+    """A copy of the reproduced repository."""
+    folder = tmp_path / "repository"
+    shutil.copytree(reproduced, folder, symlinks=True)
+    return folder
+
+
+def made(folder: Path) -> dict[str, bytes]:
+    return result_files(folder / RESULTS)
+
+
+@pytest.fixture(scope="module")
+def longer(micro_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plain Snakemake run with one more epoch: heads, scores and report are made from nothing.
+
+    It starts from the faces and embeddings of the micro run's work store.
+    """
+    folder = workplace(tmp_path_factory.mktemp("longer") / "run")
+    for kind in ("frames", "detections", "embeddings"):
+        shutil.copytree(micro_run / "store" / kind, folder / "store" / kind)
+    config = yaml.safe_load(Path(ROOT, MICRO[1]).read_text())
+    config["training"]["epochs"] = 4
+    (folder / "longer.yaml").write_text(yaml.safe_dump(config))
+    snakemake(folder, "--configfile", "longer.yaml")
+    return folder
+
+
+def test_a_fresh_clone_gives_snakemakes_bytes(reproduced: Path, micro_run: Path) -> None:
+    assert made(reproduced) == made(micro_run)
+    assert "up to date" in run(reproduced, "dvc", "status", f"{STAGES}:report")
+
+
+def set_epochs(folder: Path) -> None:
+    path = folder / CONFIG
+    config = yaml.safe_load(path.read_text())
+    config["training"]["epochs"] = 4
+    path.write_text(yaml.safe_dump(config))
+
+
+def test_one_setting_costs_what_depends_on_it_and_a_killed_repro_goes_on(
+    repository: Path, longer: Path
+) -> None:
+    set_epochs(repository)
+    with (repository / "said").open("wb") as out:
+        repro = subprocess.Popen(
+            ["dvc", "repro", STAGES], cwd=repository, stdout=out, stderr=out,
+            env=surroundings(), start_new_session=True,
+        )  # fmt: skip
+        logs = repository / "logs/micro/train_heads"
+        shutil.rmtree(logs, ignore_errors=True)
+        end = time.monotonic() + 120
+        while not logs.exists() and repro.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        time.sleep(1)
+        assert repro.poll() is None, (repository / "said").read_text()
+        os.killpg(repro.pid, signal.SIGKILL)
+        repro.wait()
+    assert not (repository / RESULTS / "report/index.html").exists() or not list(
+        (repository / RESULTS / "models").rglob("heads.parquet")
+    )
+    said = run(repository, "dvc", "repro", STAGES)
+    assert f"Running stage '{STAGES}:training'" in said
+    for stage in ("dataset", "faces", "embeddings"):
+        assert f"Running stage '{STAGES}:{stage}'" not in said
+    assert made(repository) == made(longer)
+    moved = json.loads(run(repository, "dvc", "metrics", "diff", "--json"))
+    changes = moved["results/micro/report/metrics.json"]
+    now = json.loads((longer / RESULTS / "report/metrics.json").read_text())
+    key = "tasks.EXPR.headline.mean"
+    assert changes[key]["new"] == now["tasks"]["EXPR"]["headline"]["mean"]
+    run(repository, "dvc", "plots", "diff", "HEAD", "--out", "plots")
+    assert "headline" in (repository / "plots/index.html").read_text()
+
+
+def test_stages_submit_their_jobs_to_slurm(
+    repository: Path, longer: Path, cluster: Cluster, tmp_path: Path
+) -> None:
+    """Through the variable that names a profile, here one that also asks for states more often."""
+    profile = yaml.safe_load((ROOT / "profiles/slurm/profile.yaml").read_text())
+    profile |= {"slurm-status-command": "squeue", "seconds-between-status-checks": 1,
+                "slurm-init-seconds-before-status-checks": 1}  # fmt: skip
+    (tmp_path / "profile.yaml").write_text(yaml.safe_dump(profile))
+    set_epochs(repository)
+    before = set(cluster.jobs())
+    environment = cluster.environment | {"SNAKEMAKE_PROFILE": str(tmp_path)}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    done = subprocess.run(
+        ["dvc", "repro", STAGES], cwd=repository, capture_output=True, text=True,
+        env=surroundings() | environment, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    assert made(repository) == made(longer)
+    jobs = {name: job for name, job in cluster.jobs().items() if name not in before}
+    trained = [comment for _, _, comment in jobs.values() if "train_heads" in comment]
+    assert len(trained) == 4
+    assert not any("align_faces" in comment for _, _, comment in jobs.values())
+
+
+def test_experiments_leave_the_workspace_alone(repository: Path, longer: Path) -> None:
+    before = made(repository)
+    run(repository, "dvc", "exp", "run", "-q", "--temp", "--name", "longer", *LONGER, STAGES)
+    assert made(repository) == before
+    shown = json.loads(run(repository, "dvc", "exp", "show", "--json"))
+    metrics = json.loads((longer / RESULTS / "report/metrics.json").read_text())
+    (found,) = [
+        experiment["revs"][0]["data"] for row in shown for experiment in row["experiments"] or []
+    ]
+    headline = found["metrics"]["results/micro/report/metrics.json"]["data"]["tasks"]["EXPR"][
+        "headline"
+    ]
+    assert headline == metrics["tasks"]["EXPR"]["headline"]
+    run(repository, "dvc", "gc", "--workspace", "--force", "-q")  # the experiment's outputs go
+    shutil.rmtree(repository / RESULTS)
+    run(repository, "dvc", "checkout", "-q", STAGES)
+    assert made(repository) == before
+
+
+@pytest.fixture
+def s3(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A real S3 server on loopback, rclone's, over a folder: its address and that folder."""
+    folder = tmp_path / "served"
+    (folder / "bucket").mkdir(parents=True)
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        port = holder.getsockname()[1]
+    rclone = Path(sys.executable).parent / "rclone"
+    command = [str(rclone), "serve", "s3", "--addr", f"127.0.0.1:{port}",
+               "--auth-key", "key,secret", str(folder)]  # fmt: skip
+    with (tmp_path / "rclone.log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            for _ in range(100):
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}", folder
+        finally:
+            server.terminate()
+            server.wait()
+
+
+@pytest.mark.parametrize("kind", ["folder", "s3"])
+def test_another_machine_pulls_the_results_and_snakemake_agrees(
+    repository: Path, tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    if kind == "s3":
+        address, served = request.getfixturevalue("s3")
+        run(repository, "dvc", "remote", "add", "-q", "-d", "shared", "s3://bucket/clipaffect")
+        for name, value in (("endpointurl", address), ("access_key_id", "key"),
+                            ("secret_access_key", "secret"), ("region", "us-east-1")):  # fmt: skip
+            run(repository, "dvc", "remote", "modify", "-q", "shared", name, value)
+    else:
+        served = tmp_path / "remote"
+        run(repository, "dvc", "remote", "add", "-q", "-d", "shared", str(served))
+    commit(repository, "A remote")
+    run(repository, "dvc", "push", "-q", STAGES)
+    assert any(path.is_file() for path in served.rglob("*"))
+    other = tmp_path / "elsewhere"
+    run(tmp_path, "git", "clone", "-q", str(repository), str(other))
+    refused = run(other, "clipaffect", "dvc", "adopt", CONFIG, fails=True)
+    assert "dvc pull" in refused
+    assert "Traceback" not in refused
+    run(other, "dvc", "pull", "-q", STAGES)
+    assert made(other) == made(repository)
+    run(other, "clipaffect", "dvc", "adopt", CONFIG)
+    said = snakemake(other, "--dry-run", "--configfile", CONFIG)
+    assert "Nothing to be done" in said.stdout + said.stderr
+    assert made(other) == made(repository)
+    # From here a changed setting is seen again, as after a run of one's own.
+    set_epochs(other)
+    said = snakemake(other, "--dry-run", "--configfile", CONFIG)
+    assert "train_heads" in said.stdout
+    assert "align_faces" not in said.stdout
+
+
+def test_a_plain_run_is_registered_only_when_it_is_finished(
+    reproduced: Path, tmp_path: Path
+) -> None:
+    folder = make_repository(tmp_path / "repository")
+    shutil.copytree(reproduced / "store", folder / "store")
+    record = ("clipaffect", "dvc", "record", CONFIG)
+    assert "there is no finished run" in run(folder, *record, fails=True)
+    snakemake(folder, "--configfile", CONFIG)
+    lost = folder / RESULTS / "report/tables/runs.csv"
+    kept = lost.read_bytes()
+    lost.unlink()
+    refused = run(folder, *record, fails=True)
+    assert "build_report" in refused
+    assert "Traceback" not in refused
+    assert not (folder / "runs/micro/dvc.lock").exists()
+    lost.write_bytes(kept)
+    snakemake(folder, "--configfile", CONFIG)
+    set_epochs(folder)
+    assert "training.epochs" in run(folder, *record, fails=True)
+    run(folder, "git", "checkout", "-q", CONFIG)
+    run(folder, *record)
+    said = run(folder, "dvc", "repro", STAGES)
+    assert "Running stage" not in said.replace(f"Running stage '{STAGES}:inventory'", "")
+    assert made(folder) == made(reproduced)
