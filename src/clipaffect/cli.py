@@ -280,6 +280,28 @@ def show_timings(run: str, timings: Path) -> None:
 
 
 @app.command()
+def crate(results: Path) -> None:
+    """Write a finished run's provenance as an RO-Crate: ro-crate-metadata.json in its folder."""
+    from clipaffect.provenance import write_crate
+
+    print(write_crate(results))
+
+
+@app.command()
+def verify(results: Path) -> None:
+    """Hash a results folder again; name every file that is not as its RO-Crate says."""
+    from clipaffect.provenance import verify
+
+    found = verify(results)
+    for word in ("changed", "missing", "added"):
+        for name in getattr(found, word):
+            print(f"{word}: {name}")
+    print(f"{found.same} files are as they were")
+    if not found.is_clean:
+        raise typer.Exit(1)
+
+
+@app.command()
 def first_page(settings: Settings, results: Path, out: Out) -> None:
     """Write the page that stands while the long work runs: data and coverage."""
     from clipaffect.report.start import first_page

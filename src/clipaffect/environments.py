@@ -71,7 +71,10 @@ def environment_files(root: Path) -> dict[Path, str]:
     packages = needed(root)
     return {
         Path("environment.yml"): HEAD
-        + _environment("clipaffect", packages, ["conda >=24.7.1", "git", "make"], CPU_INDEX),
+        # With the project itself: dvc.yaml and the docs call its command.
+        + _environment(
+            "clipaffect", [*packages, "-e ."], ["conda >=24.7.1", "git", "make"], CPU_INDEX
+        ),
         Path("workflow/envs/cpu.yaml"): HEAD
         + _environment("clipaffect-cpu", packages, [], CPU_INDEX),
         Path("workflow/envs/cuda.yaml"): HEAD
