@@ -320,8 +320,9 @@ def check(
     from clipaffect.dataset.read import read_dataset
     from clipaffect.encoders.check import check_encoder
     from clipaffect.imported import check_import
+    from clipaffect.launch import planned_jobs
     from clipaffect.preflight.estimate import estimate
-    from clipaffect.preflight.show import planned_jobs, show
+    from clipaffect.preflight.show import show
     from clipaffect.training.learner import check_user_code
 
     loaded = load_config(config)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -26,6 +27,7 @@ from clipaffect.tables import write_text
 ZOMBIE = psutil.STATUS_ZOMBIE
 OWNER = Path(".snakemake/clipaffect-owner.json")
 LOCKS = Path(".snakemake/locks")
+JOBS = re.compile(r"^(\w+)\s+(\d+)$", re.MULTILINE)  # lines of Snakemake's table of jobs
 
 
 def describe(pid: int) -> dict[str, Any]:
@@ -98,3 +100,18 @@ def launch(arguments: list[str]) -> int:
     code = child.wait()
     OWNER.unlink(missing_ok=True)
     return code
+
+
+def planned_jobs(configfile: Path) -> dict[str, int] | None:
+    """Jobs of a run by rule, asked of Snakemake; None where there is no Snakefile."""
+    if not Path("Snakefile").is_file():
+        return None
+    command = snakemake_command(["--dry-run", "--quiet", "reason", "--nolock", "--cores", "1",
+                                 "--configfile", str(configfile)])  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "Nothing to be done" in done.stdout + done.stderr:
+        return {}
+    if "Job stats:" not in done.stdout:
+        return None
+    listed = done.stdout.split("Job stats:")[1].split("total")[0]
+    return {rule: int(count) for rule, count in JOBS.findall(listed) if rule != "all"}

@@ -51,4 +51,5 @@ def scratch_copy(folder: Path, names: list[str]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="clipaffect-", dir=place) as copied:
         for name in names:
             shutil.copyfile(folder / name, Path(copied) / name)
+        print(f"{size / 1e9:.1f} GB copied to {copied}", file=sys.stderr)
         yield Path(copied)

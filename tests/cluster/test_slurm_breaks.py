@@ -83,12 +83,15 @@ def test_a_cancelled_job_is_named_and_made_again(
     assert same_heads(untrained, micro_run)
 
 
-def test_too_little_memory_comes_back_with_more(
+def test_too_little_memory_comes_back_with_more_and_tables_lie_on_the_node(
     cluster: Cluster, untrained: Path, micro_run: Path
 ) -> None:
     growing = ("--set-resources", "train_heads:mem_mb=150 * 30 ** (attempt - 1)")
-    code, said = whole_run(cluster, untrained, "training_all", *MICRO, *growing)
+    scratch = ("--config", "paths={scratch: $SLURM_TMPDIR}")  # which the cluster's prolog sets
+    code, said = whole_run(cluster, untrained, "training_all", *MICRO, *growing, *scratch)
     assert code == 0, said[-3000:]
+    log = (untrained / "logs/micro/train_heads/EXPR/0.log").read_text()
+    assert f"copied to {cluster.folder}/cpu" in log
     # Without accounting or cgroups the state is FAILED; the job's log, which is shown, says why.
     assert "exceeded memory limit" in said
     assert same_heads(untrained, micro_run)

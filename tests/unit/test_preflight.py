@@ -24,8 +24,9 @@ from clipaffect.encoders.cost import EncoderCost, encoder_cost
 from clipaffect.encoders.load import load_encoder
 from clipaffect.errors import UserError
 from clipaffect.faces.crops import encode_crop
+from clipaffect.launch import planned_jobs
 from clipaffect.preflight.estimate import _crop_seconds, estimate, feeding
-from clipaffect.preflight.show import planned_jobs, show
+from clipaffect.preflight.show import show
 from clipaffect.tasks import AU, EXPR
 from clipaffect.video import read_frames, stated_frames
 

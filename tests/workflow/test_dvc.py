@@ -59,6 +59,8 @@ def test_licensed_outputs_never_reach_a_remote(
     folder = write_stages(write_config(repository, **data), repository)
     stages = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
     assert list(stages) == ["inventory", "dataset", "faces", "embeddings", "training", "report"]
+    # The file has no key of the faces; an empty list of keys would be the whole file to DVC.
+    assert "params" not in stages["faces"]
     for name, stage in stages.items():
         for out in stage["outs"]:
             path = next(iter(out)) if isinstance(out, dict) else out

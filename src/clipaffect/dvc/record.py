@@ -19,11 +19,9 @@ from clipaffect.config.models import Config
 from clipaffect.digest import file_digest
 from clipaffect.dvc.stages import ROOT_CONFIG, write_inventory
 from clipaffect.errors import UserError
-from clipaffect.launch import snakemake_command
+from clipaffect.launch import planned_jobs, snakemake_command
 from clipaffect.report.compare import RECORD, flatten
 from clipaffect.stages import VERSIONS, settings_json
-
-NOTHING = "Nothing to be done"  # what Snakemake's dry run says of a finished run
 
 
 def record_run(configfile: Path) -> Path:
@@ -35,10 +33,11 @@ def record_run(configfile: Path) -> Path:
     """
     config, stages = load_config(configfile), _stages_of(configfile)
     _check_made_so(config, configfile)
-    dry = _call(snakemake_command(["--dry-run", "--configfile", str(configfile)]))
-    if NOTHING not in dry:
+    planned = planned_jobs(configfile)
+    if planned != {}:
+        jobs = ", ".join(f"{count} {rule}" for rule, count in (planned or {}).items())
         raise UserError(
-            "the results are not finished: Snakemake would still run\n" + _job_table(dry),
+            f"the results are not finished: Snakemake would still run {jobs or '(it cannot say)'}",
             where=f"results/{config.run}",
             mend=f"call 'clipaffect run --configfile {configfile}' first",
         )
@@ -131,9 +130,4 @@ def _call(command: list[str]) -> str:
             f"'{' '.join(command[2:])}' failed:\n" + "\n".join(said[-15:]),
             where=command[2], mend="see its message",
         )  # fmt: skip
-    return done.stdout if command[2] == "dvc" else done.stdout + done.stderr
-
-
-def _job_table(said: str) -> str:
-    """The table of jobs in what a dry run says."""
-    return said.partition("Job stats:")[2].partition("\n\n")[0].strip()
+    return done.stdout

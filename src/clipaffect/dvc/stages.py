@@ -109,7 +109,8 @@ def _stage(
     keys = [key for key in keys if _has(given, key)]
     stays = config.data.licensed and not config.data.may_push
     made: dict[str, Any] = {"desc": stage["desc"], "wdir": "../..", "cmd": command, "deps": deps}
-    made["params"] = [{f"{folder}/config.yaml": keys}]
+    if keys:  # an empty list would mean every key of the file
+        made["params"] = [{f"{folder}/config.yaml": keys}]
     made["outs"] = [{path: {"push": False}} for path in outs] if stays else outs
     if "metrics" in stage:
         made["metrics"] = [moved(path) for path in stage["metrics"]]

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -21,7 +17,6 @@ from clipaffect.dataset.notes import class_cells, data_notes
 from clipaffect.preflight.estimate import Cost
 
 COLUMNS = 5  # of splits or folds in a terminal
-JOBS = re.compile(r"^(\w+)\s+(\d+)$", re.MULTILINE)
 
 
 def show(
@@ -137,18 +132,3 @@ def _hours(hours: float) -> str:
 
 def _size(size: float) -> str:
     return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
-
-
-def planned_jobs(configfile: Path) -> dict[str, int] | None:
-    """Jobs of a run by rule, asked of Snakemake; None where there is no Snakefile."""
-    if not Path("Snakefile").is_file():
-        return None
-    command = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "reason", "--nolock",
-               "--cores", "1", "--configfile", str(configfile)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if "Nothing to be done" in done.stdout + done.stderr:
-        return {}
-    if "Job stats:" not in done.stdout:
-        return None
-    listed = done.stdout.split("Job stats:")[1].split("total")[0]
-    return {rule: int(count) for rule, count in JOBS.findall(listed) if rule != "all"}
