@@ -16,7 +16,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -227,8 +228,10 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
-        for process in self.left():
+        left = self.left()
+        for process in left:
             _kill(process)
+        psutil.wait_procs(left, 10)
 
     def left(self) -> list[psutil.Process]:
         """Processes of jobs: those that carry this cluster's configuration."""
@@ -243,14 +246,26 @@ class Cluster:
         return found
 
 
-def start_run(cluster: Cluster, folder: Path, *arguments: str) -> subprocess.Popen:
-    """Begin a run of the workflow through the profile; what it says goes to ``folder/said``."""
+@contextmanager
+def start_run(cluster: Cluster, folder: Path, *arguments: str) -> Iterator[subprocess.Popen]:
+    """A run of the workflow through the profile, which says what it does in ``folder/said``.
+
+    One that still runs behind the block is killed, and its jobs are cancelled.
+    """
     command = [sys.executable, "-m", "clipaffect", "run", "--profile", "profiles/slurm",
                *WATCHED, *arguments]  # fmt: skip
     with (folder / "said").open("ab") as said:
-        return subprocess.Popen(
-            command, cwd=folder, stdout=said, stderr=said, env=os.environ | cluster.environment
-        )
+        started = subprocess.Popen(
+            command, cwd=folder, stdout=said, stderr=said, start_new_session=True,
+            env=os.environ | cluster.environment,
+        )  # fmt: skip
+    try:
+        yield started
+    finally:
+        if started.poll() is None:
+            os.killpg(started.pid, signal.SIGKILL)
+            cluster.ask("scancel", "--full", "--user", getpass.getuser())
+        started.wait()
 
 
 def whole_run(cluster: Cluster, folder: Path, *arguments: str) -> tuple[int, str]:

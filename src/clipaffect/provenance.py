@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import mimetypes
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -19,7 +18,6 @@ from urllib.parse import unquote
 from rocrate.model.contextentity import ContextEntity
 from rocrate.rocrate import ROCrate
 
-from clipaffect import __version__
 from clipaffect.digest import file_digest
 from clipaffect.errors import UserError
 from clipaffect.report.compare import RECORD, flatten
@@ -71,6 +69,7 @@ def write_crate(folder: Path) -> Path:
         UserError: the folder holds no finished run.
     """
     record = _record(folder)
+    versions = dict(record["versions"])
     crate = ROCrate()
     crate.name = f"clipaffect run '{record['config']['run']}'"
     crate.description = (
@@ -79,7 +78,6 @@ def write_crate(folder: Path) -> Path:
     )
     # The licence of results is that of the data they come from, which the run cannot know.
     crate.license = "see the licence of the data"
-    finished = datetime.fromtimestamp((folder / RECORD).stat().st_mtime, UTC)
     crate.root_dataset["conformsTo"] = crate.add(
         ContextEntity(crate, PROFILE, {"@type": "CreativeWork", "name": "Process Run Crate",
                                        "version": "0.5"})
@@ -96,15 +94,11 @@ def write_crate(folder: Path) -> Path:
         )
         for path in results(folder)
     ]
-    needs = [_software(crate, *item) for item in sorted(record["versions"].items())]
-    action = ContextEntity(
-        crate,
-        "#run",
-        {"@type": "CreateAction", "name": crate.name, "endTime": finished.isoformat()},
-    )
+    # No times: files that were pulled or copied do not tell when they were made.
+    action = ContextEntity(crate, "#run", {"@type": "CreateAction", "name": crate.name})
     crate.add(action)
-    instrument = _software(crate, "clipaffect", __version__)
-    instrument["softwareRequirements"] = [e for e in needs if e.id != instrument.id]
+    instrument = _software(crate, "clipaffect", versions.pop("clipaffect"))
+    instrument["softwareRequirements"] = [_software(crate, *v) for v in sorted(versions.items())]
     action["instrument"] = instrument
     action["object"] = [_value(crate, *item) for item in _inputs(record)]
     action["result"] = files
@@ -151,7 +145,17 @@ def _record(folder: Path) -> dict[str, Any]:
             f"no finished run: there is no {RECORD}", where=folder,
             mend="name a folder such as results/demo whose report is built",
         )  # fmt: skip
-    record: dict[str, Any] = json.loads(path.read_text())
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+        if not all(kind in record for kind in ("config", "stages", "data", "code")):
+            raise ValueError("it lacks a part")
+        if "run" not in record["config"] or "clipaffect" not in record["versions"]:
+            raise ValueError("it names no run or version")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"it is not the record of a run by this version ({error})", where=path,
+            mend="build the report again: clipaffect run",
+        ) from error  # fmt: skip
     return record
 
 

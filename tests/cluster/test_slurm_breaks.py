@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -119,6 +121,20 @@ def test_a_controller_that_restarts_is_waited_for(
         wait_for("the job's end", lambda: not job.is_running())
         cluster.start_controller()
         assert started.wait(300) == 0, (untrained / "said").read_text()[-3000:]
+    assert same_heads(untrained, micro_run)
+
+
+def test_snakemake_itself_may_be_killed(cluster: Cluster, untrained: Path, micro_run: Path) -> None:
+    """Its jobs live on in SLURM and write while the next call makes the same outputs."""
+    with start_run(cluster, untrained, "training_all", *MICRO) as started:
+        job = caught(started, untrained)
+        os.killpg(started.pid, signal.SIGKILL)
+        started.wait()
+    assert job.is_running()
+    job.resume()
+    code, said = whole_run(cluster, untrained, "training_all", *MICRO)
+    assert code == 0, said[-3000:]
+    wait_for("the first job's end", lambda: not job.is_running())
     assert same_heads(untrained, micro_run)
 
 

@@ -234,9 +234,12 @@ def test_every_costly_stage_is_estimated(micro_config: Path, face_networks: Path
     assert len(costs) == 7  # faces, two encoders, two tasks and their cross-fitted heads
     assert all(cost.hours is not None and cost.hours > 0 for cost in costs.values())
     assert all(cost.disk > 0 for cost in costs.values())
-    # Two parts of half the rows and two seeds, beside a grid of two alphas and two seeds.
-    grid, crossed = (costs[f"4 {kind} for AU"].hours for kind in ("heads", "cross-fitted heads"))
-    assert crossed == pytest.approx(grid / 2)
+    # Two seeds on each of two parts of half the rows, for two encoders, and two seeds on all rows
+    # for the other one; beside a grid of two alphas and two seeds.
+    grid = costs["4 heads for AU"].hours
+    crossed = costs["8 cross-fitted heads for AU, 2 on other encoders"].hours
+    assert grid is not None
+    assert crossed == pytest.approx((8 / 2 + 2) / 4 * grid)
     encoder = load_encoder(settings, Path(), "cpu")
     cost = encoder_cost(settings)
     flop, dimension = cost.flop, cost.dimension

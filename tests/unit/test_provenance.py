@@ -16,7 +16,7 @@ from clipaffect.provenance import CRATE, Verified, verify, write_crate
 
 RECORD = {
     "config": {"run": "small", "training": {"rho": 0.05, "seeds": [0, 1]}},
-    "versions": {"torch": "2.13.0", "clipaffect": "0.1.0"},
+    "versions": {"torch": "2.13.0", "clipaffect": "0.0.9"},
     "stages": {"heads": 3},
     "tasks": ["EXPR"],
     "data": {"labels EXPR": "a" * 64},
@@ -49,6 +49,7 @@ def test_another_library_reads_what_was_run_and_what_came_out(folder: Path) -> N
     (action,) = crate.get_by_type("CreateAction")
     assert crate.root_dataset["mentions"] == action
     assert action["instrument"]["name"] == "clipaffect"
+    assert action["instrument"]["softwareVersion"] == "0.0.9"  # that of the run, not of today
     needs = action["instrument"]["softwareRequirements"]
     assert [(need["name"], need["softwareVersion"]) for need in needs] == [("torch", "2.13.0")]
     inputs = {entity["name"]: entity["value"] for entity in action["object"]}
@@ -108,6 +109,10 @@ def test_what_is_no_crate_is_said_to_be_none(folder: Path, text: str) -> None:
 def test_an_unfinished_run_has_no_crate(folder: Path) -> None:
     with pytest.raises(UserError, match="there is no ro-crate"):
         verify(folder)
+    for text in ("{", "[]", '{"config": {}}'):
+        (folder / "report/run.json").write_text(text)
+        with pytest.raises(UserError, match="not the record of a run"):
+            write_crate(folder)
     (folder / "report/run.json").unlink()
     with pytest.raises(UserError, match="no finished run"):
         write_crate(folder)

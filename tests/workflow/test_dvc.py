@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 import yaml
 from conftest import ROOT, environment
 
-from clipaffect.dvc.stages import write_stages
+from clipaffect.dvc.stages import check_stages, write_stages
 from clipaffect.errors import UserError
 
 
@@ -69,7 +70,7 @@ def test_licensed_outputs_never_reach_a_remote(
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(f"made by {name} from faces")
     metrics = repository / "results/micro/report/metrics.json"
-    metrics.write_text("{}")
+    metrics.write_text('{"score": "made from faces"}')
     listed = dvc(repository, "stage", "list", "runs/micro/dvc.yaml")
     assert "runs/micro/dvc.yaml:embeddings" in listed
     # as if the stages had run: DVC takes their outputs into its cache
@@ -92,6 +93,58 @@ def test_features_from_elsewhere_are_what_a_stage_depends_on(repository: Path) -
     assert "import_features" in stages["embeddings"]["cmd"]
     assert "features" in stages["embeddings"]["params"][0]["runs/micro/config.yaml"]
     assert "runs/micro/dvc.yaml:report" in dvc(repository, "stage", "list", "runs/micro/dvc.yaml")
+
+
+def test_files_of_ones_own_are_what_heads_depend_on(repository: Path) -> None:
+    path = write_config(repository)
+    (repository / "mine.py").write_text("from torch import nn\n\n\nclass Thin(nn.Linear): ...\n")
+    config = yaml.safe_load(path.read_text())
+    config["training"]["head"] = "mine.py:Thin"
+    path.write_text(yaml.safe_dump(config))
+    stages = yaml.safe_load((write_stages(path, repository) / "dvc.yaml").read_text())["stages"]
+    assert [name for name, stage in stages.items() if "mine.py" in stage.get("deps", [])] == [
+        "training", "report",
+    ]  # fmt: skip
+
+
+def test_a_key_that_came_later_stops_the_first_stage(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC watches only the keys that were there: results would be stale, and called up to date."""
+    folder = write_stages(write_config(repository), repository)
+    monkeypatch.chdir(repository)
+    copy = Path("runs/micro/config.yaml")
+    check_stages(copy, Path())
+    config = yaml.safe_load(copy.read_text())
+    config["training"]["epochs"] = 5
+    copy.write_text(yaml.safe_dump(config))
+    check_stages(copy, Path())
+    for change in ({"faces": {"stride": 2}}, {"data": config["data"] | {"licensed": True}}):
+        copy.write_text(yaml.safe_dump(config | change))
+        with pytest.raises(UserError, match="another configuration") as raised:
+            check_stages(copy, Path())
+        assert "dvc stages runs/micro/config.yaml" in raised.value.mend
+    write_stages(copy, Path())
+    check_stages(folder.relative_to(repository) / "config.yaml", Path())
+
+
+def rules_in(text: str) -> set[str]:
+    return set(text.partition("--allowed-rules ")[2].partition(" -- ")[0].split())
+
+
+def test_every_rule_of_a_run_is_allowed_in_a_stage() -> None:
+    """A rule that is left out is not in Snakemake's graph: its files would be missing inputs."""
+    found = {
+        name for path in (ROOT / "workflow/rules").glob("*.smk")
+        for name in re.findall(r"^(?:rule|use rule \w+ as) (\w+)", path.read_text(), re.MULTILINE)
+        if path.stem not in ("cards", "studies")
+    }  # fmt: skip
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    allowed = set().union(*(rules_in(stage["cmd"]) for stage in stages.values()))
+    # Submissions are added to a run's own stages; times are not in DVC.
+    assert found - allowed == {"write_submission", "show_timings"}
+    for name in ("embeddings", "training"):  # both may need weights that have gone since
+        assert {"fetch_asset", "fetch_weights"} <= rules_in(stages[name]["cmd"])
 
 
 def test_submissions_are_outputs_and_the_demos_own_file_is_refused(repository: Path) -> None:

@@ -103,6 +103,10 @@ rule postprocess_scores:
             RESULTS / "tables/{encoder}/{{task}}/rows.parquet",
             encoder=CONFIG.postprocess.encoders,
         ),
+        other_features=expand(
+            RESULTS / "tables/{encoder}/{{task}}/features.npy",
+            encoder=CONFIG.postprocess.encoders,
+        ),
     output:
         steps=RESULTS / "postprocess/{task}/steps.parquet",
         choices=RESULTS / "postprocess/{task}/choices.json",

@@ -17,6 +17,7 @@ rule dataset_all:
 rule faces_all:
     input:
         expand(RESULTS / "faces/{shard}.parquet", shard=SHARDS),
+        [faces_of(shard, encoder) for encoder in CONFIG.encoders for shard in SHARDS],
 
 
 rule embeddings_all:

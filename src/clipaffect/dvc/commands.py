@@ -41,7 +41,8 @@ def adopt(config: Configuration = DEMO) -> None:
 
 @dvc_app.command()
 def inventory(config: Path, out: Out) -> None:
-    """Write the digest of names, sizes and times of a run's data."""
-    from clipaffect.dvc.stages import write_inventory
+    """Write the digest of names, sizes and times of a run's data: the first stage of its own."""
+    from clipaffect.dvc.stages import check_stages, write_inventory
 
+    check_stages(config, Path())
     write_inventory(config, out)

@@ -23,8 +23,7 @@ RUN = "clipaffect run"
 ROOT_RUN, ROOT_CONFIG, ROOT_DATA = "results/demo/", "config/config.yaml", "resources/demo"
 HEADER = """\
 # The run '{run}' as DVC stages: dvc repro {folder}/dvc.yaml
-# Written by `clipaffect dvc stages`; write it again after a change of run, data.licensed,
-# data.test, features or postprocess.steps.
+# Written by `clipaffect dvc stages`; to be written again when the configuration gets a new key.
 """
 
 
@@ -50,8 +49,31 @@ def write_stages(configfile: Path, root: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     if configfile.resolve() != copy.resolve():
         shutil.copyfile(configfile, copy)
+    write_text(folder / "dvc.yaml", stages_text(copy, root))
+    return folder
+
+
+def check_stages(configfile: Path, root: Path) -> None:
+    """Refuse a dvc.yaml that lies beside ``configfile`` and is not what that makes.
+
+    DVC watches the keys that the configuration gave when its stages were written. One that came
+    later would change the results without a stage that runs.
+    """
+    stages = configfile.parent / "dvc.yaml"
+    if stages.is_file() and stages.read_text(encoding="utf-8") != stages_text(configfile, root):
+        raise UserError(
+            "the stages were written for another configuration: keys, licence, tests or files of "
+            "your own have come or gone since",
+            where=stages,
+            mend=f"call 'clipaffect dvc stages {configfile}' again",
+        )
+
+
+def stages_text(configfile: Path, root: Path) -> str:
+    """The dvc.yaml of a run's own configuration."""
+    config = load_config(configfile)
     template = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))
-    given = yaml.safe_load(copy.read_text(encoding="utf-8")) or {}
+    given = yaml.safe_load(configfile.read_text(encoding="utf-8")) or {}
     relative = f"runs/{config.run}"
     stages = {"inventory": _inventory(relative)}
     for name, stage in template["stages"].items():
@@ -60,9 +82,7 @@ def write_stages(configfile: Path, root: Path) -> Path:
     # Paths of plots are relative to the file that names them; those of stages to their wdir.
     plots = yaml.safe_dump({"plots": template["plots"]}, sort_keys=False)
     plots = plots.replace(ROOT_RUN, f"../../results/{config.run}/")
-    text = head + yaml.safe_dump({"stages": stages}, sort_keys=False) + plots
-    write_text(folder / "dvc.yaml", text)
-    return folder
+    return head + yaml.safe_dump({"stages": stages}, sort_keys=False) + plots
 
 
 def write_inventory(configfile: Path, out: Path) -> None:
@@ -104,8 +124,12 @@ def _stage(
     if name == "embeddings":
         deps += [path for name in config.features.imported for path in config.features.files(name)]
     keys = [key for parameters in stage["params"] for key in next(iter(parameters.values()))]
+    if name in ("training", "report"):
+        deps += config.training.user_files()
     if name in ("embeddings", "report"):
         keys.append("features")
+    if name == "faces" and any(encoder.crop for encoder in config.encoders.values()):
+        keys.append("encoders")
     keys = [key for key in keys if _has(given, key)]
     stays = config.data.licensed and not config.data.may_push
     made: dict[str, Any] = {"desc": stage["desc"], "wdir": "../..", "cmd": command, "deps": deps}
@@ -113,7 +137,8 @@ def _stage(
         made["params"] = [{f"{folder}/config.yaml": keys}]
     made["outs"] = [{path: {"push": False}} for path in outs] if stays else outs
     if "metrics" in stage:
-        made["metrics"] = [moved(path) for path in stage["metrics"]]
+        metrics = [moved(path) for path in stage["metrics"]]
+        made["metrics"] = [{path: {"push": False}} for path in metrics] if stays else metrics
     return made
 
 

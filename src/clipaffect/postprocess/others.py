@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from clipaffect.config.training import Training
-from clipaffect.postprocess.cross import CrossFitted, cross_fit, validation_scores
+from clipaffect.postprocess.cross import CannotChoose, CrossFitted, cross_fit, validation_scores
 from clipaffect.store import Store
 from clipaffect.tasks import Task
 
@@ -45,7 +46,13 @@ def other_scores(
         Probabilities (S, n, targets) of ``fitted.rows`` and of ``rows``; NaN where the other
         encoder saw no face, or where a seed's head did not finish.
     """
-    crossed = cross_fit(table, task, fold, settings, parts, store)
+    try:
+        crossed = cross_fit(table, task, fold, settings, parts, store)
+    except CannotChoose as error:  # the run's own scores stand, as where a head did not finish
+        print(f"{table} is not averaged with: {error.what}", file=sys.stderr)
+        nothing = [np.full((len(s), len(r), len(task.targets)), np.nan, np.float32)
+                   for s, r in ((fitted.seeds, fitted.rows), (seeds, rows))]  # fmt: skip
+        return nothing[0], nothing[1]
     there, scores = validation_scores(table, task, fold, settings, store)
     inside = _placed(crossed.rows, crossed.scores, crossed.seeds, fitted.rows, fitted.seeds)
     return inside, _placed(there, scores, list(settings.seeds), rows, seeds)

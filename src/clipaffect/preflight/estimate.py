@@ -224,12 +224,16 @@ def _training(config: Config, task: Task, splits: dict[str, Any], dimension: int
         if variant or not config.postprocess.steps:
             continue
         parts = config.postprocess.folds
-        heads = parts * len(training.seeds) * (1 + len(config.postprocess.encoders))
+        others = len(config.postprocess.encoders)
+        heads, whole = parts * len(training.seeds) * (1 + others), len(training.seeds) * others
         share = 1 - 1 / parts
         work = f"{heads * len(folds)} cross-fitted heads for {task.name}"
-        disk = 4.0 * heads * len(folds) * weights
+        if whole:
+            work += f", {whole * len(folds)} on other encoders"
+        disk = 4.0 * (heads + whole) * len(folds) * weights
         note = f"at the same rate, each on {share:.0%} of the frames (postprocess)"
-        yield Cost(work, heads * share * recipe.epochs * rows / rate / 3600, "core", disk, note)
+        samples = (heads * share + whole) * recipe.epochs * rows
+        yield Cost(work, samples / rate / 3600, "core", disk, note)
 
 
 def _head(recipe: Recipe, dimension: int, task: Task) -> torch.nn.Module:
