@@ -202,10 +202,9 @@ def test_dvc_stages_cover_the_run(demo_run: Path) -> None:
     folder = demo_run.parents[1]
     covered: set[Path] = set()
     for stage in stages.values():
-        arguments = stage["cmd"].removeprefix("snakemake --cores all ").split()
+        arguments = stage["cmd"].removeprefix("clipaffect run --cores all ").split()
         assert "Nothing to be done" in snakemake(folder, "--dry-run", *arguments).stdout
-        metrics = [path for entry in stage.get("metrics", []) for path in entry]
-        covered |= {folder / path for path in [*stage["outs"], *metrics]}
+        covered |= {folder / path for path in [*stage["outs"], *stage.get("metrics", [])]}
     for path in demo_run.rglob("*"):
         if path.is_file() and "timings" not in path.parts and path.suffix != ".snakemake_timestamp":
             assert covered & {path, *path.parents}, f"{path} is in no stage of dvc.yaml"

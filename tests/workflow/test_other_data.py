@@ -163,7 +163,7 @@ def test_features_of_an_earlier_run_give_its_heads_again(micro_run: Path, tmp_pa
     lines = [f"crops/{n}/{f:05d}.jpg 0" for n, f in zip(names, frame["frame"], strict=True)]
     (folder / "theirs.txt").write_text("\n".join(lines) + "\n")
     config = yaml.safe_load((ROOT / "tests/config/micro.yaml").read_text())
-    config |= {"run": "again", "encoders": {}, "encoder": "theirs"}
+    config |= {"run": "again", "encoders": {}, "encoder": "theirs", "postprocess": {"folds": 2}}
     config["data"] |= {"annotations": "resources/demo/annotations"}
     config["features"] = {"import": {"theirs": {"file": "theirs.h5", "frames": "theirs.txt"}}}
     (folder / "c.yaml").write_text(yaml.safe_dump(config))
