@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 from conftest import MICRO, copy_of, result_files
 from slurm import Cluster, node_of, start_run, wait_for, whole_run
 
@@ -89,8 +90,12 @@ def test_too_little_memory_comes_back_with_more_and_tables_lie_on_the_node(
     cluster: Cluster, untrained: Path, micro_run: Path
 ) -> None:
     growing = ("--set-resources", "train_heads:mem_mb=150 * 30 ** (attempt - 1)")
-    scratch = ("--config", "paths={scratch: $SLURM_TMPDIR}")  # which the cluster's prolog sets
-    code, said = whole_run(cluster, untrained, "training_all", *MICRO, *growing, *scratch)
+    with_scratch = untrained / "with-scratch.yaml"
+    values = yaml.safe_load((untrained / MICRO[1]).read_text())
+    values["paths"] = {"scratch": "$SLURM_TMPDIR"}  # which the cluster's prolog sets
+    with_scratch.write_text(yaml.safe_dump(values))
+    config = ("--configfile", str(with_scratch))
+    code, said = whole_run(cluster, untrained, "training_all", *config, *growing)
     assert code == 0, said[-3000:]
     log = (untrained / "logs/micro/train_heads/EXPR/0.log").read_text()
     assert f"copied to {cluster.folder}/cpu" in log
