@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from clipaffect.ahead import in_order
 from clipaffect.config.encoders import Encoder
 from clipaffect.dataset.manifest import VIDEO, runs_of_images
 from clipaffect.devices import one_device
@@ -81,24 +82,38 @@ def prepare_batch(crops: list[bytes], start: int, encoder: LoadedEncoder, batch:
     return Batch(places, encoder.ready(torch.cat([inputs, padding])))
 
 
-def embed_batches(batches: Iterator[Batch], count: int, encoder: LoadedEncoder) -> np.ndarray:
+def embed_batches(
+    batches: Iterator[Batch], count: int, encoder: LoadedEncoder, threads: int = 1
+) -> np.ndarray:
     """Features (count, dimension) float16; NaN where a crop is damaged.
+
+    Several threads have a batch each: a batch's features do not depend on how many they are.
 
     Raises:
         NotFinite: a feature is not finite.
         UserError: the device's memory is too small for the batch.
     """
     features = np.full((count, encoder.dimension), np.nan, np.float16)
-    for batch in batches:
+
+    def embedded(batch: Batch) -> tuple[Batch, np.ndarray | None]:
         if batch.inputs is None:
-            continue
-        result = _embed(encoder, batch.inputs)[: len(batch.places)]
-        values = result.numpy().astype(np.float16)
-        finite = np.isfinite(values).all(axis=1)
-        if not finite.all():
-            raise NotFinite(int(batch.places[np.flatnonzero(~finite)[0]]))
-        features[batch.places] = values
+            return batch, None
+        return batch, _embed(encoder, batch.inputs)[: len(batch.places)].numpy()
+
+    with in_order(threads if threads > 1 else 0, _one_thread) as each:
+        for batch, result in each(embedded, batches):
+            if result is None:
+                continue
+            values = result.astype(np.float16)
+            finite = np.isfinite(values).all(axis=1)
+            if not finite.all():
+                raise NotFinite(int(batch.places[np.flatnonzero(~finite)[0]]))
+            features[batch.places] = values
     return features
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # it holds for the thread that says it
 
 
 def embed_crops(crops: list[bytes], encoder: LoadedEncoder, batch: int) -> np.ndarray:
@@ -142,14 +157,22 @@ class _Piece:
 
 
 def embed_faces(
-    manifest: Path, faces: Path, settings: Encoder, assets: Path, store: Store, out: Path
+    manifest: Path,
+    faces: Path,
+    settings: Encoder,
+    assets: Path,
+    store: Store,
+    out: Path,
+    load: Callable[[Encoder, Path, str], LoadedEncoder] = load_encoder,
+    threads: int = 1,
 ) -> None:
     """Write ``out``: the features of every row of ``faces``, in its order.
 
     Pieces of a video's rows are pieces of the work store, keyed by the bytes of their crops and
     the encoder, wherever they come from; identical crops in a piece are embedded once. The
     network is loaded only if a piece is missing. While it works on one piece, the crops of the
-    next are decoded and preprocessed on threads of their own.
+    next are decoded and preprocessed on threads of their own. ``load`` is ``load_encoder``, or one
+    that remembers; on a CPU ``threads`` run the network side by side.
     """
     check_encoder(settings, "<name>")  # also where every feature comes from the store
     torch.set_num_threads(1)  # one job is one thread: its bytes do not depend on the machine's load
@@ -161,7 +184,7 @@ def embed_faces(
 
         @cache
         def encoder() -> LoadedEncoder:
-            return load_encoder(settings, assets, device)
+            return load(settings, assets, device)
 
         def write_dimension(folder: Path) -> None:
             (folder / "dimension.json").write_text(json.dumps(encoder().dimension))
@@ -187,8 +210,9 @@ def embed_faces(
             if not piece.waiting:  # the store had it, and somebody has deleted it since
                 begin(piece, again=True)
             batches = _as_they_come(piece)
+            side_by_side = threads if device == "cpu" else 1
             try:
-                features = embed_batches(batches, len(piece.crops), encoder())
+                features = embed_batches(batches, len(piece.crops), encoder(), side_by_side)
             except NotFinite as error:
                 row = piece.found[np.flatnonzero(piece.which == error.args[0])[0]]
                 raise _not_finite(rows.loc[row]) from None

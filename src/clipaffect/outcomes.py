@@ -28,6 +28,11 @@ class Outcome(StrEnum):
     VIDEO_UNREADABLE = "video_unreadable"
     NO_VIDEO_STREAM = "no_video_stream"
     NO_FEATURE = "no_feature"
+    VIDEO_CHANGED = "video_changed"
+    NO_PERMISSION = "no_permission"
+    BAD_NAME = "bad_name"
+    NOT_MEDIA = "not_media"
+    FAILED = "failed"
 
 
 MEANING: dict[Outcome, str] = {
@@ -48,6 +53,11 @@ MEANING: dict[Outcome, str] = {
     Outcome.VIDEO_UNREADABLE: "the file is not a video that FFmpeg can open",
     Outcome.NO_VIDEO_STREAM: "the file holds no video stream (an audio file, for instance)",
     Outcome.NO_FEATURE: "the imported features have no row for this frame",
+    Outcome.VIDEO_CHANGED: "prediction: the file changed while it was read; is it being written?",
+    Outcome.NO_PERMISSION: "prediction: this user may not read the file",
+    Outcome.BAD_NAME: "prediction: the file's name is not UTF-8 or has control characters",
+    Outcome.NOT_MEDIA: "prediction: neither a video nor an image by its name; it was left alone",
+    Outcome.FAILED: "prediction: an error of the program; its log is named in the summary",
 }
 
 # Outcomes of a whole file: it has one row, frame 0, instead of a row for each frame.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +14,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 LINE_EVERY = 10.0  # seconds between lines when the output is a file
+Listener = Callable[[str, int, int], None]  # told of unit, done and total
+_listener: list[Listener] = []
+
+
+@contextmanager
+def reported_to(listener: Listener) -> Iterator[None]:
+    """Within the block progress is told to ``listener`` and shown nowhere."""
+    _listener.append(listener)
+    try:
+        yield
+    finally:
+        _listener.pop()
 
 
 class Progress:
@@ -24,7 +38,8 @@ class Progress:
         self.unit, self.total, self.done = unit, total, 0
         self.started = self.printed = time.monotonic()
         self.bar: Bar | None = None
-        if sys.stderr.isatty():
+        self.listener = _listener[-1] if _listener else None
+        if self.listener is None and sys.stderr.isatty():
             self.bar = Bar(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -48,13 +63,15 @@ class Progress:
     ) -> None:
         if self.bar:
             self.bar.stop()
-        elif kind is None:
+        elif self.listener is None and kind is None:
             self._line()
 
     def advance(self, count: int = 1) -> None:
         """Record that ``count`` more are done."""
         self.done += count
-        if self.bar:
+        if self.listener is not None:
+            self.listener(self.unit, self.done, self.total)
+        elif self.bar:
             self.bar.update(self.task, completed=self.done, rate=f"{self._rate():.1f}/s")
         elif time.monotonic() - self.printed > LINE_EVERY:
             self._line()

@@ -28,10 +28,12 @@ VERSIONS = {
     "references": 3,
     "evaluation": 5,
     "comparison": 1,
-    "postprocess": 1,
+    "postprocess": 2,
     "limits": 1,
     "fine_tuning": 1,
     "submission": 1,
+    "model": 1,
+    "prediction": 1,
     "report": 7,
 }
 

@@ -112,6 +112,7 @@ rule postprocess_scores:
         choices=RESULTS / "postprocess/{task}/choices.json",
         scores=RESULTS / "postprocess/{task}/scores.parquet",
         cross=RESULTS / "postprocess/{task}/cross.parquet",
+        heads=RESULTS / "postprocess/{task}/heads.safetensors",
     log:
         LOGS / "postprocess_scores/{task}.log",
     benchmark:

@@ -98,6 +98,15 @@ def preparation(visual: nn.Module) -> Callable[[np.ndarray], torch.Tensor]:
     return prepare
 
 
+def input_description(settings: Encoder) -> dict[str, Any]:
+    """What open_clip does to a picture before an encoder: size (2,), mean, std, interpolation."""
+    model = create_untrained(settings.model, "meta", _preprocessing(settings))
+    stated = dict(open_clip.get_model_preprocess_cfg(model.visual))
+    size = stated["size"]
+    stated["size"] = [size, size] if isinstance(size, int) else list(size)
+    return stated | {"mean": list(stated["mean"]), "std": list(stated["std"])}
+
+
 def build_model(settings: Encoder, assets: Path) -> Any:
     """The open_clip model with its weights, float32 on the CPU, activation checked."""
     check_encoder(settings, "<name>")

@@ -7,8 +7,10 @@ picture's side on (0.125: 92 to 100 %; 0.1: 0 to 5 %), so smaller ones are looke
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from queue import SimpleQueue
 
 import cv2
 import numpy as np
@@ -77,12 +79,16 @@ class FaceDetector:
     """Finds the faces of a picture.
 
     Args:
-        network: BlazeFace.
+        networks: BlazeFace; of several, each has a thread and takes tiles of a picture.
         min_score: score that a face must reach.
     """
 
-    def __init__(self, network: BoxNetwork, min_score: float) -> None:
-        self.network, self.min_score = network, min_score
+    def __init__(self, networks: list[BoxNetwork], min_score: float) -> None:
+        self.min_score = min_score
+        self.free: SimpleQueue[BoxNetwork] = SimpleQueue()
+        for network in networks:
+            self.free.put(network)
+        self.pool = ThreadPoolExecutor(len(networks)) if len(networks) > 1 else None
 
     def __call__(self, frame: np.ndarray, smallest: int) -> list[Candidate]:
         """Candidates in a picture, the best first, each face once.
@@ -93,11 +99,15 @@ class FaceDetector:
                 whole picture.
         """
         height, width = frame.shape[:2]
-        found: list[Candidate] = []
-        for left, top, side in tiles(height, width, smallest or max(height, width)):
+
+        def look(tile: tuple[int, int, int]) -> list[Candidate]:
+            left, top, side = tile
             part = frame[top : top + side, left : left + side]
-            found.extend(self._in_square(part, side, np.array([left, top], float)))
-        return _each_once(found)
+            return self._in_square(part, side, np.array([left, top], float))
+
+        squares = list(tiles(height, width, smallest or max(height, width)))
+        each = map if self.pool is None or len(squares) == 1 else self.pool.map
+        return _each_once([candidate for found in each(look, squares) for candidate in found])
 
     def _in_square(self, part: np.ndarray, side: int, corner: np.ndarray) -> list[Candidate]:
         """Candidates in a part of a picture that is shown as a square of ``side``."""
@@ -108,7 +118,11 @@ class FaceDetector:
         square[top : top + height, left : left + width] = cv2.resize(
             part, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         )
-        scores, shapes = self.network(square, self.min_score)
+        network = self.free.get()
+        try:
+            scores, shapes = network(square, self.min_score)
+        finally:
+            self.free.put(network)
         shapes = (shapes * DETECTOR_SIDE - [left, top]) / scale + corner
         boxes = shapes[:, :2].reshape(-1, 4)
         found = []

@@ -24,12 +24,14 @@ class FaceFinder:
     Args:
         assets: folder of fetched assets.
         settings: the ``faces`` section.
+        threads: that look at a large picture's tiles.
     """
 
-    def __init__(self, assets: Path, settings: Faces) -> None:
+    def __init__(self, assets: Path, settings: Faces, threads: int = 1) -> None:
         cv2.setNumThreads(1)
-        boxes = BoxNetwork(asset_file(assets, ASSET, "detector.tflite"))
-        self.detector = FaceDetector(boxes, settings.min_score)
+        boxes = asset_file(assets, ASSET, "detector.tflite")
+        networks = [BoxNetwork(boxes) for _ in range(threads)]
+        self.detector = FaceDetector(networks, settings.min_score)
         self.landmarker = Landmarker(MeshNetwork(asset_file(assets, ASSET, "landmarks.tflite")))
         self.settings = settings
 

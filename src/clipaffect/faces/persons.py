@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+EVERYBODY = "*"  # in a manifest: no annotated person, but every face, by track
+
+
+def person_of(track: int) -> str:
+    """What somebody is called who is known by a track alone: tracks count from 0, people from 1."""
+    return str(track + 1)
+
 
 def assign_persons(
     frame: np.ndarray, track: np.ndarray, box: np.ndarray, persons: list[str], width: float

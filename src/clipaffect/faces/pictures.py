@@ -1,4 +1,4 @@
-"""Single pictures: the largest face of each, found, aligned and cut as in a video."""
+"""Single pictures: their largest face, or every face, found, aligned and cut as in a video."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +17,7 @@ from clipaffect.dataset.manifest import runs_of_images
 from clipaffect.errors import UserError
 from clipaffect.faces.crops import decode_image, read_bytes
 from clipaffect.faces.finder import FaceFinder
+from clipaffect.faces.persons import EVERYBODY, person_of
 from clipaffect.faces.rows import DETECTIONS, SCHEMA, detector_key, face_row, judged
 from clipaffect.outcomes import Outcome
 from clipaffect.progress import Progress
@@ -30,7 +32,7 @@ def of_pictures(
     store: Store,
     progress: Progress,
 ) -> Iterator[pa.Table]:
-    """A row for each picture of a manifest, in its order.
+    """A row for each picture of a manifest, in its order; with everybody, one for each face.
 
     Runs of pictures are pieces of the work store, keyed by their bytes.
 
@@ -38,28 +40,41 @@ def of_pictures(
         UserError: a picture is not the one that was indexed.
     """
     runs = runs_of_images(pictures["video"])
+    everybody = any(list(persons) == [EVERYBODY] for persons in pictures["persons"])
     for _, run in pictures.groupby(runs, sort=False):
         for start in range(0, len(run), ROW_GROUP):
             part = run.iloc[start : start + ROW_GROUP]
 
             def make(folder: Path, part: pd.DataFrame = part) -> None:
                 rows = [
-                    _largest_face(row.path, row.sha256, finder(), settings)
+                    found
                     for row in part.itertuples()
+                    for found in _faces(row.path, row.sha256, finder(), settings, everybody)
                 ]
                 table = pa.Table.from_pylist(rows, DETECTIONS)
                 write_batches(folder / "detections.parquet", DETECTIONS, [table])
 
             key = detector_key(settings) | {"pictures": part["sha256"].tolist()}
+            if everybody:
+                key["everybody"] = True
             piece = store.get_or_make("detections", key, make)
-            found = pq.read_table(piece / "detections.parquet").drop_columns("track").to_pylist()
-            names = part["video"].tolist()
-            rows = [row | {"video": n, "person": ""} for n, row in zip(names, found, strict=True)]
+            detections = pq.read_table(piece / "detections.parquet")
+            track = detections["track"].to_numpy()
+            which = np.cumsum(track <= 0) - 1  # a picture's first face, or none, begins its rows
+            found = detections.drop_columns("track").to_pylist()
+            rows = [
+                row | {"video": part["video"].iloc[k],
+                       "person": person_of(t) if everybody and t >= 0 else ""}
+                for row, k, t in zip(found, which, track, strict=True)
+            ]  # fmt: skip
             yield judged(pa.Table.from_pylist(rows, SCHEMA), settings)
             progress.advance(len(part))
 
 
-def _largest_face(path: str, sha256: str, finder: FaceFinder, settings: Faces) -> dict[str, Any]:
+def _faces(
+    path: str, sha256: str, finder: FaceFinder, settings: Faces, everybody: bool
+) -> list[dict[str, Any]]:
+    """Rows of a picture's faces, the largest first: that one alone, or every one; one if none."""
     data = read_bytes(Path(path))
     if hashlib.sha256(data).hexdigest() != sha256:
         raise UserError(
@@ -70,9 +85,11 @@ def _largest_face(path: str, sha256: str, finder: FaceFinder, settings: Faces) -
     row: dict[str, Any] = {"frame": 1, "track": -1, "faces_in_frame": 0}
     pixels = decode_image(data)
     if pixels is None:
-        return row | {"status": str(Outcome.IMAGE_UNREADABLE)}
+        return [row | {"status": str(Outcome.IMAGE_UNREADABLE)}]
     faces = finder(pixels)
     if not faces:
-        return row | {"status": str(Outcome.NO_FACE)}
-    own = {"track": 0, "faces_in_frame": len(faces)}
-    return row | own | face_row(pixels, faces[0], settings)
+        return [row | {"status": str(Outcome.NO_FACE)}]
+    return [
+        row | {"track": number, "faces_in_frame": len(faces)} | face_row(pixels, face, settings)
+        for number, face in enumerate(faces if everybody else faces[:1])
+    ]

@@ -7,6 +7,7 @@ faces is the annotated person is decided when the shard's table is assembled.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipaffect.ahead import ahead, in_order
 from clipaffect.config.faces import Faces
 from clipaffect.dataset.files import list_frames
 from clipaffect.dataset.manifest import IMAGE, PICTURE, VIDEO
 from clipaffect.faces.finder import FaceFinder, FaceFollower
-from clipaffect.faces.persons import assign_persons
+from clipaffect.faces.landmarks import Face
+from clipaffect.faces.persons import EVERYBODY, assign_persons, person_of
 from clipaffect.faces.pictures import of_pictures
 from clipaffect.faces.rows import (
     DETECTIONS,
@@ -46,21 +49,31 @@ def detection_key(video: dict[str, Any], settings: Faces) -> dict[str, Any]:
     return video_key(video) | detector_key(settings) | {"of_videos": own}
 
 
-def _frame_rows(
-    frame: Frame, follower: Callable[[], FaceFollower], settings: Faces
-) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class _Looked:
+    """A frame, its pixels where it is looked at, and who was found."""
+
+    frame: Frame
+    wanted: bool
+    pixels: np.ndarray | None
+    found: list[tuple[int, Face]]
+
+
+def _rows_of(looked: _Looked, settings: Faces) -> list[dict[str, Any]]:
+    frame, found = looked.frame, looked.found
     empty = {"frame": frame.number, "time": frame.time, "track": -1, "faces_in_frame": 0}
-    pixels = frame.pixels
-    if pixels is None:
+    if not looked.wanted:
+        return [empty | {"status": str(Outcome.NOT_SAMPLED)}]
+    if looked.pixels is None:
         return [empty | {"status": str(frame.outcome)}]
-    found = follower()(pixels)
     if not found:
         return [empty | {"status": str(Outcome.NO_FACE)}]
-    rows = []
-    for number, face in found:
-        own = {"track": number, "faces_in_frame": len(found)}
-        rows.append(empty | own | face_row(pixels, face, settings))
-    return rows
+    return [
+        empty
+        | {"track": number, "faces_in_frame": len(found)}
+        | face_row(looked.pixels, face, settings)
+        for number, face in found
+    ]
 
 
 def detect_video(
@@ -68,25 +81,34 @@ def detect_video(
     finder: Callable[[], FaceFinder],
     settings: Faces,
     progress: Progress,
+    threads: int = 1,
 ) -> Iterator[pa.Table]:
-    """Detections of a video in frame order, a table for each row group."""
+    """Detections of a video in frame order, a table for each row group.
 
-    @cache
-    def follower() -> FaceFollower:
-        return FaceFollower(finder())
-
+    With several threads one decodes ahead and the others cut faces out behind.
+    """
     wanted = Sampler(settings)
+    follower = cache(lambda: FaceFollower(finder()))
+
+    def decoded() -> Iterator[_Looked]:
+        for frame in manifest_frames(video):
+            is_wanted = wanted(frame)
+            pixels = frame.pixels if is_wanted else None
+            yield _Looked(replace(frame, decoded=None), is_wanted, pixels, [])
+
+    def followed(stream: Iterator[_Looked]) -> Iterator[_Looked]:
+        for looked in stream:
+            found = [] if looked.pixels is None else follower()(looked.pixels)
+            yield replace(looked, found=found)
+
     rows: list[dict[str, Any]] = []
-    for frame in manifest_frames(video):
-        if wanted(frame):
-            rows.extend(_frame_rows(frame, follower, settings))
-        else:
-            own = {"frame": frame.number, "time": frame.time, "track": -1, "faces_in_frame": 0}
-            rows.append(own | {"status": str(Outcome.NOT_SAMPLED)})
-        progress.advance()
-        if len(rows) >= ROW_GROUP:
-            yield pa.Table.from_pylist(rows, DETECTIONS)
-            rows = []
+    with ahead(decoded(), threads) as stream, in_order(threads - 1) as cut:
+        for own in cut(lambda looked: _rows_of(looked, settings), followed(stream)):
+            rows += own
+            progress.advance()
+            if len(rows) >= ROW_GROUP:
+                yield pa.Table.from_pylist(rows, DETECTIONS)
+                rows = []
     yield pa.Table.from_pylist(rows, DETECTIONS)
 
 
@@ -115,15 +137,28 @@ def _plan(detections: pd.DataFrame, persons: list[str], width: float) -> pd.Data
     return pd.concat(parts).sort_values(["frame", "person"], ignore_index=True)
 
 
+def _plan_of_everybody(detections: pd.DataFrame) -> pd.DataFrame:
+    """As ``_plan``, of every face: a row for each, and one for each frame without any."""
+    found = detections["track"] >= 0
+    return detections.assign(
+        source=np.arange(len(detections)),
+        person=detections["track"].map(person_of).where(found, ""),
+        own=found,
+    ).sort_values(["frame", "track"], ignore_index=True)
+
+
 def _assemble(
     video: dict[str, Any], persons: list[str], piece: Path, width: float
 ) -> Iterator[pa.Table]:
     """Rows of the people without crops of their own, a few row groups in memory at a time."""
     file = pq.ParquetFile(piece / "detections.parquet")
     light = pq.read_table(piece / "detections.parquet", columns=["frame", "track", "status", "box"])
-    # Who is left and who is right is told among all people, also those who have crops.
-    plan = _plan(light.to_pandas(), sorted(video["persons"]), width)
-    plan = plan[plan["person"].isin(persons)]
+    if persons == [EVERYBODY]:
+        plan = _plan_of_everybody(light.to_pandas())
+    else:
+        # Who is left and who is right is told among all people, also those who have crops.
+        plan = _plan(light.to_pandas(), sorted(video["persons"]), width)
+        plan = plan[plan["person"].isin(persons)]
     for start in range(0, len(plan), ROW_GROUP):
         part = plan.iloc[start : start + ROW_GROUP]
         rows = take_rows(file, part["source"].to_numpy()).to_pylist()
@@ -170,7 +205,13 @@ def _of_images(images: pd.DataFrame) -> pa.Table:
 
 
 def align_faces(
-    manifest: Path, frames: Path, settings: Faces, assets: Path, store: Store, out: Path
+    manifest: Path,
+    frames: Path,
+    settings: Faces,
+    assets: Path,
+    store: Store,
+    out: Path,
+    threads: int = 1,
 ) -> None:
     """Write ``out``: the faces of every video in ``manifest``.
 
@@ -182,6 +223,7 @@ def align_faces(
         assets: folder of fetched assets; not needed where everybody has crops.
         store: the work store.
         out: Parquet file with columns ``SCHEMA``.
+        threads: that work on a video; no row depends on it.
     """
     listed = read_frame(manifest)
     images, pictures = (listed[listed["kind"] == kind] for kind in (IMAGE, PICTURE))
@@ -192,7 +234,7 @@ def align_faces(
 
     @cache
     def finder() -> FaceFinder:
-        return FaceFinder(assets, settings)
+        return FaceFinder(assets, settings, threads)
 
     def tables() -> Iterator[pa.Table]:
         with Progress("frames", len(index)) as progress:
@@ -201,7 +243,7 @@ def align_faces(
                 folders = dict(zip(video["persons"], video["folders"], strict=True))
 
                 def make(folder: Path, video: dict[str, Any] = video) -> None:
-                    found = detect_video(video, finder, settings, progress)
+                    found = detect_video(video, finder, settings, progress, threads)
                     write_batches(folder / "detections.parquet", DETECTIONS, found)
 
                 searched = [person for person, folder in folders.items() if not folder]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from clipaffect.config.data import Splitting
 from clipaffect.config.training import Training
@@ -61,17 +62,18 @@ def cross_fit(
     """
     train = read_split(table, task, TRAIN, fold)
     part = _deal(train, task, parts)
-    heads = _headline(settings)
-    scores = np.full((len(heads), len(part), len(task.targets)), np.nan, np.float32)
-    epochs = parts * len(heads) * settings.recipes()[""].epochs
+    seeds = len(settings.seeds)
+    scores = np.full((seeds, len(part), len(task.targets)), np.nan, np.float32)
+    epochs = parts * seeds * settings.recipes()[""].epochs
     with (
         one_device(settings.device == "cuda") as device,
-        Progress(f"{task.name} epochs of {parts * len(heads)} cross-fitted heads", epochs) as bar,
+        Progress(f"{task.name} epochs of {parts * seeds} cross-fitted heads", epochs) as bar,
     ):
         for number in range(1, parts + 1):
             held = np.flatnonzero(part == number)
             others, own = _take(train, np.flatnonzero(part != number)), _take(train, held)
-            scores[:, held] = _scores(others, own, task, settings, device, store, bar)
+            heads = _heads(others, own, task, settings, device, store, bar)
+            scores[:, held] = _scores(heads, own, task)
     finished = [not np.isnan(own).any() for own in scores]
     if not any(finished):
         raise CannotChoose(
@@ -81,34 +83,47 @@ def cross_fit(
             mend="see why heads fail (training.learning_rate, training.rho), or set "
             "postprocess: {steps: []}",
         )
-    seeds = [seed for seed, ok in zip(settings.seeds, finished, strict=True) if ok]
-    return CrossFitted(train.rows, train.labels.numpy(), scores[finished], seeds)
+    kept = [seed for seed, ok in zip(settings.seeds, finished, strict=True) if ok]
+    return CrossFitted(train.rows, train.labels.numpy(), scores[finished], kept)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Validation rows of a table, answered by heads trained on all of its training rows.
+
+    Attributes:
+        rows: those that have a feature: group, video, person, frame.
+        scores: probabilities (seeds, n, targets); NaN of a seed whose head did not finish.
+        heads: by seed; those that finished.
+    """
+
+    rows: pd.DataFrame
+    scores: np.ndarray
+    heads: dict[int, nn.Module]
 
 
 def validation_scores(
     table: Path, task: Task, fold: int, settings: Training, store: Store
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """Validation rows of a table, and their scores by heads trained on all of its training rows.
-
-    Returns:
-        The rows that have a feature, and probabilities (seeds, n, targets); NaN of a seed whose
-        head did not finish.
-    """
+) -> Answered:
+    """Answer the validation rows of a table by the headline's heads on its features."""
     train, validation = (read_split(table, task, split, fold) for split in (TRAIN, VALIDATION))
     epochs = len(settings.seeds) * settings.recipes()[""].epochs
     with (
         one_device(settings.device == "cuda") as device,
         Progress(f"{task.name} epochs of {len(settings.seeds)} heads", epochs) as bar,
     ):
-        scores = _scores(train, validation, task, settings, device, store, bar)
-    return validation.rows, scores
+        heads = _heads(train, validation, task, settings, device, store, bar)
+    finished = {
+        seed: head for seed, head in zip(settings.seeds, heads, strict=True) if head is not None
+    }
+    return Answered(validation.rows, _scores(heads, validation, task), finished)
 
 
 def _headline(settings: Training) -> list[HeadId]:
     return [HeadId("", settings.headline_alpha, seed) for seed in settings.seeds]
 
 
-def _scores(
+def _heads(
     train: Split,
     held: Split,
     task: Task,
@@ -116,18 +131,23 @@ def _scores(
     device: str,
     store: Store,
     bar: Progress,
-) -> np.ndarray:
-    """(seeds, n, targets) scores of held-out rows by heads of the others; NaN where one failed."""
+) -> list[nn.Module | None]:
+    """The headline's heads on some training rows, a head a seed; None of one that failed."""
     inputs = train.features.shape[1]
     pieces = train_pieces(
         _headline(settings), train, held, task, settings, device, store, Timings(task, inputs), bar
     )
-    scores = np.full((len(pieces), len(held.rows), len(task.targets)), np.nan, np.float32)
-    for index, (head, piece) in enumerate(pieces.items()):
-        found = load_piece(piece, settings.recipes()[""], task, inputs, head.seed)
-        if found is not None:
-            every = np.arange(len(held.rows))
-            scores[index] = probabilities(evaluator(found), held.features, every, task)
+    recipe = settings.recipes()[""]
+    return [load_piece(piece, recipe, task, inputs, head.seed) for head, piece in pieces.items()]
+
+
+def _scores(heads: list[nn.Module | None], held: Split, task: Task) -> np.ndarray:
+    """(seeds, n, targets) scores of held-out rows; NaN where a head failed."""
+    scores = np.full((len(heads), len(held.rows), len(task.targets)), np.nan, np.float32)
+    every = np.arange(len(held.rows))
+    for index, head in enumerate(heads):
+        if head is not None:
+            scores[index] = probabilities(evaluator(head), held.features, every, task)
     return scores
 
 

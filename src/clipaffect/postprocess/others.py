@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from clipaffect.config.training import Training
 from clipaffect.postprocess.cross import CannotChoose, CrossFitted, cross_fit, validation_scores
@@ -14,6 +16,22 @@ from clipaffect.store import Store
 from clipaffect.tasks import Task
 
 FRAME = ["video", "person", "frame"]
+
+
+@dataclass(frozen=True)
+class Other:
+    """What another encoder's heads say.
+
+    Attributes:
+        training: probabilities (S, n, targets) of the run's training rows, cross-fitted.
+        validation: of its validation rows. NaN where the other encoder saw no face, or where a
+            seed's head did not finish.
+        heads: by seed, those that answered the validation rows.
+    """
+
+    training: np.ndarray
+    validation: np.ndarray
+    heads: dict[int, nn.Module]
 
 
 def other_scores(
@@ -26,8 +44,8 @@ def other_scores(
     fitted: CrossFitted,
     rows: pd.DataFrame,
     seeds: list[int],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Another encoder's scores of the training rows (cross-fitted) and of the validation rows.
+) -> Other:
+    """Another encoder's scores of the training rows and of the validation rows.
 
     The heads are the headline's, by the run's own recipe, on that encoder's table.
 
@@ -41,10 +59,6 @@ def other_scores(
         fitted: the run's own training rows and their seeds.
         rows: the run's own validation rows.
         seeds: of their scores.
-
-    Returns:
-        Probabilities (S, n, targets) of ``fitted.rows`` and of ``rows``; NaN where the other
-        encoder saw no face, or where a seed's head did not finish.
     """
     try:
         crossed = cross_fit(table, task, fold, settings, parts, store)
@@ -52,10 +66,11 @@ def other_scores(
         print(f"{table} is not averaged with: {error.what}", file=sys.stderr)
         nothing = [np.full((len(s), len(r), len(task.targets)), np.nan, np.float32)
                    for s, r in ((fitted.seeds, fitted.rows), (seeds, rows))]  # fmt: skip
-        return nothing[0], nothing[1]
-    there, scores = validation_scores(table, task, fold, settings, store)
+        return Other(nothing[0], nothing[1], {})
+    there = validation_scores(table, task, fold, settings, store)
     inside = _placed(crossed.rows, crossed.scores, crossed.seeds, fitted.rows, fitted.seeds)
-    return inside, _placed(there, scores, list(settings.seeds), rows, seeds)
+    outside = _placed(there.rows, there.scores, list(settings.seeds), rows, seeds)
+    return Other(inside, outside, there.heads)
 
 
 def _placed(

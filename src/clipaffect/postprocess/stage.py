@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
+from safetensors.torch import save_file
 
 from clipaffect.config.models import Evaluation, Postprocess
 from clipaffect.config.training import Training
@@ -19,13 +20,13 @@ from clipaffect.evaluation.clusters import cluster_counts, count_array
 from clipaffect.evaluation.folds import Scored, read_scores, score_schema, score_table
 from clipaffect.evaluation.metrics import decide, expected_calibration_error, reliability
 from clipaffect.postprocess.cross import CannotChoose, CrossFitted, cross_fit
-from clipaffect.postprocess.others import other_scores
+from clipaffect.postprocess.others import Other, other_scores
 from clipaffect.postprocess.smoothing import sequences
 from clipaffect.postprocess.steps import STEPS, Choice, Rows
 from clipaffect.postprocess.table import COLUMNS
 from clipaffect.store import Store
 from clipaffect.table import folds_of
-from clipaffect.tables import read_frame, write_batches, write_frame, write_text
+from clipaffect.tables import read_frame, whole_file, write_batches, write_frame, write_text
 from clipaffect.tasks import Task
 
 RAW = "heads alone"
@@ -46,7 +47,8 @@ def postprocess_scores(
 ) -> None:
     """Write ``steps.parquet``, ``choices.json`` and the last step's ``scores.parquet`` to ``out``.
 
-    And ``cross.parquet``, the scores that the choices were made on.
+    And ``cross.parquet``, the scores that the choices were made on, and ``heads.safetensors``, the
+    heads of the other encoders.
 
     Every choice is made on cross-fitted scores of the training people; the validation scores of
     the evaluation are then taken through the steps. Under k-fold evaluation each fold has choices
@@ -85,6 +87,7 @@ def postprocess_scores(
         }  # fmt: skip
     except CannotChoose as error:
         _write_note(error, task, out)
+        _write_heads({}, out)
         return
     labels = rows[list(task.columns)].to_numpy()
     stages: list[list[np.ndarray]] = [[] for _ in range(len(how.steps) + 1)]
@@ -93,9 +96,8 @@ def postprocess_scores(
     for fold, fitted in crossed.items():
         own = np.flatnonzero(rows["fold"] == fold)
         mine = rows.iloc[own].reset_index(drop=True)
-        inside, outside = (
-            {name: pair[side] for name, pair in beside[fold].items()} for side in (0, 1)
-        )
+        inside = {name: other.training for name, other in beside[fold].items()}
+        outside = {name: other.validation for name, other in beside[fold].items()}
         at = Rows(fitted.labels, sequences(fitted.rows), task, inside)
         there = Rows(labels[own], sequences(mine), task, outside)
         chosen_on, applied_to = fitted.scores, scores[:, own]
@@ -122,6 +124,20 @@ def postprocess_scores(
     parts = (_cross_table(fitted, fold, task) for fold, fitted in crossed.items())
     write_batches(out / "cross.parquet", _cross_schema(task), parts, 65536)
     _write_scores(together[-1], seeds, rows, encoder, settings, task, out)
+    # Under k-fold evaluation no head is trained on everybody: there is none to hand on.
+    _write_heads(beside.get(0, {}), out)
+
+
+def _write_heads(others: dict[str, Other], out: Path) -> None:
+    """``heads.safetensors``: weights by ``<encoder>/seed=<seed>/<name>``; perhaps none."""
+    weights = {
+        f"{encoder}/seed={seed}/{name}": value.contiguous()
+        for encoder, other in others.items()
+        for seed, head in other.heads.items()
+        for name, value in head.state_dict().items()
+    }
+    with whole_file(out / "heads.safetensors") as beside:
+        save_file(weights, beside)
 
 
 def _write_note(error: CannotChoose, task: Task, out: Path) -> None:

@@ -13,11 +13,12 @@ from torch import Tensor
 from clipaffect.config.training import Recipe
 from clipaffect.evaluation.metrics import decide, f1_per_target
 from clipaffect.tasks import Task
-from clipaffect.training.data import ROWS_AT_ONCE, TrainingData
+from clipaffect.training.data import TrainingData
 from clipaffect.training.step import StepRecord
 
 PROBES = 8  # steps of an epoch whose sharpness is measured
 SAMPLE = 4096  # training frames whose largest probability is averaged
+BLOCK = 1024  # rows that are scored at once, always so many
 COLLAPSED = 0.1  # share of the way from the uniform answer to certainty
 
 Row = dict[str, Any]
@@ -65,15 +66,22 @@ def mean_of(values: np.ndarray) -> float:
 def probabilities(logits: Logits, features: Tensor, rows: np.ndarray, task: Task) -> np.ndarray:
     """(..., len(rows), targets): softmax over classes, or sigmoid of each unit.
 
-    ``logits`` maps (n, d) to (..., n, targets): one head, or a stack of them.
+    ``logits`` maps (n, d) to (..., n, targets): one head, or a stack of them. Blocks have one size,
+    padded with zeros: products of another number of rows take another path, and a frame's last bits
+    would depend on how many others it is scored with.
     """
     index = torch.from_numpy(rows)
-    parts = [logits(features[:0].float())]  # no rows still have a shape
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        batch = features[index[start : start + ROWS_AT_ONCE]].float()
-        parts.append(logits(batch))
-    found = torch.cat(parts, dim=-2)
-    return (torch.sigmoid(found) if task.multilabel else torch.softmax(found, -1)).numpy()
+    parts = [_scores(logits(features[:0].float()), task)]  # no rows still have a shape
+    for start in range(0, len(rows), BLOCK):
+        batch = features[index[start : start + BLOCK]].float()
+        padding = batch.new_zeros(BLOCK - len(batch), *batch.shape[1:])
+        found = _scores(logits(torch.cat([batch, padding])), task)
+        parts.append(found[..., : len(batch), :])
+    return torch.cat(parts, dim=-2).numpy()
+
+
+def _scores(logits: Tensor, task: Task) -> Tensor:
+    return torch.sigmoid(logits) if task.multilabel else torch.softmax(logits, -1)
 
 
 def watch(logits: Logits, data: TrainingData, task: Task) -> list[np.ndarray]:

@@ -1,0 +1,220 @@
+"""What ``bundle.json`` says, as models: a bundle from anybody is held to them before any use.
+
+The promise: a bundle of format version 1 is read by every later version of clipaffect. What a
+later format adds gets a new number; a reader refuses a number that it does not know. A frame gets
+the same scores from it as long as the versions of the stages that ``stages`` records are the same;
+where they differ the reader says so.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from clipaffect.config.encoders import Encoder
+from clipaffect.config.faces import Faces
+from clipaffect.config.section import Section, folder_name
+from clipaffect.tasks import Task
+
+FORMAT, VERSION = "clipaffect-bundle", 1
+NAME = "bundle.json"
+# Nothing that anybody trains comes near these; a file that does is not read any further.
+MOST_JSON = 4 << 20  # bytes
+MOST_SIDE = 65_536
+PLAIN_PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,2}")
+FolderName = Annotated[str, AfterValidator(folder_name), Field(max_length=100)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Smoothing(Section):
+    """Choice of ``smooth``."""
+
+    kind: Literal["none", "mean", "gaussian"]
+    width: float = Field(ge=0, le=10_000)
+
+
+class Temperature(Section):
+    """Choice of ``temperature``."""
+
+    temperature: float = Field(gt=0, le=1e6)
+
+
+class Thresholds(Section):
+    """Choice of ``adjust`` for labels."""
+
+    thresholds: tuple[Probability, ...]
+
+
+class Adjustment(Section):
+    """Choice of ``adjust`` for classes."""
+
+    tau: float = Field(ge=0, le=100)
+    prior: tuple[Annotated[float, Field(gt=0, le=1)], ...]
+
+
+class Together(Section):
+    """Choice of ``average_encoders``."""
+
+    others: tuple[FolderName, ...] = Field(alias="with")
+
+
+class Nothing(Section):
+    """Choice of ``average_seeds``: there is none to make."""
+
+
+CHOICES: dict[str, tuple[type[Section], ...]] = {
+    "average_encoders": (Together,),
+    "average_seeds": (Nothing,),
+    "smooth": (Smoothing,),
+    "temperature": (Temperature,),
+    "adjust": (Thresholds, Adjustment),
+}
+
+
+class Step(Section):
+    """A step after the head, and what was chosen for it on training people."""
+
+    step: Literal["average_encoders", "average_seeds", "smooth", "temperature", "adjust"]
+    choice: Smoothing | Temperature | Thresholds | Adjustment | Together | Nothing
+
+    @model_validator(mode="after")
+    def _fits(self) -> Step:
+        if not isinstance(self.choice, CHOICES[self.step]):
+            raise ValueError(f"'{self.step}' has the choice of another step")
+        return self
+
+
+class Heads(Section):
+    """Heads of one task on one encoder's features, one for each seed.
+
+    Attributes:
+        features: a name of ``Bundle.features``.
+        seeds: names of the heads in the file, ``<features>/seed=<seed>/``.
+        inputs, hidden_layers, width: of the MLP.
+    """
+
+    features: FolderName
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(min_length=1, max_length=1000)
+    inputs: int = Field(ge=1, le=MOST_SIDE)
+    hidden_layers: int = Field(ge=0, le=64)
+    width: int = Field(ge=1, le=MOST_SIDE)
+
+
+class TaskModel(Section):
+    """Everything that turns features into one task's answers.
+
+    Attributes:
+        targets, multilabel: see ``tasks.Task``.
+        file: the safetensors file of the heads.
+        heads: the run's own first, then those of other encoders that are averaged with.
+        alpha: CVaR level of the heads.
+        steps: after the head, in order.
+        macro_f1, low, high: of the heads on the run's validation people, and the 95 % interval;
+            None where it has none.
+        after_steps: macro F1 behind the last step, on the same people.
+        protocol: how these were measured, in words.
+    """
+
+    targets: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(
+        min_length=2, max_length=1000
+    )
+    multilabel: bool
+    file: str
+    heads: tuple[Heads, ...] = Field(min_length=1, max_length=5)
+    alpha: float = Field(gt=0, le=1)
+    steps: tuple[Step, ...] = Field(max_length=5)
+    macro_f1: float | None
+    low: float | None
+    high: float | None
+    after_steps: float | None
+    protocol: str = Field(max_length=5000)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TaskModel:
+        if len(set(self.targets)) < len(self.targets):
+            raise ValueError("a target is named twice")
+        for step in self.steps:
+            values = getattr(step.choice, "thresholds", getattr(step.choice, "prior", None))
+            if values is not None and len(values) != len(self.targets):
+                raise ValueError(f"'{step.step}' has {len(values)} values for other targets")
+            if isinstance(step.choice, Thresholds) and not self.multilabel:
+                raise ValueError("thresholds are for labels, not for classes")
+            if isinstance(step.choice, Adjustment) and self.multilabel:
+                raise ValueError("a prior is for classes, not for labels")
+            if isinstance(step.choice, Together):
+                names = {own.features for own in self.heads[1:]}
+                if not set(step.choice.others) <= names:
+                    raise ValueError("'average_encoders' names heads that are not there")
+        return self
+
+    def task(self, name: str) -> Task:
+        """The task that the heads answer."""
+        return Task(name, self.targets, self.multilabel)
+
+
+class File(Section):
+    """A file of the bundle."""
+
+    bytes: int = Field(ge=0, le=64 << 30)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+def plain_path(value: str) -> str:
+    """A path below the bundle that names nothing else; for pydantic's ``AfterValidator``."""
+    if not PLAIN_PATH.fullmatch(value) or ".." in PurePosixPath(value).parts:
+        raise ValueError(f"'{value[:100]}' is not a plain path below the bundle")
+    return value
+
+
+class Bundle(Section):
+    """``bundle.json``.
+
+    Attributes:
+        run: the run it was exported from.
+        licensed: whether the data forbids handing on what is made of it.
+        faces: which frames, how faces are found, aligned and cut.
+        encoders: by name; ``file`` names a file of the bundle, or one to be given.
+        features: by name, the encoders whose features are put side by side.
+        tasks: by name.
+        cautions: sentences that a user of the scores has to know.
+        stages: versions of the stages that made the scores.
+        packages: versions of the packages.
+        config: sha256 of the run's configuration.
+        files: every other file of the bundle, by path.
+    """
+
+    format: Literal["clipaffect-bundle"]
+    version: Literal[1]
+    run: FolderName
+    licensed: bool
+    faces: Faces
+    encoders: dict[FolderName, Encoder] = Field(min_length=1, max_length=20)
+    features: dict[FolderName, tuple[FolderName, ...]] = Field(min_length=1, max_length=20)
+    tasks: dict[FolderName, TaskModel] = Field(min_length=1, max_length=100)
+    cautions: tuple[Annotated[str, Field(max_length=2000)], ...] = Field(max_length=100)
+    stages: dict[str, int]
+    packages: dict[str, str]
+    config: str = Field(pattern="^[0-9a-f]{64}$")
+    files: dict[Annotated[str, AfterValidator(plain_path)], File] = Field(max_length=1000)
+
+    @model_validator(mode="after")
+    def _named(self) -> Bundle:
+        for name, parts in self.features.items():
+            if not parts or not set(parts) <= set(self.encoders):
+                raise ValueError(f"'features.{name}' names an encoder that is not there")
+        for name, task in self.tasks.items():
+            if task.file not in self.files:
+                raise ValueError(f"'tasks.{name}.file' is not among the files")
+            for own in task.heads:
+                if own.features not in self.features:
+                    raise ValueError(f"'tasks.{name}' has heads on features that are not there")
+        for name, encoder in self.encoders.items():
+            # open_clip would read these names as places to fetch a model from.
+            if ":" in encoder.model or "/" in encoder.model:
+                raise ValueError(f"'encoders.{name}.model' is not a plain model name")
+            if encoder.file is not None:
+                plain_path(encoder.file)
+        return self

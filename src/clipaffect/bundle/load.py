@@ -1,0 +1,185 @@
+"""Open a bundle from anybody: check it as a whole, then build the heads.
+
+Nothing of a bundle is run, and no weight is read before names, sizes, shapes and hashes fit.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+
+from clipaffect.bundle.format import FORMAT, MOST_JSON, NAME, VERSION, Bundle, Heads, TaskModel
+from clipaffect.config.encoders import Encoder
+from clipaffect.digest import file_digest
+from clipaffect.errors import UserError, first_line
+from clipaffect.training.checkpoint import under
+from clipaffect.training.head import Head
+
+AGAIN = "fetch the bundle again from where it came, as a whole"
+
+
+@dataclass(frozen=True)
+class OpenBundle:
+    """A bundle that was checked.
+
+    Attributes:
+        folder: where it lies.
+        bundle: what ``bundle.json`` says.
+        fingerprint: sha256 of ``bundle.json``, which holds those of all files.
+        encoders: by name, ready to be loaded.
+    """
+
+    folder: Path
+    bundle: Bundle
+    fingerprint: str
+    encoders: dict[str, Encoder]
+
+
+def open_bundle(folder: Path, weights: dict[str, Path] | None = None) -> OpenBundle:
+    """Check a bundle.
+
+    Args:
+        folder: with ``bundle.json``; or that file.
+        weights: by encoder, files that the bundle names and does not hold.
+
+    Raises:
+        UserError: no bundle, one of a later format, a file that is missing, altered or not what
+            it should be, or weights of another encoder.
+    """
+    folder = folder.parent if folder.name == NAME else folder
+    bundle = _read(folder / NAME)
+    for name, stated in bundle.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError("a file of the bundle is missing", where=path, mend=AGAIN)
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise UserError("a file of the bundle lies outside of it", where=path, mend=AGAIN)
+        if path.stat().st_size != stated.bytes or file_digest(path) != stated.sha256:
+            raise UserError("a file of the bundle was altered", where=path, mend=AGAIN)
+    for name, task in bundle.tasks.items():
+        _check_heads(folder / task.file, task, name)
+    given = weights or {}
+    for name in given:
+        if name not in bundle.encoders or bundle.encoders[name].file is None:
+            raise UserError(
+                f"the bundle asks for no weights of '{name}'", where="--weights",
+                mend=f"its encoders are {', '.join(bundle.encoders)}",
+            )  # fmt: skip
+    encoders = {
+        name: _with_weights(encoder, name, bundle, folder, given.get(name))
+        for name, encoder in bundle.encoders.items()
+    }
+    return OpenBundle(folder, bundle, file_digest(folder / NAME), encoders)
+
+
+def _read(path: Path) -> Bundle:
+    mend = "name a folder that 'clipaffect export' has written"
+    if not path.is_file():
+        raise UserError(f"no bundle: there is no {NAME}", where=path.parent, mend=mend)
+    if path.stat().st_size > MOST_JSON:
+        raise UserError("too large to be a bundle's", where=path, mend=mend)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise UserError(f"not JSON: {first_line(error)}", where=path, mend=AGAIN) from None
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise UserError("not the file of a bundle", where=path, mend=mend)
+    if values.get("version") != VERSION:
+        raise UserError(
+            f"format version {values.get('version')!r}; this clipaffect reads {VERSION}",
+            where=path, mend="install a newer clipaffect",
+        )  # fmt: skip
+    try:
+        return Bundle.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise UserError(
+            f"'{key}': {first['msg'].removeprefix('Value error, ')}{more}", where=path, mend=AGAIN
+        ) from None
+
+
+def expected_shapes(heads: Heads, task: TaskModel) -> dict[str, tuple[int, ...]]:
+    """Shapes of a head's weights by name, without making it."""
+    sizes = [heads.inputs, *[heads.width] * heads.hidden_layers]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in range(heads.hidden_layers):
+        shapes[f"linears.{layer}.weight"] = (sizes[layer + 1], sizes[layer])
+        shapes[f"linears.{layer}.bias"] = (sizes[layer + 1],)
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"norms.{layer}.{name}"] = (heads.width,)
+        shapes[f"norms.{layer}.num_batches_tracked"] = ()
+    shapes["output.weight"] = (len(task.targets), sizes[-1])
+    shapes["output.bias"] = (len(task.targets),)
+    return shapes
+
+
+def _check_heads(path: Path, task: TaskModel, name: str) -> None:
+    wanted = {
+        f"{own.features}/seed={seed}/{key}": shape
+        for own in task.heads
+        for seed in own.seeds
+        for key, shape in expected_shapes(own, task).items()
+    }
+    try:
+        with safe_open(path, "pt") as file:
+            found: dict[str, tuple[Any, str]] = {}
+            for key in file.keys():  # noqa: SIM118 - no dictionary
+                part = file.get_slice(key)
+                found[key] = (tuple(part.get_shape()), part.get_dtype())
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"not safetensors: {first_line(error)}", where=path, mend=AGAIN) from None
+    for key in sorted(set(wanted) | set(found)):
+        kind = "I64" if key.endswith("num_batches_tracked") else "F32"
+        if found.get(key) != (wanted.get(key), kind):
+            raise UserError(
+                f"the heads of {name} are not those that {NAME} describes: {key}",
+                where=path, mend=AGAIN,
+            )  # fmt: skip
+
+
+def _with_weights(
+    encoder: Encoder, name: str, bundle: Bundle, folder: Path, given: Path | None
+) -> Encoder:
+    """An encoder whose ``file`` is a path: of the bundle, or the one that was given."""
+    if encoder.file is None:
+        return encoder
+    if given is None and encoder.file not in bundle.files:
+        raise UserError(
+            f"the bundle holds no weights of '{name}' ({encoder.model})",
+            where=folder,
+            mend=f"give them: --weights {name}=FILE, whose sha256 is {encoder.sha256}",
+        )
+    path = given or folder / encoder.file
+    if not path.is_file():
+        raise UserError("no such weights file", where=path, mend="correct --weights")
+    if file_digest(path) != encoder.sha256:
+        raise UserError(
+            f"these are not the weights that the heads of '{name}' were trained on: sha256 "
+            f"{file_digest(path)}, not {encoder.sha256}",
+            where=path, mend="give the file with that sha256, or a bundle made for this encoder",
+        )  # fmt: skip
+    return encoder.model_copy(update={"file": str(path)})
+
+
+def load_heads(opened: OpenBundle, task: str) -> dict[str, dict[int, Head]]:
+    """The heads of a task in evaluation mode, by the features they are on and by seed."""
+    model = opened.bundle.tasks[task]
+    found: dict[str, dict[int, Head]] = {}
+    with safe_open(opened.folder / model.file, "pt") as file:
+        keys = list(file.keys())
+        for own in model.heads:
+            for seed in own.seeds:
+                prefix = f"{own.features}/seed={seed}/"
+                state = {key: file.get_tensor(key) for key in keys if key.startswith(prefix)}
+                head = Head(own.inputs, len(model.targets), own.hidden_layers, own.width)
+                head.load_state_dict(under(state, prefix))
+                head.eval()
+                found.setdefault(own.features, {})[seed] = head
+    return found

@@ -1,0 +1,1 @@
+"""From a trained head to anybody's video: answers for every frame and person."""

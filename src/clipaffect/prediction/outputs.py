@@ -1,0 +1,154 @@
+"""What is written for a video: tables, summaries, the page, and a record that all is whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from clipaffect.outcomes import MEANING, VIDEO_OUTCOMES, Outcome
+from clipaffect.prediction.columns import Column, columns, table_schema
+from clipaffect.prediction.rows import Predicted
+from clipaffect.prediction.summaries import summarise
+from clipaffect.prediction.timeline import write_timeline
+from clipaffect.prediction.work import Wanted
+from clipaffect.report.pages import page_environment
+from clipaffect.tables import whole_file, write_text
+
+RECORD = "record.json"
+ROWS = 65_536  # of a row group
+
+
+def write_outputs(
+    predicted: Predicted, start: int, stop: int, out: Path, wanted: Wanted, video: Path | None
+) -> list[dict[str, Any]]:
+    """Write everything about one video, or about single images, into the folder ``out``.
+
+    Args:
+        predicted: answers of a table of faces.
+        start: the video's first row in it.
+        stop: the row behind its last.
+        out: a folder.
+        wanted: whether every head's scores are written, and whether pages may show people.
+        video: the file, which the page plays; None: images, which share their tables and have no
+            page.
+
+    Returns:
+        The files' rows of ``summary.csv``.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    schema = table_schema(columns(predicted.bundle, wanted.heads))
+    with (
+        whole_file(out / "frames.parquet") as parquet,
+        whole_file(out / "frames.csv") as text,
+        pq.ParquetWriter(parquet, schema, compression="zstd") as table,
+        pa.csv.CSVWriter(text, _plain(schema)) as lines,
+    ):
+        for part in predicted.tables(start, stop, wanted.heads):
+            table.write_table(part, row_group_size=ROWS)
+            lines.write_table(part.cast(_plain(schema)))
+    if video is not None:
+        persons, episodes = summarise(predicted, start, stop)
+        for name, frame in (("persons", persons), ("episodes", episodes)):
+            with whole_file(out / f"{name}.csv") as beside:
+                frame.round(6).to_csv(beside, index=False)
+        write_timeline(predicted, start, stop, episodes, out, video, wanted.pictures)
+    return _summary_rows(predicted, start, stop)
+
+
+def _summary_rows(predicted: Predicted, start: int, stop: int) -> list[dict[str, Any]]:
+    part = predicted.rows.iloc[start:stop].assign(number=predicted.person[start:stop])
+    rows = []
+    for name, own in part.groupby("video", sort=False):
+        frames, first = own["frame"], own["status"].iloc[0]
+        unreadable = first in VIDEO_OUTCOMES or first == Outcome.IMAGE_UNREADABLE
+        outcome = Outcome(first) if unreadable else Outcome.OK
+        rows.append(
+            summary_row(
+                str(name), outcome,
+                frames=int(frames[frames > 0].nunique()),
+                frames_with_face=int(frames[own["status"] == Outcome.OK].nunique()),
+                people=int(own["number"].max()),
+            )
+        )  # fmt: skip
+    return rows
+
+
+def summary_row(name: str, outcome: Outcome, message: str = "", **counts: int) -> dict[str, Any]:
+    """A file's row of ``summary.csv``."""
+    said = message or ("" if outcome == Outcome.OK else MEANING[outcome])
+    empty = {"frames": 0, "frames_with_face": 0, "people": 0}
+    return {"file": name, "outcome": str(outcome)} | empty | counts | {"message": said}
+
+
+def write_summary(
+    rows: list[dict[str, Any]], folders: dict[str, str], wanted: Wanted, out: Path
+) -> pd.DataFrame:
+    """Write ``summary.csv``, ``columns.csv`` and ``index.html`` into ``out``.
+
+    Args:
+        rows: one for each file, in order.
+        folders: by file, where its outputs lie below ``out``.
+        wanted: what was asked.
+        out: a folder.
+    """
+    opened = wanted.opened
+    summary = pd.DataFrame(rows)
+    with whole_file(out / "summary.csv") as beside:
+        summary.to_csv(beside, index=False)
+    _write_dictionary(columns(opened.bundle, wanted.heads), out)
+    listed = [
+        row
+        | {"folder": folders.get(row["file"], "")}
+        | {
+            name: (out / folders.get(row["file"], "") / file).is_file()
+            for name, file in (("timeline", "timeline.html"), ("tables", "frames.csv"))
+        }
+        for row in rows
+    ]
+    page = page_environment().get_template("predictions.html").render(
+        files=listed, bundle=opened.bundle, fingerprint=opened.fingerprint,
+        counts=summary["outcome"].value_counts().to_dict(), people=wanted.people,
+    )  # fmt: skip
+    write_text(out / "index.html", page)
+    return summary
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """CSV knows no dictionaries."""
+    return pa.schema(
+        [(f.name, pa.string() if pa.types.is_dictionary(f.type) else f.type) for f in schema]
+    )
+
+
+def _write_dictionary(listed: list[Column], out: Path) -> None:
+    """``columns.csv``: the data dictionary of ``frames.parquet`` and ``frames.csv``."""
+    with whole_file(out / "columns.csv") as beside:
+        table = pa.table(
+            {
+                "column": [c.name for c in listed],
+                "type": [str(c.kind) for c in listed],
+                "unit": [c.unit for c in listed],
+                "meaning": [c.meaning for c in listed],
+            }
+        )
+        pa.csv.write_csv(table, beside)
+
+
+def write_record(out: Path, record: dict[str, Any]) -> None:
+    """Say that a video's outputs are whole, and of what they are."""
+    write_text(out / RECORD, json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+def read_record(out: Path) -> dict[str, Any] | None:
+    """What ``write_record`` said; None if it did not."""
+    try:
+        found: dict[str, Any] = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        return found
+    except (OSError, ValueError):
+        return None

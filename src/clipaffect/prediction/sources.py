@@ -1,0 +1,116 @@
+"""Which files are to be predicted; every file that was named has an outcome, whatever it is."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from clipaffect.dataset.files import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    check_name,
+    files_below,
+    natural_order,
+)
+from clipaffect.dataset.manifest import PICTURE, VIDEO
+from clipaffect.digest import file_digest
+from clipaffect.errors import UserError, raise_all
+from clipaffect.faces.persons import EVERYBODY
+from clipaffect.outcomes import Outcome
+from clipaffect.prediction.rows import People
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file.
+
+    Attributes:
+        name: what it is called in tables, and its folder in the output: its path below the folder
+            that was named.
+        path: of the file.
+        kind: ``video`` or ``picture``.
+        outcome: ``ok``, or why it is left alone.
+    """
+
+    name: str
+    path: Path
+    kind: str
+    outcome: Outcome = Outcome.OK
+
+
+def find_sources(inputs: list[Path]) -> list[Source]:
+    """Every file that is named, or lies below a folder that is named, in natural order.
+
+    Below folders a file is what its suffix says, and files of other suffixes are left alone; a
+    file named by itself is taken for a video whatever it is called. Hidden files do not count.
+
+    Raises:
+        UserError: nothing has such a name, a folder cannot be read or holds no file, or two files
+            would have one name.
+    """
+    problems = [
+        UserError("no such file or folder", where=path, mend="correct the path")
+        for path in inputs if not path.exists()
+    ]  # fmt: skip
+    raise_all(problems)
+    found: list[Source] = []
+    for path in inputs:
+        if not path.is_dir():
+            found.append(_source(path, path.parent, "", named=True))
+            continue
+        try:
+            files = files_below(path)
+        except OSError as error:
+            raise UserError(
+                f"the folder cannot be read: {error.strerror}", where=error.filename or path,
+                mend="get leave to read it, or name another",
+            ) from None  # fmt: skip
+        prefix = f"{path.resolve().name}/" if len(inputs) > 1 else ""
+        found += [_source(file, path, prefix, named=False) for file in files]
+    if not found:
+        raise UserError(
+            "no file lies there", where=", ".join(map(str, inputs)), mend="name a video or a folder"
+        )
+    named: dict[str, list[Path]] = defaultdict(list)
+    for source in found:
+        named[source.name].append(source.path)
+    for name, paths in named.items():
+        if len({path.resolve() for path in paths}) > 1:
+            raise UserError(
+                f"{len(paths)} files would be called '{name}'", where=" and ".join(map(str, paths)),
+                mend="predict them in calls of their own, with an --out for each",
+            )  # fmt: skip
+    unique = {source.name: source for source in found}
+    return [unique[name] for name in sorted(unique, key=natural_order)]
+
+
+def _source(path: Path, root: Path, prefix: str, named: bool) -> Source:
+    suffix = path.suffix.lower()
+    kind = PICTURE if suffix in IMAGE_SUFFIXES else VIDEO
+    name = prefix + path.relative_to(root).as_posix()
+    if check_name(path, root) is not None:
+        shown = name.encode("utf-8", "surrogateescape").decode("ascii", "backslashreplace")
+        printable = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
+        return Source(printable, path, kind, Outcome.BAD_NAME)
+    if not named and suffix not in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
+        return Source(name, path, kind, Outcome.NOT_MEDIA)
+    if not os.access(path, os.R_OK, effective_ids=True):
+        return Source(name, path, kind, Outcome.NO_PERMISSION)
+    return Source(name, path, kind)
+
+
+def manifest(sources: list[Source], people: People) -> pd.DataFrame:
+    """Rows of ``dataset.manifest.MANIFEST``, as the chain's own stages read them."""
+    persons = [EVERYBODY if people == "all" else ""]
+    rows: list[dict[str, Any]] = [
+        {"video": source.name, "kind": source.kind, "path": str(source.path),
+         "sha256": file_digest(source.path), "persons": persons, "folders": [""],
+         "folder_states": [""], "frame_limit": 0}
+        for source in sources
+    ]  # fmt: skip
+    return pd.DataFrame(rows)

@@ -1,0 +1,115 @@
+"""The chain's stages on one video, or on some images: from the file to its outputs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import pandas as pd
+
+from clipaffect.bundle.load import OpenBundle
+from clipaffect.config.faces import Faces
+from clipaffect.dataset.manifest import MANIFEST
+from clipaffect.digest import digest
+from clipaffect.embeddings import embed_faces
+from clipaffect.encoders.load import load_encoder
+from clipaffect.encoders.record import encoder_record
+from clipaffect.faces.stage import align_faces
+from clipaffect.frames import extract_frames
+from clipaffect.prediction.rows import People, Predicted, predict_rows
+from clipaffect.stages import VERSIONS
+from clipaffect.store import Store
+from clipaffect.tables import write_frame
+
+# A job has many videos and one network.
+loaded_encoder = lru_cache(maxsize=4)(load_encoder)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a prediction.
+
+    Attributes:
+        opened: the bundle.
+        faces: which frames, and how faces are found: the bundle's, but for the sampling.
+        people: everybody, or the person whose face fills most of the video.
+        heads: whether the scores of every single head are written.
+        pictures: whether pages may show people.
+        assets: folder of fetched assets.
+        device: class of the encoders' device, which the features depend on.
+        threads: that work on a video; nothing that is written depends on it.
+    """
+
+    opened: OpenBundle
+    faces: Faces
+    people: People
+    heads: bool
+    pictures: bool
+    assets: Path
+    device: str
+    threads: int = 1
+
+    def fingerprint(self) -> str:
+        """What outputs depend on besides the file."""
+        stages = ("frames", "detections", "embeddings", "encoders", "prediction")
+        return digest(
+            {
+                "model": self.opened.fingerprint,
+                "faces": self.faces.model_dump(mode="json"),
+                "people": self.people,
+                "heads": self.heads,
+                "pictures": self.pictures,
+                "stages": {name: VERSIONS[name] for name in stages},
+                "encoders": {
+                    name: encoder_record(own, self.assets, self.device)
+                    for name, own in self.opened.encoders.items()
+                },
+            }
+        )
+
+
+@contextmanager
+def predicted(
+    listed: pd.DataFrame, wanted: Wanted, store: Store, work: Path
+) -> Iterator[Predicted]:
+    """The answers for the files of a manifest; its tables of faces lie in ``work`` meanwhile.
+
+    Args:
+        listed: see ``sources.manifest``.
+        wanted: what is asked.
+        store: where finished pieces are kept: an interrupted call goes on from there.
+        work: a folder of this call's own.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        manifest, frames = work / "manifest.parquet", work / "frames.parquet"
+        write_frame(manifest, listed, MANIFEST)
+        extract_frames(manifest, store, frames)
+        embeddings, tables = {}, {}
+        for name, encoder in wanted.opened.encoders.items():
+            crop = encoder.crop or wanted.faces.crop
+            if crop not in tables:
+                tables[crop] = work / f"faces-{crop}.parquet"
+                faces = wanted.faces.model_copy(update={"crop": crop})
+                align_faces(manifest, frames, faces, wanted.assets, store, tables[crop],
+                            wanted.threads)  # fmt: skip
+            embeddings[name] = work / f"{name}.parquet"
+            embed_faces(manifest, tables[crop], encoder, wanted.assets, store, embeddings[name],
+                        loaded_encoder, wanted.threads)  # fmt: skip
+        own = tables.get(wanted.faces.crop, next(iter(tables.values())))
+        yield predict_rows(wanted.opened, own, embeddings, wanted.people)
+    finally:
+        for path in [*work.glob("*.parquet"), *work.glob(".*.part")]:
+            path.unlink(missing_ok=True)
+        if work.is_dir() and not any(work.iterdir()):
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def state_of(path: Path) -> tuple[int, int]:
+    """Size and time of a file: they tell whether it is still being written."""
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns
