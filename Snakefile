@@ -29,6 +29,7 @@ include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/cards.smk"
 include: "workflow/rules/studies.smk"
+include: "workflow/rules/prediction.smk"
 include: "workflow/rules/stages.smk"
 
 

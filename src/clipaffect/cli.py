@@ -26,7 +26,13 @@ from clipaffect.config.training import Training
 from clipaffect.dvc.commands import dvc_app
 from clipaffect.errors import UserError
 from clipaffect.options import Assets, Out, Settings, StorePath, section
-from clipaffect.prediction.commands import export, predict
+from clipaffect.prediction.commands import (
+    answer_shard,
+    export,
+    find_videos,
+    list_answers,
+    predict,
+)
 from clipaffect.store import Store
 from clipaffect.studies.commands import study_app
 from clipaffect.tasks import CHALLENGE, Task
@@ -38,8 +44,8 @@ store_app = typer.Typer(no_args_is_help=True, help="The work store.")
 app.add_typer(store_app, name="store")
 app.add_typer(study_app, name="study")
 app.add_typer(dvc_app, name="dvc")
-app.command()(export)
-app.command()(predict)
+for command in (export, predict, find_videos, answer_shard, list_answers):
+    app.command()(command)
 
 
 @app.command()

@@ -55,6 +55,7 @@ def settings_json(config: Config, stage: str, *sections: str) -> str:
     # Spelt out: JSON's sorted keys would lose the order in which the tasks are named.
     values["training"]["tasks"] = list(config.tasks())
     everything = deepcopy(values)
+    del everything["prediction"]  # no result of the run depends on it
     values["features"] = values["features"]["import"]
     values["needs_images"] = bool(config.encoders)
     values["tasks"] = {name: asdict(task) for name, task in config.tasks().items()}

@@ -29,8 +29,8 @@ rule fetch_weights:
     log:
         LOGS / "fetch_weights/{model}--{tag}.log",
     wildcard_constraints:
-        model=any_of(e.model for e in CONFIG.encoders.values() if e.tag),
-        tag=any_of(e.tag for e in CONFIG.encoders.values() if e.tag),
+        model=any_of(e.model for e in TAGGED),
+        tag=any_of(e.tag for e in TAGGED),
     retries: 2
     conda:
         ENV

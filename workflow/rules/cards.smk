@@ -80,7 +80,11 @@ rule disturb_crops:
     input:
         tables=TABLES_OF_TASKS,
         faces=[faces_of(shard, CONFIG.encoder) for shard in SHARDS],
-        weights=weights_of(CONFIG.encoder) if CONFIG.encoder in CONFIG.encoders else [],
+        weights=(
+            weights_of(CONFIG.encoders[CONFIG.encoder])
+            if CONFIG.encoder in CONFIG.encoders
+            else []
+        ),
         bundles=expand(
             RESULTS / "models/{task}/{part}/heads.safetensors", task=TASKS, part=PARTS
         ),
@@ -106,7 +110,11 @@ rule tune_block:
     input:
         tables=TABLES_OF_TASKS,
         faces=[faces_of(shard, CONFIG.encoder) for shard in SHARDS],
-        weights=weights_of(CONFIG.encoder) if CONFIG.encoder in CONFIG.encoders else [],
+        weights=(
+            weights_of(CONFIG.encoders[CONFIG.encoder])
+            if CONFIG.encoder in CONFIG.encoders
+            else []
+        ),
         bundles=expand(RESULTS / "models/{{task}}/{part}/heads.safetensors", part=PARTS),
         code=CONFIG.training.user_files(),
     output:

@@ -16,6 +16,7 @@ from clipaffect.config import parse_config
 from clipaffect.config.encoders import weights_folder
 from clipaffect.config.studies import OWN, usable_studies
 from clipaffect.errors import UserError
+from clipaffect.prediction.asked import asked_of
 from clipaffect.stages import evaluated, settings_json, shard_names
 
 try:
@@ -98,7 +99,6 @@ def with_crop(crop):
 
 def weights_of(encoder):
     """The asset, fetched tag or file that an encoder's weights come from."""
-    encoder = EVERY.encoders[encoder]
     if encoder.asset is not None and not known_assets()[encoder.asset].ships:
         return [ASSETS / encoder.asset / "manifest.json"]
     if encoder.tag is not None:
@@ -115,8 +115,17 @@ def prompted(encoder):
 
 def prompt_weights(wildcards):
     """The weights whose text tower is asked."""
-    return weights_of(wildcards.encoder) if prompted(wildcards.encoder) else []
+    if not prompted(wildcards.encoder):
+        return []
+    return weights_of(CONFIG.encoders[wildcards.encoder])
 
+
+# What is asked of which model by `snakemake predict`: known before any job runs.
+try:
+    ASKED = asked_of(CONFIG)
+except UserError as error:
+    raise WorkflowError(str(error))
+TAGGED = [e for e in [*CONFIG.encoders.values(), *ASKED.encoders.values()] if e.tag]
 
 # A study that is wrong, or does not fit the run's recipe, is named on the studies' page.
 STUDIES, STUDY_ERRORS = usable_studies(CONFIG)

@@ -10,7 +10,7 @@ rule embed_faces:
     input:
         manifest=RESULTS / "dataset/manifests/{shard}.parquet",
         faces=lambda wildcards: faces_of(wildcards.shard, wildcards.encoder),
-        weights=lambda wildcards: weights_of(wildcards.encoder),
+        weights=lambda wildcards: weights_of(EVERY.encoders[wildcards.encoder]),
     output:
         RESULTS / "embeddings/{encoder}/{shard}.parquet",
     log:

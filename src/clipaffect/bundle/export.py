@@ -276,7 +276,10 @@ def _exported(
 def _cautions(config: Config, used: list[str]) -> list[str]:
     assets = known_assets()
     named = {config.encoders[name].asset for name in used} - {None}
-    return [assets[str(name)].caution for name in sorted(map(str, named)) if assets[name].caution]
+    return [
+        f"{name}: {assets[name].caution}"
+        for name in sorted(map(str, named)) if assets[name].caution
+    ]  # fmt: skip
 
 
 def _files(folder: Path) -> dict[str, dict[str, Any]]:

@@ -8,18 +8,21 @@ where they differ the reader says so.
 
 from __future__ import annotations
 
+import json
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.faces import Faces
 from clipaffect.config.section import Section, folder_name
+from clipaffect.errors import UserError, first_line
 from clipaffect.tasks import Task
 
 FORMAT, VERSION = "clipaffect-bundle", 1
+AGAIN = "fetch the bundle again from where it came, as a whole"
 NAME = "bundle.json"
 # Nothing that anybody trains comes near these; a file that does is not read any further.
 MOST_JSON = 4 << 20  # bytes
@@ -218,3 +221,36 @@ class Bundle(Section):
             if encoder.file is not None:
                 plain_path(encoder.file)
         return self
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Read ``bundle.json``; the files that it names are not looked at.
+
+    Raises:
+        UserError: there is none, or it is not what this version of clipaffect reads.
+    """
+    mend = "name a folder that 'clipaffect export' has written"
+    if not path.is_file():
+        raise UserError(f"no bundle: there is no {NAME}", where=path.parent, mend=mend)
+    if path.stat().st_size > MOST_JSON:
+        raise UserError("too large to be a bundle's", where=path, mend=mend)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise UserError(f"not JSON: {first_line(error)}", where=path, mend=AGAIN) from None
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise UserError("not the file of a bundle", where=path, mend=mend)
+    if values.get("version") != VERSION:
+        raise UserError(
+            f"format version {values.get('version')!r}; this clipaffect reads {VERSION}",
+            where=path, mend="install a newer clipaffect",
+        )  # fmt: skip
+    try:
+        return Bundle.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise UserError(
+            f"'{key}': {first['msg'].removeprefix('Value error, ')}{more}", where=path, mend=AGAIN
+        ) from None

@@ -5,22 +5,18 @@ Nothing of a bundle is run, and no weight is read before names, sizes, shapes an
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
-from clipaffect.bundle.format import FORMAT, MOST_JSON, NAME, VERSION, Bundle, Heads, TaskModel
+from clipaffect.bundle.format import AGAIN, NAME, Bundle, Heads, TaskModel, read_bundle
 from clipaffect.config.encoders import Encoder
 from clipaffect.digest import file_digest
 from clipaffect.errors import UserError, first_line
 from clipaffect.training.checkpoint import under
 from clipaffect.training.head import Head
-
-AGAIN = "fetch the bundle again from where it came, as a whole"
 
 
 @dataclass(frozen=True)
@@ -40,19 +36,22 @@ class OpenBundle:
     encoders: dict[str, Encoder]
 
 
-def open_bundle(folder: Path, weights: dict[str, Path] | None = None) -> OpenBundle:
+def open_bundle(
+    folder: Path, weights: dict[str, Path] | None = None, *, with_weights: bool = True
+) -> OpenBundle:
     """Check a bundle.
 
     Args:
         folder: with ``bundle.json``; or that file.
         weights: by encoder, files that the bundle names and does not hold.
+        with_weights: whether the encoders will be loaded: their weights must be there then.
 
     Raises:
         UserError: no bundle, one of a later format, a file that is missing, altered or not what
             it should be, or weights of another encoder.
     """
     folder = folder.parent if folder.name == NAME else folder
-    bundle = _read(folder / NAME)
+    bundle = read_bundle(folder / NAME)
     for name, stated in bundle.files.items():
         path = folder / name
         if not path.is_file():
@@ -72,37 +71,11 @@ def open_bundle(folder: Path, weights: dict[str, Path] | None = None) -> OpenBun
             )  # fmt: skip
     encoders = {
         name: _with_weights(encoder, name, bundle, folder, given.get(name))
+        if with_weights
+        else encoder
         for name, encoder in bundle.encoders.items()
     }
     return OpenBundle(folder, bundle, file_digest(folder / NAME), encoders)
-
-
-def _read(path: Path) -> Bundle:
-    mend = "name a folder that 'clipaffect export' has written"
-    if not path.is_file():
-        raise UserError(f"no bundle: there is no {NAME}", where=path.parent, mend=mend)
-    if path.stat().st_size > MOST_JSON:
-        raise UserError("too large to be a bundle's", where=path, mend=mend)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise UserError(f"not JSON: {first_line(error)}", where=path, mend=AGAIN) from None
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise UserError("not the file of a bundle", where=path, mend=mend)
-    if values.get("version") != VERSION:
-        raise UserError(
-            f"format version {values.get('version')!r}; this clipaffect reads {VERSION}",
-            where=path, mend="install a newer clipaffect",
-        )  # fmt: skip
-    try:
-        return Bundle.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise UserError(
-            f"'{key}': {first['msg'].removeprefix('Value error, ')}{more}", where=path, mend=AGAIN
-        ) from None
 
 
 def expected_shapes(heads: Heads, task: TaskModel) -> dict[str, tuple[int, ...]]:

@@ -10,6 +10,7 @@ from clipaffect.config.data import Data
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.faces import Faces
 from clipaffect.config.features import Features
+from clipaffect.config.prediction import Prediction
 from clipaffect.config.section import Section, folder_name, unique
 from clipaffect.config.training import Training
 from clipaffect.tasks import Task
@@ -146,6 +147,9 @@ class Config(Section):
     )
     probe: Probe = Field(default_factory=Probe, description="The linear probe.")
     zero_shot: ZeroShot = Field(default_factory=ZeroShot, description="CLIP by prompts alone.")
+    prediction: Prediction = Field(
+        default_factory=Prediction, description="Other videos, answered by the trained heads."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -214,6 +218,10 @@ class Config(Section):
                     f"'training.tasks' names '{name}'; the data has {', '.join(known)}"
                 )
         return self
+
+    def settings(self) -> dict[str, Any]:
+        """What the run's results depend on, as JSON values: all but ``prediction``."""
+        return self.model_dump(mode="json", exclude={"prediction"})
 
     def feature_names(self) -> list[str]:
         """Encoders, imported and joined features, by name."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +12,7 @@ import pyarrow as pa
 from clipaffect.config.data import Data
 from clipaffect.dataset import aff_wild2
 from clipaffect.dataset.cells import column_names, read_cells
+from clipaffect.dataset.files import files_below
 from clipaffect.digest import digest
 from clipaffect.errors import UserError
 from clipaffect.tasks import Task
@@ -25,13 +26,23 @@ def inventory(data: Data, tasks: Sequence[Task]) -> str:
     What is missing or wrong is left to ``read_dataset``.
     """
     is_aff_wild2 = data.format == "aff_wild2"
-    states = []
-    for path in aff_wild2.named_files(data, tasks) if is_aff_wild2 else _named_files(data):
+    return _states(aff_wild2.named_files(data, tasks) if is_aff_wild2 else _named_files(data))
+
+
+def states(named: Sequence[str]) -> str:
+    """Digest of the names, sizes and times of some files, and of all files below some folders."""
+    paths = [Path(name) for name in named]
+    return _states([own for path in paths for own in (files_below(path) or [path])])
+
+
+def _states(paths: Iterable[Path]) -> str:
+    found = []
+    for path in paths:
         if path.exists():
             state = path.stat()
             size = 0 if path.is_dir() else state.st_size
-            states.append([os.fsencode(path).hex(), size, state.st_mtime_ns])
-    return digest(states)
+            found.append([os.fsencode(path).hex(), size, state.st_mtime_ns])
+    return digest(found)
 
 
 def _named_files(data: Data) -> list[Path]:

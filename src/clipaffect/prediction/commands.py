@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from clipaffect.errors import UserError
-from clipaffect.options import Out
+from clipaffect.options import Assets, Out, Settings, section
+
+if TYPE_CHECKING:
+    from clipaffect.prediction.work import Wanted
 
 DEFAULT_ASSETS = Path("assets")
 OwnAssets = Annotated[
@@ -93,6 +96,51 @@ def predict(
     if is_failure(summary):
         print(f"some files were not answered: see {out / 'summary.csv'}")
         raise typer.Exit(1)
+
+
+def find_videos(settings: Settings, out: Out) -> None:
+    """Find the files of the section 'prediction'; write their manifests."""
+    from clipaffect.config.prediction import Prediction
+    from clipaffect.prediction.shards import find_videos
+
+    find_videos(section(settings, "prediction", Prediction), out)
+
+
+def answer_shard(
+    settings: Settings,
+    model: Path,
+    manifest: Path,
+    faces: Path,
+    assets: Assets,
+    out: Out,
+    embeddings: Annotated[list[Path], typer.Option("--embeddings", help="In files by encoder.")],
+) -> None:
+    """Write the tables and pages of a shard's videos."""
+    from clipaffect.prediction.shards import answer_shard
+
+    by_encoder = {path.parent.name: path for path in embeddings}
+    answer_shard(_asked(settings, model, assets), manifest, faces, by_encoder, out)
+
+
+def list_answers(
+    settings: Settings, model: Path, files: Path, shards: list[Path], assets: Assets, out: Out
+) -> None:
+    """Write the summary of every shard's answers, and the page that leads to them."""
+    from clipaffect.prediction.shards import list_answers
+
+    list_answers(_asked(settings, model, assets), files, shards, out)
+
+
+def _asked(settings: str, model: Path, assets: Path) -> Wanted:
+    """What the section 'prediction' asks of a bundle, whose features are there already."""
+    from clipaffect.bundle.load import open_bundle
+    from clipaffect.config.prediction import Prediction
+    from clipaffect.prediction.run import wanted_of
+
+    asked = section(settings, "prediction", Prediction)
+    opened = open_bundle(model, with_weights=False)
+    return wanted_of(opened, assets, people=asked.people, rate=asked.rate, heads=asked.heads,
+                     pictures=asked.pictures)  # fmt: skip
 
 
 def _weights(given: list[str]) -> dict[str, Path]:

@@ -41,6 +41,7 @@ from clipaffect.prediction.outputs import (
     write_summary,
 )
 from clipaffect.prediction.rows import People
+from clipaffect.prediction.shards import IMAGES
 from clipaffect.prediction.sources import Source, find_sources, manifest
 from clipaffect.prediction.work import Wanted, predicted, state_of
 from clipaffect.progress import Progress, reported_to
@@ -48,7 +49,6 @@ from clipaffect.store import Store
 from clipaffect.tables import write_text
 from clipaffect.video import stated_frames
 
-IMAGES = "images"  # folder of the output for single images, which share one table
 WORK = ".work"
 # What part of a frame's work each stage is; measured with the tiny CLIP on 640x360.
 SHARES = {"videos": (0.0, 0.1), "frames": (0.1, 0.6), "crops": (0.7, 0.3)}

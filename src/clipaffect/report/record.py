@@ -17,7 +17,7 @@ PACKAGES = ("torch", "open_clip_torch", "timm", "av", "ai-edge-litert", "scikit-
 
 def fingerprint(config: Config) -> dict[str, Any]:
     """Configuration and versions."""
-    values = config.model_dump(mode="json")
+    values = config.settings()
     versions = {name: version(name) for name in PACKAGES} | {"clipaffect": __version__}
     return {"config": digest(values), "versions": versions}
 
@@ -37,7 +37,7 @@ def run_record(config: Config, folder: Path) -> dict[str, Any]:
         f"tables {name}": f"tables/{config.encoder}/{name}/rows.parquet" for name in config.tasks()
     }
     return {
-        "config": config.model_dump(mode="json"),
+        "config": config.settings(),
         "versions": fingerprint(config)["versions"],
         "stages": VERSIONS,
         "tasks": list(config.tasks()),
