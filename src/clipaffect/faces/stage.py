@@ -23,6 +23,7 @@ from clipaffect.dataset.files import list_frames
 from clipaffect.dataset.manifest import IMAGE, PICTURE, VIDEO
 from clipaffect.faces.finder import FaceFinder, FaceFollower
 from clipaffect.faces.landmarks import Face
+from clipaffect.faces.parts import EVERY, Parts, State, restore, state_of
 from clipaffect.faces.persons import EVERYBODY, assign_persons, person_of
 from clipaffect.faces.pictures import of_pictures
 from clipaffect.faces.rows import (
@@ -51,12 +52,13 @@ def detection_key(video: dict[str, Any], settings: Faces) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Looked:
-    """A frame, its pixels where it is looked at, and who was found."""
+    """A frame, its pixels where it is looked at, who was found, and the state at a part's end."""
 
     frame: Frame
     wanted: bool
     pixels: np.ndarray | None
     found: list[tuple[int, Face]]
+    state: State | None = None
 
 
 def _rows_of(looked: _Looked, settings: Faces) -> list[dict[str, Any]]:
@@ -81,33 +83,52 @@ def detect_video(
     finder: Callable[[], FaceFinder],
     settings: Faces,
     progress: Progress,
+    parts: Parts,
     threads: int = 1,
 ) -> Iterator[pa.Table]:
-    """Detections of a video in frame order, a table for each row group.
+    """Detections of a video in frame order, the finished ``parts`` first.
 
-    With several threads one decodes ahead and the others cut faces out behind.
+    With several threads one decodes ahead and another cuts faces out behind.
     """
     wanted = Sampler(settings)
-    follower = cache(lambda: FaceFollower(finder()))
+    before = len(parts) * EVERY
+    follower: FaceFollower | None = None
+
+    def following() -> FaceFollower:
+        nonlocal follower
+        if follower is None:
+            follower = FaceFollower(finder())
+            state = parts.state()
+            if state is not None:
+                restore(follower, state)
+        return follower
 
     def decoded() -> Iterator[_Looked]:
         for frame in manifest_frames(video):
             is_wanted = wanted(frame)
+            if 0 < frame.number <= before:
+                progress.advance()
+                continue
             pixels = frame.pixels if is_wanted else None
             yield _Looked(replace(frame, decoded=None), is_wanted, pixels, [])
 
     def followed(stream: Iterator[_Looked]) -> Iterator[_Looked]:
         for looked in stream:
-            found = [] if looked.pixels is None else follower()(looked.pixels)
-            yield replace(looked, found=found)
+            found = [] if looked.pixels is None else following()(looked.pixels)
+            ends = looked.frame.number > 0 and looked.frame.number % EVERY == 0
+            yield replace(looked, found=found, state=state_of(following()) if ends else None)
 
+    yield from parts.tables()
     rows: list[dict[str, Any]] = []
     with ahead(decoded(), threads) as stream, in_order(threads - 1) as cut:
-        for own in cut(lambda looked: _rows_of(looked, settings), followed(stream)):
+        each = cut(lambda looked: (_rows_of(looked, settings), looked.state), followed(stream))
+        for own, state in each:
             rows += own
             progress.advance()
-            if len(rows) >= ROW_GROUP:
-                yield pa.Table.from_pylist(rows, DETECTIONS)
+            if state is not None:
+                table = pa.Table.from_pylist(rows, DETECTIONS)
+                parts.add(table, state)
+                yield table
                 rows = []
     yield pa.Table.from_pylist(rows, DETECTIONS)
 
@@ -243,12 +264,16 @@ def align_faces(
                 folders = dict(zip(video["persons"], video["folders"], strict=True))
 
                 def make(folder: Path, video: dict[str, Any] = video) -> None:
-                    found = detect_video(video, finder, settings, progress, threads)
+                    parts = Parts(folder)
+                    found = detect_video(video, finder, settings, progress, parts, threads)
                     write_batches(folder / "detections.parquet", DETECTIONS, found)
+                    parts.clear()
 
                 searched = [person for person, folder in folders.items() if not folder]
                 if searched:
-                    piece = store.get_or_make("detections", detection_key(video, settings), make)
+                    piece = store.get_or_make(
+                        "detections", detection_key(video, settings), make, keep_partial=True
+                    )
                     for rows in _assemble(video, searched, piece, float(widths[name])):
                         yield judged(rows, settings)
                 for person, folder in folders.items():
