@@ -25,6 +25,19 @@ FLAGS = (
 )
 DRAWN = "return document.documentElement.getAttribute('data-drawn') === 'yes'"
 
+# Ratio of luminances of an element's text and what lies behind it (WCAG 2.2, 1.4.3).
+CONTRAST = """
+const rgb = (text) => (text.match(/[0-9.]+/g) || [0, 0, 0]).map(Number);
+const light = (colour) => { const [r, g, b] = colour.slice(0, 3).map((v) => {
+  v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+const behind = (element) => { for (let e = element; e; e = e.parentElement) {
+  const colour = getComputedStyle(e).backgroundColor;
+  if (!/, 0\\)$/.test(colour)) return rgb(colour); } return [255, 255, 255]; };
+const [a, b] = [light(rgb(getComputedStyle(arguments[0]).color)), light(behind(arguments[0]))];
+return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+"""
+
 
 class Browser:
     """One window."""

@@ -68,26 +68,45 @@ class Nothing(Section):
     """Choice of ``average_seeds``: there is none to make."""
 
 
-CHOICES: dict[str, tuple[type[Section], ...]] = {
-    "average_encoders": (Together,),
-    "average_seeds": (Nothing,),
-    "smooth": (Smoothing,),
-    "temperature": (Temperature,),
-    "adjust": (Thresholds, Adjustment),
-}
+class AverageEncoders(Section):
+    """Averaged with heads on other encoders, seed by seed."""
+
+    step: Literal["average_encoders"]
+    choice: Together
 
 
-class Step(Section):
-    """A step after the head, and what was chosen for it on training people."""
+class AverageSeeds(Section):
+    """The mean of the seeds' probabilities."""
 
-    step: Literal["average_encoders", "average_seeds", "smooth", "temperature", "adjust"]
-    choice: Smoothing | Temperature | Thresholds | Adjustment | Together | Nothing
+    step: Literal["average_seeds"]
+    choice: Nothing
 
-    @model_validator(mode="after")
-    def _fits(self) -> Step:
-        if not isinstance(self.choice, CHOICES[self.step]):
-            raise ValueError(f"'{self.step}' has the choice of another step")
-        return self
+
+class Smooth(Section):
+    """Smoothed over neighbouring frames."""
+
+    step: Literal["smooth"]
+    choice: Smoothing
+
+
+class Scale(Section):
+    """Logits over a temperature."""
+
+    step: Literal["temperature"]
+    choice: Temperature
+
+
+class Adjust(Section):
+    """Decisions moved."""
+
+    step: Literal["adjust"]
+    choice: Thresholds | Adjustment
+
+
+# A step after the head, and what was chosen for it on training people.
+Step = Annotated[
+    AverageEncoders | AverageSeeds | Smooth | Scale | Adjust, Field(discriminator="step")
+]
 
 
 class Heads(Section):
@@ -249,7 +268,7 @@ def read_bundle(path: Path) -> Bundle:
         return Bundle.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = ".".join(str(part) for part in first["loc"]) or "the bundle"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise UserError(
             f"'{key}': {first['msg'].removeprefix('Value error, ')}{more}", where=path, mend=AGAIN

@@ -63,7 +63,6 @@ def write_onnx(bundle: Bundle, folder: Path, assets: Path) -> None:
                 whole, _model(joined), io_map=[("features", f"{graph.name}_in")],
                 outputs=[*(o.name for o in whole.graph.output), *(o.name for o in graph.output)],
             )  # fmt: skip
-        del whole.metadata_props[:]  # where torch and its version wrote it
         onnx.checker.check_model(whole)
         onnx.save(whole, target / "model.onnx")
     script = resources.files(__package__).joinpath(SCRIPT).read_text(encoding="utf-8")
@@ -213,4 +212,9 @@ def _encoder_model(settings: Encoder, assets: Path) -> onnx.ModelProto:
     made.ir_version = IR
     made.producer_name, made.producer_version = "clipaffect", ""
     made.graph.name = "encoder"
+    # torch notes where in which file each node came from: paths of this machine.
+    parts = [made.graph.node, made.graph.value_info, made.graph.initializer, made.graph.input]
+    for noted in [made, made.graph, made.graph.output[0], *(one for part in parts for one in part)]:
+        noted.doc_string = ""
+        del noted.metadata_props[:]
     return made

@@ -21,6 +21,7 @@ from clipaffect.report.pages import page_environment
 from clipaffect.tables import whole_file, write_text
 
 RECORD = "record.json"
+SUMMARY = ("file", "outcome", "frames", "frames_with_face", "people", "message")
 ROWS = 65_536  # of a row group
 
 
@@ -98,7 +99,7 @@ def write_summary(
         out: a folder.
     """
     opened = wanted.opened
-    summary = pd.DataFrame(rows)
+    summary = pd.DataFrame(rows, columns=SUMMARY)
     with whole_file(out / "summary.csv") as beside:
         summary.to_csv(beside, index=False)
     _write_dictionary(columns(opened.bundle, wanted.heads), out)
@@ -142,7 +143,7 @@ def _write_dictionary(listed: list[Column], out: Path) -> None:
 
 def write_record(out: Path, record: dict[str, Any]) -> None:
     """Say that a video's outputs are whole, and of what they are."""
-    write_text(out / RECORD, json.dumps(record, indent=1, sort_keys=True) + "\n")
+    write_text(out / RECORD, json.dumps(record, indent=1) + "\n")
 
 
 def read_record(out: Path) -> dict[str, Any] | None:

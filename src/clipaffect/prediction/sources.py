@@ -97,7 +97,8 @@ def _source(path: Path, root: Path, prefix: str, named: bool) -> Source:
         shown = name.encode("utf-8", "surrogateescape").decode("ascii", "backslashreplace")
         printable = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
         return Source(printable, path, kind, Outcome.BAD_NAME)
-    if not named and suffix not in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
+    # Opening a pipe would wait for somebody to write.
+    if not path.is_file() or (not named and suffix not in VIDEO_SUFFIXES | IMAGE_SUFFIXES):
         return Source(name, path, kind, Outcome.NOT_MEDIA)
     if not os.access(path, os.R_OK, effective_ids=True):
         return Source(name, path, kind, Outcome.NO_PERMISSION)

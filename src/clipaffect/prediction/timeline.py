@@ -77,6 +77,7 @@ def write_timeline(
             for name, model in predicted.bundle.tasks.items()
         ],
         "people": people,
+        "first": max(range(len(shown)), key=lambda k: frames[shown[k]], default=0),
     }  # fmt: skip
     longest = episodes.sort_values(["seconds", "frames"], ascending=False, kind="stable")
     listed = longest.head(EPISODES).sort_values(["start_frame", "person", "task", "target"])

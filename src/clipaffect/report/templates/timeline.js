@@ -7,7 +7,7 @@ const last = data.times.length - 1;
 const end = data.times[last] + data.step;
 let shown = [data.times[0], end];  // what the panels show
 let now = data.times[0];
-let person = data.people[0];
+let person = data.people[data.first];
 
 const binAt = (time) => {
   let low = 0, high = last;
@@ -76,15 +76,16 @@ function drawLabels(canvas, task, own) {
     for (let bin = 0; bin <= last; bin++) {
       const value = own.probability[k][bin];
       if (value === null) continue;
-      const left = place(data.times[bin], width), right = place(until(bin), width);
+      const left = Math.round(place(data.times[bin], width));
+      const right = Math.max(Math.round(place(until(bin), width)), left + 1);
       if (right < 0 || left > width) continue;
       pen.globalAlpha = 0.04 + 0.96 * value / data.scale;
       pen.fillStyle = accent;
-      pen.fillRect(left, top + 1, Math.max(right - left, 0.5) + 0.3, row - 5);
+      pen.fillRect(left, top + 1, right - left, row - 5);
       if (own.decided[bin].includes(k)) {
         pen.globalAlpha = 1;
         pen.fillStyle = ink;
-        pen.fillRect(left, top + row - 3, Math.max(right - left, 0.5) + 0.3, 2);
+        pen.fillRect(left, top + row - 3, right - left, 2);
       }
     }
     pen.globalAlpha = 1;
@@ -224,8 +225,12 @@ if (video) {
       if (Math.abs(video.currentTime - now) > data.step) { now = video.currentTime; show(); }
     });
   }
-  video.addEventListener("error", () => { element("unplayable").hidden = false; });
-  if (video.error) element("unplayable").hidden = false;
+  // A browser without the codec either refuses the file, or plays its sound under a black picture.
+  const unplayable = () => {
+    element("unplayable").hidden = !video.error && !(video.readyState >= 1 && video.videoWidth === 0);
+  };
+  for (const kind of ["error", "loadedmetadata"]) video.addEventListener(kind, unplayable);
+  unplayable();
 }
 
 let dragging = false;
@@ -266,4 +271,4 @@ for (const button of document.querySelectorAll("button[data-go]")) {
 }
 window.addEventListener("resize", draw);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-choose(0);
+choose(data.first);
