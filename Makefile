@@ -23,8 +23,15 @@ $(STAMP): constraints.txt pyproject.toml tools/make-venv
 
 setup: $(STAMP)  ## build the virtual environment
 
-demo: $(STAMP)  ## rendered videos to a macro-F1 report: results/demo/report/index.html
-	$(BIN)/clipaffect run --cores $(CORES)
+# A real person, fetched and never passed on.
+CLIP := assets/real-clips
+$(CLIP)/manifest.json: | $(STAMP)
+	$(BIN)/clipaffect fetch-asset real-clips $(CLIP)
+
+demo: $(STAMP) $(CLIP)/manifest.json  ## rendered videos to a report, and a real clip to a timeline: results/demo/
+	$(BIN)/clipaffect run --cores $(CORES) all model
+	$(BIN)/clipaffect predict $(CLIP)/laughing.mp4 --model results/demo/model --out results/demo/prediction
+	@echo "the report: results/demo/report/index.html; the clip: results/demo/prediction/index.html"
 
 RUN ?= demo
 verify: $(STAMP)  ## whether results/RUN is as its RO-Crate says (clipaffect crate results/RUN writes it)

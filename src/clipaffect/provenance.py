@@ -24,8 +24,8 @@ from clipaffect.report.compare import RECORD, flatten
 
 CRATE = "ro-crate-metadata.json"
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
-# Not a function of inputs, settings and seeds (timings), or not made by the run (studies).
-LEFT_OUT = ("timings", "studies")
+# Not a function of inputs, settings and seeds (timings), or made of the run afterwards.
+LEFT_OUT = ("timings", "studies", "model", "prediction")
 
 
 @dataclass(frozen=True)

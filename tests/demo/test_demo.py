@@ -13,8 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, asset, snakemake, workplace
+from conftest import ASSETS, ROOT, asset, snakemake, workplace
 
+import clipaffect
+from clipaffect.bundle.export import export_model
 from clipaffect.config.data import Data
 from clipaffect.config.models import Probe
 from clipaffect.dataset.aff_wild2 import FOLDERS, scan_tree
@@ -194,6 +196,24 @@ def test_with_the_face_painted_over_the_crops_say_nothing(demo_run: Path) -> Non
 
     chance = [score(shifted(train), shifted(validation)) for _ in range(6)]
     assert score(train, validation) < max(chance) + 0.03
+
+
+@pytest.mark.demo
+def test_its_heads_read_a_real_clip_as_one_does_by_eye(
+    demo_run: Path, real_clips: Path, tmp_path: Path
+) -> None:
+    """She cries for five seconds, with her brows down, and laughs for the last three."""
+    export_model(demo_run, ASSETS, tmp_path / "model")
+    model = clipaffect.load_model(tmp_path / "model", assets=ASSETS)
+    found = model.predict(real_clips / "laughing.mp4", people="main").set_index("time")
+    assert len(found) == 472
+    crying, laughing = found.loc[:5.0], found.loc[16.5:]
+    for column, more, less in (
+        ("EXPR_Happiness", laughing, crying), ("AU_AU12", laughing, crying),
+        ("AU_AU6", laughing, crying), ("AU_AU4", crying, laughing),
+    ):  # fmt: skip
+        assert more[column].mean() > less[column].mean() + 0.3, column
+    assert (laughing["EXPR"] == "Happiness").mean() > 0.7
 
 
 @pytest.mark.demo

@@ -1,8 +1,9 @@
-"""The examples of docs/training.md run as they stand."""
+"""The examples of docs/training.md and docs/prediction.md run as they stand."""
 
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,8 @@ from clipaffect.tasks import EXPR
 from clipaffect.training.stage import train_heads
 
 
-def blocks(language: str) -> list[str]:
-    text = (ROOT / "docs/training.md").read_text()
+def blocks(language: str, page: str = "training.md") -> list[str]:
+    text = (ROOT / "docs" / page).read_text()
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
@@ -43,3 +44,23 @@ def test_variants_with_a_head_and_a_loss_of_ones_own(
     heads = read_frame(tmp_path / "out/heads.parquet")
     assert set(heads["variant"]) == {"", "focal", "no-sam", "mine"}
     assert (heads["status"] == "ok").all()
+
+
+def test_a_model_in_python(
+    tmp_path: Path,
+    real_clips: Path,
+    face_networks: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    shutil.copytree(ROOT / "tests/data/bundle-v1", tmp_path / "models/demo")
+    shutil.copy(next((ROOT / "resources/demo/videos").glob("2-25-*.mp4")), tmp_path / "video.mp4")
+    shutil.copy(real_clips / "group.jpg", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CLIPAFFECT_ASSETS", str(face_networks))
+    names: dict[str, object] = {}
+    for text in blocks("python", "prediction.md"):
+        exec(compile(text, "docs/prediction.md", "exec"), names)
+    assert len(names["frames"]) == 105
+    assert len(names["faces"]) == 5
+    assert "EXPR_Happiness" in capsys.readouterr().out
