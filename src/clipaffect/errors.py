@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -18,8 +19,15 @@ class UserError(Exception):
         super().__init__(what)
         self.what, self.where, self.mend = what, str(where), mend
 
+    def __reduce__(self) -> tuple[Callable[[str, str, str], UserError], tuple[str, str, str]]:
+        return _again, (self.what, self.where, self.mend)  # from one process to another
+
     def __str__(self) -> str:
         return f"{self.what}\n  where: {self.where}\n  mend:  {self.mend}"
+
+
+def _again(what: str, where: str, mend: str) -> UserError:
+    return UserError(what, where=where, mend=mend)
 
 
 def raise_all(problems: list[UserError]) -> None:

@@ -206,7 +206,7 @@ def test_every_file_has_its_outcome_and_every_frame_its_row(
     half = read_frame(out / "deep/Face & <b>.mov/frames.parquet")
     assert {"ok", "no_face"} <= set(half["status"])
     assert (read_frame(out / "nobody.mp4/frames.parquet")["status"] == "no_face").all()
-    group = read_frame(out / "images/frames.parquet")
+    group = read_frame(out / "_images/frames.parquet")
     assert (group["video"] == "group.jpg").sum() == summary.loc["group.jpg", "people"] == 5
     # The pages name the odd file as text, never as markup.
     assert "<b>.mov" not in (out / "index.html").read_text()

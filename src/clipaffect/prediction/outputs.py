@@ -21,6 +21,7 @@ from clipaffect.report.pages import page_environment
 from clipaffect.tables import whole_file, write_text
 
 RECORD = "record.json"
+WRITTEN = ("frames.parquet", "frames.csv", "persons.csv", "episodes.csv", "timeline.html", RECORD)
 SUMMARY = ("file", "outcome", "frames", "frames_with_face", "people", "message")
 ROWS = 65_536  # of a row group
 
@@ -139,6 +140,14 @@ def _write_dictionary(listed: list[Column], out: Path) -> None:
             }
         )
         pa.csv.write_csv(table, beside)
+
+
+def remove_outputs(out: Path) -> None:
+    """Remove what was written for a file; other files' folders may lie in the same one."""
+    for name in WRITTEN:
+        (out / name).unlink(missing_ok=True)
+    if out.is_dir() and not any(out.iterdir()):
+        out.rmdir()
 
 
 def write_record(out: Path, record: dict[str, Any]) -> None:

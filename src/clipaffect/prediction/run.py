@@ -35,6 +35,7 @@ from clipaffect.outcomes import Outcome
 from clipaffect.prediction.outputs import (
     RECORD,
     read_record,
+    remove_outputs,
     summary_row,
     write_outputs,
     write_record,
@@ -49,7 +50,7 @@ from clipaffect.store import Store
 from clipaffect.tables import write_text
 from clipaffect.video import stated_frames
 
-WORK = ".work"
+WORK, LOGS = ".work", "_logs"
 # What part of a frame's work each stage is; measured with the tiny CLIP on 640x360.
 SHARES = {"videos": (0.0, 0.1), "frames": (0.1, 0.6), "crops": (0.7, 0.3)}
 Row = dict[str, Any]
@@ -117,6 +118,9 @@ def predict_files(
             summary_row(source.name, source.outcome)
             for source in sources if source.outcome != Outcome.OK
         ]  # fmt: skip
+        for source in sources:
+            if source.outcome != Outcome.OK:
+                remove_outputs(out / source.name)
         todo = []
         for unit in units:
             done = _finished(unit, out, mark)
@@ -181,6 +185,11 @@ class _named_errors:
             raise UserError(
                 f"the disk is full: {error.filename or ''}".rstrip(": "), where=self.out,
                 mend="free some of it and give the same command again: finished files stay",
+            ) from None  # fmt: skip
+        if isinstance(error, PermissionError):
+            raise UserError(
+                f"this may not be read or written: {error.filename}", where=self.out,
+                mend="get leave to, and give the same command again: finished files stay",
             ) from None  # fmt: skip
         if isinstance(error, BrokenProcessPool):
             raise UserError(
@@ -261,6 +270,8 @@ def _side_by_side(
                 bar.advance(max(reached - bar.done, 0))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()  # what it was at is taken up again next time
             raise
     return rows
 
@@ -302,31 +313,51 @@ def work_on(unit: Unit, wanted: Wanted, place: Place, mark: str, tell: Tell) -> 
             reached[0] = share
             tell(share)
 
+    before = {source.name: _state_of(source.path) for source in unit.sources}
     try:
-        before = {source.name: state_of(source.path) for source in unit.sources}
         files = _state(unit)
         with reported_to(listen):
             rows = _answered(unit, wanted, place, out)
-        changed = {s.name for s in unit.sources if state_of(s.path) != before[s.name]}
     except PermissionError as error:
-        return [summary_row(s.name, Outcome.NO_PERMISSION, str(error)) for s in unit.sources]
+        return _without(unit, {s.name for s in unit.sources if not os.access(s.path, os.R_OK)},
+                        Outcome.NO_PERMISSION, error, wanted, place, mark, tell)  # fmt: skip
+    except FileNotFoundError as error:
+        gone = {source.name for source in unit.sources if not source.path.exists()}
+        return _without(unit, gone, Outcome.VIDEO_CHANGED, error, wanted, place, mark, tell)
     except UserError as error:
-        if any(_changed(source, before) for source in unit.sources):
-            return [summary_row(s.name, Outcome.VIDEO_CHANGED) for s in unit.sources]
-        raise error
+        return _without(unit, _changed(unit, before), Outcome.VIDEO_CHANGED, error, wanted, place,
+                        mark, tell)  # fmt: skip
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         return _crashed(unit, place, error)
     except Exception as error:  # one file's trouble is not that of a thousand others
         return _crashed(unit, place, error)
-    if changed:
-        shutil.rmtree(out)
-        return [summary_row(s.name, Outcome.VIDEO_CHANGED) for s in unit.sources]
+    if changed := _changed(unit, before):
+        return _without(unit, changed, Outcome.VIDEO_CHANGED, None, wanted, place, mark, tell)
     write_record(out, {"made_by": mark, "files": files, "rows": rows})
     if place.store is None:
         shutil.rmtree(work, ignore_errors=True)
     return rows
+
+
+def _without(
+    unit: Unit,
+    left_out: set[str],
+    outcome: Outcome,
+    error: Exception | None,
+    wanted: Wanted,
+    place: Place,
+    mark: str,
+    tell: Tell,
+) -> list[Row]:
+    """Rows of a unit some of whose files cannot be answered; the others are."""
+    if not left_out and error is not None:
+        raise error
+    remove_outputs(place.out / unit.folder)
+    rows = [summary_row(source.name, outcome) for source in unit.sources if source.name in left_out]
+    rest = [source for source in unit.sources if source.name not in left_out]
+    return rows + (work_on(replace(unit, sources=rest), wanted, place, mark, tell) if rest else [])
 
 
 def _answered(unit: Unit, wanted: Wanted, place: Place, out: Path) -> list[Row]:
@@ -337,15 +368,21 @@ def _answered(unit: Unit, wanted: Wanted, place: Place, out: Path) -> list[Row]:
         return write_outputs(found, 0, len(found.rows), out, wanted, video)
 
 
-def _changed(source: Source, before: dict[str, tuple[int, int]]) -> bool:
+def _state_of(path: Path) -> tuple[int, int] | None:
     try:
-        return state_of(source.path) != before[source.name]
+        return state_of(path)
     except OSError:
-        return True
+        return None
+
+
+def _changed(unit: Unit, before: dict[str, tuple[int, int] | None]) -> set[str]:
+    """Files that are no longer as they were when the work on them began."""
+    return {source.name for source in unit.sources if _state_of(source.path) != before[source.name]}
 
 
 def _crashed(unit: Unit, place: Place, error: BaseException) -> list[Row]:
-    log = place.out / "logs" / f"{digest(unit.folder)[:16]}.log"
+    remove_outputs(place.out / unit.folder)
+    log = place.out / LOGS / f"{digest(unit.folder)[:16]}.log"
     write_text(log, "".join(traceback.format_exception(error)))
     said = f"{first_line(error)} ({log})"
     return [summary_row(source.name, Outcome.FAILED, said) for source in unit.sources]

@@ -20,7 +20,7 @@ from clipaffect.prediction.work import Wanted
 from clipaffect.stages import shard_names
 from clipaffect.tables import read_frame, write_frame, write_text
 
-IMAGES = "images"  # folder, in a shard's, of single images: they share one table
+IMAGES = "_images"  # folder of single images, which share one table
 FILES, SHARD = "files.json", "shard.json"
 
 
