@@ -163,7 +163,7 @@ def embed_faces(
     assets: Path,
     store: Store,
     out: Path,
-    load: Callable[[Encoder, Path, str], LoadedEncoder] = load_encoder,
+    load: Callable[[Encoder, Path, str], LoadedEncoder] | None = None,
     threads: int = 1,
 ) -> None:
     """Write ``out``: the features of every row of ``faces``, in its order.
@@ -171,8 +171,8 @@ def embed_faces(
     Pieces of a video's rows are pieces of the work store, keyed by the bytes of their crops and
     the encoder, wherever they come from; identical crops in a piece are embedded once. The
     network is loaded only if a piece is missing. While it works on one piece, the crops of the
-    next are decoded and preprocessed on threads of their own. ``load`` is ``load_encoder``, or one
-    that remembers; on a CPU ``threads`` run the network side by side.
+    next are decoded and preprocessed on threads of their own. ``load`` stands in for
+    ``load_encoder``, such as one that remembers; on a CPU ``threads`` run the network side by side.
     """
     check_encoder(settings, "<name>")  # also where every feature comes from the store
     torch.set_num_threads(1)  # one job is one thread: its bytes do not depend on the machine's load
@@ -184,7 +184,7 @@ def embed_faces(
 
         @cache
         def encoder() -> LoadedEncoder:
-            return load(settings, assets, device)
+            return (load or load_encoder)(settings, assets, device)
 
         def write_dimension(folder: Path) -> None:
             (folder / "dimension.json").write_text(json.dumps(encoder().dimension))
