@@ -48,6 +48,16 @@ def join_features(parts: list[Path], out: Path) -> None:
     write_batches(out, schema(sum(lengths), digest({"joined": known})), tables())
 
 
+def side_by_side(parts: list[np.ndarray]) -> np.ndarray:
+    """Features (n, sum of d) float16 of several (n, d), each over its root mean square."""
+    scaled = []
+    for part in parts:
+        values = part.astype(np.float32)
+        size = np.sqrt((values**2).mean(1, keepdims=True))
+        scaled.append(values / np.where(size > 0, size, 1))
+    return np.concatenate(scaled, axis=1).astype(np.float16)
+
+
 def _side_by_side(batches: list[pa.Table], lengths: list[int]) -> pa.Table:
     rows = batches[0].num_rows
     statuses = [np.array(batch["status"].to_pylist(), object) for batch in batches]
@@ -61,9 +71,8 @@ def _side_by_side(batches: list[pa.Table], lengths: list[int]) -> pa.Table:
         values = np.zeros((rows, length), np.float32)
         present = np.asarray(column.is_valid())
         values[present] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, length)
-        size = np.sqrt((values**2).mean(1, keepdims=True))
-        parts.append(values / np.where(size > 0, size, 1))
-    joined = np.concatenate(parts, axis=1).astype(np.float16)
+        parts.append(values)
+    joined = side_by_side(parts)
     joined[~whole] = 0
     column = pa.FixedSizeListArray.from_arrays(
         pa.array(joined.ravel()), sum(lengths), mask=pa.array(~whole)

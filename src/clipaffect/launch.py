@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import yaml
 
 from clipaffect.config import load_config
 from clipaffect.errors import UserError
@@ -27,6 +29,7 @@ from clipaffect.tables import write_text
 ZOMBIE = psutil.STATUS_ZOMBIE
 OWNER = Path(".snakemake/clipaffect-owner.json")
 LOCKS = Path(".snakemake/locks")
+PARTITION = re.compile(r"slurm_partition[=:]\s*['\"]?([\w-]+)")
 JOBS = re.compile(r"^(\w+)\s+(\d+)$", re.MULTILINE)  # lines of Snakemake's table of jobs
 
 
@@ -73,14 +76,51 @@ def _check_configuration(arguments: list[str]) -> None:
             load_config(Path(value))
 
 
+def _check_cluster(arguments: list[str]) -> None:
+    """See that SLURM is there, and the partitions that the profile names, before any job waits.
+
+    Raises:
+        UserError: they are not.
+    """
+    named = dict(itertools.pairwise(arguments))
+    path = Path(named.get("--profile", "")) / "profile.yaml"
+    profile = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
+    if named.get("--executor", profile.get("executor")) != "slurm":
+        return
+    sbatch, sinfo = shutil.which("sbatch"), shutil.which("sinfo")
+    if sbatch is None:
+        raise UserError(
+            "there is no sbatch on the path: this machine is no part of a SLURM cluster",
+            where=path if path.is_file() else "--executor slurm",
+            mend="log in to the cluster (or load its module) and call again there; on a machine of "
+            "its own leave the profile out",
+        )
+    asked = {
+        match
+        for text in (yaml.safe_dump(profile), " ".join(arguments))
+        for match in PARTITION.findall(text)
+    }
+    told = subprocess.run(
+        [sinfo or sbatch, "--noheader", "--format=%R"], capture_output=True, text=True, check=False
+    )
+    there = set(told.stdout.split())
+    if told.returncode == 0 and there and (unknown := sorted(asked - there)):
+        raise UserError(
+            f"the cluster has no partition {' or '.join(unknown)}; it has "
+            f"{', '.join(sorted(there))}",
+            where=f"{path}: slurm_partition", mend="name yours there, in every place",
+        )  # fmt: skip
+
+
 def launch(arguments: list[str]) -> int:
     """Run Snakemake in this folder with ``arguments``; returns its exit code.
 
     Raises:
-        UserError: the configuration is wrong; another run holds the folder, or its owner is
-            unknown.
+        UserError: the configuration is wrong; there is no SLURM where the profile wants one;
+            another run holds the folder, or its owner is unknown.
     """
     _check_configuration(arguments)
+    _check_cluster(arguments)
     if _locked():
         owners = _owners()
         alive = [owner for owner in owners if not is_dead(owner)]

@@ -18,6 +18,7 @@ from clipaffect.dataset.manifest import PICTURE, VIDEO
 from clipaffect.devices import one_device
 from clipaffect.embeddings import embed_crops
 from clipaffect.errors import UserError
+from clipaffect.joined import side_by_side
 from clipaffect.outcomes import Outcome
 from clipaffect.prediction.answers import answer, head_scores
 from clipaffect.prediction.columns import MODEL_COLUMN, columns, task_columns
@@ -129,9 +130,15 @@ class Model:
                 f"faces of shape {faces.shape} and type {faces.dtype}", where="predict_faces",
                 mend="give RGB faces as (n, height, width, 3) of uint8",
             )  # fmt: skip
+        bundle = self._opened.bundle
+        crops_seen = {own.crop or bundle.faces.crop for own in bundle.encoders.values()}
+        if len(crops_seen) > 1:
+            raise UserError(
+                "the model's encoders see faces that are cut in two ways", where="predict_faces",
+                mend="use predict or predict_image, which cut the faces themselves",
+            )  # fmt: skip
         ensure_weights(self._opened, self._assets)
         torch.set_num_threads(1)
-        bundle = self._opened.bundle
         # PNG keeps every pixel: the encoder sees what was given.
         crops = [cv2.imencode(".png", face[:, :, ::-1])[1].tobytes() for face in faces]
         embedded = {}
@@ -140,7 +147,11 @@ class Model:
                 encoder = loaded_encoder(settings, self._assets, device)
                 embedded[name] = embed_crops(crops, encoder, settings.batch)
         features = {
-            name: torch.from_numpy(np.concatenate([embedded[part] for part in parts], axis=1))
+            name: torch.from_numpy(
+                embedded[parts[0]]
+                if len(parts) == 1
+                else side_by_side([embedded[part] for part in parts])
+            )
             for name, parts in bundle.features.items()
         }
         rows = pd.DataFrame(

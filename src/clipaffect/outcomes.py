@@ -47,7 +47,8 @@ MEANING: dict[Outcome, str] = {
     Outcome.FRAME_UNREADABLE: "the decoder failed at this frame (damaged or truncated file)",
     Outcome.BEYOND_VIDEO: "an annotation row beyond the video's last frame, or the last crop",
     Outcome.NO_IMAGE: "the folder of crops has later frames, but no image of this one",
-    Outcome.IMAGE_UNREADABLE: "the image of this frame is empty or damaged",
+    Outcome.IMAGE_UNREADABLE: "the image of this frame is empty or damaged, or has more than 150 "
+    "million pixels",
     Outcome.VIDEO_MISSING: "annotated, but no video, image or folder of crops has this name",
     Outcome.VIDEO_EMPTY: "the video file has no bytes, or the folder of crops no image",
     Outcome.VIDEO_UNREADABLE: "the file is not a video that FFmpeg can open",

@@ -26,7 +26,7 @@ VERSIONS = {
     "heads": 3,
     "prompts": 1,
     "references": 3,
-    "evaluation": 5,
+    "evaluation": 6,
     "comparison": 1,
     "postprocess": 2,
     "limits": 1,

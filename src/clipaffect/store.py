@@ -9,10 +9,12 @@ only itself.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +24,10 @@ from typing import Any
 from filelock import FileLock
 
 from clipaffect.digest import canonical_json, digest
+from clipaffect.errors import UserError
 
 KEY_FILE = "key.json"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,34 @@ class Unused:
     path: Path
     bytes: int
     reason: str
+
+
+@contextmanager
+def locked(piece: Path) -> Iterator[None]:
+    """Hold a piece's lock.
+
+    Raises:
+        UserError: the file system has no locks.
+    """
+    lock = FileLock(piece.with_suffix(".lock"))
+    try:
+        with warnings.catch_warnings():
+            # It would fall back to a file, which stays behind a killed job and stops all others.
+            warnings.filterwarnings("error", message="flock not supported")
+            lock.acquire()
+    except (OSError, NotImplementedError, UserWarning) as error:
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            raise
+        raise UserError(
+            f"the file system has no locks ({error}): two jobs could write one piece",
+            where=piece.parents[2],
+            mend="set paths.store to a folder on a disk that has: a local one, NFS version 4, or "
+            "Lustre mounted with flock; what was finished may be copied there",
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class Store:
@@ -80,7 +112,7 @@ class Store:
             os.utime(piece / KEY_FILE)  # garbage collection goes by the last use
             return piece
         piece.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(piece.with_suffix(".lock")):
+        with locked(piece):
             if self.has(kind, key):
                 return piece
             partial = piece.with_suffix(".part")
@@ -103,7 +135,7 @@ class Store:
         """
         place = self.path(kind, key)
         place.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(place.with_suffix(".lock")):
+        with locked(place):
             partial = place.with_suffix(".part")
             partial.mkdir(exist_ok=True)
             yield partial
@@ -115,7 +147,7 @@ class Store:
 
         A job that is reading it will fail and can be started again.
         """
-        with FileLock(piece.with_suffix(".lock")):
+        with locked(piece):
             (piece / KEY_FILE).unlink(missing_ok=True)
             shutil.rmtree(piece)
         piece.with_suffix(".lock").unlink(missing_ok=True)

@@ -181,6 +181,14 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
         {"pixels": {"model": "ViT-B-32", "file": "/etc/passwd", "sha256": "0" * 64,
                     "activation": "gelu"}}
     ),
+    "a mean over half a frame": lambda v: v["tasks"]["AU"]["steps"][1]["choice"].update(
+        {"kind": "mean", "width": 0.5}
+    ),
+    "seeds out of order": lambda v: v["tasks"]["AU"]["heads"][0].update({"seeds": [3, 0]}),
+    "weights that may be code": lambda v: v["encoders"].update(
+        {"pixels": {"model": "ViT-B-32", "file": "README.md", "sha256": "0" * 64,
+                    "activation": "gelu"}}
+    ),
     "a target twice": lambda v: v["tasks"]["AU"].update({"targets": ["AU1"] * 12}),
     "features of nobody": lambda v: v["features"].update({"pixels": ["other"]}),
     "not a number": lambda v: v["tasks"]["AU"]["steps"][2]["choice"].update(
@@ -195,6 +203,22 @@ def test_a_hostile_description_is_refused(bundle: Path, case: str) -> None:
     with pytest.raises(UserError) as raised:
         open_bundle(bundle)
     assert raised.value.where.endswith("bundle.json")
+
+
+def test_two_columns_of_one_name_are_refused(bundle: Path) -> None:
+    change(bundle, lambda v: v["tasks"]["AU"]["targets"].__setitem__(1, "AU1_shown"))
+    with pytest.raises(UserError, match="would be called 'AU_AU1_shown'"):
+        open_bundle(bundle)
+
+
+def test_another_version_of_a_stage_is_said(bundle: Path, capsys: pytest.CaptureFixture) -> None:
+    open_bundle(bundle)
+    before = capsys.readouterr().err
+    change(bundle, lambda v: v["stages"].update({"detections": 99, "report": 99}))
+    open_bundle(bundle)
+    said = capsys.readouterr().err
+    assert "another version of detections:" in said
+    assert before == ""
 
 
 def test_a_link_that_leaves_the_bundle_is_refused(bundle: Path, tmp_path: Path) -> None:

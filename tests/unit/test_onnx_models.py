@@ -76,7 +76,7 @@ def made_bundle(folder: Path, precision: str) -> Path:
         "encoders": {k: v.model_dump(mode="json") for k, v in encoders.items()}, "cautions": [],
         "stages": VERSIONS, "packages": {}, "config": "0" * 64, "files": files_of(folder),
     }  # fmt: skip
-    write_onnx(Bundle.model_validate(values), folder, Path())
+    write_onnx(Bundle.model_validate(values), folder, Path(), encoders)
     values["files"] = files_of(folder)
     (folder / "bundle.json").write_text(Bundle.model_validate(values).model_dump_json())
     return folder
@@ -210,4 +210,12 @@ def test_answers_of_several_encoders_are_refused(tmp_path: Path) -> None:
     values = json.loads((FIRST / "bundle.json").read_text())
     values["features"]["pixels"] = ["pixels", "pixels"]
     with pytest.raises(UserError, match="several encoders"):
-        write_onnx(Bundle.model_validate(values), tmp_path, Path())
+        write_onnx(Bundle.model_validate(values), tmp_path, Path(), {})
+
+
+def test_steps_in_another_order_are_refused(tmp_path: Path) -> None:
+    values = json.loads((FIRST / "bundle.json").read_text())
+    steps = values["tasks"]["AU"]["steps"]
+    steps[0], steps[2] = steps[2], steps[0]
+    with pytest.raises(UserError, match="other steps than temperature, smooth, average_seeds"):
+        write_onnx(Bundle.model_validate(values), tmp_path, Path(), {})

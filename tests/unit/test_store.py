@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from clipaffect.errors import UserError
 from clipaffect.store import Store
 
 KEY = {"version": 1, "n": 3}
@@ -116,3 +119,18 @@ def test_garbage_collection_gives_its_reason(tmp_path: Path) -> None:
         assert not piece.exists()
     assert kept.exists()
     assert not list(tmp_path.rglob("*.lock"))
+
+
+def test_a_file_system_without_locks_is_said_to_have_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No such file system can be had here: the system's call answers as one would."""
+
+    def refuses(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuses)
+    with pytest.raises(UserError, match="no locks") as raised:
+        Store(tmp_path).get_or_make("kind", KEY, fill)
+    assert "paths.store" in raised.value.mend
+    assert not Store(tmp_path).has("kind", KEY)

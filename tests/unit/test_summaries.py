@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,3 +71,18 @@ def test_nobody_has_no_summary() -> None:
     persons, episodes = summarise(video([None, None]), 0, 2)
     assert persons.empty
     assert episodes.empty
+
+
+def test_at_a_low_rate_an_episode_goes_on_from_look_to_look() -> None:
+    """Every tenth of 31 frames is looked at, one a second."""
+    made = video([4] * 31)
+    rows = made.rows.assign(
+        status=["ok" if k % 10 == 0 else "not_sampled" for k in range(31)],
+        person=["1" if k % 10 == 0 else "" for k in range(31)],
+    )
+    at = np.full(31, -1)
+    at[::10] = np.arange(4)
+    _, episodes = summarise(replace(made, rows=rows, at=at), 0, 31)
+    own = episodes[episodes["task"] == "EXPR"]
+    assert len(own) == 1
+    assert own["seconds"].iloc[0] == pytest.approx(4)

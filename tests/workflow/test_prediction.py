@@ -17,6 +17,7 @@ from typing import Any
 import av
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from conftest import (
     ASSETS,
@@ -290,10 +291,38 @@ def test_a_killed_prediction_goes_on_within_its_video(
     assert result_files(tmp_path / "out") == result_files(tmp_path / "whole")
 
 
+def test_a_killed_call_leaves_nobody_behind(bundle: Path, real_clips: Path, tmp_path: Path) -> None:
+    """Its worker processes end with it, and the folder is free for the next call."""
+    for name in ("a", "b"):
+        repeat(real_clips / "laughing.mp4", tmp_path / f"in/{name}.mp4", 1010)
+    words = (tmp_path / "in", "--model", bundle, "--out", tmp_path / "out", "--jobs", 2)
+    with started(*words, folder=tmp_path) as process:
+        wait_until(lambda: list(tmp_path.glob("out/.work/*/store/detections/*/*.part")))
+        with pytest.raises(UserError, match="another call is writing there"):
+            answered(bundle, tmp_path / "out", tmp_path / "in/a.mp4")
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+    assert len(family) >= 2
+    _, left = psutil.wait_procs(family, 15)
+    assert not left
+
+
+def test_a_folder_of_somebody_elses_is_no_place_for_a_bundle(
+    micro_run: Path, bundle: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(bundle, tmp_path / "mine")
+    export_model(micro_run / "results/micro", ASSETS, folder)  # an earlier bundle is replaced
+    (folder / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="no bundle"):
+        export_model(micro_run / "results/micro", ASSETS, folder)
+    assert (folder / "thesis.tex").read_text() == "years of work"
+
+
 def repeat(source: Path, out: Path, frames: int) -> None:
     """An H.264 file of the source's frames over and over, at 160x90."""
     with av.open(str(source)) as video:
         small = [f.reformat(160, 90, "yuv420p").to_ndarray() for f in video.decode(video=0)]
+    out.parent.mkdir(exist_ok=True)
     with av.open(str(out), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = 160, 90, "yuv420p"

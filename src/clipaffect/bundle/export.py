@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from clipaffect.assets import known_assets
-from clipaffect.bundle.format import FORMAT, NAME, VERSION, Bundle
+from clipaffect.bundle.format import FORMAT, NAME, VERSION, Bundle, read_bundle
 from clipaffect.bundle.onnx_models import write_onnx
 from clipaffect.bundle.preprocessing import describe
 from clipaffect.config import parse_config
@@ -28,6 +29,7 @@ from clipaffect.config.section import FOLDER_NAME
 from clipaffect.digest import digest, file_digest
 from clipaffect.encoders.hub import fetched_weights
 from clipaffect.errors import UserError
+from clipaffect.prediction.columns import columns
 from clipaffect.report.compare import RECORD
 from clipaffect.report.pages import page_environment
 from clipaffect.tables import write_text
@@ -74,8 +76,8 @@ def export_model(
             name: _exported(config.encoders[name], name, assets, folder, include_weights)
             for name in used
         }
-        described = describe(config.faces, {name: config.encoders[name] for name in used})
-        write_text(folder / "preprocessing.json", json.dumps(described, indent=2) + "\n")
+        steps = describe(config.faces, {name: config.encoders[name] for name in used})
+        write_text(folder / "preprocessing.json", json.dumps(steps, indent=2) + "\n")
         bundle: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
@@ -92,10 +94,12 @@ def export_model(
             "files": {},
         }
         if onnx:
-            write_onnx(Bundle.model_validate(bundle | {"files": _files(folder)}), folder, assets)
+            described = Bundle.model_validate(bundle | {"files": _files(folder)})
+            write_onnx(described, folder, assets, config.encoders)
         _write_readme(bundle, config, results, folder)
         bundle["files"] = _files(folder)
         checked = Bundle.model_validate(bundle)
+        columns(checked, heads=True)  # whose names must differ
         write_text(folder / NAME, json.dumps(checked.model_dump(mode="json"), indent=1) + "\n")
         if out.exists():
             shutil.rmtree(out)
@@ -136,12 +140,19 @@ def _check_exportable(config: Config) -> None:
 
 
 def _check_place(out: Path) -> None:
-    if out.exists() and not (out / NAME).is_file():
-        if not out.is_dir() or any(path.is_file() for path in out.rglob("*")):
-            raise UserError(
-                "there is something that is no bundle", where=out, mend="name another folder"
-            )
-        shutil.rmtree(out)
+    """See that ``out`` is new, or an earlier bundle with nothing of anybody else's beside it."""
+    if not out.exists():
+        return
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
+    ours: set[str] = set()
+    if out.is_dir() and (out / NAME).is_file():
+        with suppress(UserError):
+            ours = {NAME, *read_bundle(out / NAME).files}
+    here = Path.cwd()
+    if not out.is_dir() or files - ours or out.resolve() in (here, *here.parents):
+        raise UserError(
+            "there is something that is no bundle", where=out, mend="name another folder"
+        )
 
 
 def _export_task(

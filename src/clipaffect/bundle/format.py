@@ -38,6 +38,14 @@ class Smoothing(Section):
     kind: Literal["none", "mean", "gaussian"]
     width: float = Field(ge=0, le=10_000)
 
+    @model_validator(mode="after")
+    def _is_a_window(self) -> Smoothing:
+        if self.kind == "mean" and (self.width < 1 or self.width % 1):
+            raise ValueError("a mean is over whole frames, at least one")
+        if self.kind == "gaussian" and not self.width:
+            raise ValueError("a deviation is above 0")
+        return self
+
 
 class Temperature(Section):
     """Choice of ``temperature``."""
@@ -223,6 +231,15 @@ class Bundle(Section):
     files: dict[Annotated[str, AfterValidator(plain_path)], File] = Field(max_length=1000)
 
     @model_validator(mode="after")
+    def _in_order(self) -> Bundle:
+        for name, task in self.tasks.items():
+            if any(list(own.seeds) != sorted(set(own.seeds)) for own in task.heads):
+                raise ValueError(f"'tasks.{name}' has seeds that are not in order, each once")
+            if task.heads[0].features != next(iter(self.tasks.values())).heads[0].features:
+                raise ValueError(f"'tasks.{name}' has its own heads on other features")
+        return self
+
+    @model_validator(mode="after")
     def _named(self) -> Bundle:
         for name, parts in self.features.items():
             if not parts or not set(parts) <= set(self.encoders):
@@ -234,6 +251,8 @@ class Bundle(Section):
                 if own.features not in self.features:
                     raise ValueError(f"'tasks.{name}' has heads on features that are not there")
         for name, encoder in self.encoders.items():
+            if encoder.file in self.files and not str(encoder.file).endswith(".safetensors"):
+                raise ValueError(f"'encoders.{name}.file' is not safetensors")
             # open_clip would read these names as places to fetch a model from.
             if ":" in encoder.model or "/" in encoder.model:
                 raise ValueError(f"'encoders.{name}.model' is not a plain model name")

@@ -5,6 +5,7 @@ Nothing of a bundle is run, and no weight is read before names, sizes, shapes an
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,13 @@ from clipaffect.bundle.format import AGAIN, NAME, Bundle, Heads, TaskModel, read
 from clipaffect.config.encoders import Encoder
 from clipaffect.digest import file_digest
 from clipaffect.errors import UserError, first_line
+from clipaffect.prediction.columns import columns
+from clipaffect.stages import VERSIONS
 from clipaffect.training.checkpoint import under
 from clipaffect.training.head import Head
+
+# Stages that a score depends on between the file and the heads.
+USED = ("frames", "detections", "embeddings", "encoders", "joined", "prediction")
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,11 @@ def open_bundle(
         else encoder
         for name, encoder in bundle.encoders.items()
     }
+    columns(bundle, heads=True)  # whose names must differ
+    other = sorted(k for k, v in bundle.stages.items() if VERSIONS.get(k, v) != v and k in USED)
+    if other:
+        print(f"{folder}: made with another version of {', '.join(other)}: scores may differ from "
+              "those that it states", file=sys.stderr)  # fmt: skip
     return OpenBundle(folder, bundle, file_digest(folder / NAME), encoders)
 
 

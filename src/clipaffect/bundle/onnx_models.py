@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,20 @@ from clipaffect.training.head import Head
 OPSET, IR = 20, 10
 TINY = 1e-7  # keeps logarithms finite, in float32
 SCRIPT = "run_onnx.py"
+ORDER = ("average_seeds", "smooth", "temperature", "adjust")
 
 
-def write_onnx(bundle: Bundle, folder: Path, assets: Path) -> None:
+def write_onnx(bundle: Bundle, folder: Path, assets: Path, encoders: Mapping[str, Encoder]) -> None:
     """Write the ONNX files of a bundle that lies in ``folder``, its ``files`` not yet complete.
 
+    Args:
+        bundle: what it says.
+        folder: where its heads lie.
+        assets: folder of fetched assets.
+        encoders: by name, as they can be loaded here.
+
     Raises:
-        UserError: a task's heads are on several encoders.
+        UserError: a task's heads are on several encoders, or its steps are in another order.
     """
     target = folder / "onnx"
     target.mkdir(exist_ok=True)
@@ -49,14 +57,22 @@ def write_onnx(bundle: Bundle, folder: Path, assets: Path) -> None:
                 where=f"run '{bundle.run}'",
                 mend="leave --onnx out, or export a run without average_encoders and join",
             )
+        steps = [step.step for step in task.steps if step.step != "average_encoders"]
+        averaged = "average_seeds" in steps or len(task.heads[0].seeds) == 1
+        if steps != [step for step in ORDER if step in steps] or not averaged:
+            raise UserError(
+                f"the ONNX file would take {name} through other steps than {', '.join(steps)}",
+                where=f"run '{bundle.run}', postprocess.steps",
+                mend=f"leave --onnx out, or use the order {', '.join(ORDER)}",
+            )
     opened = OpenBundle(folder, bundle, "", dict(bundle.encoders))
     graphs = {name: head_graph(opened, name) for name in bundle.tasks}
     for name, graph in graphs.items():
         onnx.save(_model(graph), target / f"head_{name}.onnx")
     (encoder,) = {task.heads[0].features: None for task in bundle.tasks.values()}
-    settings = bundle.encoders[encoder]
+    settings = encoders[bundle.features[encoder][0]]
     if settings.kind != "pixels":
-        whole = _encoder_model(_where(settings, folder), assets)
+        whole = _encoder_model(settings, assets)
         for graph in graphs.values():
             joined = _features_called(graph, f"{graph.name}_in")
             whole = onnx.compose.merge_models(
@@ -176,12 +192,6 @@ def _features_called(graph: onnx.GraphProto, name: str) -> onnx.GraphProto:
     for node in copied.node:
         node.input[:] = [name if own == "features" else own for own in node.input]
     return copied
-
-
-def _where(settings: Encoder, folder: Path) -> Encoder:
-    if settings.file is None or not (folder / settings.file).is_file():
-        return settings
-    return settings.model_copy(update={"file": str(folder / settings.file)})
 
 
 def _encoder_model(settings: Encoder, assets: Path) -> onnx.ModelProto:

@@ -34,7 +34,10 @@ def decode_image(data: bytes) -> np.ndarray | None:
     end = ENDS.get(data[:2], b"")
     if not data or end not in data[-TAIL:]:
         return None
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    try:
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # beyond its own limit of 2^30 pixels, for instance
+        return None
     return None if decoded is None else cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
 

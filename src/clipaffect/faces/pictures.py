@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from clipaffect.config.faces import Faces
 from clipaffect.dataset.manifest import runs_of_images
@@ -23,6 +26,8 @@ from clipaffect.outcomes import Outcome
 from clipaffect.progress import Progress
 from clipaffect.store import Store
 from clipaffect.tables import ROW_GROUP, write_batches
+
+MOST_PIXELS = 150_000_000  # of a picture: 450 MB once decoded
 
 
 def of_pictures(
@@ -71,6 +76,19 @@ def of_pictures(
             progress.advance(len(part))
 
 
+def _is_huge(data: bytes) -> bool:
+    """Whether a picture would not fit into a job's memory, by its header alone."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of half as many pixels
+        try:
+            width, height = Image.open(io.BytesIO(data)).size
+        except Image.DecompressionBombError:
+            return True
+        except Exception:  # what Pillow cannot read, OpenCV may
+            return False
+    return width * height > MOST_PIXELS
+
+
 def _faces(
     path: str, sha256: str, finder: FaceFinder, settings: Faces, everybody: bool
 ) -> list[dict[str, Any]]:
@@ -83,7 +101,7 @@ def _faces(
             mend="run the same command again: the index will be made anew",
         )
     row: dict[str, Any] = {"frame": 1, "track": -1, "faces_in_frame": 0}
-    pixels = decode_image(data)
+    pixels = None if _is_huge(data) else decode_image(data)
     if pixels is None:
         return [row | {"status": str(Outcome.IMAGE_UNREADABLE)}]
     faces = finder(pixels)

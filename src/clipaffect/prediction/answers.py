@@ -68,14 +68,13 @@ def answer(
     beside = {name: _of_seeds(scores[name], seeds[name], seeds[own]) for name in others}
     task = model.task("")
     at = Rows(np.zeros((len(rows), 1), np.int8), sequences(rows), task, beside)
-    adjusted = bool(model.steps) and model.steps[-1].step == "adjust"
-    values = scores[own]
-    before = values
-    for number, step in enumerate(model.steps):
-        if adjusted and number == len(model.steps) - 1:
-            before = values
+    values = before = scores[own]
+    for step in model.steps:
+        before = values
         _, apply = STEPS[step.step]
         values = apply(values, step.choice.model_dump(), at)
+    # A threshold is one of the mean's only where the seeds have been averaged before.
+    adjusted = bool(model.steps) and model.steps[-1].step == "adjust" and len(before) == 1
     if not adjusted:
         before = values
     final = _one(values)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from clipaffect.bundle.format import Bundle, TaskModel
+from clipaffect.errors import UserError
 from clipaffect.faces.landmarks import POINTS
 
 PIXELS = "pixels of the video, from its upper left corner"
@@ -93,9 +94,20 @@ def task_columns(name: str, model: TaskModel, heads: bool) -> list[Column]:
 
 
 def columns(bundle: Bundle, heads: bool) -> list[Column]:
-    """Every column of ``frames.parquet`` and ``frames.csv``, in order."""
+    """Every column of ``frames.parquet`` and ``frames.csv``, in order.
+
+    Raises:
+        UserError: two would have one name.
+    """
     tasks = [c for name, model in bundle.tasks.items() for c in task_columns(name, model, heads)]
-    return [*FRAME_COLUMNS, *tasks, MODEL_COLUMN]
+    found = [*FRAME_COLUMNS, *tasks, MODEL_COLUMN]
+    names = [column.name for column in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(
+            f"two columns of the predictions would be called '{twice[0]}'", where="the targets",
+            mend="rename a class or label of the data, and train again",
+        )  # fmt: skip
+    return found
 
 
 def table_schema(listed: list[Column]) -> pa.Schema:

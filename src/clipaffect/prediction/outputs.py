@@ -68,8 +68,11 @@ def _summary_rows(predicted: Predicted, start: int, stop: int) -> list[dict[str,
     rows = []
     for name, own in part.groupby("video", sort=False):
         frames, first = own["frame"], own["status"].iloc[0]
-        unreadable = first in VIDEO_OUTCOMES or first == Outcome.IMAGE_UNREADABLE
-        outcome = Outcome(first) if unreadable else Outcome.OK
+        outcome = Outcome.OK
+        if first in VIDEO_OUTCOMES or first == Outcome.IMAGE_UNREADABLE:
+            outcome = Outcome(first)
+        elif (own["status"] == Outcome.FRAME_UNREADABLE).all():
+            outcome = Outcome.VIDEO_UNREADABLE
         rows.append(
             summary_row(
                 str(name), outcome,
@@ -143,7 +146,12 @@ def _write_dictionary(listed: list[Column], out: Path) -> None:
 
 
 def remove_outputs(out: Path) -> None:
-    """Remove what was written for a file; other files' folders may lie in the same one."""
+    """Remove what was written for a file; other files' folders may lie in the same one.
+
+    A folder without a record is somebody else's.
+    """
+    if read_record(out) is None:
+        return
     for name in WRITTEN:
         (out / name).unlink(missing_ok=True)
     if out.is_dir() and not any(out.iterdir()):
@@ -151,7 +159,7 @@ def remove_outputs(out: Path) -> None:
 
 
 def write_record(out: Path, record: dict[str, Any]) -> None:
-    """Say that a video's outputs are whole, and of what they are."""
+    """Say that a folder is for a video's outputs, and once they are whole, of what they are."""
     write_text(out / RECORD, json.dumps(record, indent=1) + "\n")
 
 

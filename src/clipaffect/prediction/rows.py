@@ -82,6 +82,8 @@ class Predicted:
             found = _unpacked(part)
             person = self.person[rows]
             found["person"] = pa.array(person, pa.int32(), mask=person == 0)
+            time = self.rows["time"].to_numpy(float)[rows]
+            found["time"] = pa.array(time, mask=np.isnan(time))
             found["status"] = pa.array(self.rows["status"].iloc[rows].astype(str), pa.string())
             for name, model in self.bundle.tasks.items():
                 own = self.answers[name]
@@ -171,14 +173,14 @@ def stretches(
 
 
 def predict_rows(
-    opened: OpenBundle, faces: Path, embeddings: dict[str, Path], people: People
+    opened: OpenBundle, faces: Path, features: dict[str, Path], people: People
 ) -> Predicted:
     """Answer every row of a table of faces.
 
     Args:
         opened: the bundle.
         faces: rows of ``faces.rows.SCHEMA``.
-        embeddings: by encoder of the bundle, features of those rows, in their order.
+        features: by name in the bundle, the features of those rows, in their order.
         people: who was looked for.
 
     Raises:
@@ -186,15 +188,14 @@ def predict_rows(
     """
     torch.set_num_threads(1)
     rows = read_frame(faces, [*KEYS, "time", "status"])
-    # Embedding found what could not be decoded.
-    rows["status"] = pq.read_table(next(iter(embeddings.values())), columns=["status"])[
-        "status"
-    ].to_pandas()
+    # As in the evaluation: a frame is answered where the heads' own features have seen a face.
+    own = next(iter(opened.bundle.tasks.values())).heads[0].features
+    rows["status"] = read_frame(features[own], ["status"])["status"]
     known = np.flatnonzero((rows["status"] == Outcome.OK).to_numpy())
     at = np.full(len(rows), -1)
     at[known] = np.arange(len(known))
     heads = {name: load_heads(opened, name) for name in opened.bundle.tasks}
-    scores = _scores(opened, heads, embeddings, len(rows), at)
+    scores = _scores(opened, heads, features, len(rows), at)
     of_faces = rows.iloc[known].reset_index(drop=True)
     answers = {
         name: answer(
@@ -211,33 +212,27 @@ def predict_rows(
 def _scores(
     opened: OpenBundle,
     heads: dict[str, dict[str, dict[int, Head]]],
-    embeddings: dict[str, Path],
+    features: dict[str, Path],
     count: int,
     at: np.ndarray,
 ) -> dict[str, dict[str, np.ndarray]]:
     """The heads' scores by task and features; memory holds a few row groups of features."""
     tasks = opened.bundle.tasks
     parts: dict[tuple[str, str], list[np.ndarray]] = {
-        (task, features): [] for task, own in heads.items() for features in own
+        (task, name): [] for task, own in heads.items() for name in own
     }
-    for features in {features for _, features in parts}:
-        encoders = opened.bundle.features[features]
-        streams = [stretches(embeddings[name], 0, count, ["feature"]) for name in encoders]
-        for together in zip(*streams, strict=True):
-            first, rows = together[0][0], together[0][1].num_rows
-            usable = np.flatnonzero(at[first : first + rows] >= 0)
-            values = torch.from_numpy(
-                np.concatenate([_features(table, usable) for _, table in together], axis=1)
-            )
+    for name in {name for _, name in parts}:
+        for first, table in stretches(features[name], 0, count, ["feature"]):
+            usable = np.flatnonzero(at[first : first + table.num_rows] >= 0)
+            values = torch.from_numpy(_features(table, usable))
             for (task, own), found in parts.items():
-                if own == features:
-                    _check_length(tasks[task].heads, features, values.shape[1])
-                    found.append(head_scores(values, heads[task][features], tasks[task]))
+                if own == name:
+                    _check_length(tasks[task].heads, name, values.shape[1])
+                    found.append(head_scores(values, heads[task][name], tasks[task]))
     result: dict[str, dict[str, np.ndarray]] = {task: {} for task in heads}
-    for (task, features), found in parts.items():
-        seeds = len(heads[task][features])
-        empty = np.zeros((seeds, 0, len(tasks[task].targets)), np.float32)
-        result[task][features] = np.concatenate([empty, *found], axis=1)
+    for (task, name), found in parts.items():
+        empty = np.zeros((len(heads[task][name]), 0, len(tasks[task].targets)), np.float32)
+        result[task][name] = np.concatenate([empty, *found], axis=1)
     return result
 
 
@@ -251,13 +246,12 @@ def _check_length(heads: tuple, features: str, length: int) -> None:
 
 
 def _features(table: pa.Table, usable: np.ndarray) -> np.ndarray:
-    """(n, d) float16 of the rows with a face."""
-    column = table["feature"].combine_chunks().take(pa.array(usable))
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
-    values = column.flatten().to_numpy(zero_copy_only=False)
-    return np.array(
-        values.reshape(len(usable), -1)
-        if len(usable)
-        else np.zeros((0, table.schema.field("feature").type.list_size), np.float16)
-    )
+    """(n, d) float16 of the rows with a face; NaN where these features have none."""
+    length = table.schema.field("feature").type.list_size
+    found = np.full((len(usable), length), np.nan, np.float16)
+    column = pa.chunked_array(table["feature"].chunks, table["feature"].type).combine_chunks()
+    column = column.take(pa.array(usable))
+    there = np.asarray(column.is_valid())
+    values = column.drop_null().flatten().to_numpy(zero_copy_only=False)
+    found[there] = values.reshape(-1, length)
+    return found

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
+import multiprocessing.connection
 import os
 import queue
 import shutil
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 
 from clipaffect.assets import MANIFEST, ensure_asset, known_assets
 from clipaffect.bundle.load import OpenBundle
@@ -33,7 +37,7 @@ from clipaffect.errors import UserError, first_line
 from clipaffect.faces.finder import ASSET
 from clipaffect.outcomes import Outcome
 from clipaffect.prediction.outputs import (
-    RECORD,
+    WRITTEN,
     read_record,
     remove_outputs,
     summary_row,
@@ -110,7 +114,7 @@ def predict_files(
     """
     sources = find_sources(inputs)
     _check_writable(out, inputs)
-    with _named_errors(out):
+    with _named_errors(out), _alone(out):
         ensure_weights(wanted.opened, wanted.assets)
         place, mark = Place(out, store), wanted.fingerprint()
         units = _units([source for source in sources if source.outcome == Outcome.OK])
@@ -122,6 +126,7 @@ def predict_files(
             if source.outcome != Outcome.OK:
                 remove_outputs(out / source.name)
         todo = []
+        _check_apart(units, sources, out)
         for unit in units:
             done = _finished(unit, out, mark)
             if done is None:
@@ -135,7 +140,6 @@ def predict_files(
         folders = {source.name: unit.folder for unit in units for source in unit.sources}
         in_order = [by_name[source.name] for source in sources]
         summary = write_summary(in_order, folders, wanted, out)
-        _clear(out / WORK)
     return summary
 
 
@@ -171,6 +175,24 @@ def _check_writable(out: Path, inputs: list[Path]) -> None:
         ) from None  # fmt: skip
 
 
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the folder of the output, so that two calls do not write into one."""
+    lock = FileLock(out / WORK / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            "another call is writing there", where=out, mend="wait for it, or name another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+        (out / WORK / "lock").unlink(missing_ok=True)
+        _clear(out / WORK)
+
+
 class _named_errors:
     """A full disk, or a process that the system killed, said in the user's words."""
 
@@ -198,6 +220,18 @@ class _named_errors:
             ) from None  # fmt: skip
 
 
+def _check_apart(units: list[Unit], sources: list[Source], out: Path) -> None:
+    """See that no output would take the place of a file."""
+    taken = {source.path.resolve() for source in sources}
+    for unit in units:
+        folder = out / unit.folder
+        if folder.resolve() in taken or (folder.exists() and not folder.is_dir()):
+            raise UserError(
+                "the tables of a video would take the place of a file", where=folder,
+                mend="name another folder for the output",
+            )  # fmt: skip
+
+
 def _units(sources: list[Source]) -> list[Unit]:
     units = [
         Unit([source], source.name, max(stated_frames(source.path), 1))
@@ -209,9 +243,13 @@ def _units(sources: list[Source]) -> list[Unit]:
     return units
 
 
-def _state(unit: Unit) -> dict[str, str]:
-    """The sha256 of a unit's files, by name."""
-    return {source.name: file_digest(source.path) for source in unit.sources}
+def _state(unit: Unit, out: Path) -> dict[str, list[str]]:
+    """By name, where a unit's files lie as their page says it, and their sha256."""
+    return {
+        source.name: [os.path.relpath(source.path.resolve(), out.resolve()),
+                      file_digest(source.path)]
+        for source in unit.sources
+    }  # fmt: skip
 
 
 def _finished(unit: Unit, out: Path, mark: str) -> list[Row] | None:
@@ -220,10 +258,11 @@ def _finished(unit: Unit, out: Path, mark: str) -> list[Row] | None:
     if record is None or record.get("made_by") != mark:
         return None
     try:
-        same = record["files"] == _state(unit)
+        same = record["files"] == _state(unit, out)
     except OSError:
         return None
-    return list(record["rows"]) if same else None
+    there = all((out / unit.folder / name).is_file() for name in record["written"])
+    return list(record["rows"]) if same and there else None
 
 
 def _run(units: list[Unit], wanted: Wanted, place: Place, mark: str, jobs: int) -> list[Row]:
@@ -281,6 +320,15 @@ _told: list[Any] = []
 
 def _begin(told: Any) -> None:
     _told.append(told)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    """A killed call leaves nobody behind who works on in its folder."""
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def _in_process(k: int, unit: Unit, wanted: Wanted, place: Place, mark: str) -> list[Row]:
@@ -314,54 +362,48 @@ def work_on(unit: Unit, wanted: Wanted, place: Place, mark: str, tell: Tell) -> 
             tell(share)
 
     before = {source.name: _state_of(source.path) for source in unit.sources}
+    trouble: Exception | None = None
+    outcome = Outcome.VIDEO_CHANGED
     try:
-        files = _state(unit)
+        files = _state(unit, place.out)
         with reported_to(listen):
             rows = _answered(unit, wanted, place, out)
+        left_out = _changed(unit, before)
     except PermissionError as error:
-        return _without(unit, {s.name for s in unit.sources if not os.access(s.path, os.R_OK)},
-                        Outcome.NO_PERMISSION, error, wanted, place, mark, tell)  # fmt: skip
+        trouble, outcome = error, Outcome.NO_PERMISSION
+        left_out = {s.name for s in unit.sources if not os.access(s.path, os.R_OK)}
     except FileNotFoundError as error:
-        gone = {source.name for source in unit.sources if not source.path.exists()}
-        return _without(unit, gone, Outcome.VIDEO_CHANGED, error, wanted, place, mark, tell)
+        trouble, left_out = error, {s.name for s in unit.sources if not s.path.exists()}
     except UserError as error:
-        return _without(unit, _changed(unit, before), Outcome.VIDEO_CHANGED, error, wanted, place,
-                        mark, tell)  # fmt: skip
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        trouble, left_out = error, _changed(unit, before)
+    except Exception as error:  # one file's trouble is not that of a thousand others
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         return _crashed(unit, place, error)
-    except Exception as error:  # one file's trouble is not that of a thousand others
-        return _crashed(unit, place, error)
-    if changed := _changed(unit, before):
-        return _without(unit, changed, Outcome.VIDEO_CHANGED, None, wanted, place, mark, tell)
-    write_record(out, {"made_by": mark, "files": files, "rows": rows})
+    if trouble is not None and not left_out:
+        if not isinstance(trouble, UserError):
+            return _crashed(unit, place, trouble)
+        remove_outputs(out)
+        said = f"{trouble.what}: {trouble.mend}"
+        return [summary_row(source.name, Outcome.FAILED, said) for source in unit.sources]
+    if left_out:
+        # Of many images the others are answered.
+        remove_outputs(out)
+        if place.store is None:
+            shutil.rmtree(work, ignore_errors=True)
+        rows = [summary_row(s.name, outcome) for s in unit.sources if s.name in left_out]
+        rest = [source for source in unit.sources if source.name not in left_out]
+        again = replace(unit, sources=rest)
+        return rows + (work_on(again, wanted, place, mark, tell) if rest else [])
+    written = sorted(path.name for path in out.iterdir() if path.name in WRITTEN)
+    write_record(out, {"made_by": mark, "files": files, "rows": rows, "written": written})
     if place.store is None:
         shutil.rmtree(work, ignore_errors=True)
     return rows
 
 
-def _without(
-    unit: Unit,
-    left_out: set[str],
-    outcome: Outcome,
-    error: Exception | None,
-    wanted: Wanted,
-    place: Place,
-    mark: str,
-    tell: Tell,
-) -> list[Row]:
-    """Rows of a unit some of whose files cannot be answered; the others are."""
-    if not left_out and error is not None:
-        raise error
-    remove_outputs(place.out / unit.folder)
-    rows = [summary_row(source.name, outcome) for source in unit.sources if source.name in left_out]
-    rest = [source for source in unit.sources if source.name not in left_out]
-    return rows + (work_on(replace(unit, sources=rest), wanted, place, mark, tell) if rest else [])
-
-
 def _answered(unit: Unit, wanted: Wanted, place: Place, out: Path) -> list[Row]:
-    (out / RECORD).unlink(missing_ok=True)
+    write_record(out, {"made_by": "nobody yet"})
     listed = manifest(unit.sources, wanted.people)
     video = unit.sources[0].path if unit.sources[0].kind == VIDEO else None
     with predicted(listed, wanted, place.store_of(unit), place.work(unit)) as found:
@@ -424,6 +466,12 @@ def wanted_of(
     pictures: bool = True,
 ) -> Wanted:
     """What is asked, with the bundle's own settings for the rest."""
+    if people not in get_args(People):
+        raise UserError(
+            f"people is {people!r}", where="people", mend=f"one of {', '.join(get_args(People))}"
+        )
+    if rate is not None and not 0 < rate < float("inf"):
+        raise UserError(f"a rate of {rate} frames a second", where="rate", mend="give one above 0")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     faces = sampled(opened.bundle.faces, rate)
     return Wanted(opened, faces, people, heads, pictures, assets, device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from clipaffect.outcomes import Outcome
 from clipaffect.prediction.outputs import summary_row, write_outputs, write_summary
 from clipaffect.prediction.rows import predict_rows
 from clipaffect.prediction.sources import find_sources, manifest
-from clipaffect.prediction.work import Wanted
+from clipaffect.prediction.work import Wanted, features_of
 from clipaffect.stages import shard_names
 from clipaffect.tables import read_frame, write_frame, write_text
 
@@ -57,7 +58,9 @@ def answer_shard(
     rows: list[dict[str, Any]] = []
     folders: dict[str, str] = {}
     if len(listed):
-        found = predict_rows(wanted.opened, faces, embeddings, wanted.people)
+        with tempfile.TemporaryDirectory(dir=out) as folder:
+            features = features_of(wanted.opened.bundle, embeddings, Path(folder))
+            found = predict_rows(wanted.opened, faces, features, wanted.people)
         for start, stop, names in _stretches(found.rows["video"], listed):
             one = listed[listed["video"] == names[0]].iloc[0]
             images = one["kind"] == PICTURE

@@ -17,12 +17,14 @@ from clipaffect.dataset.files import (
     files_below,
     natural_order,
 )
-from clipaffect.dataset.manifest import PICTURE, VIDEO
+from clipaffect.dataset.manifest import MANIFEST, PICTURE, VIDEO
 from clipaffect.digest import file_digest
 from clipaffect.errors import UserError, raise_all
 from clipaffect.faces.persons import EVERYBODY
 from clipaffect.outcomes import Outcome
 from clipaffect.prediction.rows import People
+
+RESERVED = {"summary.csv", "columns.csv", "index.html", ".work", "_images", "_logs"}
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,12 @@ def find_sources(inputs: list[Path]) -> list[Source]:
                 f"{len(paths)} files would be called '{name}'", where=" and ".join(map(str, paths)),
                 mend="predict them in calls of their own, with an --out for each",
             )  # fmt: skip
+    for source in found:
+        if source.outcome == Outcome.OK and source.name.partition("/")[0] in RESERVED:
+            raise UserError(
+                f"'{source.name}' is a name of the output's own", where=source.path,
+                mend="rename the file or folder",
+            )  # fmt: skip
     unique = {source.name: source for source in found}
     return [unique[name] for name in sorted(unique, key=natural_order)]
 
@@ -93,7 +101,8 @@ def _source(path: Path, root: Path, prefix: str, named: bool) -> Source:
     suffix = path.suffix.lower()
     kind = PICTURE if suffix in IMAGE_SUFFIXES else VIDEO
     name = prefix + path.relative_to(root).as_posix()
-    if check_name(path, root) is not None:
+    # The path stands in tables too, and its folders need not be text.
+    if check_name(path, root) is not None or not (name + str(path)).isprintable():
         shown = name.encode("utf-8", "surrogateescape").decode("ascii", "backslashreplace")
         printable = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
         return Source(printable, path, kind, Outcome.BAD_NAME)
@@ -114,4 +123,4 @@ def manifest(sources: list[Source], people: People) -> pd.DataFrame:
          "folder_states": [""], "frame_limit": 0}
         for source in sources
     ]  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=MANIFEST.names)

@@ -11,7 +11,7 @@ import pandas as pd
 from clipaffect.outcomes import Outcome
 from clipaffect.prediction.rows import Predicted
 
-GAP = 0.5  # seconds without an answer that end an episode
+GAP = 0.5  # seconds without an answer that end an episode, or one and a half frames looked at
 PERSONS = ("video", "person", "frames", "frames_with_face", "first_time", "last_time", "task",
            "target", "share", "mean_probability", "episodes", "longest_seconds")  # fmt: skip
 EPISODES = ("video", "person", "task", "target", "start_frame", "end_frame", "start_time",
@@ -36,7 +36,8 @@ def summarise(predicted: Predicted, start: int, stop: int) -> tuple[pd.DataFrame
     video = rows["video"].iloc[0]
     frame, time = rows["frame"].to_numpy(), rows["time"].to_numpy(float)
     status = rows["status"].to_numpy()
-    step = _step(frame, time)
+    looked = status != Outcome.NOT_SAMPLED
+    step = _step(frame[looked], time[looked])
     for person in np.unique(number[number > 0]).tolist():
         mine = np.flatnonzero(number == person)
         known = mine[status[mine] == Outcome.OK]
@@ -77,9 +78,7 @@ def _step(frame: np.ndarray, time: np.ndarray) -> float:
     """Usual seconds between successive frames; NaN where there are no times."""
     known = ~np.isnan(time)
     numbers, first = np.unique(frame[known], return_index=True)
-    if len(numbers) < 2:
-        return float("nan")
-    return float(np.median(np.diff(time[known][first]) / np.diff(numbers)))
+    return float(np.median(np.diff(time[known][first]))) if len(numbers) > 1 else float("nan")
 
 
 def _edge(times: np.ndarray, which: int) -> float:
@@ -93,8 +92,9 @@ def _episodes(
     at = np.flatnonzero(shown)
     if not len(at):
         return
+    gap = max(GAP, 1.5 * step) if step > 0 else GAP
     with np.errstate(invalid="ignore"):
-        apart = (np.diff(at) > 1) | (np.diff(time[at]) > GAP)
+        apart = (np.diff(at) > 1) | (np.diff(time[at]) > gap)
     for run in np.split(at, np.flatnonzero(apart) + 1):
         peak = run[np.argmax(probability[run])]
         first, last = run[0], run[-1]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from clipaffect.bundle.format import Bundle
 from clipaffect.bundle.load import OpenBundle
 from clipaffect.config.faces import Faces
 from clipaffect.dataset.manifest import MANIFEST
@@ -20,6 +21,7 @@ from clipaffect.encoders.load import load_encoder
 from clipaffect.encoders.record import encoder_record
 from clipaffect.faces.stage import align_faces
 from clipaffect.frames import extract_frames
+from clipaffect.joined import join_features
 from clipaffect.prediction.rows import People, Predicted, predict_rows
 from clipaffect.stages import VERSIONS
 from clipaffect.store import Store
@@ -89,7 +91,8 @@ def predicted(
         manifest, frames = work / "manifest.parquet", work / "frames.parquet"
         write_frame(manifest, listed, MANIFEST)
         extract_frames(manifest, store, frames)
-        embeddings, tables = {}, {}
+        embeddings: dict[str, Path] = {}
+        tables: dict[str, Path] = {}
         for name, encoder in wanted.opened.encoders.items():
             crop = encoder.crop or wanted.faces.crop
             if crop not in tables:
@@ -101,12 +104,24 @@ def predicted(
             embed_faces(manifest, tables[crop], encoder, wanted.assets, store, embeddings[name],
                         loaded_encoder, wanted.threads)  # fmt: skip
         own = tables.get(wanted.faces.crop, next(iter(tables.values())))
-        yield predict_rows(wanted.opened, own, embeddings, wanted.people)
+        features = features_of(wanted.opened.bundle, embeddings, work)
+        yield predict_rows(wanted.opened, own, features, wanted.people)
     finally:
         for path in [*work.glob("*.parquet"), *work.glob(".*.part")]:
             path.unlink(missing_ok=True)
         if work.is_dir() and not any(work.iterdir()):
             shutil.rmtree(work, ignore_errors=True)
+
+
+def features_of(bundle: Bundle, embeddings: dict[str, Path], folder: Path) -> dict[str, Path]:
+    """The files of a bundle's features, from those of its encoders; joined ones in ``folder``."""
+    found = {}
+    for name, parts in bundle.features.items():
+        found[name] = embeddings[parts[0]]
+        if len(parts) > 1:
+            found[name] = folder / f"joined-{name}.parquet"
+            join_features([embeddings[part] for part in parts], found[name])
+    return found
 
 
 def state_of(path: Path) -> tuple[int, int]:

@@ -13,7 +13,7 @@ const binAt = (time) => {
   let low = 0, high = last;
   while (low < high) {
     const middle = (low + high + 1) >> 1;
-    if (data.times[middle] <= time + 1e-6) low = middle; else high = middle - 1;
+    if (data.times[middle] <= time + data.step / 10) low = middle; else high = middle - 1;
   }
   return low;
 };
