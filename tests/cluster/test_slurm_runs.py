@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import MICRO, asset, result_files, snakemake, workplace
+from conftest import MICRO, asset, copy_of, result_files, snakemake, workplace
 from slurm import GPU_NODE, Cluster, whole_run
 
 pytestmark = pytest.mark.cluster
@@ -44,3 +44,15 @@ def test_the_demo_on_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
     files = result_files(there / "results/demo")
     assert "report/metrics.json" in files
     assert files == result_files(here / "results/demo")
+
+
+def test_a_partition_that_is_not_there_is_said_before_any_job(
+    cluster: Cluster, micro_run: Path, tmp_path: Path
+) -> None:
+    folder = copy_of(micro_run, tmp_path)
+    code, said = whole_run(
+        cluster, folder, "training_all", *MICRO, "--default-resources", "slurm_partition=nowhere"
+    )
+    assert code == 2
+    assert "no partition nowhere; it has cpu, gpu" in said
+    assert "Traceback" not in said

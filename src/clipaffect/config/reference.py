@@ -71,6 +71,22 @@ Before any head is trained:
 A head whose loss stops being a number ends with the status `non_finite`; the others go on, and the
 report counts it. A head whose probabilities are nearly uniform is reported as collapsed.
 
+On clusters, shared disks and remotes; what was finished stays each time:
+
+| found | what is said |
+|---|---|
+| no SLURM on the path of a run with `profiles/slurm` | that there is no `sbatch`, before any job |
+| a partition in the profile that the cluster lacks | its name, and those that there are |
+| another run in the folder | its process and host; the lock of a run that was killed is freed |
+| a work store on a file system without locks | the folder, and which file systems have them |
+| a job that is lost, cancelled, starved or too slow | it is made again, or named with its log |
+| a DVC remote that is full | by DVC: the file; the same push sends the rest |
+| a remote that refuses, or no credentials | by DVC: which of them (docs/dvc.md) |
+| a DVC that was killed | nothing: the same `dvc repro` goes on |
+
+What becomes of files that are to be predicted, and of models that are not whole, is in
+docs/prediction.md.
+
 Rows beyond the last frame of a video are kept as `beyond_video` (the organisers count one frame
 more than common decoders in some videos). A video with fewer rows than frames is normal: frames
 without a row are not annotated.

@@ -1,0 +1,47 @@
+"""What is said of a cluster before any job waits in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from clipaffect.errors import UserError
+from clipaffect.launch import launch
+
+SINFO = """#!/bin/sh
+printf 'cpu\\nlong\\n'
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands of a cluster with the partitions cpu and long; whoever submits fails the test."""
+    for name, text in (("sinfo", SINFO), ("sbatch", "#!/bin/sh\nexit 9\n")):
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_machine_without_slurm_is_said_to_have_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for words in (["--profile", str(ROOT / "profiles/slurm")], ["--executor", "slurm"]):
+        with pytest.raises(UserError, match="no sbatch on the path"):
+            launch(words)
+
+
+def test_a_partition_that_is_not_there_is_named_beside_those_that_are(cluster: Path) -> None:
+    with pytest.raises(UserError, match="no partition gpu; it has cpu, long") as raised:
+        launch(["--profile", str(ROOT / "profiles/slurm")])
+    assert raised.value.where.endswith("profile.yaml: slurm_partition")
+    with pytest.raises(UserError, match="no partition gpu or short"):
+        launch(["--profile", str(ROOT / "profiles/slurm"), "--default-resources",
+                "slurm_partition=short"])  # fmt: skip
