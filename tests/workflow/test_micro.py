@@ -79,6 +79,7 @@ RERUNS = {
     "paths.scratch": ({"paths": {"scratch": "$NODE_DISK"}}, {"build_report", "first_page"}),
     "paths.store": ({"paths": {"store": "elsewhere"}}, {"build_report", "first_page"}),
     "environment": ({"environment": "cuda"}, {"build_report", "first_page"}),
+    "prediction.videos": ({"prediction": {"videos": ["elsewhere"]}}, set()),
 }
 
 
