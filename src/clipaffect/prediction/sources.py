@@ -76,7 +76,9 @@ def find_sources(inputs: list[Path]) -> list[Source]:
         found += [_source(file, path, prefix, named=False) for file in files]
     if not found:
         raise UserError(
-            "no file lies there", where=", ".join(map(str, inputs)), mend="name a video or a folder"
+            "no file lies there",
+            where=", ".join(map(str, inputs)) or "prediction.videos",
+            mend="name a video or a folder",
         )
     named: dict[str, list[Path]] = defaultdict(list)
     for source in found:
