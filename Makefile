@@ -45,10 +45,10 @@ smoke: $(STAMP)  ## the whole chain on a few clips, under a minute
 	$(BIN)/clipaffect run --cores $(CORES) --configfile tests/config/micro.yaml
 
 test: $(STAMP)  ## every test, the demo among them
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-cluster: $(STAMP)  ## the workflow under a real SLURM (Debian's slurm-wlm and munge) and a real DVC
-	$(BIN)/python -m pytest -m cluster --numprocesses 2 --dist loadfile tests/cluster
+	$(BIN)/python -m pytest -m cluster --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/cluster
 
 lint: $(STAMP)  ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
