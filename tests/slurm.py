@@ -91,7 +91,7 @@ def missing_programs() -> list[str]:
     return [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
 
 
-def wait_for(what: str, true: Callable[[], object], seconds: float = 60) -> None:
+def wait_for(what: str, true: Callable[[], object], seconds: float = 180) -> None:
     """Ask until an answer is true."""
     end = time.monotonic() + seconds
     while not true():
@@ -271,7 +271,7 @@ def start_run(cluster: Cluster, folder: Path, *arguments: str) -> Iterator[subpr
 def whole_run(cluster: Cluster, folder: Path, *arguments: str) -> tuple[int, str]:
     """A run from its start to its end: the exit code and what it said."""
     with start_run(cluster, folder, *arguments) as started:
-        return started.wait(600), (folder / "said").read_text()
+        return started.wait(1500), (folder / "said").read_text()
 
 
 def node_of(process: psutil.Process) -> str | None:

@@ -18,7 +18,7 @@ import yaml
 from conftest import MICRO, ROOT, environment, result_files, snakemake, workplace
 from slurm import Cluster
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]  # of a slow machine
 RESULTS, STAGES, CONFIG = Path("results/micro"), "runs/micro/dvc.yaml", "runs/micro/config.yaml"
 LONGER = ("-S", f"{CONFIG}:training.epochs=4")
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import MICRO, asset, copy_of, result_files, snakemake, workplace
 from slurm import GPU_NODE, Cluster, whole_run
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]  # of a slow machine
 RESULTS = Path("results/micro")
 
 
