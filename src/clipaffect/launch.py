@@ -84,7 +84,11 @@ def _check_cluster(arguments: list[str]) -> None:
     """
     named = dict(itertools.pairwise(arguments))
     path = Path(named.get("--profile", "")) / "profile.yaml"
-    profile = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
+    try:
+        profile = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except yaml.YAMLError:
+        return  # Snakemake says what is wrong with it
+    profile = profile if isinstance(profile, dict) else {}
     if named.get("--executor", profile.get("executor")) != "slurm":
         return
     sbatch, sinfo = shutil.which("sbatch"), shutil.which("sinfo")
