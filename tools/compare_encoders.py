@@ -23,7 +23,8 @@ from clipaffect.assets import ensure_asset, known_assets
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.faces import Faces
 from clipaffect.config.models import Probe
-from clipaffect.embeddings import embed_crops, embed_faces
+from clipaffect.embeddings.batches import embed_crops
+from clipaffect.embeddings.stage import embed_faces
 from clipaffect.encoders.cost import encoder_cost
 from clipaffect.encoders.load import LoadedEncoder, load_encoder
 from clipaffect.evaluation.metrics import decide, f1_per_target

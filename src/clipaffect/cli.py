@@ -97,7 +97,7 @@ def embed_faces(
     settings: Settings, manifest: Path, faces: Path, assets: Assets, store: StorePath, out: Out
 ) -> None:
     """Embed the crops of a shard with one encoder."""
-    from clipaffect.embeddings import embed_faces
+    from clipaffect.embeddings.stage import embed_faces
 
     embed_faces(manifest, faces, section(settings, "encoder", Encoder), assets, Store(store), out)
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from clipaffect.config.features import FeatureFile
 from clipaffect.dataset.index import shard_of
 from clipaffect.digest import digest, file_digest
-from clipaffect.embeddings import schema
+from clipaffect.embeddings.columns import schema
 from clipaffect.errors import UserError
 from clipaffect.feature_files import Source, open_features
 from clipaffect.feature_frames import FrameIndex, frames_of_rows

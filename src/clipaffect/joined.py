@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipaffect.digest import digest
-from clipaffect.embeddings import KEYS, schema
+from clipaffect.embeddings.columns import KEYS, schema
 from clipaffect.errors import UserError
 from clipaffect.outcomes import Outcome
 from clipaffect.tables import ROW_GROUP, write_batches

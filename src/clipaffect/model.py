@@ -16,7 +16,7 @@ import torch
 from clipaffect.bundle.load import OpenBundle, load_heads, open_bundle
 from clipaffect.dataset.manifest import PICTURE, VIDEO
 from clipaffect.devices import one_device
-from clipaffect.embeddings import embed_crops
+from clipaffect.embeddings.batches import embed_crops
 from clipaffect.errors import UserError
 from clipaffect.joined import side_by_side
 from clipaffect.outcomes import Outcome

@@ -28,7 +28,7 @@ from clipaffect.config.encoders import Encoder
 from clipaffect.config.faces import Faces
 from clipaffect.dataset.aff_wild2 import FOLDERS
 from clipaffect.dataset.index import index_dataset
-from clipaffect.embeddings import embed_faces
+from clipaffect.embeddings.stage import embed_faces
 from clipaffect.errors import UserError
 from clipaffect.faces.stage import align_faces
 from clipaffect.frames import extract_frames

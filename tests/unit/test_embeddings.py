@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from clipaffect.config.encoders import Encoder
-from clipaffect.embeddings import embed_crops, embed_faces
+from clipaffect.embeddings.batches import embed_crops
+from clipaffect.embeddings.stage import embed_faces
 from clipaffect.encoders.load import LoadedEncoder, load_encoder
 from clipaffect.errors import UserError
 from clipaffect.faces.rows import SCHEMA
@@ -93,7 +94,7 @@ def test_a_second_run_embeds_nothing(shard: Path, monkeypatch: pytest.MonkeyPatc
     def refuse(*_: object) -> None:
         raise AssertionError("the network was loaded again")
 
-    monkeypatch.setattr("clipaffect.embeddings.load_encoder", refuse)
+    monkeypatch.setattr("clipaffect.embeddings.pieces.load_encoder", refuse)
     assert embed(shard, "again.parquet").read_bytes() == first
 
 
@@ -114,7 +115,7 @@ def test_identical_crops_are_embedded_once(shard: Path, monkeypatch: pytest.Monk
 
         return replace(encoder, prepare=prepare)
 
-    monkeypatch.setattr("clipaffect.embeddings.load_encoder", watched)
+    monkeypatch.setattr("clipaffect.embeddings.pieces.load_encoder", watched)
     features = np.stack(read_frame(embed(shard))["feature"])
     assert len(shown) == 2
     assert len(np.unique(features, axis=0)) == 2
@@ -154,11 +155,11 @@ def test_a_killed_job_goes_on_where_it_stopped(
         return load
 
     # 200 and 100 rows in pieces of 128: 110, 61 and 86 crops, in batches of 8 are 14, 8 and 11.
-    monkeypatch.setattr("clipaffect.embeddings.load_encoder", dying(20))
+    monkeypatch.setattr("clipaffect.embeddings.pieces.load_encoder", dying(20))
     with pytest.raises(KeyboardInterrupt):
         embed(shard)
     assert not (shard / "embeddings.parquet").exists()
-    monkeypatch.setattr("clipaffect.embeddings.load_encoder", dying(-1))
+    monkeypatch.setattr("clipaffect.embeddings.pieces.load_encoder", dying(-1))
     batches.clear()
     embed(shard)
     assert len(batches) == 8 + 11
@@ -181,7 +182,7 @@ def test_too_little_memory_names_the_setting(
 
         return replace(load_encoder(settings, assets, device), embed=refuse)
 
-    monkeypatch.setattr("clipaffect.embeddings.load_encoder", full)
+    monkeypatch.setattr("clipaffect.embeddings.pieces.load_encoder", full)
     with pytest.raises(UserError, match="does not hold a batch of 8") as caught:
         embed(shard)
     assert caught.value.where == "encoders.<name>.batch"
@@ -196,7 +197,7 @@ def test_another_fault_of_the_device_is_not_taken_for_that(
 
         return replace(load_encoder(settings, assets, device), embed=refuse)
 
-    monkeypatch.setattr("clipaffect.embeddings.load_encoder", broken)
+    monkeypatch.setattr("clipaffect.embeddings.pieces.load_encoder", broken)
     with pytest.raises(RuntimeError, match="illegal memory access"):
         embed(shard)
 
@@ -263,7 +264,7 @@ def test_a_feature_that_overflows_never_enters_the_store(
         encoder = load_encoder(settings, assets, device)
         return replace(encoder, embed=lambda batch: encoder.embed(batch) * float("inf"))
 
-    monkeypatch.setattr("clipaffect.embeddings.load_encoder", broken)
+    monkeypatch.setattr("clipaffect.embeddings.pieces.load_encoder", broken)
     with pytest.raises(UserError, match="the feature of 'one', frame 2 is not finite"):
         embed(shard)
     monkeypatch.undo()

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from clipaffect.config import Config
-from clipaffect.embeddings import schema
+from clipaffect.embeddings.columns import schema
 from clipaffect.errors import UserError
 from clipaffect.joined import join_features
 from clipaffect.tables import read_frame, write_batches

@@ -17,7 +17,7 @@ from clipaffect.config.faces import Faces
 from clipaffect.dataset.facts import collect
 from clipaffect.dataset.index import index_dataset
 from clipaffect.dataset.read import read_dataset
-from clipaffect.embeddings import embed_faces
+from clipaffect.embeddings.stage import embed_faces
 from clipaffect.errors import UserError
 from clipaffect.faces.stage import align_faces
 from clipaffect.frames import extract_frames

@@ -16,7 +16,7 @@ import clipaffect
 from clipaffect.bundle.load import open_bundle
 from clipaffect.config.prediction import Prediction
 from clipaffect.digest import file_digest
-from clipaffect.embeddings import schema
+from clipaffect.embeddings.columns import schema
 from clipaffect.errors import UserError
 from clipaffect.faces.rows import SCHEMA
 from clipaffect.outcomes import Outcome

@@ -19,7 +19,7 @@ from clipaffect.config.data import Splitting
 from clipaffect.config.models import Probe
 from clipaffect.config.training import Training
 from clipaffect.dataset.splits import check_leaks, make_splits
-from clipaffect.embeddings import schema
+from clipaffect.embeddings.columns import schema
 from clipaffect.errors import UserError
 from clipaffect.evaluation.stage import evaluate_heads, fit_references
 from clipaffect.store import Store

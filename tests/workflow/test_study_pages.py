@@ -15,7 +15,7 @@ from conftest import MICRO, ROOT, snakemake
 
 from clipaffect.config import load_config
 from clipaffect.config.studies import CARDS, usable_studies
-from clipaffect.embeddings import embed_crops
+from clipaffect.embeddings.batches import embed_crops
 from clipaffect.encoders.load import load_encoder
 from clipaffect.splits import VALIDATION
 from clipaffect.studies.limits import find_crops

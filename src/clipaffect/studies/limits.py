@@ -15,7 +15,7 @@ import torch
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.training import Training
 from clipaffect.devices import one_device
-from clipaffect.embeddings import embed_crops
+from clipaffect.embeddings.batches import embed_crops
 from clipaffect.encoders.load import load_encoder
 from clipaffect.evaluation.clusters import NOTHING
 from clipaffect.evaluation.folds import Scored

@@ -1,0 +1,166 @@
+"""Features of some crops at a time, as pieces of the work store.
+
+A piece is known by the bytes of its crops and the encoder, wherever the crops come from: runs and
+people share features, and a killed job goes on behind the last piece.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipaffect.ahead import in_order
+from clipaffect.config.encoders import Encoder
+from clipaffect.devices import one_device
+from clipaffect.digest import digest
+from clipaffect.embeddings.batches import Batch, Map, embed_batches, one_thread, prepare_batch
+from clipaffect.encoders.check import check_encoder
+from clipaffect.encoders.load import LoadedEncoder, load_encoder
+from clipaffect.encoders.record import encoder_record
+from clipaffect.stages import VERSIONS
+from clipaffect.store import Store
+from clipaffect.tables import ROW_GROUP
+
+BATCHES_A_PIECE = 4  # so that at most every fourth batch is padded
+Load = Callable[[Encoder, Path, str], LoadedEncoder]
+
+
+def rows_of_a_piece(settings: Encoder) -> int:
+    """Of how many rows of a video the crops are embedded together."""
+    return max(ROW_GROUP, BATCHES_A_PIECE * settings.batch)
+
+
+@dataclass
+class Piece:
+    """Crops that are embedded together.
+
+    Attributes:
+        crops: the different ones among them; ``which`` (n,) of these each is.
+        key: the piece's, in the work store.
+        waiting: its batches while they are prepared; none where the store has the piece.
+    """
+
+    crops: list[bytes]
+    which: np.ndarray
+    key: dict[str, Any]
+    waiting: list[Future[Batch]] = field(default_factory=list)
+
+
+class Pieces:
+    """The pieces of one encoder; made by ``open_pieces``.
+
+    The network is loaded only if a piece is missing.
+    """
+
+    def __init__(
+        self,
+        settings: Encoder,
+        assets: Path,
+        store: Store,
+        device: str,
+        pool: ThreadPoolExecutor,
+        each: Map,
+        load: Load,
+    ) -> None:
+        self.settings, self.store, self.pool, self.each = settings, store, pool, each
+        self.record = encoder_record(settings, assets, device)
+        self._load = partial(load, settings, assets, device)
+        self._begun: set[str] = set()
+
+    @cached_property
+    def encoder(self) -> LoadedEncoder:
+        """The network."""
+        return self._load()
+
+    @cached_property
+    def dimension(self) -> int:
+        """Of a feature."""
+
+        def write(folder: Path) -> None:
+            (folder / "dimension.json").write_text(json.dumps(self.encoder.dimension))
+
+        key = {"version": VERSIONS["encoders"], "encoder": self.record}
+        stored = self.store.get_or_make("encoders", key, write)
+        return int(json.loads((stored / "dimension.json").read_text()))
+
+    def piece(self, crops: list[bytes]) -> Piece:
+        """The piece of some encoded crops (n)."""
+        hashes = [hashlib.sha256(crop).hexdigest() for crop in crops]
+        different = dict(zip(hashes, crops, strict=True))  # in the order of their first rows
+        number = {name: k for k, name in enumerate(different)}
+        key = {
+            "version": VERSIONS["embeddings"],
+            "encoder": self.record,
+            "crops": digest(list(different)),
+        }
+        which = np.array([number[name] for name in hashes], np.int64)
+        return Piece(list(different.values()), which, key)
+
+    def begin(self, piece: Piece) -> None:
+        """Begin to decode and preprocess a missing piece's crops, on threads of their own."""
+        name = piece.key["crops"]
+        if name not in self._begun and not self.store.has("embeddings", piece.key):
+            self._begun.add(name)
+            self._prepare(piece)
+
+    def _prepare(self, piece: Piece) -> None:
+        piece.waiting = [
+            self.pool.submit(prepare_batch, piece.crops, start, self.encoder, self.settings.batch)
+            for start in range(0, len(piece.crops), self.settings.batch)
+        ]
+
+    def features(self, piece: Piece) -> np.ndarray:
+        """Features (n, dimension) float16 of a piece's crops; NaN where one is damaged.
+
+        Raises:
+            NotFinite: the feature of one of ``piece.crops`` is not finite.
+            UserError: the device's memory is too small for a batch.
+        """
+
+        def make(folder: Path) -> None:
+            if not piece.waiting:  # the store had it, and somebody has deleted it since
+                self._prepare(piece)
+            batches = _as_they_come(piece)
+            found = embed_batches(batches, len(piece.crops), self.encoder, self.each)
+            np.save(folder / "features.npy", found)
+
+        made = self.store.get_or_make("embeddings", piece.key, make)
+        found: np.ndarray = np.load(made / "features.npy", allow_pickle=False)
+        return found[piece.which]
+
+
+@contextmanager
+def open_pieces(
+    settings: Encoder, assets: Path, store: Store, load: Load | None = None, threads: int = 1
+) -> Iterator[Pieces]:
+    """The pieces of an encoder, within a block that has a device.
+
+    Args:
+        settings: the encoder.
+        assets: folder of fetched assets.
+        store: the work store.
+        load: stands in for ``load_encoder``, such as one that remembers.
+        threads: that run the network side by side, on a CPU.
+    """
+    check_encoder(settings, "<name>")  # also where every feature comes from the store
+    with (
+        one_device(settings.kind == "open_clip") as device,
+        ThreadPoolExecutor(settings.workers) as pool,
+        in_order(threads if threads > 1 and device == "cpu" else 0, one_thread) as each,
+    ):
+        yield Pieces(settings, assets, store, device, pool, each, load or load_encoder)
+
+
+def _as_they_come(piece: Piece) -> Iterator[Batch]:
+    """A piece's batches, each forgotten once it is handed out."""
+    while piece.waiting:
+        yield piece.waiting.pop(0).result()
