@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clipaffect.config.encoders import Encoder
-from clipaffect.embeddings import embed_faces
+from clipaffect.embeddings.stage import embed_faces
 from clipaffect.encoders.cost import encoder_cost
 from clipaffect.encoders.untrained import create_untrained, open_clip
 from clipaffect.faces.crops import encode_crop
@@ -88,7 +88,7 @@ def documented_loop_rate(count: int) -> float:
     """The loop of open_clip's documentation, fp32: crops per CPU-second."""
     pictures = crops(count)
     model = create_untrained(LARGE.model).eval()
-    preprocess = open_clip.image_transform(224, is_train=False)
+    preprocess = open_clip().image_transform(224, is_train=False)
     with torch.no_grad():
         model.encode_image(torch.zeros(1, 3, 224, 224))
         started = time.process_time()

@@ -18,7 +18,7 @@ VERSIONS = {
     "dataset": 3,
     "frames": 1,
     "detections": 3,
-    "embeddings": 2,
+    "embeddings": 3,
     "encoders": 1,
     "imported": 1,
     "joined": 1,

@@ -42,7 +42,7 @@ def has_text_tower(settings: Encoder) -> bool:
     if settings.asset is not None:
         return settings.asset == TINY
     know_own_models()
-    stated = open_clip.get_model_config(settings.model) or {}
+    stated = open_clip().get_model_config(settings.model) or {}
     return not stated.get("text_cfg", {}).get("hf_tokenizer_name")
 
 
@@ -81,7 +81,7 @@ def prompt_features(
 
     def make(folder: Path) -> None:
         model = build_model(settings, assets).eval()
-        tokens = tokenize if settings.asset == TINY else open_clip.get_tokenizer(settings.model)
+        tokens = tokenize if settings.asset == TINY else open_clip().get_tokenizer(settings.model)
 
         @torch.inference_mode()
         def mean(texts: list[str]) -> Tensor:

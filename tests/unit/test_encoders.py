@@ -78,7 +78,7 @@ def test_mobilenet_is_torchvisions() -> None:
 def vit_l14(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
     """A ViT-L/14 in open_clip's format, as a user has it on disk: our own random weights."""
     torch.manual_seed(0)
-    state = open_clip.create_model("ViT-L-14-quickgelu", pretrained=None).state_dict()
+    state = open_clip().create_model("ViT-L-14-quickgelu", pretrained=None).state_dict()
     path = tmp_path_factory.mktemp("weights") / "vit-l14.safetensors"
     save_file({name: value.contiguous() for name, value in state.items()}, path)
     return path, {k: v for k, v in state.items() if k.startswith("visual.")}
@@ -251,7 +251,7 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
 def test_preprocessing_is_open_clips_own() -> None:
     settings = Encoder(model="ViT-B-32", random=0, activation="gelu")
     encoder = load_encoder(settings, NOWHERE, "cpu")
-    _, _, theirs = open_clip.create_model_and_transforms("ViT-B-32", pretrained=None)
+    _, _, theirs = open_clip().create_model_and_transforms("ViT-B-32", pretrained=None)
     from PIL import Image
 
     crop = picture(3, side=112)

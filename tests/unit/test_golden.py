@@ -28,7 +28,7 @@ from clipaffect.config.training import Recipe
 from clipaffect.dataset.aff_wild2 import FOLDERS
 from clipaffect.dataset.annotations import read_annotation
 from clipaffect.dataset.index import shard_of
-from clipaffect.embeddings import embed_crops
+from clipaffect.embeddings.batches import embed_crops
 from clipaffect.encoders.load import load_encoder
 from clipaffect.evaluation.references import probe_scores
 from clipaffect.faces.alignment import align

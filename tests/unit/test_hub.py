@@ -31,7 +31,7 @@ CARD = {"hf_hub": "somebody/micro/", "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 
 FETCH = """
 import json, sys
 from clipaffect.encoders.untrained import open_clip
-open_clip.pretrained._PRETRAINED["clipaffect-micro"] = {"mine": json.loads(sys.argv.pop(1))}
+open_clip().pretrained._PRETRAINED["clipaffect-micro"] = {"mine": json.loads(sys.argv.pop(1))}
 from clipaffect.cli import main
 main()
 """
@@ -93,7 +93,7 @@ def fetch(folder: Path, address: str, script: str = FETCH) -> subprocess.Complet
 
 @pytest.fixture
 def fetched(hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "clipaffect-micro", {"mine": CARD})
+    monkeypatch.setitem(open_clip().pretrained._PRETRAINED, "clipaffect-micro", {"mine": CARD})
     done = fetch(tmp_path, hub)
     assert done.returncode == 0, done.stderr
     return tmp_path
@@ -110,12 +110,14 @@ def test_fetched_weights_are_recorded_and_loaded(fetched: Path, weights: bytes) 
     visual = create_untrained("clipaffect-micro").visual.eval()
     picture = np.random.default_rng(0).integers(0, 255, (40, 90, 3), np.uint8)
     # Prepared as the tag's card says: squashed, not cut; its own mean and deviation.
-    card = open_clip.transform.PreprocessCfg(
+    card = open_clip().transform.PreprocessCfg(
         size=64, **{k: v for k, v in CARD.items() if k != "hf_hub"}
     )
     from PIL import Image
 
-    theirs = open_clip.transform.image_transform_v2(card, is_train=False)(Image.fromarray(picture))
+    theirs = open_clip().transform.image_transform_v2(card, is_train=False)(
+        Image.fromarray(picture)
+    )
     assert torch.equal(encoder.prepare(picture), theirs)
     with torch.inference_mode():
         assert torch.equal(encoder.embed(theirs[None]), visual(theirs[None]))

@@ -70,7 +70,7 @@ def test_the_loss_is_open_clips_where_captions_differ() -> None:
 
     images, texts, scale = unit_vectors(6, 0), unit_vectors(6, 1), torch.tensor(9.0)
     ours = contrastive_loss(images, texts, scale, list("abcdef"))
-    theirs = open_clip.loss.ClipLoss()(images, texts, scale)
+    theirs = open_clip().loss.ClipLoss()(images, texts, scale)
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
 
 

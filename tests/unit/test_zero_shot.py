@@ -98,7 +98,7 @@ def test_which_encoders_can_be_asked(values: dict, expected: bool) -> None:
 
 def test_openais_words_are_tokenised_without_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    tokens = open_clip.get_tokenizer("ViT-L-14-quickgelu")(["a face showing anger"])
+    tokens = open_clip().get_tokenizer("ViT-L-14-quickgelu")(["a face showing anger"])
     assert tokens.shape == (1, 77)
     assert int((tokens > 0).sum()) == 6  # four words between a start and an end
 

@@ -22,7 +22,7 @@ def check_encoder(settings: Encoder, name: str) -> None:
         return
     where = f"encoders.{name}"
     know_own_models()
-    config = open_clip.get_model_config(settings.model)
+    config = open_clip().get_model_config(settings.model)
     if config is None:
         raise UserError(
             f"open_clip {version('open_clip_torch')} has no model '{settings.model}'",
@@ -44,7 +44,7 @@ def check_encoder(settings: Encoder, name: str) -> None:
 
 def check_tag(model: str, tag: str, where: str) -> None:
     """Check that open_clip has weights of a model under a tag."""
-    tags = open_clip.list_pretrained_tags_by_model(model)
+    tags = open_clip().list_pretrained_tags_by_model(model)
     if tag not in tags:
         raise UserError(
             f"open_clip has no weights '{tag}' for '{model}'",
@@ -54,7 +54,7 @@ def check_tag(model: str, tag: str, where: str) -> None:
 
 
 def _check_trained(settings: Encoder, where: str) -> None:
-    trained = open_clip.get_pretrained_cfg(settings.model, settings.tag).get("quick_gelu", False)
+    trained = open_clip().get_pretrained_cfg(settings.model, settings.tag).get("quick_gelu", False)
     if trained != (settings.activation == "quickgelu"):
         right = "quickgelu" if trained else "gelu"
         raise UserError(

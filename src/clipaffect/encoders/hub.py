@@ -36,9 +36,9 @@ def fetch_weights(model: str, tag: str, assets: Path) -> Path:
     """
     check_tag(model, tag, "encoders.<name>")
     folder = assets / weights_folder(model, tag)
-    known = open_clip.get_pretrained_cfg(model, tag)
+    known = open_clip().get_pretrained_cfg(model, tag)
     try:
-        path = Path(open_clip.download_pretrained(known, cache_dir=str(folder)))
+        path = Path(open_clip().download_pretrained(known, cache_dir=str(folder)))
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"the weights '{tag}' of {model} could not be fetched: {first_line(error)[:300]}",

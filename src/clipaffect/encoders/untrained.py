@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import logging
-from importlib import resources
+from importlib import import_module, resources
+from threading import Lock
 from typing import Any
 
 from clipaffect.encoders.torchvision_ops import ensure_torchvision
 
-ensure_torchvision()  # open_clip imports torchvision
-import open_clip  # noqa: E402
-
-__all__ = ["create_untrained", "know_own_models", "open_clip"]
 FOLDER = "models"
+
+
+_importing = Lock()
+
+
+def open_clip() -> Any:
+    """The package open_clip, imported when it is first needed: that takes 3 s."""
+    with _importing:
+        ensure_torchvision()  # open_clip imports torchvision
+        return import_module("open_clip")
 
 
 def know_own_models() -> None:
     """Make open_clip know the project's model configurations."""
     with resources.as_file(resources.files(__package__) / FOLDER) as folder:
-        open_clip.add_model_config(folder)
+        open_clip().add_model_config(folder)
 
 
 def create_untrained(
@@ -34,7 +41,7 @@ def create_untrained(
     level = logger.level
     logger.setLevel(logging.ERROR)  # open_clip warns that no weights are loaded
     try:
-        return open_clip.create_model(
+        return open_clip().create_model(
             name, load_weights=False, device=device, force_preprocess_cfg=preprocessing or {}
         )
     finally:

@@ -7,19 +7,22 @@ frames without a face have no score; they are left out here and counted in the c
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import import_module
+from typing import Any
+
 import numpy as np
-from sklearn.metrics import (
-    accuracy_score,
-    average_precision_score,
-    confusion_matrix,
-    f1_score,
-    roc_auc_score,
-)
 
 from clipaffect.tasks import NOT_ANNOTATED, Task
 
 THRESHOLD = 0.5  # AU decision on the probability: fixed, not tuned on what is scored
 BINS = 15  # of confidence, as Guo et al. 2017
+
+
+@cache
+def _sklearn() -> Any:
+    """sklearn.metrics, imported when a metric is computed: 0.8 s that prediction does without."""
+    return import_module("sklearn.metrics")
 
 
 def decide(scores: np.ndarray, task: Task) -> np.ndarray:
@@ -34,7 +37,9 @@ def f1_per_target(labels: np.ndarray, decisions: np.ndarray, task: Task) -> np.n
     if not task.multilabel:
         classes = range(len(task.targets))
         return np.asarray(
-            f1_score(labels[:, 0], decisions[:, 0], labels=classes, average=None, zero_division=0)
+            _sklearn().f1_score(
+                labels[:, 0], decisions[:, 0], labels=classes, average=None, zero_division=0
+            )
         )
     values = []
     for unit in range(len(task.targets)):
@@ -42,21 +47,25 @@ def f1_per_target(labels: np.ndarray, decisions: np.ndarray, task: Task) -> np.n
         if not known.any():  # never annotated: it counts like a class that never occurs
             values.append(0.0)
             continue
-        values.append(f1_score(labels[known, unit], decisions[known, unit], zero_division=0))
+        values.append(
+            _sklearn().f1_score(labels[known, unit], decisions[known, unit], zero_division=0)
+        )
     return np.array(values)
 
 
 def accuracy(labels: np.ndarray, decisions: np.ndarray) -> float:
     """Share of annotated labels that were decided right."""
     known = labels != NOT_ANNOTATED
-    return float(accuracy_score(labels[known], decisions[known]))
+    return float(_sklearn().accuracy_score(labels[known], decisions[known]))
 
 
 def confusion(labels: np.ndarray, decisions: np.ndarray, task: Task) -> np.ndarray:
     """(8, 8) counts, rows the truth; or (12, 2, 2) for units."""
     if not task.multilabel:
         return np.asarray(
-            confusion_matrix(labels[:, 0], decisions[:, 0], labels=range(len(task.targets)))
+            _sklearn().confusion_matrix(
+                labels[:, 0], decisions[:, 0], labels=range(len(task.targets))
+            )
         )
     tables = []
     for unit in range(len(task.targets)):
@@ -64,7 +73,9 @@ def confusion(labels: np.ndarray, decisions: np.ndarray, task: Task) -> np.ndarr
         if not known.any():
             tables.append(np.zeros((2, 2), int))
             continue
-        tables.append(confusion_matrix(labels[known, unit], decisions[known, unit], labels=[0, 1]))
+        tables.append(
+            _sklearn().confusion_matrix(labels[known, unit], decisions[known, unit], labels=[0, 1])
+        )
     return np.array(tables)
 
 
@@ -80,8 +91,8 @@ def ranking_per_target(
         known = labels[:, number if task.multilabel else 0] != NOT_ANNOTATED
         truth = labels[known, number] == 1 if task.multilabel else labels[:, 0] == number
         if truth.any() and not truth.all():
-            auc[number] = roc_auc_score(truth, scores[known, number])
-            precision[number] = average_precision_score(truth, scores[known, number])
+            auc[number] = _sklearn().roc_auc_score(truth, scores[known, number])
+            precision[number] = _sklearn().average_precision_score(truth, scores[known, number])
     return auc, precision
 
 

@@ -16,12 +16,11 @@ from clipaffect.dataset.manifest import MANIFEST, PICTURE
 from clipaffect.outcomes import Outcome
 from clipaffect.prediction.outputs import summary_row, write_outputs, write_summary
 from clipaffect.prediction.rows import predict_rows
-from clipaffect.prediction.sources import find_sources, manifest
+from clipaffect.prediction.sources import IMAGES, find_sources, manifest
 from clipaffect.prediction.work import Wanted, features_of
 from clipaffect.stages import shard_names
 from clipaffect.tables import read_frame, write_frame, write_text
 
-IMAGES = "_images"  # folder of single images, which share one table
 FILES, SHARD = "files.json", "shard.json"
 
 

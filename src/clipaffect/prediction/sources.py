@@ -24,7 +24,8 @@ from clipaffect.faces.persons import EVERYBODY
 from clipaffect.outcomes import Outcome
 from clipaffect.prediction.rows import People
 
-RESERVED = {"summary.csv", "columns.csv", "index.html", ".work", "_images", "_logs"}
+IMAGES = "_images"  # folder of single images, which share one table
+RESERVED = {"summary.csv", "columns.csv", "index.html", ".work", IMAGES, "_logs"}
 
 
 @dataclass(frozen=True)
