@@ -9,7 +9,7 @@ import numpy as np
 
 from clipaffect.assets import asset_file
 from clipaffect.config.faces import Faces
-from clipaffect.faces.detector import INSIDE, SAME_FACE, FaceDetector, overlaps
+from clipaffect.faces.detector import INSIDE, SAME_FACE, Candidate, FaceDetector, overlaps
 from clipaffect.faces.landmarks import Face, Landmarker
 from clipaffect.faces.networks import BoxNetwork, MeshNetwork
 from clipaffect.faces.tracks import Tracker
@@ -37,15 +37,20 @@ class FaceFinder:
 
     def __call__(self, picture: np.ndarray) -> list[Face]:
         """Faces of an RGB picture (H, W, 3) uint8, the largest first."""
-        return _by_size(self.beside(picture, [], self.settings.smallest))
+        return _by_size(self.beside(picture, [], self.seen(picture)))
 
-    def beside(self, picture: np.ndarray, known: list[Face], smallest: int) -> list[Face]:
-        """The ``known`` faces of a picture and those that the detector finds beside them.
+    def seen(self, picture: np.ndarray) -> list[Candidate]:
+        """What the detector sees in a picture, small faces too."""
+        return self.detector(picture, self.settings.smallest)
+
+    def beside(
+        self, picture: np.ndarray, known: list[Face], candidates: list[Candidate]
+    ) -> list[Face]:
+        """The ``known`` faces of a picture and those of the detector's candidates beside them.
 
         A known face that the detector does not see gives way to a new one that touches it: when
         somebody moves fast, landmarks can stay where the face was and still be sure of it.
         """
-        candidates = self.detector(picture, smallest)
         new: list[Face] = []
         for candidate in candidates:
             if _is_new(candidate.box, [*known, *new]):
@@ -73,8 +78,17 @@ class FaceFollower:
     def __init__(self, finder: FaceFinder) -> None:
         self.finder, self.tracker, self.count = finder, Tracker(), 0
 
-    def __call__(self, frame: np.ndarray) -> list[tuple[int, Face]]:
-        """Track number and face of everybody in the next frame (H, W, 3), the largest first."""
+    def is_due(self, count: int) -> bool:
+        """Whether the detector runs on a frame, by how many were looked at before."""
+        return count % self.finder.settings.detect_every == 0
+
+    def __call__(
+        self, frame: np.ndarray, seen: list[Candidate] | None = None
+    ) -> list[tuple[int, Face]]:
+        """Track number and face of everybody in the next frame (H, W, 3), the largest first.
+
+        ``seen`` is what ``FaceFinder.seen`` gives for it, where that was asked ahead.
+        """
         settings = self.finder.settings
         before = self.tracker.expected()
         faces: list[Face] = []
@@ -82,9 +96,11 @@ class FaceFollower:
             followed = self.finder.landmarker.follow(frame, region)
             if followed.score >= settings.min_presence and _is_new(followed.corners, faces):
                 faces.append(followed)
-        due = self.count % settings.detect_every == 0
-        if due or not faces or len(faces) < len(before):
-            faces = self.finder.beside(frame, faces, settings.smallest if due else 0)
+        if self.is_due(self.count):
+            candidates = self.finder.seen(frame) if seen is None else seen
+            faces = self.finder.beside(frame, faces, candidates)
+        elif not faces or len(faces) < len(before):
+            faces = self.finder.beside(frame, faces, self.finder.detector(frame, 0))
         self.count += 1
         faces = _by_size(faces)
         return list(zip(self.tracker.update(frame, faces), faces, strict=True))

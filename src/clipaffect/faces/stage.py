@@ -21,6 +21,7 @@ from clipaffect.ahead import ahead, in_order
 from clipaffect.config.faces import Faces
 from clipaffect.dataset.files import list_frames
 from clipaffect.dataset.manifest import IMAGE, PICTURE, VIDEO
+from clipaffect.faces.detector import Candidate
 from clipaffect.faces.finder import FaceFinder, FaceFollower
 from clipaffect.faces.landmarks import Face
 from clipaffect.faces.parts import EVERY, Parts, State, restore, state_of
@@ -52,11 +53,20 @@ def detection_key(video: dict[str, Any], settings: Faces) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Looked:
-    """A frame, its pixels where it is looked at, who was found, and the state at a part's end."""
+    """A frame on its way to its rows.
+
+    Attributes:
+        frame: without its pixels.
+        wanted: whether it is looked at; then its ``pixels``, if it could be decoded.
+        seen: the detector's candidates, if it is the detector's turn.
+        found: track and face of everybody.
+        state: of the follower behind it, at a part's end.
+    """
 
     frame: Frame
     wanted: bool
     pixels: np.ndarray | None
+    seen: list[Candidate] | None
     found: list[tuple[int, Face]]
     state: State | None = None
 
@@ -88,7 +98,7 @@ def detect_video(
 ) -> Iterator[pa.Table]:
     """Detections of a video in frame order, the finished ``parts`` first.
 
-    With several threads one decodes ahead and another cuts faces out behind.
+    With several threads one decodes and detects ahead and another cuts faces out behind.
     """
     wanted = Sampler(settings)
     before = len(parts) * EVERY
@@ -104,17 +114,23 @@ def detect_video(
         return follower
 
     def decoded() -> Iterator[_Looked]:
+        count: int | None = None
         for frame in manifest_frames(video):
             is_wanted = wanted(frame)
             if 0 < frame.number <= before:
                 progress.advance()
                 continue
-            pixels = frame.pixels if is_wanted else None
-            yield _Looked(replace(frame, decoded=None), is_wanted, pixels, [])
+            # Made here, on one thread and before anybody else asks for it.
+            looking = following() if frame.number else None
+            pixels, seen = frame.pixels if is_wanted else None, None
+            if looking is not None and pixels is not None:
+                count = looking.count if count is None else count + 1
+                seen = looking.finder.seen(pixels) if looking.is_due(count) else None
+            yield _Looked(replace(frame, decoded=None), is_wanted, pixels, seen, [])
 
     def followed(stream: Iterator[_Looked]) -> Iterator[_Looked]:
         for looked in stream:
-            found = [] if looked.pixels is None else following()(looked.pixels)
+            found = [] if looked.pixels is None else following()(looked.pixels, looked.seen)
             ends = looked.frame.number > 0 and looked.frame.number % EVERY == 0
             yield replace(looked, found=found, state=state_of(following()) if ends else None)
 
