@@ -20,7 +20,8 @@ from rocrate.rocrate import ROCrate
 
 from clipaffect.digest import file_digest
 from clipaffect.errors import UserError
-from clipaffect.report.compare import RECORD, flatten
+from clipaffect.report.compare import flatten
+from clipaffect.report.record import read_record
 
 CRATE = "ro-crate-metadata.json"
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
@@ -68,7 +69,7 @@ def write_crate(folder: Path) -> Path:
     Raises:
         UserError: the folder holds no finished run.
     """
-    record = _record(folder)
+    record = read_record(folder)
     versions = dict(record["versions"])
     crate = ROCrate()
     crate.name = f"clipaffect run '{record['config']['run']}'"
@@ -136,27 +137,6 @@ def verify(folder: Path) -> Verified:
         missing=sorted(stated.keys() - found),
         added=sorted(found.keys() - stated),
     )
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    path = folder / RECORD
-    if not path.is_file():
-        raise UserError(
-            f"no finished run: there is no {RECORD}", where=folder,
-            mend="name a folder such as results/demo whose report is built",
-        )  # fmt: skip
-    try:
-        record: dict[str, Any] = json.loads(path.read_text())
-        if not all(kind in record for kind in ("config", "stages", "data", "code")):
-            raise ValueError("it lacks a part")
-        if "run" not in record["config"] or "clipaffect" not in record["versions"]:
-            raise ValueError("it names no run or version")
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"it is not the record of a run by this version ({error})", where=path,
-            mend="build the report again: clipaffect run",
-        ) from error  # fmt: skip
-    return record
 
 
 def _inputs(record: dict[str, Any]) -> list[tuple[str, Any]]:

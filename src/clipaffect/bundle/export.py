@@ -30,11 +30,11 @@ from clipaffect.digest import digest, file_digest
 from clipaffect.encoders.hub import fetched_weights
 from clipaffect.errors import UserError
 from clipaffect.prediction.columns import columns
-from clipaffect.report.compare import RECORD
 from clipaffect.report.pages import page_environment
+from clipaffect.report.record import RECORD, read_record
 from clipaffect.tables import write_text
 from clipaffect.tasks import Task
-from clipaffect.training.checkpoint import under
+from clipaffect.training.checkpoint import read_under
 from clipaffect.training.stage import finished_heads
 
 Weights = dict[str, torch.Tensor]
@@ -56,7 +56,7 @@ def export_model(
     Raises:
         UserError: no finished run, nothing that can be handed on, or ``out`` is something else.
     """
-    record = _record(results)
+    record = read_record(results)
     config = parse_config(record["config"], str(results / RECORD))
     _check_exportable(config)
     numbers = json.loads((results / "report/metrics.json").read_text())["tasks"]
@@ -105,16 +105,6 @@ def export_model(
             shutil.rmtree(out)
         folder.rename(out)
     return out / NAME
-
-
-def _record(results: Path) -> dict[str, Any]:
-    if not (results / RECORD).is_file():
-        raise UserError(
-            f"no finished run: there is no {RECORD}", where=results,
-            mend="name a folder such as results/demo whose report is built",
-        )  # fmt: skip
-    record: dict[str, Any] = json.loads((results / RECORD).read_text())
-    return record
 
 
 def _check_exportable(config: Config) -> None:
@@ -213,7 +203,7 @@ def _own_heads(config: Config, task: Task, results: Path, alpha: float) -> dict[
 
 
 def _state_of(row: pd.Series) -> Weights:
-    return _under(Path(row["bundle"]) / "heads.safetensors", f"{row['head']}/")
+    return read_under(Path(row["bundle"]) / "heads.safetensors", f"{row['head']}/")
 
 
 def _other_heads(path: Path, names: list[str]) -> dict[str, dict[int, Weights]]:
@@ -222,14 +212,8 @@ def _other_heads(path: Path, names: list[str]) -> dict[str, dict[int, Weights]]:
         keys = [key.split("/")[:2] for key in file.keys()]  # noqa: SIM118 - no dictionary
     for name in names:
         seeds = sorted({int(seed.removeprefix("seed=")) for own, seed in keys if own == name})
-        found[name] = {seed: _under(path, f"{name}/seed={seed}/") for seed in seeds}
+        found[name] = {seed: read_under(path, f"{name}/seed={seed}/") for seed in seeds}
     return found
-
-
-def _under(path: Path, prefix: str) -> Weights:
-    with safe_open(path, "pt") as file:
-        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
-        return under({name: file.get_tensor(name) for name in names}, prefix)
 
 
 def _shape(state: Weights) -> dict[str, int]:

@@ -70,3 +70,9 @@ class Faces(Section):
         if self.rate is not None and self.stride != 1:
             raise ValueError("give 'stride' or 'rate', not both")
         return self
+
+    def at_rate(self, rate: float | None) -> Faces:
+        """The same, but looked at ``rate`` times a second; None leaves the sampling alone."""
+        if rate is None:
+            return self
+        return Faces.model_validate(self.model_dump() | {"stride": 1, "rate": rate})

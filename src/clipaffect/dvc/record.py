@@ -20,7 +20,8 @@ from clipaffect.digest import file_digest
 from clipaffect.dvc.stages import ROOT_CONFIG, check_stages, write_inventory
 from clipaffect.errors import UserError
 from clipaffect.launch import planned_jobs, snakemake_command
-from clipaffect.report.compare import RECORD, flatten
+from clipaffect.report.compare import flatten
+from clipaffect.report.record import RECORD
 from clipaffect.stages import VERSIONS, settings_json
 
 

@@ -51,8 +51,6 @@ def asked_of(config: Config) -> Asked:
     Raises:
         UserError: no such bundle, or one that wants weights it does not hold.
     """
-    rate = config.prediction.rate
-    sampling = {} if rate is None else {"stride": 1, "rate": rate}
     if config.prediction.model is None:
         names = [config.encoder, *config.postprocess.encoders]
         parts = [part for name in names for part in config.features.join.get(name, (name,))]
@@ -72,4 +70,4 @@ def asked_of(config: Config) -> Asked:
                 )  # fmt: skip
             path = str(model.parent / own.file)
             encoders[name] = own.model_copy(update={"file": path})
-    return Asked(model, Faces.model_validate(faces.model_dump() | sampling), encoders)
+    return Asked(model, faces.at_rate(config.prediction.rate), encoders)

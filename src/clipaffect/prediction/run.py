@@ -23,7 +23,6 @@ import torch
 from clipaffect.assets import MANIFEST, ensure_asset, known_assets
 from clipaffect.bundle.load import OpenBundle
 from clipaffect.config.encoders import weights_folder
-from clipaffect.config.faces import Faces
 from clipaffect.dataset.manifest import PICTURE, VIDEO
 from clipaffect.encoders.hub import fetch_weights
 from clipaffect.errors import UserError
@@ -32,8 +31,7 @@ from clipaffect.outcomes import Outcome
 from clipaffect.prediction.guards import alone, check_apart, check_writable, named_errors
 from clipaffect.prediction.outputs import remove_outputs, summary_row, write_summary
 from clipaffect.prediction.rows import People
-from clipaffect.prediction.shards import IMAGES
-from clipaffect.prediction.sources import Source, find_sources
+from clipaffect.prediction.sources import IMAGES, Source, find_sources
 from clipaffect.prediction.unit import Place, Row, Unit, finished, work_on
 from clipaffect.prediction.work import Wanted
 from clipaffect.progress import Progress
@@ -194,13 +192,6 @@ def _drained(told: Any) -> Iterator[tuple[int, float]]:
             return
 
 
-def sampled(faces: Faces, rate: float | None) -> Faces:
-    """The bundle's faces, or looked at ``rate`` times a second instead."""
-    if rate is None:
-        return faces
-    return Faces.model_validate(faces.model_dump() | {"stride": 1, "rate": rate})
-
-
 def is_failure(summary: pd.DataFrame) -> bool:
     """Whether a video or image could not be answered; files of other kinds are no failure."""
     return bool((~summary["outcome"].isin([Outcome.OK, Outcome.NOT_MEDIA])).any())
@@ -228,5 +219,5 @@ def wanted_of(
     if rate is not None and not 0 < rate < float("inf"):
         raise UserError(f"a rate of {rate} frames a second", where="rate", mend="give one above 0")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    faces = sampled(opened.bundle.faces, rate)
+    faces = opened.bundle.faces.at_rate(rate)
     return Wanted(opened, faces, people, heads, pictures, assets, device)

@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from clipaffect.errors import UserError
 from clipaffect.evaluation.bootstrap import FEWEST, holm, intervals, macro_f1, swap_test
 from clipaffect.evaluation.counted import Counted, Setting, read_counts
 from clipaffect.report.headline import verdict
 from clipaffect.report.pages import page_environment
+from clipaffect.report.record import read_record
 from clipaffect.report.results import setting_name, without_nan
 from clipaffect.tables import write_text
 
 RESAMPLES = 10_000
-RECORD = "report/run.json"
 KINDS = {
     "config": "configuration",
     "data": "data",
@@ -50,13 +49,7 @@ def read_run(folder: Path) -> Run:
     Raises:
         UserError: the folder holds no finished report.
     """
-    path = folder / RECORD
-    if not path.is_file():
-        raise UserError(
-            f"no finished run: there is no {RECORD}", where=folder,
-            mend="name a folder such as results/demo whose report is built",
-        )  # fmt: skip
-    record = json.loads(path.read_text())
+    record = read_record(folder)
     files = {task: folder / "evaluation" / task / "clusters.parquet" for task in record["tasks"]}
     return Run(folder, record, {task: read_counts(file) for task, file in files.items()})
 

@@ -26,6 +26,13 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return tensors, saved.metadata()
 
 
+def read_under(path: Path, prefix: str) -> dict[str, Tensor]:
+    """Read of a safetensors file the tensors whose names begin with a prefix, without it."""
+    with safe_open(path, "pt") as file:
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+        return under({name: file.get_tensor(name) for name in names}, prefix)
+
+
 def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names begin with a prefix, without it."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

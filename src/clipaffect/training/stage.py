@@ -17,7 +17,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -32,7 +31,7 @@ from clipaffect.store import Store
 from clipaffect.table import Split, feature_dimension, folds_of, read_split
 from clipaffect.tables import read_frame, whole_file, write_frame, write_text
 from clipaffect.tasks import Task
-from clipaffect.training.checkpoint import CHECKPOINT, under
+from clipaffect.training.checkpoint import CHECKPOINT, read_under
 from clipaffect.training.cost import Timings
 from clipaffect.training.data import TrainingData, check_trainable, data_digest, training_data
 from clipaffect.training.history import is_collapsed
@@ -307,10 +306,7 @@ def load_piece(piece: Path, recipe: Recipe, task: Task, inputs: int, seed: int) 
 
 def load_head(row: pd.Series, task: Task, settings: Training, inputs: int) -> nn.Module:
     """The head of a row of ``finished_heads`` whose status is ok, in evaluation mode."""
-    prefix = f"{row['head']}/"
-    with safe_open(Path(row["bundle"]) / "heads.safetensors", "pt") as file:
-        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
-        weights = under({name: file.get_tensor(name) for name in names}, prefix)
+    weights = read_under(Path(row["bundle"]) / "heads.safetensors", f"{row['head']}/")
     recipe = settings.recipes()[row["variant"]]
     head = build_head(recipe, inputs, len(task.targets), int(row["seed"]))
     head.load_state_dict(weights)
