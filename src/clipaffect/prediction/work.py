@@ -90,7 +90,8 @@ def predicted(
     """
     work.mkdir(parents=True, exist_ok=True)
     importing = ThreadPoolExecutor(1)
-    importing.submit(open_clip)  # a sixth of the time that a clip of 40 s takes
+    if any(own.kind == "open_clip" for own in wanted.opened.encoders.values()):
+        importing.submit(open_clip)  # a sixth of the time that a clip of 40 s takes
     try:
         manifest, frames = work / "manifest.parquet", work / "frames.parquet"
         write_frame(manifest, listed, MANIFEST)
