@@ -71,6 +71,17 @@ Before any head is trained:
 A head whose loss stops being a number ends with the status `non_finite`; the others go on, and the
 report counts it. A head whose probabilities are nearly uniform is reported as collapsed.
 
+In the report:
+
+| found | what is said |
+|---|---|
+| scores made with other settings or frames | both fingerprints; no report is built |
+| a head that failed | how many, beside the result; its row says why, and it is in no average |
+| one seed only | that nothing is known of the spread over seeds; intervals are over people alone |
+| a class or unit that the split never shows | its name; it counts as 0 in macro F1 and has no AUC |
+| fewer than 20 people | that there is no interval |
+| names with HTML or LaTeX in them | the names, escaped |
+
 On clusters, shared disks and remotes; what was finished stays each time:
 
 | found | what is said |
