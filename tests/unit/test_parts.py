@@ -12,10 +12,11 @@ from conftest import ASSETS, ROOT
 
 from clipaffect.config.faces import Faces
 from clipaffect.digest import file_digest
-from clipaffect.faces import stage
+from clipaffect.faces import videos
 from clipaffect.faces.finder import FaceFinder, FaceFollower
 from clipaffect.faces.parts import Parts, restore, state_of
-from clipaffect.faces.stage import detect_video
+from clipaffect.faces.rows import DETECTIONS
+from clipaffect.faces.videos import detect_video
 from clipaffect.progress import Progress
 from clipaffect.video import read_frames
 
@@ -42,7 +43,7 @@ def test_a_state_holds_everything_the_next_frame_depends_on(
     seen(whole, frames[:23])
     parts = Parts(tmp_path)
     assert parts.state() is None
-    parts.add(pa.Table.from_pylist([], stage.DETECTIONS), state_of(whole))
+    parts.add(pa.Table.from_pylist([], DETECTIONS), state_of(whole))
     resumed = FaceFollower(finder)
     restore(resumed, parts.state())
     assert len(resumed.tracker.tracks) == 2
@@ -59,7 +60,7 @@ def test_a_video_in_parts_has_the_rows_of_one_in_one_go(
     threads: int,
 ) -> None:
     """Broken off behind every part, and gone on with: 105 frames in parts of 35."""
-    monkeypatch.setattr(stage, "EVERY", 35)
+    monkeypatch.setattr(videos, "EVERY", 35)
     faces = Faces.model_validate(settings)
     video = {"path": str(TWO), "sha256": file_digest(TWO), "frame_limit": 0}
 

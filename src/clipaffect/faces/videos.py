@@ -1,0 +1,120 @@
+"""The faces of one video: decoded, detected, followed and cut, in parts that outlive a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from clipaffect.ahead import ahead, in_order
+from clipaffect.config.faces import Faces
+from clipaffect.faces.detector import Candidate
+from clipaffect.faces.finder import FaceFinder, FaceFollower
+from clipaffect.faces.landmarks import Face
+from clipaffect.faces.parts import EVERY, Parts, State, restore, state_of
+from clipaffect.faces.rows import DETECTIONS, face_row
+from clipaffect.frames import Sampler, manifest_frames
+from clipaffect.outcomes import Outcome
+from clipaffect.progress import Progress
+from clipaffect.video import Frame
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """A frame on its way to its rows.
+
+    Attributes:
+        frame: without its pixels.
+        wanted: whether it is looked at; then its ``pixels``, if it could be decoded.
+        seen: the detector's candidates, if it is the detector's turn.
+        found: track and face of everybody.
+        state: of the follower behind it, at a part's end.
+    """
+
+    frame: Frame
+    wanted: bool
+    pixels: np.ndarray | None
+    seen: list[Candidate] | None
+    found: list[tuple[int, Face]]
+    state: State | None = None
+
+
+def _rows_of(looked: _Looked, settings: Faces) -> list[dict[str, Any]]:
+    frame, found = looked.frame, looked.found
+    empty = {"frame": frame.number, "time": frame.time, "track": -1, "faces_in_frame": 0}
+    if not looked.wanted:
+        return [empty | {"status": str(Outcome.NOT_SAMPLED)}]
+    if looked.pixels is None:
+        return [empty | {"status": str(frame.outcome)}]
+    if not found:
+        return [empty | {"status": str(Outcome.NO_FACE)}]
+    return [
+        empty
+        | {"track": number, "faces_in_frame": len(found)}
+        | face_row(looked.pixels, face, settings)
+        for number, face in found
+    ]
+
+
+def detect_video(
+    video: dict[str, Any],
+    finder: Callable[[], FaceFinder],
+    settings: Faces,
+    progress: Progress,
+    parts: Parts,
+    threads: int = 1,
+) -> Iterator[pa.Table]:
+    """Detections of a video in frame order, the finished ``parts`` first.
+
+    With several threads one decodes and detects ahead and another cuts faces out behind.
+    """
+    wanted = Sampler(settings)
+    before = len(parts) * EVERY
+    follower: FaceFollower | None = None
+
+    def following() -> FaceFollower:
+        nonlocal follower
+        if follower is None:
+            follower = FaceFollower(finder())
+            state = parts.state()
+            if state is not None:
+                restore(follower, state)
+        return follower
+
+    def decoded() -> Iterator[_Looked]:
+        count: int | None = None
+        for frame in manifest_frames(video):
+            is_wanted = wanted(frame)
+            if 0 < frame.number <= before:
+                progress.advance()
+                continue
+            # Made here, on one thread and before anybody else asks for it.
+            looking = following() if frame.number else None
+            pixels, seen = frame.pixels if is_wanted else None, None
+            if looking is not None and pixels is not None:
+                count = looking.count if count is None else count + 1
+                seen = looking.finder.seen(pixels) if looking.is_due(count) else None
+            yield _Looked(replace(frame, decoded=None), is_wanted, pixels, seen, [])
+
+    def followed(stream: Iterator[_Looked]) -> Iterator[_Looked]:
+        for looked in stream:
+            found = [] if looked.pixels is None else following()(looked.pixels, looked.seen)
+            ends = looked.frame.number > 0 and looked.frame.number % EVERY == 0
+            yield replace(looked, found=found, state=state_of(following()) if ends else None)
+
+    yield from parts.tables()
+    rows: list[dict[str, Any]] = []
+    with ahead(decoded(), threads) as stream, in_order(threads - 1) as cut:
+        each = cut(lambda looked: (_rows_of(looked, settings), looked.state), followed(stream))
+        for own, state in each:
+            rows += own
+            progress.advance()
+            if state is not None:
+                table = pa.Table.from_pylist(rows, DETECTIONS)
+                parts.add(table, state)
+                yield table
+                rows = []
+    yield pa.Table.from_pylist(rows, DETECTIONS)
