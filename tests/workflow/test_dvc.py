@@ -156,3 +156,11 @@ def test_submissions_are_outputs_and_the_demos_own_file_is_refused(repository: P
     assert "--configfile runs/micro/config.yaml" in report["cmd"]
     with pytest.raises(UserError, match="at the top"):
         write_stages(ROOT / "config/config.yaml", ROOT)
+
+
+def test_every_source_that_a_stage_names_is_there() -> None:
+    """DVC refuses to run a stage that depends on a file that was moved."""
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    named = {dep for stage in stages.values() for dep in stage["deps"] if dep.startswith("src/")}
+    assert len(named) > 20
+    assert [dep for dep in sorted(named) if not (ROOT / dep).exists()] == []
