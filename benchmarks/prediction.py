@@ -5,8 +5,10 @@
 About 4 minutes on 2 cores. The video is a real clip of 640 x 360 at 25 frames a second, over and
 over for two minutes; the call is the whole command, its start included. Beside it, on the same file
 in the same run: MediaPipe's own native FaceMesh (landmarks alone; mediapipe 0.10.21, in an
-environment of its own that benchmarks/faces.py makes), and the emotion network of the package fer
-22.5.1 where FER_PYTHON names a Python that has it. Larger encoders have random weights, which cost
+environment of its own that benchmarks/faces.py makes), and the package fer 22.5.1 (its emotion
+network behind OpenCV's Haar cascade) where FER_PYTHON names a Python that has it, with
+tensorflow-cpu 2.15.1, keras 2.15 and numpy 1.26: pip finds these quickly only one by one, without
+their dependencies. Larger encoders have random weights, which cost
 the same. Prints a table, and as its last line one JSON object.
 """
 
@@ -51,7 +53,9 @@ ENCODERS = {
     "ViT-L/14": (Encoder(model="ViT-L-14-quickgelu", random=0, activation="quickgelu"), 768, 128),
 }  # fmt: skip
 FER = """
-import json, sys, time
+import json, sys, time, types
+for name in ("moviepy", "moviepy.editor"):  # fer imports it to write videos, which nobody asks for
+    sys.modules[name] = types.ModuleType(name)
 import cv2
 from fer import FER
 detector = FER()
