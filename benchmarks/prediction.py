@@ -7,8 +7,7 @@ over for two minutes; the call is the whole command, its start included. Beside 
 in the same run: MediaPipe's own native FaceMesh (landmarks alone; mediapipe 0.10.21, in an
 environment of its own that benchmarks/faces.py makes), and the package fer 22.5.1 (its emotion
 network behind OpenCV's Haar cascade) where FER_PYTHON names a Python that has it, with
-tensorflow-cpu 2.15.1, keras 2.15 and numpy 1.26: pip finds these quickly only one by one, without
-their dependencies. Larger encoders have random weights, which cost
+tensorflow-cpu 2.15.1, keras 2.15 and numpy 1.26. Larger encoders have random weights, which cost
 the same. Prints a table, and as its last line one JSON object.
 """
 

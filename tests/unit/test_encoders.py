@@ -12,7 +12,7 @@ from conftest import asset
 from safetensors.torch import save_file
 
 from clipaffect.config.encoders import Encoder
-from clipaffect.encoders.load import build_model, load_encoder, visual_activations
+from clipaffect.encoders.load import NORMALISATIONS, build_model, load_encoder, visual_activations
 from clipaffect.encoders.record import encoder_record
 from clipaffect.encoders.untrained import open_clip
 from clipaffect.errors import UserError
@@ -256,6 +256,12 @@ def test_preprocessing_is_open_clips_own() -> None:
 
     crop = picture(3, side=112)
     assert torch.equal(encoder.prepare(crop), theirs(Image.fromarray(crop)))
+
+
+def test_clips_normalisation_is_open_clips() -> None:
+    package = open_clip()
+    stated = (package.OPENAI_DATASET_MEAN, package.OPENAI_DATASET_STD)
+    assert stated == NORMALISATIONS["clip"]
 
 
 def test_random_weights_are_those_of_the_seed() -> None:

@@ -18,7 +18,7 @@ from clipaffect.digest import file_digest
 from clipaffect.errors import UserError, first_line
 from clipaffect.prediction.columns import columns
 from clipaffect.stages import VERSIONS
-from clipaffect.training.checkpoint import under
+from clipaffect.training.checkpoint import read_under
 from clipaffect.training.head import Head
 
 # Stages that a score depends on between the file and the heads.
@@ -156,14 +156,10 @@ def load_heads(opened: OpenBundle, task: str) -> dict[str, dict[int, Head]]:
     """The heads of a task in evaluation mode, by the features they are on and by seed."""
     model = opened.bundle.tasks[task]
     found: dict[str, dict[int, Head]] = {}
-    with safe_open(opened.folder / model.file, "pt") as file:
-        keys = list(file.keys())
-        for own in model.heads:
-            for seed in own.seeds:
-                prefix = f"{own.features}/seed={seed}/"
-                state = {key: file.get_tensor(key) for key in keys if key.startswith(prefix)}
-                head = Head(own.inputs, len(model.targets), own.hidden_layers, own.width)
-                head.load_state_dict(under(state, prefix))
-                head.eval()
-                found.setdefault(own.features, {})[seed] = head
+    for own in model.heads:
+        for seed in own.seeds:
+            head = Head(own.inputs, len(model.targets), own.hidden_layers, own.width)
+            state = read_under(opened.folder / model.file, f"{own.features}/seed={seed}/")
+            head.load_state_dict(state)
+            found.setdefault(own.features, {})[seed] = head.eval()
     return found

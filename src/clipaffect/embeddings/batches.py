@@ -48,8 +48,8 @@ def embed_batches(
 ) -> np.ndarray:
     """Features (count, dimension) float16; NaN where a crop is damaged.
 
-    ``each`` is a ``map`` in order, such as one whose threads have a batch each (``ahead.in_order``
-    with ``one_thread``): a batch's features do not depend on the others.
+    ``each`` is a ``map`` in order, such as ``ahead.in_order``, whose threads have a batch each: a
+    batch's features do not depend on the others.
 
     Raises:
         NotFinite: a feature is not finite.
@@ -71,11 +71,6 @@ def embed_batches(
             raise NotFinite(int(batch.places[np.flatnonzero(~finite)[0]]))
         features[batch.places] = values
     return features
-
-
-def one_thread() -> None:
-    """Let torch compute on the calling thread alone: bytes do not depend on a machine's load."""
-    torch.set_num_threads(1)  # it holds for the thread that says it
 
 
 def embed_crops(crops: list[bytes], encoder: LoadedEncoder, batch: int) -> np.ndarray:

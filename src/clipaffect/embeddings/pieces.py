@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from clipaffect.ahead import in_order
 from clipaffect.config.encoders import Encoder
 from clipaffect.devices import one_device
 from clipaffect.digest import digest
-from clipaffect.embeddings.batches import Batch, Map, embed_batches, one_thread, prepare_batch
+from clipaffect.embeddings.batches import Batch, Map, embed_batches, prepare_batch
 from clipaffect.encoders.check import check_encoder
 from clipaffect.encoders.load import LoadedEncoder, load_encoder
 from clipaffect.encoders.record import encoder_record
@@ -31,6 +32,7 @@ from clipaffect.store import Store
 from clipaffect.tables import ROW_GROUP
 
 BATCHES_A_PIECE = 4  # so that at most every fourth batch is padded
+ONE_THREAD = partial(torch.set_num_threads, 1)  # it holds for the thread that says it
 Load = Callable[[Encoder, Path, str], LoadedEncoder]
 
 
@@ -155,7 +157,7 @@ def open_pieces(
     with (
         one_device(settings.kind == "open_clip") as device,
         ThreadPoolExecutor(settings.workers) as pool,
-        in_order(threads if threads > 1 and device == "cpu" else 0, one_thread) as each,
+        in_order(threads if threads > 1 and device == "cpu" else 0, ONE_THREAD) as each,
     ):
         yield Pieces(settings, assets, store, device, pool, each, load or load_encoder)
 

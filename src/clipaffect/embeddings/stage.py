@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from clipaffect.config.encoders import Encoder
 from clipaffect.dataset.manifest import VIDEO, runs_of_images
 from clipaffect.digest import digest
-from clipaffect.embeddings.batches import NotFinite, one_thread
+from clipaffect.embeddings.batches import NotFinite
 from clipaffect.embeddings.columns import KEYS, schema
 from clipaffect.embeddings.pieces import Load, Piece, Pieces, open_pieces, rows_of_a_piece
 from clipaffect.errors import UserError
@@ -56,7 +57,7 @@ def embed_faces(
     piece, the crops of the next are decoded and preprocessed on threads of their own. See
     ``open_pieces`` for ``load`` and ``threads``.
     """
-    one_thread()
+    torch.set_num_threads(1)  # one job is one thread: its bytes do not depend on the machine's load
     with open_pieces(settings, assets, store, load, threads) as pieces:
         rows = read_frame(faces, list(KEYS))
 

@@ -7,7 +7,6 @@ frames without a face have no score; they are left out here and counted in the c
 
 from __future__ import annotations
 
-from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -19,7 +18,6 @@ THRESHOLD = 0.5  # AU decision on the probability: fixed, not tuned on what is s
 BINS = 15  # of confidence, as Guo et al. 2017
 
 
-@cache
 def _sklearn() -> Any:
     """sklearn.metrics, imported when a metric is computed: 0.8 s that prediction does without."""
     return import_module("sklearn.metrics")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -73,15 +74,13 @@ def detect_video(
     """
     wanted = Sampler(settings)
     before = len(parts) * EVERY
-    follower: FaceFollower | None = None
 
+    @cache
     def following() -> FaceFollower:
-        nonlocal follower
-        if follower is None:
-            follower = FaceFollower(finder())
-            state = parts.state()
-            if state is not None:
-                restore(follower, state)
+        follower = FaceFollower(finder())
+        state = parts.state()
+        if state is not None:
+            restore(follower, state)
         return follower
 
     def decoded() -> Iterator[_Looked]:

@@ -91,7 +91,7 @@ def predicted(
     work.mkdir(parents=True, exist_ok=True)
     importing = ThreadPoolExecutor(1)
     if any(own.kind == "open_clip" for own in wanted.opened.encoders.values()):
-        importing.submit(open_clip)  # a sixth of the time that a clip of 40 s takes
+        importing.submit(open_clip)  # 3 s, in which frames are indexed
     try:
         manifest, frames = work / "manifest.parquet", work / "frames.parquet"
         write_frame(manifest, listed, MANIFEST)

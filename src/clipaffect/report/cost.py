@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from clipaffect.config.models import Config
+from clipaffect.encoders.cost import encoder_cost
 from clipaffect.report.results import Results
 from clipaffect.table import feature_dimension
 from clipaffect.training.cost import flop_per_sample
@@ -16,8 +17,6 @@ from clipaffect.training.learner import build_head
 
 def encoder_rows(config: Config) -> list[dict[str, Any]]:
     """One row for each encoder: parameters, operations for a face."""
-    from clipaffect.encoders.cost import encoder_cost  # noqa: PLC0415 - open_clip takes 4 s
-
     rows = []
     for name, encoder in config.encoders.items():
         cost = encoder_cost(encoder)

@@ -22,7 +22,7 @@ PAGES = {
     "points": ("points_page", "write_points"),
     "transfer": ("transfer", "write_transfer"),
 }
-# Imported by name: some need open_clip, which takes 4 s.
+# Imported by name, so that a command loads what its own page needs.
 CARDS = {
     "costs": ("costs", "write_costs"),
     "fine-tuning": ("fine_tune_page", "write_fine_tuning"),

@@ -27,10 +27,10 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_under(path: Path, prefix: str) -> dict[str, Tensor]:
-    """Read of a safetensors file the tensors whose names begin with a prefix, without it."""
+    """``under`` of a safetensors file, of which no other tensor is read."""
     with safe_open(path, "pt") as file:
         names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
-        return under({name: file.get_tensor(name) for name in names}, prefix)
+        return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
 
 
 def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
