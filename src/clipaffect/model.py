@@ -19,6 +19,7 @@ from clipaffect.devices import one_device
 from clipaffect.embeddings.batches import embed_crops
 from clipaffect.errors import UserError
 from clipaffect.joined import side_by_side
+from clipaffect.options import DEFAULT_ASSETS
 from clipaffect.outcomes import Outcome
 from clipaffect.prediction.answers import answer, head_scores
 from clipaffect.prediction.columns import MODEL_COLUMN, columns, task_columns
@@ -27,8 +28,6 @@ from clipaffect.prediction.run import ensure_weights, wanted_of
 from clipaffect.prediction.sources import Source, manifest
 from clipaffect.prediction.work import loaded_encoder, predicted
 from clipaffect.store import Store
-
-DEFAULT_ASSETS = "assets"
 
 
 class Model:

@@ -19,6 +19,12 @@ Assets = Annotated[
     Path, typer.Option("--assets", envvar="CLIPAFFECT_ASSETS", help="Folder of fetched assets.")
 ]
 
+# What people call need not be told where the networks are.
+DEFAULT_ASSETS = Path("assets")
+OwnAssets = Annotated[
+    Path, typer.Option("--assets", envvar="CLIPAFFECT_ASSETS", help="Folder of fetched networks.")
+]
+
 SectionType = TypeVar("SectionType", bound=Section)
 
 

@@ -11,6 +11,7 @@ import psutil
 import pytest
 from conftest import ROOT, environment
 
+from clipaffect.cli import RULES, app
 from clipaffect.launch import is_dead
 
 
@@ -23,6 +24,22 @@ def clipaffect(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProc
         env=environment(),
         check=False,
     )
+
+
+def test_help_keeps_what_rules_call_from_what_people_call() -> None:
+    called = {
+        name
+        for path in (ROOT / "workflow/rules").glob("*.smk")
+        for name in re.findall(r"[\"']clipaffect ([a-z-]+)", path.read_text())
+    }
+    panels = {
+        own.name or own.callback.__name__.replace("_", "-"): own.rich_help_panel
+        for own in app.registered_commands
+    } | {own.name: own.rich_help_panel for own in app.registered_groups}
+    assert all(panels.values())
+    rules = {name for name, panel in panels.items() if panel == RULES}
+    assert rules <= called
+    assert called - rules == {"export"}  # by people, too
 
 
 def test_check_reads_the_demo() -> None:

@@ -10,15 +10,10 @@ import typer
 from rich.console import Console
 
 from clipaffect.errors import UserError
-from clipaffect.options import Assets, Out, Settings, section
+from clipaffect.options import DEFAULT_ASSETS, Assets, Out, OwnAssets, Settings, section
 
 if TYPE_CHECKING:
     from clipaffect.prediction.work import Wanted
-
-DEFAULT_ASSETS = Path("assets")
-OwnAssets = Annotated[
-    Path, typer.Option("--assets", envvar="CLIPAFFECT_ASSETS", help="Folder of fetched networks.")
-]
 
 
 class People(StrEnum):

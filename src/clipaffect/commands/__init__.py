@@ -1,0 +1,1 @@
+"""What the command line offers; ``cli.py`` puts it together."""
