@@ -201,6 +201,24 @@ def test_which_activation_a_model_runs(model: str, runs: str) -> None:
     assert visual_activations(build_model(settings, NOWHERE).visual) == {runs}
 
 
+@pytest.mark.parametrize("model", ["ViT-B-32", "ViT-B-32-quickgelu"])
+def test_a_swapped_activation_is_the_other_models(model: str) -> None:
+    other = {"ViT-B-32": "ViT-B-32-quickgelu", "ViT-B-32-quickgelu": "ViT-B-32"}[model]
+    runs = {"ViT-B-32": "gelu", "ViT-B-32-quickgelu": "quickgelu"}
+    swapped = Encoder(model=model, random=0, activation=runs[model], swap_activation=True)
+    plain, right = (Encoder(model=m, random=0, activation=runs[m]) for m in (other, model))
+    picture = torch.rand(1, 3, 224, 224)
+    with torch.inference_mode():
+        found, expected, own = (
+            build_model(settings, NOWHERE).visual.eval()(picture)
+            for settings in (swapped, plain, right)
+        )
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, own)
+    records = [encoder_record(s, NOWHERE, "cpu")["settings"] for s in (swapped, right)]
+    assert records[0] == records[1] | {"swap_activation": True}
+
+
 def test_a_tag_whose_weights_want_the_other_activation_is_refused() -> None:
     settings = Encoder(model="ViT-L-14", tag="openai", activation="gelu")
     with pytest.raises(UserError, match="'openai' were trained with quickgelu") as caught:

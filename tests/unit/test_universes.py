@@ -84,13 +84,29 @@ def test_a_factor_that_cannot_vary_is_left_out_and_named() -> None:
         {"data": {"images": ["somewhere"], "annotations": "a", "videos": None}}, "test"
     )
     planned = plan_study(cut, "points", POINTS)
-    assert planned.universes.left_out == {"crop": "the images are cut already"}
+    assert planned.universes.left_out == {
+        "crop": "the images are cut already",
+        "activation": "'tiny-clip' runs relu, which nobody takes for another",
+    }
     assert len(planned.universes.every) == 2**7
     features = {"import": {"theirs": {"file": "x.parquet"}}}
     imported = parse_config({"features": features, "data": {"annotations": "a"}}, "test")
     planned = plan_study(imported, "points", POINTS)
-    assert set(planned.universes.left_out) == {"crop", "precision"}
+    assert set(planned.universes.left_out) == {"crop", "activation", "precision"}
     assert planned.encoders() == ["theirs"]
+
+
+def test_clips_activation_is_one_of_the_choices() -> None:
+    config = load_config(ROOT / "config/aff-wild2.yaml")
+    planned = plan_study(config, "points", POINTS)
+    assert set(planned.universes.left_out) == {"crop"}
+    assert len(planned.universes.every) == 2**8
+    swapped = {planned.config.encoders[own.encoder].swap_activation
+               for own in planned.universes.every
+               if own.levels["activation"] == "swapped"}  # fmt: skip
+    assert swapped == {True}
+    assert not config.encoders[planned.universes.every[-1].encoder].swap_activation
+    assert planned.config.training.seeds == config.training.seeds[:2]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +186,7 @@ def test_your_own_head_stands_beside_the_published_recipe() -> None:
     assert recipes["own"] == own
     heads = planned.config.training.heads()
     assert {a for v, a, _ in heads if v == "own"} == set(config.training.alphas)
-    assert {a for v, a, _ in heads if not v} == {0.5, 1.0}
+    assert {a for v, a, _ in heads if not v} == {0.5}
     loss = plan_study(config, "b", Study(question="q", answer="beat", own={"loss": "focal"}))
     assert all(np.isnan(a) for v, a, _ in loss.config.training.heads() if v == "own")
 
@@ -186,6 +202,23 @@ def test_a_variants_alphas_are_its_own() -> None:
     assert config.training.recipes()["v"].rho == 0
     with pytest.raises(UserError, match=r"variants\.v\.alphas"):
         parse_config({"training": {"variants": {"v": {"alphas": [2]}}}}, "t")
+
+
+def test_a_study_trains_what_its_answer_looks_at() -> None:
+    variants = {"flat": {"rho": 0}, "focal": {"loss": "focal"}, "low": {"alphas": [0.1]}}
+    planned = plan_study(Config(), "s", Study(question="q", variants=variants))
+    alphas = {
+        name: [a for v, a, seed in planned.config.training.heads() if v == name and seed == 0]
+        for name in ("", "flat", "low")
+    }
+    assert alphas == {"": [0.5, 1.0], "flat": [0.5], "low": [0.1]}
+    levels = {"head": TWO["head"], "loss": {"mean": Level(alpha=1), "own": Level()}}
+    for factors, expected in ((levels, {0.5, 1.0}), ({"head": TWO["head"]}, {0.5})):
+        planned = plan_study(Config(), "s", Study(question="q", answer="points", factors=factors))
+        needed = {(own.variant, own.alpha) for own in planned.universes.every}
+        trained = {(v, a) for v, a, _ in planned.config.training.heads()}
+        assert needed == trained
+        assert {a for _, a in trained} == expected
 
 
 def corners(values: int) -> list[Universe]:

@@ -21,7 +21,9 @@ rule studies:
         RESULTS / "studies/index.html",
 
 
+# The longest jobs, whose features are there: begun first, none of them runs on alone at the end.
 use rule train_heads as train_study with:
+    priority: 1
     input:
         rows=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/rows.parquet",
         features=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/features.npy",

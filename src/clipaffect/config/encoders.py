@@ -15,6 +15,8 @@ WEIGHT_ASSETS = {
     "tiny-clip": "clipaffect-tiny",
 }
 
+TWINS = ("gelu", "quickgelu")  # one is easily taken for the other
+
 
 class Encoder(Section):
     """An image encoder: what it is, where its weights come from, how it is run."""
@@ -36,6 +38,11 @@ class Encoder(Section):
         None,
         description="What the weights were trained with; OpenAI's CLIP used quickgelu. A model "
         "that runs another one is refused. `relu`: convolutional towers.",
+    )
+    swap_activation: bool = Field(
+        False,
+        description="Run gelu in place of quickgelu, or the reverse, on purpose: what it costs to "
+        "overlook which of them the weights were trained with. For studies.",
     )
     normalise: Literal["clip", "imagenet", "inception"] | None = Field(
         None, description="Mean and deviation of the input; by default what open_clip states."
@@ -63,7 +70,7 @@ class Encoder(Section):
     def _one_source(self) -> Encoder:
         sources = [k for k in ("tag", "file", "asset", "random") if getattr(self, k) is not None]
         if self.kind == "pixels":
-            if sources or self.model:
+            if sources or self.model or self.swap_activation:
                 raise ValueError("an encoder of kind 'pixels' has no model and no weights")
             return self
         if not self.model:
@@ -79,6 +86,11 @@ class Encoder(Section):
         if self.activation is None:
             raise ValueError(
                 "needs 'activation': gelu, quickgelu or relu, the one the weights were trained with"
+            )
+        if self.swap_activation and self.activation not in TWINS:
+            raise ValueError(
+                f"'swap_activation' exchanges {' and '.join(TWINS)}; these weights run "
+                f"{self.activation}"
             )
         if self.file is not None and self.sha256 is None:
             raise ValueError("needs 'sha256' beside 'file': run sha256sum on it and copy it here")

@@ -210,6 +210,14 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _erm_trained(self) -> Config:
+        if 1.0 not in self.training.alphas:
+            raise ValueError(
+                "'training.alphas' must contain 1.0: plain ERM stands beside every result"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _tasks_known(self) -> Config:
         known = self.data.known_tasks()
         for name in self.training.tasks or ():

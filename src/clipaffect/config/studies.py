@@ -39,17 +39,18 @@ class Study(Section):
         default_factory=dict,
         description="With `answer: beat`: recipe keys that differ from the run's, such as a head "
         "or a loss from a file of yours. Trained at every alpha of the run, beside the preset "
-        "published_code; a test list gets a submission file.",
+        "published_code at the headline's; a test list gets a submission file.",
     )
     alphas: Annotated[tuple[Alpha, ...], AfterValidator(unique)] | None = Field(
         None, description="CVaR levels, beside the headline's and 1."
     )
     seeds: Annotated[tuple[Seed, ...], AfterValidator(unique)] | None = Field(
-        None, description="By default the run's."
+        None, description="By default the run's; with `answer: points` the first two of them."
     )
     variants: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
-        description="Further heads by name, each with the recipe keys that differ from the run's.",
+        description="Further heads by name, each with the recipe keys that differ from the run's; "
+        "trained at the headline's alpha, or at `alphas` of its own.",
     )
 
     factors: dict[PlainName, dict[PlainName, Level]] = Field(
@@ -162,10 +163,9 @@ def plan_study(config: Config, name: str, study: Study) -> Planned:
             why = "; ".join(f"{k}: {v}" for k, v in universes.left_out.items())
             raise ValueError(f"no factor can vary here ({why})")
         values = own.model_dump() | {
-            # The headline's and ERM's stand beside whatever a study asks.
-            "alphas": tuple(sorted({*(study.alphas or ()), own.headline_alpha, 1.0})),
-            "seeds": study.seeds or own.seeds,
-            "variants": study.variants | universes.variants,
+            "alphas": _alphas(own, study, universes),
+            "seeds": study.seeds or (own.seeds[:2] if study.answer == "points" else own.seeds),
+            "variants": _variants(own, study, universes),
             "parts": 1,
         }
         if study.own:
@@ -182,6 +182,26 @@ def plan_study(config: Config, name: str, study: Study) -> Planned:
     encoders = config.encoders | universes.encoders
     changed = {"training": training, "postprocess": Postprocess(steps=()), "encoders": encoders}
     return Planned(study, config.model_copy(update=changed), universes)
+
+
+def _alphas(own: Training, study: Study, universes: Universes) -> tuple[float, ...]:
+    """The levels of the recipe that the others stand beside."""
+    found = {own.headline_alpha, *(study.alphas or ()), *(u.alpha for u in universes.every)}
+    if not (study.own or universes.every):
+        found.add(1.0)  # the run has ERM's heads already
+    return tuple(sorted(found))
+
+
+def _variants(own: Training, study: Study, universes: Universes) -> dict[str, dict[str, Any]]:
+    """Each variant with the levels that are looked at: the headline's where nothing is said."""
+    asked: dict[str, set[float]] = {}
+    for universe in universes.every:
+        asked.setdefault(universe.variant, set()).add(universe.alpha)
+    found = {}
+    for name, keys in (study.variants | universes.variants).items():
+        levels = {"alphas": tuple(sorted(asked.get(name, {own.headline_alpha})))}
+        found[name] = (levels if keys.get("loss", own.loss) == "cvar" else {}) | keys
+    return found
 
 
 def _published() -> dict[str, Any]:

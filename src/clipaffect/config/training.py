@@ -172,8 +172,6 @@ class Training(Recipe):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if 1.0 not in self.alphas:
-            raise ValueError("'alphas' must contain 1.0: plain ERM stands beside every result")
         if self.headline_alpha not in self.alphas:
             raise ValueError(f"'headline_alpha' {self.headline_alpha:g} is not one of 'alphas'")
         for name, changed in self.variants.items():

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from clipaffect.config.encoders import Encoder
+from clipaffect.config.encoders import TWINS, Encoder
 from clipaffect.config.models import Config
 from clipaffect.config.section import Section, messages
 from clipaffect.config.training import Alpha
@@ -131,6 +131,10 @@ def _fixed(config: Config, levels: dict[str, Level]) -> str:
         return "the images are cut already"
     if changed and not alone and config.encoder not in config.encoders:
         return f"'{config.encoder}' is not an encoder of the run"
+    if "swap_activation" in changed and not alone:
+        runs = config.encoders[config.encoder].activation
+        if runs not in TWINS:
+            return f"'{config.encoder}' runs {runs or 'none'}, which nobody takes for another"
     return ""
 
 

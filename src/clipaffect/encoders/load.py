@@ -132,6 +132,8 @@ def build_model(settings: Encoder, assets: Path) -> Any:
     elif settings.asset is not None:
         _load_file(model, asset_file(assets, settings.asset, "encoder.safetensors"), settings)
     _check_activation(model.visual, settings)
+    if settings.swap_activation:
+        swap_activations(model.visual)
     return model
 
 
@@ -164,6 +166,17 @@ def visual_activations(visual: nn.Module) -> set[str]:
     kinds = {open_clip().transformer.QuickGELU: "quickgelu", nn.GELU: "gelu"}
     return {name for module in visual.modules() for kind, name in kinds.items()
             if isinstance(module, kind)}  # fmt: skip
+
+
+def swap_activations(visual: nn.Module) -> None:
+    """Put gelu where an image tower runs quickgelu, and the reverse, in place."""
+    quick = open_clip().transformer.QuickGELU
+    for module in list(visual.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, quick):
+                setattr(module, name, nn.GELU())
+            elif isinstance(child, nn.GELU):
+                setattr(module, name, quick())
 
 
 def _check_activation(visual: nn.Module, settings: Encoder) -> None:

@@ -29,6 +29,8 @@ def encoder_record(settings: Encoder, assets: Path, device: str) -> dict[str, An
         return {"pixels": settings.side, "opencv": cv2.__version__}
     # A file is known by its sha256, wherever it lies.
     values = settings.model_dump(mode="json", exclude=NOT_IN_FEATURES)
+    if not settings.swap_activation:
+        del values["swap_activation"]  # as in the keys of features that are older than it
     if settings.tag is not None:
         values["sha256"] = None  # a pin only checks the weights that are recorded below
     kind, _, _ = device.partition(":")

@@ -18,10 +18,9 @@ from clipaffect.studies.card import Card, Section, first_fold_only, score_dots, 
 from clipaffect.studies.fine_tune import (
     AS_TRAINED,
     EPOCHS,
+    FRAMES,
     GOES_ON,
     RATE,
-    SCORED_FRAMES,
-    TRAIN_FRAMES,
     TUNED,
     last_block,
 )
@@ -93,8 +92,8 @@ def write_fine_tuning(config: Config, folder: Path, out: Path) -> None:
         "tower.",
         answers,
         sections,
-        f"{EPOCHS} epochs at a rate of {RATE:g} on up to {TRAIN_FRAMES} frames of each training "
-        f"person, in float32, without SAM, set beforehand; scored on up to {SCORED_FRAMES} frames "
+        f"{EPOCHS} epochs at a rate of {RATE:g} on up to {FRAMES} frames of each training "
+        f"person, in float32, without SAM, set beforehand; scored on up to {FRAMES} frames "
         "of each validation person. Longer training, other rates or all blocks may do otherwise. "
         f"{first_fold_only(folder / 'tables' / config.encoder, config.tasks())}",
     )

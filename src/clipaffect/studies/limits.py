@@ -71,7 +71,7 @@ def _disturbed(crops: list[bytes], name: str) -> Iterator[bytes]:
             yield b""
             continue
         changed = disturb(pixels, name) if name else pixels
-        yield cv2.imencode(".png", changed[..., ::-1])[1].tobytes()
+        yield cv2.imencode(".bmp", changed[..., ::-1])[1].tobytes()
 
 
 def disturb_crops(
