@@ -39,9 +39,12 @@ def small(micro_copy: Path) -> Path:
         path.write_text(yaml.safe_dump(changed, sort_keys=False))
 
     factors = yaml.safe_load((folder / "points.yaml").read_text())["factors"]
-    change("points", factors={k: factors[k] for k in ("crop", "head", "threshold", "smoothing")})
+    change(
+        "points", factors={k: factors[k] for k in ("crop", "flatness", "threshold", "smoothing")}
+    )
     levels = yaml.safe_load((folder / "encoders.yaml").read_text())["factors"]["encoder"]
-    change("encoders", factors={"encoder": {k: levels[k] for k in ("own", "pixels")}})
+    encoders = {k: levels[k] for k in ("own", "pixels")} | factors["activation"]
+    change("encoders", factors={"encoder": encoders})
     change("beat-it", seeds=[0])
     return micro_copy
 

@@ -23,7 +23,6 @@ rule studies:
 
 # The longest jobs, whose features are there: begun first, none of them runs on alone at the end.
 use rule train_heads as train_study with:
-    priority: 1
     input:
         rows=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/rows.parquet",
         features=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/features.npy",
@@ -36,6 +35,7 @@ use rule train_heads as train_study with:
         LOGS / "train_study/{study}/{task}/{part}.log",
     benchmark:
         TIMINGS / "train_study/{study}/{task}/{part}.tsv"
+    priority: 1
     params:
         settings=lambda wildcards: settings_json(
             STUDIES[wildcards.study].config,

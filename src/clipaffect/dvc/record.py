@@ -21,7 +21,7 @@ from clipaffect.dvc.stages import ROOT_CONFIG, check_stages, write_inventory
 from clipaffect.errors import UserError
 from clipaffect.launch import planned_jobs, snakemake_command
 from clipaffect.report.compare import flatten
-from clipaffect.report.record import RECORD
+from clipaffect.report.record import RECORD, read_record
 from clipaffect.stages import VERSIONS, settings_json
 
 
@@ -103,13 +103,14 @@ def _stages_of(configfile: Path) -> Path:
 
 def _check_made_so(config: Config, configfile: Path) -> None:
     """Whether a run's own record names this configuration, these stages and this user's code."""
-    path = Path("results") / config.run / RECORD
+    folder = Path("results") / config.run
+    path = folder / RECORD
     if not path.is_file():
         raise UserError(
             f"there is no finished run: no {path}", where=configfile,
             mend=f"call 'clipaffect run --configfile {configfile}'",
         )  # fmt: skip
-    made = json.loads(path.read_text())
+    made = read_record(folder)
     here: dict[str, Any] = {
         # as the report got it: with the tasks spelt out
         "config": json.loads(settings_json(config, "report", "config"))["config"],

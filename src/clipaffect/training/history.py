@@ -17,7 +17,7 @@ from clipaffect.training.data import TrainingData
 from clipaffect.training.step import StepRecord
 
 PROBES = 8  # steps of an epoch whose sharpness is measured
-SAMPLE = 4096  # training frames whose largest probability is averaged
+SAMPLE = 1024  # training frames whose largest probability is averaged
 BLOCK = 1024  # rows that are scored at once, always so many
 COLLAPSED = 0.1  # share of the way from the uniform answer to certainty
 
