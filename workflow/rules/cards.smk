@@ -76,8 +76,6 @@ rule write_card:
         '{params.results:q} --out "$(dirname {output.page:q})" > {log:q} 2>&1'
 
 
-# Nothing waits for these two but their own pages: they fill the cores at the end, where a study's
-# last page is written.
 rule disturb_crops:
     input:
         tables=TABLES_OF_TASKS,
@@ -97,7 +95,6 @@ rule disturb_crops:
         LOGS / "disturb_crops.log",
     benchmark:
         TIMINGS / "disturb_crops.tsv"
-    priority: -1
     conda:
         ENV
     params:
@@ -126,7 +123,6 @@ rule tune_block:
         LOGS / "tune_block/{task}.log",
     benchmark:
         TIMINGS / "tune_block/{task}.tsv"
-    priority: -1
     conda:
         ENV
     params:
