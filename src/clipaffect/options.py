@@ -8,6 +8,8 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from clipaffect.config import parse_config
+from clipaffect.config.models import Config
 from clipaffect.config.section import Section
 
 Settings = Annotated[str, typer.Option("--settings", help="The stage's settings as JSON.")]
@@ -26,6 +28,11 @@ OwnAssets = Annotated[
 ]
 
 SectionType = TypeVar("SectionType", bound=Section)
+
+
+def whole_config(settings: str) -> Config:
+    """The configuration in the settings that a rule passed."""
+    return parse_config(json.loads(settings)["config"], "--settings")
 
 
 def section(settings: str, name: str, model: type[SectionType]) -> SectionType:

@@ -8,14 +8,13 @@ from typing import Annotated
 
 import typer
 
-from clipaffect.config import parse_config
 from clipaffect.config.data import Data
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.faces import Faces
 from clipaffect.config.features import FeatureFile
 from clipaffect.config.models import Evaluation, Postprocess, Probe, ZeroShot
 from clipaffect.config.training import Training
-from clipaffect.options import Assets, Out, Settings, StorePath, section
+from clipaffect.options import Assets, Out, Settings, StorePath, section, whole_config
 from clipaffect.store import Store
 from clipaffect.tasks import Task
 
@@ -47,7 +46,7 @@ def first_page(settings: Settings, results: Path, out: Out) -> None:
     """Write the page that stands while the long work runs: data and coverage."""
     from clipaffect.report.start import first_page
 
-    first_page(parse_config(json.loads(settings)["config"], "--settings"), results, out)
+    first_page(whole_config(settings), results, out)
 
 
 def extract_frames(manifest: Path, store: StorePath, out: Out) -> None:
@@ -209,7 +208,7 @@ def build_report(settings: Settings, results: Path, out: Out) -> None:
     """Build the report's pages, figures and tables from a results folder."""
     from clipaffect.report.build import build_report
 
-    build_report(parse_config(json.loads(settings)["config"], "--settings"), results, out)
+    build_report(whole_config(settings), results, out)
 
 
 def show_timings(run: str, timings: Path) -> None:

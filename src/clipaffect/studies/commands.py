@@ -9,9 +9,7 @@ from typing import Annotated
 
 import typer
 
-from clipaffect.config import parse_config
-from clipaffect.config.models import Config
-from clipaffect.options import Assets, Out, Settings
+from clipaffect.options import Assets, Out, Settings, whole_config
 
 study_app = typer.Typer(no_args_is_help=True, help="The studies of a run.")
 
@@ -33,16 +31,12 @@ CARDS = {
 }
 
 
-def _config(settings: str) -> Config:
-    return parse_config(json.loads(settings)["config"], "--settings")
-
-
 @study_app.command()
 def page(settings: Settings, name: str, study: str, results: Path, out: Out) -> None:
     """Write a study's page: its question, the answer, charts and tables."""
     from clipaffect.config.studies import Study, plan_study
 
-    config = _config(settings)
+    config = whole_config(settings)
     planned = plan_study(config, name, Study.model_validate_json(study))
     module, function = PAGES.get(planned.study.answer, ("pages", "write_study"))
     write = getattr(import_module(f"clipaffect.studies.{module}"), function)
@@ -54,7 +48,7 @@ def card(settings: Settings, name: str, results: Path, out: Out) -> None:
     """Write one of the cards."""
     module, function = CARDS[name]
     write = getattr(import_module(f"clipaffect.studies.{module}"), function)
-    write(_config(settings), results, out)
+    write(whole_config(settings), results, out)
 
 
 @study_app.command()
@@ -63,7 +57,7 @@ def slices(settings: Settings, study: str, results: Path, out: Out) -> None:
     from clipaffect.config.studies import Study
     from clipaffect.studies.slices import write_slices
 
-    write_slices(_config(settings), Study.model_validate_json(study), results, out)
+    write_slices(whole_config(settings), Study.model_validate_json(study), results, out)
 
 
 @study_app.command()
@@ -71,7 +65,7 @@ def disturb(settings: Settings, results: Path, faces: list[Path], assets: Assets
     """Score the headline's heads on disturbed crops."""
     from clipaffect.studies.limits import disturb_crops
 
-    config = _config(settings)
+    config = whole_config(settings)
     name = config.encoder
     disturb_crops(
         config.training, config.encoders[name], name, list(config.tasks().values()), results,
@@ -86,7 +80,7 @@ def tune(
     """Tune the encoder's last block with the headline's heads, beside a frozen one."""
     from clipaffect.studies.fine_tune import fine_tune
 
-    config = _config(settings)
+    config = whole_config(settings)
     name = config.encoder
     fine_tune(
         config.training, config.encoders[name], name, config.tasks()[task], results, faces,

@@ -133,8 +133,7 @@ class ReferenceLearner:
         self.masks = None
         if isinstance(head, Head):
             self.masks = DropoutMasks(seed, recipe.dropout, recipe.hidden_layers, recipe.width)
-        # Fused, AdamW takes a fifth of what it takes tensor by tensor: a step of a small head
-        # 5.7 -> 4.6 ms.
+        # Fused: a step of a small head takes a tenth less (median of ten interleaved pairs).
         self.optimiser = torch.optim.AdamW(
             head.parameters(), lr=recipe.learning_rate, betas=BETAS, eps=EPSILON,
             weight_decay=recipe.weight_decay, fused=True,
