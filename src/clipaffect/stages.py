@@ -30,7 +30,7 @@ VERSIONS = {
     "comparison": 1,
     "postprocess": 2,
     "limits": 1,
-    "fine_tuning": 2,
+    "fine_tuning": 3,
     "submission": 1,
     "model": 1,
     "prediction": 1,

@@ -23,8 +23,9 @@ from clipaffect.evaluation.counted import Counted, Setting
 from clipaffect.faces.crops import encode_crop
 from clipaffect.studies.costs import cost_answer, published_costs
 from clipaffect.studies.disturb import COVERED, DISTURBANCES, GAINS, GREY, disturb
-from clipaffect.studies.fine_tune import last_block, tune
+from clipaffect.studies.fine_tune import tune
 from clipaffect.studies.fine_tune_page import arms_table, tuning_answer
+from clipaffect.studies.last_block import KeptInputs, last_block, run_from, run_keeping
 from clipaffect.studies.limits import FRAMES, find_crops, sample_frames
 from clipaffect.studies.limits_page import disturbance_table, limits_answer
 from clipaffect.table import Split
@@ -170,6 +171,50 @@ def test_the_last_block_is_the_last(model: str, name: str) -> None:
 def test_a_tower_without_blocks_is_named() -> None:
     with pytest.raises(UserError, match="has none of"):
         last_block(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("model", "side"),
+    [("clipaffect-micro", 64), ("clipaffect-tiny", 112), ("ViT-B-32", 224), ("RN50", 224),
+     ("clipaffect-mobilenet-v2", 224)],
+)  # fmt: skip
+def test_a_tower_entered_at_its_last_block_is_the_whole_tower(model: str, side: int) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    visual = create_untrained(model).visual.float().eval().requires_grad_(False)
+    pictures = torch.randn(3, 3, side, side)
+    with torch.inference_mode():
+        features, inputs = run_keeping(visual, pictures)
+        assert torch.equal(features, visual(pictures))
+    block = last_block(visual).requires_grad_(True)
+    with torch.no_grad():
+        for weight in block.parameters():
+            weight.add_(0.01 * torch.randn_like(weight))
+    moved = visual(pictures)
+    assert not torch.allclose(moved, features, rtol=1e-3)
+    moved.square().sum().backward()
+    whole = [weight.grad for weight in block.parameters()]
+    visual.zero_grad()
+    entered = run_from(visual, pictures[1:2], inputs.clone())
+    torch.testing.assert_close(entered, moved)
+    entered.square().sum().backward()
+    torch.testing.assert_close([weight.grad for weight in block.parameters()], whole,
+                               rtol=1e-4, atol=1e-4)  # fmt: skip
+    assert all(weight.grad is None for weight in set(visual.parameters()) - set(block.parameters()))
+
+
+def test_kept_inputs_leave_no_file(tmp_path: Path) -> None:
+    kept, given = KeptInputs(5, tmp_path), torch.randn(5, 2, 3)
+    kept.put(np.array([3, 4]), given[3:])
+    kept.put(np.array([0, 1, 2]), given[:3])
+    assert torch.equal(kept[np.array([4, 0, 4])], given[[4, 0, 4]])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_without_room_for_the_inputs_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no room for 40000000\.0 GB") as caught:
+        KeptInputs(10**16, tmp_path).put(np.zeros(1, int), torch.zeros(1, 1))
+    assert str(tmp_path) in str(caught.value)
 
 
 def test_only_the_block_and_the_head_move() -> None:

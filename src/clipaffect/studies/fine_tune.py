@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +19,13 @@ from clipaffect.config.encoders import Encoder
 from clipaffect.config.training import Recipe, Training
 from clipaffect.devices import one_device
 from clipaffect.encoders.load import build_model, preparation
-from clipaffect.errors import UserError
 from clipaffect.evaluation.clusters import NOTHING
 from clipaffect.evaluation.folds import Scored
 from clipaffect.faces.crops import decode_image
 from clipaffect.progress import Progress
 from clipaffect.splits import TRAIN, VALIDATION
 from clipaffect.studies.heads import head_counts, headline_heads, spread_over_people
+from clipaffect.studies.last_block import KeptInputs, last_block, run_from, run_keeping
 from clipaffect.studies.limits import find_crops
 from clipaffect.table import KEYS, folds_of, read_split
 from clipaffect.tables import write_frame
@@ -37,33 +36,9 @@ from clipaffect.training.learner import BETAS, ReferenceLearner, build_objective
 FRAMES = 48  # of each person and split, evenly spread
 EPOCHS = 2
 RATE = 1e-4  # of the block and of the head; set beforehand, not tuned
-BLOCKS = ("transformer.resblocks", "trunk.blocks", "trunk.stages", "layer4")
 AS_TRAINED, GOES_ON, TUNED = "", "frozen, goes on", "last block tuned"
 
 Embed = Callable[[np.ndarray], Tensor]
-
-
-def last_block(visual: nn.Module) -> nn.Module:
-    """The last of an image tower's blocks.
-
-    Raises:
-        UserError: the tower has no list of blocks that is known.
-    """
-    for path in BLOCKS:
-        try:
-            blocks = attrgetter(path)(visual)
-        except AttributeError:
-            continue
-        found: nn.Module = blocks[-1]
-        # Of a stage, such as ConvNeXt's or MobileNet's, its own last block.
-        while isinstance(inner := getattr(found, "blocks", found), nn.Sequential | nn.ModuleList):
-            found = inner[-1]
-        return found
-    raise UserError(
-        f"a {type(visual).__name__} has none of {', '.join(BLOCKS)}",
-        where="the card fine-tuning",
-        mend="choose an encoder of another family for this card",
-    )
 
 
 def _inputs(
@@ -72,6 +47,12 @@ def _inputs(
     pictures = [decode_image(crops[row]) for row in rows]
     ready = torch.stack([prepare(own) for own in pictures if own is not None])
     return ready.to(memory_format=torch.channels_last)
+
+
+def _in_order(crops: list[bytes], batch: int) -> list[np.ndarray]:
+    """Rows of all crops, in batches."""
+    return [np.arange(start, min(start + batch, len(crops)))
+            for start in range(0, len(crops), batch)]  # fmt: skip
 
 
 def tune(
@@ -159,6 +140,7 @@ def fine_tune(
     learnt, y = train.rows.iloc[own], train.labels[torch.from_numpy(own)]
     scored, truth = validation.rows.iloc[asked], validation.labels.numpy()[asked]
     crops, theirs = (find_crops(rows[KEYS], faces) for rows in (learnt, scored))
+    out.parent.mkdir(parents=True, exist_ok=True)
     original = build_model(encoder, assets).visual.float().eval().requires_grad_(False)
     prepare = preparation(original)
     work = len(crops) + len(theirs) + len(heads) * (EPOCHS * len(crops) + len(theirs))
@@ -167,26 +149,36 @@ def fine_tune(
         # Twice as fast on a CPU: see ``encoders/load.py``.
         original = original.to(device, memory_format=torch.channels_last)
 
-        def features(visual: nn.Module, source: list[bytes]) -> Tensor:
+        def features(source: list[bytes], inputs: KeptInputs) -> Tensor:
             found = []
             with torch.inference_mode():
-                for start in range(0, len(source), encoder.batch):
-                    rows = np.arange(start, min(start + encoder.batch, len(source)))
-                    found.append(visual(_inputs(source, rows, prepare).to(device)).cpu())
+                for rows in _in_order(source, encoder.batch):
+                    ready = _inputs(source, rows, prepare).to(device)
+                    own, before = run_keeping(original, ready)
+                    inputs.put(rows, before)
+                    found.append(own.cpu())
                     bar.advance(len(rows))
             return torch.cat(found).clone()
 
-        frozen, there = features(original, crops), features(original, theirs)
+        here, beyond = (KeptInputs(len(source), out.parent) for source in (crops, theirs))
+        frozen, there = features(crops, here), features(theirs, beyond)
+        first = _inputs(crops, np.arange(1), prepare).to(device)
+
+        def run(visual: nn.Module, inputs: KeptInputs, rows: np.ndarray) -> Tensor:
+            return run_from(visual, first, inputs[rows].to(device)).cpu()
+
         for seed, head in heads:
             again, tuned = deepcopy(head), deepcopy(head)
             tune(None, again, lambda rows: frozen[torch.from_numpy(rows)], y, task, recipe, alpha,
                  seed, lambda count: None)  # fmt: skip
             visual = deepcopy(original)
-            tune(visual, tuned,
-                 lambda rows, v=visual: v(_inputs(crops, rows, prepare).to(device)).cpu(),  # type: ignore[misc]
+            tune(visual, tuned, lambda rows, v=visual: run(v, here, rows),  # type: ignore[misc]
                  y, task, recipe, alpha, seed, bar.advance)  # fmt: skip
-            visual.requires_grad_(False)
-            moved = features(visual, theirs)
+            with torch.inference_mode():
+                moved = torch.cat([
+                    run(visual, beyond, rows) for rows in _in_order(theirs, encoder.batch)
+                ]).clone()  # fmt: skip
+            bar.advance(len(theirs))
             for variant, arm, x in (
                 (AS_TRAINED, head, there), (GOES_ON, again, there), (TUNED, tuned, moved)
             ):  # fmt: skip

@@ -22,8 +22,8 @@ from clipaffect.studies.fine_tune import (
     GOES_ON,
     RATE,
     TUNED,
-    last_block,
 )
+from clipaffect.studies.last_block import last_block
 from clipaffect.tables import read_frame
 
 QUESTION = "Does it help to tune the encoder's last block?"
