@@ -5,22 +5,17 @@ from torch import nn
 
 
 class OwnHead(nn.Module):
-    """Two residual blocks on the whitened feature."""
+    """A residual block on the whitened feature."""
 
     def __init__(self, inputs, outputs):
         super().__init__()
         self.norm = nn.BatchNorm1d(inputs)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.Linear(inputs, inputs), nn.BatchNorm1d(inputs), nn.ReLU(), nn.Dropout(0.3)
-            )
-            for _ in range(2)
+        self.block = nn.Sequential(
+            nn.Linear(inputs, inputs), nn.BatchNorm1d(inputs), nn.ReLU(), nn.Dropout(0.3)
         )
         self.output = nn.Linear(inputs, outputs)
 
     def forward(self, features):
         """(B, inputs) to logits (B, outputs)."""
         x = self.norm(features)
-        for block in self.blocks:
-            x = x + block(x)
-        return self.output(torch.relu(x))
+        return self.output(torch.relu(x + self.block(x)))
