@@ -135,7 +135,7 @@ def compare(folder: Path, pool: multiprocessing.pool.Pool) -> tuple[Figures, lis
         found["one_head"] = pool.apply(engine_rate, (folder, 32, "fp32", 4.0))
         found["eval_grid"] = on_all_cores(pool, evaluation_rate, folder)
         found["peak"] = on_all_cores(pool, peak, "float32")
-        found["peak_onednn"] = on_all_cores(pool, peak, "float32", affine)
+        found["peak_engine"] = on_all_cores(pool, peak, "float32", affine)
         found["peak_bf16"] = on_all_cores(pool, peak, "bfloat16")
         for name, batch, products in grids:
             found[name] = on_all_cores(pool, engine_rate, folder, batch, products, 4.0)
@@ -154,8 +154,8 @@ def compare(folder: Path, pool: multiprocessing.pool.Pool) -> tuple[Figures, lis
         "grid_b256_bf16_vs_published": ratio("grid_b256_bf16", "published"),
         "gemm_share_b32": ratio("grid", "peak", flop[32]),
         "gemm_share_b1024": ratio("b1024", "peak", flop[1024]),
-        "onednn_share_b32": ratio("grid", "peak_onednn", flop[32]),
-        "onednn_share_b1024": ratio("b1024", "peak_onednn", flop[1024]),
+        "engine_share_b32": ratio("grid", "peak_engine", flop[32]),
+        "engine_share_b1024": ratio("b1024", "peak_engine", flop[1024]),
         "eval_vs_published": ratio("eval_grid", "published_eval"),
     }
     rows = [[name, f"{statistics.median(values):,.0f}"] for name, values in runs.items()]

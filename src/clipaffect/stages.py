@@ -23,7 +23,7 @@ VERSIONS = {
     "imported": 1,
     "joined": 1,
     "table": 2,
-    "heads": 4,
+    "heads": 5,
     "prompts": 1,
     "references": 3,
     "evaluation": 6,

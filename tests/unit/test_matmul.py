@@ -5,9 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
+from clipaffect.training import matmul
 from clipaffect.training.matmul import affine
 
+HAS_ONEDNN = torch.backends.mkldnn.is_available()
 
+
+@pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.skipif(
+    not HAS_ONEDNN, reason="a torch without oneDNN"))], ids=["mm", "oneDNN"])  # fmt: skip
+def either_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both of them, whichever this processor takes."""
+    monkeypatch.setattr(matmul, "TAKES_ONEDNN", request.param)
+
+
+@pytest.mark.usefixtures("either_library")
 @pytest.mark.parametrize("rows", [1, 2, 31, 32, 257])
 def test_a_product_is_float32_throughout(rows: int) -> None:
     generator = torch.Generator().manual_seed(rows)
@@ -27,6 +38,7 @@ def test_a_product_is_float32_throughout(rows: int) -> None:
         assert float((found - exact).abs().max()) < 1e-5 * float(exact.abs().max())
 
 
+@pytest.mark.usefixtures("either_library")
 def test_the_same_product_gives_the_same_bytes_wherever_it_lies_in_memory() -> None:
     pool = torch.randn(3 + 32 * 768 + 768 * 768)
     outcomes = []
