@@ -8,11 +8,9 @@ import torch
 from clipaffect.training import matmul
 from clipaffect.training.matmul import affine
 
-HAS_ONEDNN = torch.backends.mkldnn.is_available()
-
 
 @pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.skipif(
-    not HAS_ONEDNN, reason="a torch without oneDNN"))], ids=["mm", "oneDNN"])  # fmt: skip
+    not matmul.HAS_ONEDNN, reason="a torch without oneDNN"))], ids=["mm", "oneDNN"])  # fmt: skip
 def either_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both of them, whichever this processor takes."""
     monkeypatch.setattr(matmul, "TAKES_ONEDNN", request.param)

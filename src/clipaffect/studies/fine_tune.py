@@ -51,8 +51,7 @@ def _inputs(
 
 def _in_order(crops: list[bytes], batch: int) -> list[np.ndarray]:
     """Rows of all crops, in batches."""
-    return [np.arange(start, min(start + batch, len(crops)))
-            for start in range(0, len(crops), batch)]  # fmt: skip
+    return np.split(np.arange(len(crops)), range(batch, len(crops), batch))
 
 
 def tune(
