@@ -22,7 +22,10 @@ class NotFinite(Exception):
 
 @dataclass(frozen=True)
 class Batch:
-    """Network input of some crops: ``places`` (n,) of those that could be decoded, ``inputs``."""
+    """Network input of some crops: ``places`` (n,) of those that could be decoded, ``inputs``.
+
+    The inputs are None where none could be decoded.
+    """
 
     places: np.ndarray
     inputs: torch.Tensor | None
@@ -34,13 +37,20 @@ def prepare_batch(crops: list[bytes], start: int, encoder: LoadedEncoder, batch:
     Every batch has the same size, padded with zeros: with another size the matrix products take
     another path and the last bits of a row would depend on how many neighbours it has.
     """
-    decoded = [decode_image(crop) for crop in crops[start : start + batch]]
-    places = np.array([start + k for k, crop in enumerate(decoded) if crop is not None], np.int64)
-    if not len(places):
-        return Batch(places, None)
-    inputs = torch.stack([encoder.prepare(crop) for crop in decoded if crop is not None])
-    padding = inputs.new_zeros(batch - len(inputs), *inputs.shape[1:])
-    return Batch(places, encoder.ready(torch.cat([inputs, padding])))
+    places: list[int] = []
+    inputs: torch.Tensor | None = None
+    for place, crop in enumerate(crops[start : start + batch], start):
+        picture = decode_image(crop)
+        if picture is None:
+            continue
+        if inputs is None:
+            inputs = encoder.room(batch)
+        # Straight into its place: stacking, padding and converting would each copy the batch.
+        inputs[len(places)] = encoder.prepare(picture)
+        places.append(place)
+    if inputs is not None:
+        inputs[len(places) :] = 0
+    return Batch(np.array(places, np.int64), inputs)
 
 
 def embed_batches(

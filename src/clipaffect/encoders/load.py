@@ -35,14 +35,15 @@ class LoadedEncoder:
     """A ready encoder.
 
     Attributes:
-        prepare: one RGB crop (H, W, 3) uint8 to the network's input tensor.
-        ready: a batch of these, in the network's arithmetic and where a GPU can fetch it.
+        prepare: one RGB crop (H, W, 3) uint8 to the network's input tensor, float32.
+        room: memory for n of these, not set to anything, in the network's arithmetic and where a
+            GPU can fetch it.
         embed: a batch of prepared crops to features (n, dimension) float32.
         dimension: of a feature.
     """
 
     prepare: Callable[[np.ndarray], torch.Tensor]
-    ready: Callable[[torch.Tensor], torch.Tensor]
+    room: Callable[[int], torch.Tensor]
     embed: Callable[[torch.Tensor], torch.Tensor]
     dimension: int
 
@@ -73,19 +74,19 @@ def load_encoder(settings: Encoder, assets: Path, device: str) -> LoadedEncoder:
     layout = torch.channels_last if device == "cpu" else torch.contiguous_format
     visual = visual.to(memory_format=layout)
     size = open_clip().get_model_preprocess_cfg(visual)["size"]
+    height, width = (size, size) if isinstance(size, int) else size
 
-    def ready(batch: torch.Tensor) -> torch.Tensor:
-        batch = batch.to(dtype, memory_format=layout)
-        return batch if device == "cpu" else batch.pin_memory()
+    def room(count: int) -> torch.Tensor:
+        return torch.empty(count, 3, height, width, dtype=dtype, pin_memory=device != "cpu")
 
     @torch.inference_mode()
     def embed(batch: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = visual(batch.to(device=device, dtype=dtype, non_blocking=True))
+        batch = batch.to(device, dtype, non_blocking=True, memory_format=layout)
+        features: torch.Tensor = visual(batch)
         return features.float().cpu()
 
-    height, width = (size, size) if isinstance(size, int) else size
-    dimension = int(embed(torch.zeros(1, 3, height, width)).shape[1])
-    return LoadedEncoder(preparation(visual), ready, embed, dimension)
+    dimension = int(embed(room(1).zero_()).shape[1])
+    return LoadedEncoder(preparation(visual), room, embed, dimension)
 
 
 def preparation(visual: nn.Module) -> Callable[[np.ndarray], torch.Tensor]:
@@ -193,4 +194,7 @@ def _pixels(settings: Encoder) -> LoadedEncoder:
         small = cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA)
         return torch.from_numpy(small.reshape(-1).astype(np.float32) / 255)
 
-    return LoadedEncoder(prepare, torch.Tensor.float, torch.Tensor.float, side * side)
+    def room(count: int) -> torch.Tensor:
+        return torch.empty(count, side * side)
+
+    return LoadedEncoder(prepare, room, torch.Tensor.float, side * side)

@@ -32,10 +32,10 @@ from clipaffect.encoders.untrained import create_untrained
 from clipaffect.faces.crops import decode_image
 from clipaffect.faces.finder import FaceFinder, FaceFollower
 from clipaffect.feature_files import open_features
+from clipaffect.one_core import take_one_core
 from clipaffect.splits import TRAIN, folds_among, in_split
 from clipaffect.table import Split
 from clipaffect.tasks import Task
-from clipaffect.training.core import take_one_core
 from clipaffect.training.cost import matrix_peak
 from clipaffect.training.data import TrainingData
 from clipaffect.training.learner import build_head

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from clipaffect.config.training import LOSSES, Recipe
+from clipaffect.one_core import take_one_core
 from clipaffect.tasks import Task
 from clipaffect.training.checkpoint import CHECKPOINT, read_checkpoint, under, write_checkpoint
-from clipaffect.training.core import take_one_core
 from clipaffect.training.data import TrainingData, batches
 from clipaffect.training.fast import FastLearner
 from clipaffect.training.head import Head
