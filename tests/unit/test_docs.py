@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
-from test_train import write_table
+from small_heads import write_table
 
 from clipaffect.config import parse_config
 from clipaffect.store import Store

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
+from small_heads import write_table
 from test_splits import SMALL, bundles_of, folded
-from test_train import write_table
 
 from clipaffect.config.models import Evaluation, Postprocess
 from clipaffect.config.training import Training

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sklearn.metrics import f1_score
-from test_train import write_table
+from small_heads import write_table
 
 from clipaffect.config.data import Splitting
 from clipaffect.config.models import Probe

@@ -73,9 +73,9 @@ class StackedStep:
         self.count = torch.zeros((), device=device)
         self.number = torch.zeros((), dtype=torch.int64, device=device)
         self.rate = self.weights.new_zeros(())
-        distinct = sorted(set(seeds))
-        self.distinct = torch.tensor(distinct, device=device)
-        self.seed_of = torch.tensor([distinct.index(s) for s in seeds], device=device)
+        self.seeds = sorted(set(seeds))  # each once: heads that share one share batches and masks
+        self._seeds = torch.tensor(self.seeds, device=device)
+        self._seed_of = torch.tensor([self.seeds.index(s) for s in seeds], device=device)
         layers = recipe.hidden_layers
         size = (len(heads), recipe.width)
         like = self.weights
@@ -105,8 +105,8 @@ class StackedStep:
         Returns:
             (6, G): the fields of ``StepRecord``.
         """
-        x = features.to(self.weights.dtype)[self.seed_of]
-        y = labels[self.seed_of]
+        x = features.to(self.weights.dtype)[self._seed_of]
+        y = labels[self._seed_of]
         rho = self.recipe.rho
         masks = self._masks(x.shape[1], 2 if rho else 1)
         first = self._forward(x, y, self._own, masks[0], True)
@@ -142,10 +142,10 @@ class StackedStep:
         rate, layers, width = self.recipe.dropout, self.recipe.hidden_layers, self.recipe.width
         if rate == 0 or layers == 0:
             return [None] * passes
-        bits = philox_uint16(self.distinct, self.number, passes * layers * batch * width)
+        bits = philox_uint16(self._seeds, self.number, passes * layers * batch * width)
         kept = (bits >= round(rate * 65536)).to(self.weights.dtype).mul_(1 / (1 - rate))
         # (G, passes, layers, B, width)
-        kept = kept.unflatten(-1, (passes, layers, batch, width))[self.seed_of]
+        kept = kept.unflatten(-1, (passes, layers, batch, width))[self._seed_of]
         return [[kept[:, p, k] for k in range(layers)] for p in range(passes)]
 
     def _forward(

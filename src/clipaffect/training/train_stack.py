@@ -94,14 +94,16 @@ def _epoch(
     recipe: Recipe,
     epoch: int,
 ) -> np.ndarray:
-    """(steps, 6, G) records of one epoch; the host waits once, at its end."""
+    """(steps, 6, G) records of one epoch. The host waits at its ends, never between two steps."""
     stack.rate.fill_(learning_rate(recipe, epoch))
-    orders = [batches(rows, recipe.batch, seed, epoch) for seed in stack.distinct.tolist()]
-    probes = probe_steps(len(orders[0]))
-    records = []
-    for index, parts in enumerate(zip(*orders, strict=True)):
-        at = torch.stack(parts).to(features.device)
-        records.append(step(features[at], labels[at], index in probes))
+    orders = [batches(rows, recipe.batch, seed, epoch) for seed in stack.seeds]
+    sizes = [len(batch) for batch in orders[0]]
+    order = torch.stack([torch.cat(parts) for parts in orders]).to(features.device)
+    probes = probe_steps(len(sizes))
+    records = [
+        step(features[at], labels[at], index in probes)
+        for index, at in enumerate(order.split(sizes, dim=1))
+    ]
     return torch.stack(records).cpu().numpy()
 
 
