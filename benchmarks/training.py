@@ -32,11 +32,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from clipaffect.config.training import Recipe, Training
+from clipaffect.one_core import take_one_core
 from clipaffect.store import Store
 from clipaffect.table import Split, read_split
 from clipaffect.tables import write_frame
 from clipaffect.tasks import AU, EXPR
-from clipaffect.one_core import take_one_core
 from clipaffect.training.cost import executed_per_sample, matrix_peak
 from clipaffect.training.data import TrainingData, batches
 from clipaffect.training.history import learning_rate, probabilities

@@ -35,7 +35,9 @@ def one_device(may_be_gpu: bool) -> Iterator[str]:
     """``cuda:N`` of a GPU that is this process's alone while the block runs, or ``cpu``.
 
     Waits while every GPU it sees is taken by another job of this project. The operating system
-    frees the lock of a killed process.
+    frees the lock of a killed process. While a GPU is held, float32 is float32: cuDNN's
+    convolutions would otherwise keep 10 bits of the mantissa (TF32), and choose by chance among
+    algorithms whose last bits differ.
     """
     gpus = visible_gpus() if may_be_gpu and torch.cuda.is_available() else []
     if not gpus:
@@ -44,7 +46,8 @@ def one_device(may_be_gpu: bool) -> Iterator[str]:
     number, lock = _take(gpus)
     try:
         torch.cuda.set_device(number)  # CUDA graphs are captured on the current one
-        yield f"cuda:{number}"
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            yield f"cuda:{number}"
     finally:
         lock.release()
 

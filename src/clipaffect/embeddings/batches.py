@@ -93,7 +93,8 @@ def _embed(encoder: LoadedEncoder, inputs: torch.Tensor) -> torch.Tensor:
     try:
         return encoder.embed(inputs)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        said = ("out of memory", "allocate memory")
+        # The last is cuBLAS's and cuDNN's word, whose workspaces did not fit.
+        said = ("out of memory", "allocate memory", "STATUS_ALLOC_FAILED")
         if isinstance(error, RuntimeError) and not any(words in str(error) for words in said):
             raise
         raise UserError(
