@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, annotation, write_annotation
 from rich.console import Console
 from test_aff_wild2_shapes import crop_tree, crops, data
@@ -21,11 +24,11 @@ from clipaffect.dataset.notes import data_notes
 from clipaffect.dataset.published import PUBLISHED, verdict
 from clipaffect.dataset.read import read_dataset
 from clipaffect.encoders.cost import EncoderCost, encoder_cost
-from clipaffect.encoders.load import load_encoder
+from clipaffect.encoders.load import LoadedEncoder, load_encoder, stand_in
 from clipaffect.errors import UserError
 from clipaffect.faces.crops import encode_crop
 from clipaffect.launch import planned_jobs
-from clipaffect.preflight.estimate import _crop_seconds, estimate, feeding
+from clipaffect.preflight.estimate import estimate, feeding, network_seconds
 from clipaffect.preflight.show import show
 from clipaffect.tasks import AU, EXPR
 from clipaffect.video import read_frames, stated_frames
@@ -240,11 +243,9 @@ def test_every_costly_stage_is_estimated(micro_config: Path, face_networks: Path
     crossed = costs["8 cross-fitted heads for AU, 2 on other encoders"].hours
     assert grid is not None
     assert crossed == pytest.approx((8 / 2 + 2) / 4 * grid)
-    encoder = load_encoder(settings, Path(), "cpu")
     cost = encoder_cost(settings)
-    flop, dimension = cost.flop, cost.dimension
-    assert dimension == encoder.dimension
-    assert flop > 0
+    assert cost.dimension == load_encoder(settings, Path(), "cpu").dimension
+    assert cost.flop > 0
     text = io.StringIO()
     show(Console(file=text, width=160), config, facts, {"train_heads": 4}, costs.values())
     page = text.getvalue()
@@ -260,9 +261,35 @@ def test_what_keeps_a_gpu_busy_is_a_matter_of_rates() -> None:
     assert "align_faces" not in feeding(0.0005, 2, 0.004, None)  # crops that are there already
 
 
-def test_preparing_a_crop_is_measured_on_the_encoders_own_preprocessing() -> None:
-    config = load_config(ROOT / "tests/config/micro.yaml")
-    assert 0 < _crop_seconds(config.encoders["micro"], config) < 0.1
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_stand_in_has_the_encoders_shape_and_arithmetic_and_no_memory_of_its_text(
+    precision: Literal["bf16", "fp32"],
+) -> None:
+    settings = Encoder(model="clipaffect-micro", random=0, activation="gelu", precision=precision)
+    real, measured = load_encoder(settings, Path(), "cpu"), stand_in(settings, "cpu")
+    assert measured.dimension == real.dimension
+    own, theirs = (encoder.room(3) for encoder in (measured, real))
+    assert (own.shape, own.dtype) == (theirs.shape, theirs.dtype)
+    crop = np.random.default_rng(0).integers(0, 255, (80, 70, 3), np.uint8)
+    assert torch.equal(measured.prepare(crop), real.prepare(crop))
+
+
+def test_a_networks_time_is_that_of_a_crop_in_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, now = [], [0.0]
+
+    def embed(batch: torch.Tensor) -> torch.Tensor:
+        seen.append(len(batch))
+        now[0] += 0.02 + 0.03 * len(batch)
+        return batch
+
+    clock = SimpleNamespace(perf_counter=lambda: now[0])
+    monkeypatch.setattr("clipaffect.preflight.estimate.time", clock)
+
+    slow = LoadedEncoder(lambda crop: torch.zeros(1), lambda n: torch.empty(n, 1), embed, 1)
+    # 50 ms for one: twenty take about a second, if the batch is not smaller. In a batch of four a
+    # crop takes (20 + 4 * 30) / 4 = 35 ms.
+    assert network_seconds(slow, 4) == pytest.approx(0.035)
+    assert seen == [1, 1, 4, 4]
 
 
 @pytest.fixture

@@ -8,8 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipaffect.config.encoders import Encoder
-from clipaffect.encoders.check import check_encoder
-from clipaffect.encoders.untrained import create_untrained
+from clipaffect.encoders.load import bare_tower
 
 
 @dataclass(frozen=True)
@@ -25,15 +24,10 @@ def encoder_cost(settings: Encoder) -> EncoderCost:
     """Counted by torch on a model without memory: no weights are needed; pixels cost nothing."""
     if settings.kind == "pixels":
         return EncoderCost(0.0, 0, settings.side**2)
-    check_encoder(settings, "<name>")
-    model = create_untrained(settings.model, "meta")
-    if settings.asset == "dinov2-s14":
-        model.visual.set_input_size(224)
-    size = model.visual.image_size
+    visual = bare_tower(settings)
+    size = visual.image_size
     height, width = (size, size) if isinstance(size, int) else size
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        # torch's counter fails on an attention pool (SigLIP's) whose weights want gradients.
-        visual = model.visual.eval().requires_grad_(False)
         features = visual(torch.zeros(1, 3, height, width, device="meta"))
-    parameters = sum(weight.numel() for weight in model.visual.parameters())
+    parameters = sum(weight.numel() for weight in visual.parameters())
     return EncoderCost(float(counter.get_total_flops()), parameters, int(features.shape[1]))

@@ -61,7 +61,35 @@ def load_encoder(settings: Encoder, assets: Path, device: str) -> LoadedEncoder:
     """
     if settings.kind == "pixels":
         return _pixels(settings)
-    visual = build_model(settings, assets).visual
+    return _running(build_model(settings, assets).visual, settings, device)
+
+
+def stand_in(settings: Encoder, device: str) -> LoadedEncoder:
+    """An encoder without its weights, for measuring: as fast as the real one, and as large.
+
+    Nothing is read or fetched. Its features mean nothing.
+    """
+    if settings.kind == "pixels":
+        return _pixels(settings)
+    # By way of ``meta``: the text tower and float32 weights of a large model never have memory.
+    visual = bare_tower(settings).to(DTYPES[settings.precision]).to_empty(device="cpu")
+    with torch.no_grad():
+        for tensor in (*visual.parameters(), *visual.buffers()):
+            tensor.fill_(0.01 if tensor.is_floating_point() else 0)
+    return _running(visual, settings, device)
+
+
+def bare_tower(settings: Encoder) -> Any:
+    """An encoder's image tower without weights or memory (on torch's device ``meta``)."""
+    check_encoder(settings, "<name>")
+    model = create_untrained(settings.model, "meta", _preprocessing(settings))
+    if settings.asset == "dinov2-s14":
+        model.visual.set_input_size(224)
+    return model.visual.eval().requires_grad_(False)
+
+
+def _running(visual: Any, settings: Encoder, device: str) -> LoadedEncoder:
+    """An image tower in its arithmetic, on a device."""
     dtype = arithmetic(settings, device)
     if dtype != DTYPES[settings.precision]:
         name, instead = settings.precision, str(dtype).removeprefix("torch.")

@@ -1,9 +1,8 @@
 """What a run will cost on this machine, from the sizes of the data and a few seconds of measuring.
 
-Embedding: the encoder's operations, counted on a model without weights or memory, over the
-machine's measured matrix peak times the share of it that whole encoders reach. Training: a second
-of real steps. Detection: a few frames of a real video, if the networks are there. An estimate is
-within a factor of two, not more.
+Embedding: a few crops through a network of the encoder's shape. Training: a second of real steps.
+Detection: a few frames of a real video, if the networks are there. An estimate is within a factor
+of two, not more.
 """
 
 from __future__ import annotations
@@ -25,28 +24,24 @@ from clipaffect.assets import MANIFEST
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.models import Config
 from clipaffect.config.training import Recipe
-from clipaffect.encoders.cost import encoder_cost
-from clipaffect.encoders.load import preparation
-from clipaffect.encoders.record import arithmetic
-from clipaffect.encoders.untrained import create_untrained
-from clipaffect.faces.crops import decode_image
+from clipaffect.embeddings.batches import prepare_batch
+from clipaffect.encoders.load import LoadedEncoder, stand_in
+from clipaffect.faces.crops import encode_crop
 from clipaffect.faces.finder import FaceFinder, FaceFollower
 from clipaffect.feature_files import open_features
 from clipaffect.one_core import take_one_core
 from clipaffect.splits import TRAIN, folds_among, in_split
 from clipaffect.table import Split
 from clipaffect.tasks import Task
-from clipaffect.training.cost import matrix_peak
 from clipaffect.training.data import TrainingData
 from clipaffect.training.learner import build_head
 from clipaffect.training.train import make_learner
 from clipaffect.video import read_frames
 
-# Of the matrix peak, by whole encoders: measured on a CPU (ViT-L/14: 0.8); assumed on a GPU.
-SHARE = {"cpu": 0.75, "cuda": 0.4}
 CROP_BYTES = 76  # of a JPEG, for each pixel of its side: 8.5 kB at 112
 ASSUMED_DETECTION = 0.01  # seconds a frame and core, where it cannot be measured
 FEW_FRAMES, STEPS = 12, 12
+ENOUGH = 1.0  # seconds of a network's work
 
 
 @dataclass(frozen=True)
@@ -87,18 +82,21 @@ def estimate(
         yield detection
     # At most: how many frames a rate leaves out is known only from the videos' times.
     crops = ceil((facts["images_used"] + facts["frames_to_search"]) / config.faces.stride)
+    lengths = {}
     for name, encoder in config.encoders.items():
-        yield _embedding(config, name, encoder, crops, facts, face_seconds)
-    dimension = _dimension(config)
+        network = stand_in(encoder, _device(encoder))
+        lengths[name] = network.dimension
+        yield _embedding(config, name, network, crops, facts, face_seconds)
+    dimension = _dimension(config, lengths)
     for name, task in config.tasks().items():
         yield from _training(config, task, facts["tasks"][name], dimension)
 
 
-def _dimension(config: Config) -> int:
-    """Of the features that heads are trained on."""
+def _dimension(config: Config, lengths: dict[str, int]) -> int:
+    """Of the features that heads are trained on; ``lengths`` are those of the encoders."""
     parts = config.features.join.get(config.encoder, (config.encoder,))
-    if parts[0] in config.encoders:
-        return sum(encoder_cost(config.encoders[part]).dimension for part in parts)
+    if parts[0] in lengths:
+        return sum(lengths[part] for part in parts)
     with open_features(config.features.imported[config.encoder][0]) as source:
         return source.dimension
 
@@ -134,35 +132,44 @@ def _detection_seconds(video: Path, config: Config, assets: Path) -> float | Non
     return (time.process_time() - started) / count if count else None
 
 
+def _device(encoder: Encoder) -> str:
+    on_gpu = encoder.kind == "open_clip" and torch.cuda.is_available()
+    return "cuda" if on_gpu else "cpu"
+
+
 def _embedding(
     config: Config,
     name: str,
-    encoder: Encoder,
+    network: LoadedEncoder,
     crops: int,
     facts: dict[str, Any],
     face_seconds: float | None,
 ) -> Cost:
-    cost = encoder_cost(encoder)
-    flop, dimension = cost.flop, cost.dimension
+    encoder = config.encoders[name]
     annotated = sum(s["annotated"] for splits in facts["tasks"].values() for s in splits.values())
-    disk = 2.0 * dimension * (2 * crops + annotated)
+    disk = 2.0 * network.dimension * (2 * crops + annotated)
     work = f"{crops:,} crops by {name}"
-    if not flop:
-        return Cost(work, crops * 2e-3 / 3600, "core", disk, "2 ms a crop, to decode it")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    size = 4096 if device == "cuda" else 512
-    dtype = arithmetic(encoder, device)
-    peak = matrix_peak(dtype, torch.mm, size, device)
-    hours = crops * flop / (peak * SHARE[device]) / 3600
-    note = (
-        f"{flop / 1e9:.1f} GFLOP a crop, {SHARE[device]:.0%} of the measured "
-        f"{str(dtype).removeprefix('torch.')} matrix peak of {peak / 1e9:,.0f} GFLOP/s"
-    )
-    if device == "cpu":
-        return Cost(work, hours, "core", disk, note)
-    seconds = flop / (peak * SHARE[device])
-    note += f"; {feeding(seconds, encoder.workers, _crop_seconds(encoder, config), face_seconds)}"
-    return Cost(work, hours, torch.cuda.get_device_name(), disk, note)
+    prepared, computed = _crop_seconds(network, config), network_seconds(network, encoder.batch)
+    if _device(encoder) == "cpu":
+        seconds = prepared + computed
+        note = f"measured: {1 / seconds:,.{1 if seconds > 0.1 else 0}f} crops a second and core"
+        return Cost(work, crops * seconds / 3600, "core", disk, note)
+    note = f"measured; {feeding(computed, encoder.workers, prepared, face_seconds)}"
+    return Cost(work, crops * computed / 3600, torch.cuda.get_device_name(), disk, note)
+
+
+def network_seconds(network: LoadedEncoder, batch: int) -> float:
+    """Seconds that a network needs for a crop: in a batch, or in as many as take a second."""
+    one = network.room(1).zero_()
+    alone = min(_seconds(network, one) for _ in range(2))
+    crops = network.room(max(1, min(batch, round(ENOUGH / alone)))).zero_()
+    return min(_seconds(network, crops) for _ in range(2)) / len(crops)
+
+
+def _seconds(network: LoadedEncoder, crops: torch.Tensor) -> float:
+    started = time.perf_counter()
+    network.embed(crops)  # its features are on the host: a GPU is done
+    return time.perf_counter() - started
 
 
 def feeding(gpu: float, workers: int, crop: float, face: float | None) -> str:
@@ -181,17 +188,13 @@ def feeding(gpu: float, workers: int, crop: float, face: float | None) -> str:
     return f"{found} and {ceil(face / gpu)} align_faces jobs side by side"
 
 
-def _crop_seconds(encoder: Encoder, config: Config) -> float:
+def _crop_seconds(network: LoadedEncoder, config: Config) -> float:
     """Seconds of a core to decode and preprocess one crop."""
     side = config.faces.size
     noise = np.random.default_rng(0).integers(0, 255, (side // 8, side // 8, 3), np.uint8)
-    jpeg = cv2.imencode(".jpg", cv2.resize(noise, (side, side)))[1].tobytes()
-    prepare = preparation(create_untrained(encoder.model, "meta").visual)
+    jpeg = encode_crop(cv2.resize(noise, (side, side)))
     started = time.process_time()
-    for _ in range(STEPS):
-        crop = decode_image(jpeg)
-        if crop is not None:  # always: it was encoded just now
-            prepare(crop)
+    prepare_batch([jpeg] * STEPS, 0, network, STEPS)
     return (time.process_time() - started) / STEPS
 
 
