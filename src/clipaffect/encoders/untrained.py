@@ -7,6 +7,8 @@ from importlib import import_module, resources
 from threading import Lock
 from typing import Any
 
+import torch
+
 from clipaffect.encoders.torchvision_ops import ensure_torchvision
 
 FOLDER = "models"
@@ -41,8 +43,11 @@ def create_untrained(
     level = logger.level
     logger.setLevel(logging.ERROR)  # open_clip warns that no weights are loaded
     try:
-        return open_clip().create_model(
-            name, load_weights=False, device=device, force_preprocess_cfg=preprocessing or {}
-        )
+        # Told by its argument alone, open_clip makes a model on the CPU and moves it: for ViT-L/14
+        # on ``meta`` that takes 4.6 s and 1.8 GB in place of 0.07 s and 7 MB.
+        with torch.device(device):
+            return open_clip().create_model(
+                name, load_weights=False, device=device, force_preprocess_cfg=preprocessing or {}
+            )
     finally:
         logger.setLevel(level)
