@@ -33,6 +33,7 @@ from clipaffect.encoders.cost import encoder_cost
 from clipaffect.encoders.untrained import create_untrained, open_clip
 from clipaffect.faces.crops import encode_crop
 from clipaffect.faces.rows import SCHEMA
+from clipaffect.one_core import take_one_core
 from clipaffect.store import Store
 from clipaffect.tables import write_batches, write_frame
 from clipaffect.training.cost import matrix_peak
@@ -111,7 +112,7 @@ def peak_memory(count: int) -> float:
 
 def memory_of(count: int) -> None:
     """What ``peak_memory`` runs: prints the peak in gigabytes."""
-    torch.set_num_threads(1)
+    take_one_core()
     stage_seconds(TINY, crops(64) * (count // 64))
     # Not ru_maxrss: a child's begins at what its parent held.
     status = Path("/proc/self/status").read_text(encoding="utf-8")
@@ -120,7 +121,7 @@ def memory_of(count: int) -> None:
 
 def main() -> None:
     """Measure and print."""
-    torch.set_num_threads(1)
+    take_one_core()  # as the rule's command does
     products = [bf16_peak()]
     large = stage_rate(LARGE, 16, 80)
     products.append(bf16_peak())

@@ -5,7 +5,8 @@ captured nothing may pass between the two, neither a copy nor a result that the 
 and a graph that is replayed repeats the captured operations on the captured memory, whatever Python
 knows by then: a number that was read once stays as it was. The arithmetic is the CPU's to the bit.
 
-What it does not show: the kernels' own arithmetic, their speed, and memory that a graph uses twice.
+What it does not show: the kernels' own arithmetic, their speed, memory that a graph uses twice, and
+in-place writes, which happen at the capture too.
 The device goes by the name ``meta``, which torch knows everywhere and needs no hardware for.
 """
 
@@ -35,6 +36,12 @@ WAITED_FOR = {
     aten.nonzero.default,
     aten.masked_select.default,
     aten.equal.default,
+    aten.allclose.default,
+    aten._unique2.default,
+    aten.unique_dim.default,
+    aten.unique_consecutive.default,
+    aten.bincount.default,
+    aten.repeat_interleave.Tensor,
 }
 INDEXED = {aten.index.Tensor, aten.index_put_.default}
 
@@ -102,6 +109,7 @@ class PretendedGpu(TorchDispatchMode):
             yield
         finally:
             self.graph = None
+        graph.forget()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -145,14 +153,21 @@ class Graph:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, Any, Any, Any]] = []
 
+    def forget(self) -> None:
+        """What a captured operation gives is there once the graph is replayed, not before."""
+        for func, _, _, result in self.calls:
+            for value in tree_flatten(result)[0]:
+                made = not func._schema.is_mutable and not _is_view(func)
+                if made and isinstance(value, Tensor) and value.is_floating_point():
+                    value.fill_(torch.nan)
+
     def replay(self) -> None:
         """Repeat them in order; a view stays a view."""
         for func, args, kwargs, before in self.calls:
-            returns = [r.alias_info for r in func._schema.returns]
-            if any(alias is not None and not alias.is_write for alias in returns):
+            if _is_view(func):
                 continue
             after = func(*args, **kwargs)
-            if not any(returns):
+            if not func._schema.is_mutable:
                 for old, new in zip(tree_flatten(before)[0], tree_flatten(after)[0], strict=True):
                     if isinstance(old, Tensor):
                         old.copy_(new)
@@ -167,9 +182,14 @@ class _FromNumbers(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is not torch.tensor or kwargs.get("device") != DEVICE:
+        if func not in (torch.tensor, torch.as_tensor) or kwargs.get("device") != DEVICE:
             return func(*args, **kwargs)
-        return torch.tensor(*args, **kwargs | {"device": "cpu"}).to(DEVICE)
+        return func(*args, **kwargs | {"device": "cpu"}).to(DEVICE)
+
+
+def _is_view(func: Any) -> bool:
+    returned = [value.alias_info for value in func._schema.returns]
+    return any(alias is not None and not alias.is_write for alias in returned)
 
 
 def _here(value: Any) -> Any:

@@ -35,9 +35,7 @@ def one_device(may_be_gpu: bool) -> Iterator[str]:
     """``cuda:N`` of a GPU that is this process's alone while the block runs, or ``cpu``.
 
     Waits while every GPU it sees is taken by another job of this project. The operating system
-    frees the lock of a killed process. While a GPU is held, float32 is float32: cuDNN's
-    convolutions would otherwise keep 10 bits of the mantissa (TF32), and choose by chance among
-    algorithms whose last bits differ.
+    frees the lock of a killed process. See ``full_float32`` for what the block computes in.
     """
     gpus = visible_gpus() if may_be_gpu and torch.cuda.is_available() else []
     if not gpus:
@@ -46,10 +44,27 @@ def one_device(may_be_gpu: bool) -> Iterator[str]:
     number, lock = _take(gpus)
     try:
         torch.cuda.set_device(number)  # CUDA graphs are captured on the current one
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        with full_float32():
             yield f"cuda:{number}"
     finally:
         lock.release()
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """On a GPU float32 is float32, and the same inputs give the same bytes.
+
+    torch leaves cuDNN's convolutions at TF32, which keeps 10 bits of the mantissa, and at
+    algorithms whose sums may have another order each time. NVIDIA's containers put matrix products
+    at TF32.
+    """
+    products = torch.backends.cuda.matmul
+    before, products.allow_tf32 = products.allow_tf32, False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        products.allow_tf32 = before
 
 
 def _take(gpus: list[str]) -> tuple[int, FileLock]:

@@ -82,12 +82,18 @@ def test_on_a_gpu_float32_is_float32(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
     monkeypatch.setattr(devices, "visible_gpus", lambda: ["GPU-a"])
-    assert torch.backends.cudnn.allow_tf32, "torch's own default"
-    with one_device(True):
-        assert not torch.backends.cudnn.allow_tf32
-        assert not torch.backends.cuda.matmul.allow_tf32
-        assert torch.backends.cudnn.deterministic
-    assert torch.backends.cudnn.allow_tf32
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    assert convolutions.allow_tf32, "torch's own default"
+    products.allow_tf32 = True  # as in NVIDIA's containers
+    try:
+        with one_device(True):
+            assert not convolutions.allow_tf32
+            assert not products.allow_tf32
+            assert convolutions.deterministic
+        assert convolutions.allow_tf32
+        assert products.allow_tf32
+    finally:
+        products.allow_tf32 = False
 
 
 @pytest.mark.parametrize(

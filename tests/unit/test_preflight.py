@@ -261,8 +261,33 @@ def test_what_keeps_a_gpu_busy_is_a_matter_of_rates() -> None:
     assert "align_faces" not in feeding(0.0005, 2, 0.004, None)  # crops that are there already
 
 
+def test_a_network_that_does_not_fit_is_not_measured(
+    micro_config: Path, face_networks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(settings: Encoder, device: str) -> LoadedEncoder:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr("clipaffect.preflight.estimate.stand_in", full)
+    config = load_config(micro_config)
+    tree, labels = read_dataset(config.data, list(config.tasks().values()))
+    facts = collect(config.data, list(config.tasks().values()), tree, labels)
+    costs = list(estimate(config, facts, None, face_networks))
+    notes = [cost.note for cost in costs if cost.hours is None]
+    assert notes == ["not measured: the memory does not hold it now"] * len(config.encoders)
+    assert len(costs) == 7
+
+
+def test_a_model_without_memory_never_had_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(
+        torch.nn.Linear, "reset_parameters", lambda layer: made.append(layer.weight.device.type)
+    )
+    encoder_cost(Encoder(model="clipaffect-micro", random=0, activation="gelu"))
+    assert set(made) == {"meta"}
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_a_stand_in_has_the_encoders_shape_and_arithmetic_and_no_memory_of_its_text(
+def test_a_stand_in_has_the_encoders_shape_and_arithmetic(
     precision: Literal["bf16", "fp32"],
 ) -> None:
     settings = Encoder(model="clipaffect-micro", random=0, activation="gelu", precision=precision)
@@ -282,13 +307,13 @@ def test_a_networks_time_is_that_of_a_crop_in_a_batch(monkeypatch: pytest.Monkey
         now[0] += 0.02 + 0.03 * len(batch)
         return batch
 
-    clock = SimpleNamespace(perf_counter=lambda: now[0])
+    clock = SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: 0.0)
     monkeypatch.setattr("clipaffect.preflight.estimate.time", clock)
 
     slow = LoadedEncoder(lambda crop: torch.zeros(1), lambda n: torch.empty(n, 1), embed, 1)
     # 50 ms for one: twenty take about a second, if the batch is not smaller. In a batch of four a
     # crop takes (20 + 4 * 30) / 4 = 35 ms.
-    assert network_seconds(slow, 4) == pytest.approx(0.035)
+    assert network_seconds(slow, 4, on_gpu=True) == pytest.approx(0.035)
     assert seen == [1, 1, 4, 4]
 
 

@@ -159,6 +159,7 @@ def test_a_step_that_a_gpu_would_refuse_is_refused(monkeypatch: pytest.MonkeyPat
         graph = torch.cuda.CUDAGraph()
         for wrong in (
             lambda: x.sum().item(), lambda: x[x > 1], x.nonzero, x.cpu,
+            lambda: torch.bincount(x.long()), lambda: torch.as_tensor([1.0], device=DEVICE),
             lambda: torch.ones(4).to(DEVICE), lambda: torch.tensor([1.0], device=DEVICE),
         ):  # fmt: skip
             with pytest.raises(Refused, match="meet while"), torch.cuda.graph(graph):
@@ -167,6 +168,7 @@ def test_a_step_that_a_gpu_would_refuse_is_refused(monkeypatch: pytest.MonkeyPat
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             by_tensor, by_number = x * number, x * scale
+        assert by_tensor.cpu().isnan().all(), "nothing is computed before a replay"
         number.fill_(3.0)
         scale = 3.0
         graph.replay()

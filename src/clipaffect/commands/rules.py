@@ -70,7 +70,9 @@ def embed_faces(
 ) -> None:
     """Embed the crops of a shard with one encoder."""
     from clipaffect.embeddings.stage import embed_faces
+    from clipaffect.one_core import take_one_core
 
+    take_one_core()
     embed_faces(manifest, faces, section(settings, "encoder", Encoder), assets, Store(store), out)
 
 

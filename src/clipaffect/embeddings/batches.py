@@ -45,7 +45,7 @@ def prepare_batch(crops: list[bytes], start: int, encoder: LoadedEncoder, batch:
             continue
         if inputs is None:
             inputs = encoder.room(batch)
-        # Straight into its place: stacking, padding and converting would each copy the batch.
+        # Straight into its place: to stack and then to pad would each copy the batch.
         inputs[len(places)] = encoder.prepare(picture)
         places.append(place)
     if inputs is not None:
@@ -92,10 +92,8 @@ def embed_crops(crops: list[bytes], encoder: LoadedEncoder, batch: int) -> np.nd
 def _embed(encoder: LoadedEncoder, inputs: torch.Tensor) -> torch.Tensor:
     try:
         return encoder.embed(inputs)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        # The last is cuBLAS's and cuDNN's word, whose workspaces did not fit.
-        said = ("out of memory", "allocate memory", "STATUS_ALLOC_FAILED")
-        if isinstance(error, RuntimeError) and not any(words in str(error) for words in said):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         raise UserError(
             f"the memory does not hold a batch of {len(inputs)}: {first_line(error)}",
@@ -103,3 +101,10 @@ def _embed(encoder: LoadedEncoder, inputs: torch.Tensor) -> torch.Tensor:
             mend="make it smaller (half, say); the features of what is done already stay in the "
             "store under the old size, and everything is embedded with one size",
         ) from None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device's memory, or the host's, does not hold a batch."""
+    # The last two are cuBLAS's and cuDNN's words, whose workspaces did not fit.
+    said = ("out of memory", "allocate memory", "STATUS_ALLOC_FAILED", "ALLOCATION_FAILED")
+    return isinstance(error, MemoryError) or any(words in str(error) for words in said)

@@ -20,7 +20,6 @@ from clipaffect.embeddings.columns import KEYS, schema
 from clipaffect.embeddings.pieces import Load, Piece, Pieces, open_pieces, rows_of_a_piece
 from clipaffect.errors import UserError
 from clipaffect.faces.crops import read_crops
-from clipaffect.one_core import take_one_core
 from clipaffect.outcomes import Outcome
 from clipaffect.progress import Progress
 from clipaffect.store import Store
@@ -58,9 +57,7 @@ def embed_faces(
     piece, the crops of the next are decoded and preprocessed on threads of their own. See
     ``open_pieces`` for ``load`` and ``threads``.
     """
-    if threads == 1:
-        take_one_core()
-    torch.set_num_threads(1)  # a thread's bytes do not depend on the machine's load
+    torch.set_num_threads(1)  # one job is one thread: its bytes do not depend on the machine's load
     with open_pieces(settings, assets, store, load, threads) as pieces:
         rows = read_frame(faces, list(KEYS))
 

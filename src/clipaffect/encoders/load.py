@@ -61,21 +61,27 @@ def load_encoder(settings: Encoder, assets: Path, device: str) -> LoadedEncoder:
     """
     if settings.kind == "pixels":
         return _pixels(settings)
+    dtype = arithmetic(settings, device)
+    if dtype != DTYPES[settings.precision]:
+        name, instead = settings.precision, str(dtype).removeprefix("torch.")
+        print(f"{device} has no fast {name}: computed in {instead}, on weights of {name}")
     return _running(build_model(settings, assets).visual, settings, device)
 
 
 def stand_in(settings: Encoder, device: str) -> LoadedEncoder:
-    """An encoder without its weights, for measuring: as fast as the real one, and as large.
+    """An encoder of the same shape without its weights, to measure what the real one takes.
 
     Nothing is read or fetched. Its features mean nothing.
     """
     if settings.kind == "pixels":
         return _pixels(settings)
-    # By way of ``meta``: the text tower and float32 weights of a large model never have memory.
+    # By way of ``meta``: neither the text tower nor float32 weights have memory, if not asked for.
     visual = bare_tower(settings).to(DTYPES[settings.precision]).to_empty(device="cpu")
     with torch.no_grad():
         for tensor in (*visual.parameters(), *visual.buffers()):
             tensor.fill_(0.01 if tensor.is_floating_point() else 0)
+    if settings.swap_activation:
+        swap_activations(visual)
     return _running(visual, settings, device)
 
 
@@ -91,9 +97,6 @@ def bare_tower(settings: Encoder) -> Any:
 def _running(visual: Any, settings: Encoder, device: str) -> LoadedEncoder:
     """An image tower in its arithmetic, on a device."""
     dtype = arithmetic(settings, device)
-    if dtype != DTYPES[settings.precision]:
-        name, instead = settings.precision, str(dtype).removeprefix("torch.")
-        print(f"{device} has no fast {name}: computed in {instead}, on weights of {name}")
     # By way of the stated precision: its rounding of the weights holds whatever computes on them.
     visual = visual.to(dtype=DTYPES[settings.precision]).to(device=device, dtype=dtype)
     visual = visual.eval().requires_grad_(False)

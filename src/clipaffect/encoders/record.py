@@ -37,6 +37,8 @@ def encoder_record(settings: Encoder, assets: Path, device: str) -> dict[str, An
     record: dict[str, Any] = {"settings": values, "device": kind}
     record["versions"] = {name: version(name) for name in PACKAGES}
     record["versions"]["opencv"] = cv2.__version__  # decodes the crops
+    if kind == "cuda":
+        record["tf32"] = False  # see ``devices.full_float32``
     if arithmetic(settings, device) != DTYPES[settings.precision]:
         record["arithmetic"] = str(arithmetic(settings, device))
     if settings.tag is not None:

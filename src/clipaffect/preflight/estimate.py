@@ -21,10 +21,11 @@ import pandas as pd
 import torch
 
 from clipaffect.assets import MANIFEST
-from clipaffect.config.encoders import Encoder
 from clipaffect.config.models import Config
 from clipaffect.config.training import Recipe
-from clipaffect.embeddings.batches import prepare_batch
+from clipaffect.devices import full_float32
+from clipaffect.embeddings.batches import is_out_of_memory, prepare_batch
+from clipaffect.encoders.cost import encoder_cost
 from clipaffect.encoders.load import LoadedEncoder, stand_in
 from clipaffect.faces.crops import encode_crop
 from clipaffect.faces.finder import FaceFinder, FaceFollower
@@ -82,21 +83,18 @@ def estimate(
         yield detection
     # At most: how many frames a rate leaves out is known only from the videos' times.
     crops = ceil((facts["images_used"] + facts["frames_to_search"]) / config.faces.stride)
-    lengths = {}
-    for name, encoder in config.encoders.items():
-        network = stand_in(encoder, _device(encoder))
-        lengths[name] = network.dimension
-        yield _embedding(config, name, network, crops, facts, face_seconds)
-    dimension = _dimension(config, lengths)
+    for name in config.encoders:
+        yield _embedding(config, name, crops, facts, face_seconds)
+    dimension = _dimension(config)
     for name, task in config.tasks().items():
         yield from _training(config, task, facts["tasks"][name], dimension)
 
 
-def _dimension(config: Config, lengths: dict[str, int]) -> int:
-    """Of the features that heads are trained on; ``lengths`` are those of the encoders."""
+def _dimension(config: Config) -> int:
+    """Of the features that heads are trained on."""
     parts = config.features.join.get(config.encoder, (config.encoder,))
-    if parts[0] in lengths:
-        return sum(lengths[part] for part in parts)
+    if parts[0] in config.encoders:
+        return sum(encoder_cost(config.encoders[part]).dimension for part in parts)
     with open_features(config.features.imported[config.encoder][0]) as source:
         return source.dimension
 
@@ -132,44 +130,46 @@ def _detection_seconds(video: Path, config: Config, assets: Path) -> float | Non
     return (time.process_time() - started) / count if count else None
 
 
-def _device(encoder: Encoder) -> str:
-    on_gpu = encoder.kind == "open_clip" and torch.cuda.is_available()
-    return "cuda" if on_gpu else "cpu"
-
-
 def _embedding(
-    config: Config,
-    name: str,
-    network: LoadedEncoder,
-    crops: int,
-    facts: dict[str, Any],
-    face_seconds: float | None,
+    config: Config, name: str, crops: int, facts: dict[str, Any], face_seconds: float | None
 ) -> Cost:
     encoder = config.encoders[name]
     annotated = sum(s["annotated"] for splits in facts["tasks"].values() for s in splits.values())
-    disk = 2.0 * network.dimension * (2 * crops + annotated)
+    disk = 2.0 * encoder_cost(encoder).dimension * (2 * crops + annotated)
     work = f"{crops:,} crops by {name}"
-    prepared, computed = _crop_seconds(network, config), network_seconds(network, encoder.batch)
-    if _device(encoder) == "cpu":
-        seconds = prepared + computed
-        note = f"measured: {1 / seconds:,.{1 if seconds > 0.1 else 0}f} crops a second and core"
-        return Cost(work, crops * seconds / 3600, "core", disk, note)
-    note = f"measured; {feeding(computed, encoder.workers, prepared, face_seconds)}"
-    return Cost(work, crops * computed / 3600, torch.cuda.get_device_name(), disk, note)
+    on_gpu = encoder.kind == "open_clip" and torch.cuda.is_available()
+    on = torch.cuda.get_device_name() if on_gpu else "core"
+    try:
+        # Beside a job that may hold the GPU: a check does not wait for it.
+        with full_float32():
+            network = stand_in(encoder, "cuda" if on_gpu else "cpu")
+            prepared = _crop_seconds(network, config)
+            computed = network_seconds(network, encoder.batch, on_gpu)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return Cost(work, None, on, disk, "not measured: the memory does not hold it now")
+    if on_gpu:
+        note = f"measured; {feeding(computed, encoder.workers, prepared, face_seconds)}"
+        return Cost(work, crops * computed / 3600, on, disk, note)
+    seconds = prepared + computed
+    note = f"measured: {1 / seconds:,.{1 if seconds > 0.1 else 0}f} crops a second and core"
+    return Cost(work, crops * seconds / 3600, on, disk, note)
 
 
-def network_seconds(network: LoadedEncoder, batch: int) -> float:
+def network_seconds(network: LoadedEncoder, batch: int, on_gpu: bool) -> float:
     """Seconds that a network needs for a crop: in a batch, or in as many as take a second."""
+    clock = time.perf_counter if on_gpu else time.process_time
+
+    def seconds(crops: torch.Tensor) -> float:
+        started = clock()
+        network.embed(crops)  # its features are on the host: a GPU is done
+        return clock() - started
+
     one = network.room(1).zero_()
-    alone = min(_seconds(network, one) for _ in range(2))
-    crops = network.room(max(1, min(batch, round(ENOUGH / alone)))).zero_()
-    return min(_seconds(network, crops) for _ in range(2)) / len(crops)
-
-
-def _seconds(network: LoadedEncoder, crops: torch.Tensor) -> float:
-    started = time.perf_counter()
-    network.embed(crops)  # its features are on the host: a GPU is done
-    return time.perf_counter() - started
+    alone = min(seconds(one) for _ in range(2))
+    crops = network.room(max(1, min(batch, round(ENOUGH / max(alone, 1e-6))))).zero_()
+    return min(seconds(crops) for _ in range(2)) / len(crops)
 
 
 def feeding(gpu: float, workers: int, crop: float, face: float | None) -> str:

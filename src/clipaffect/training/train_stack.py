@@ -94,7 +94,7 @@ def _epoch(
     recipe: Recipe,
     epoch: int,
 ) -> np.ndarray:
-    """(steps, 6, G) records of one epoch. The host waits at its ends, never between two steps."""
+    """(steps, 6, G) records of one epoch; the host waits at its end, and while it captures."""
     stack.rate.fill_(learning_rate(recipe, epoch))
     orders = [batches(rows, recipe.batch, seed, epoch) for seed in stack.seeds]
     sizes = [len(batch) for batch in orders[0]]
