@@ -100,7 +100,7 @@ def documented_loop_rate(count: int) -> float:
 
 def bf16_peak() -> float:
     """The matrix peak now. A shared machine's wanders, most where its cores share a matrix unit."""
-    return matrix_peak(torch.bfloat16, torch.mm, 1024, "cpu")
+    return matrix_peak(torch.bfloat16, torch.mm)
 
 
 def peak_memory(count: int) -> float:

@@ -28,7 +28,7 @@ from clipaffect.encoders.load import LoadedEncoder, load_encoder, stand_in
 from clipaffect.errors import UserError
 from clipaffect.faces.crops import encode_crop
 from clipaffect.launch import planned_jobs
-from clipaffect.preflight.estimate import estimate, feeding, network_seconds
+from clipaffect.preflight.estimate import _crop_seconds, estimate, feeding, network_seconds
 from clipaffect.preflight.show import show
 from clipaffect.tasks import AU, EXPR
 from clipaffect.video import read_frames, stated_frames
@@ -284,6 +284,11 @@ def test_a_model_without_memory_never_had_any(monkeypatch: pytest.MonkeyPatch) -
     )
     encoder_cost(Encoder(model="clipaffect-micro", random=0, activation="gelu"))
     assert set(made) == {"meta"}
+
+
+def test_preparing_a_crop_is_measured_on_the_encoders_own_preprocessing() -> None:
+    config = load_config(ROOT / "tests/config/micro.yaml")
+    assert 0 < _crop_seconds(stand_in(config.encoders["micro"], "cpu"), config) < 0.1
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
