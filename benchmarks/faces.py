@@ -2,10 +2,11 @@
 
     python benchmarks/faces.py
 
-About 5 minutes on 2 cores. References, in the same run on the same clips: the same networks
-driven by MediaPipe's own native graph (mediapipe 0.10.21, in an environment of its own that this
-script makes once under ~/.cache), and OpenCV's engine for them, detection in every frame, which
-is what this project did before. Prints a table, and as its last line one JSON object.
+About 12 minutes on 2 cores. References, in the same run on the same clips: MediaPipe's own native
+graph of the same networks (mediapipe 0.10.21), and MTCNN (facenet-pytorch 2.6.0, which carries the
+published weights, with the torch 2.2 that it asks for), each in an environment of its own that
+this script makes once under ~/.cache (0.9 and 5 GB). Prints a table, and as its last line one
+JSON object.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from fractions import Fraction
 from pathlib import Path
 
@@ -41,27 +43,53 @@ ASSETS = ROOT / "assets"
 RIG = ROOT / "resources/demo/head_rig.npz"
 CLIPS = ("single_face.mp4", "laughing.mp4")  # 640 x 360, one face
 REPEATS = 3
-MEDIAPIPE = Path.home() / ".cache/clipaffect-benchmarks/mediapipe-0.10.21"
-NATIVE = """
-import sys, time, json, os
-os.environ["GLOG_minloglevel"] = "3"
-import cv2, mediapipe as mp
-cv2.setNumThreads(1)
+DEFAULT = "default: followed, search every 5th frame, with tiles"
+TILED = "search in every frame, with tiles"
+WHOLE = "search in every frame, whole picture only"
+ALIKE = "followed, whole picture only, no crops"
+NATIVE = "MediaPipe's native FaceMesh, no crops"
+CASCADE = "MTCNN, every frame, faces from 20 px (its default), no crops"
+CASCADE_40 = "MTCNN, every frame, faces from 40 px, no crops"
+ENVIRONMENTS = Path.home() / ".cache/clipaffect-benchmarks"
+# A peer's program defines `found(pictures)`: in how many of a list of RGB frames it finds a face,
+# and `restart()`: before another video. One thread; decoded by OpenCV, no crops cut or packed.
+MEDIAPIPE = """
+import mediapipe as mp
 mesh = mp.solutions.face_mesh.FaceMesh(static_image_mode=False, max_num_faces=1)
-frames = seconds = found = 0
-for path in sys.argv[1:]:
-    mesh.reset()
-    video = cv2.VideoCapture(path)
+restart = mesh.reset
+def found(pictures):
+    return sum(bool(mesh.process(picture).multi_face_landmarks) for picture in pictures)
+"""
+MTCNN = """
+import torch
+from facenet_pytorch import MTCNN
+torch.set_num_threads(1)
+finder = MTCNN(min_face_size=SMALLEST)
+def restart():
+    pass
+def found(pictures):
+    boxes, _, points = finder.detect(pictures, landmarks=True)
+    return sum(box is not None for box in boxes)
+"""
+TIMED = """
+import json, sys, time
+import cv2
+cv2.setNumThreads(1)
+frames = seconds = faces = 0
+for path in sys.argv[2:]:
+    restart()
+    video, batch, more = cv2.VideoCapture(path), [], True
     started = time.process_time()
-    while True:
+    while more:
         more, picture = video.read()
-        if not more:
-            break
-        faces = mesh.process(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)).multi_face_landmarks
-        frames += 1
-        found += bool(faces)
+        if more:
+            batch.append(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
+            frames += 1
+        if batch and (not more or len(batch) == int(sys.argv[1])):
+            faces += found(batch)
+            batch = []
     seconds += time.process_time() - started
-print(json.dumps({"rate": frames / seconds, "found": found / frames}))
+print(json.dumps({"rate": frames / seconds, "found": faces / frames}))
 """
 
 
@@ -98,17 +126,31 @@ def stage_rate(videos: list[Path], settings: Faces) -> tuple[float, pd.DataFrame
     return len(faces) / seconds, faces
 
 
-def native_rate(videos: list[Path]) -> dict[str, float]:
-    """MediaPipe's own FaceMesh, decoded by OpenCV; it cuts and packs no crops."""
-    python = MEDIAPIPE / "bin/python"
+def peer_rate(
+    program: str, packages: list[str], videos: list[Path], batch: int
+) -> dict[str, float]:
+    """Frames per CPU-second of a peer's program, ``batch`` frames a call, and its share found."""
+    python = ENVIRONMENTS / packages[0].replace("==", "-") / "bin/python"
     if not python.is_file():
-        subprocess.run([sys.executable, "-m", "venv", MEDIAPIPE], check=True)
-        packages = ["mediapipe==0.10.21", "numpy<2"]
+        subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)
         subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
     run = subprocess.run(
-        [python, "-c", NATIVE, *videos], check=True, capture_output=True, text=True
+        [python, "-c", program + TIMED, str(batch), *videos],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "GLOG_minloglevel": "3"},
     )
     return json.loads(run.stdout.strip().splitlines()[-1])
+
+
+def mtcnn_rate(videos: list[Path], smallest: int) -> dict[str, float]:
+    """MTCNN with its five landmarks, faces from ``smallest`` pixels on, in every frame.
+
+    Eight frames a call were the fastest of 1, 8 and 32.
+    """
+    packages = ["facenet-pytorch==2.6.0", "opencv-python-headless<5", "numpy<2"]
+    return peer_rate(f"SMALLEST = {smallest}" + MTCNN, packages, videos, batch=8)
 
 
 def finding_rate(finder: FaceFinder, videos: list[Path]) -> float:
@@ -184,31 +226,42 @@ def memory_of(video: Path) -> None:
     print(int(status.split("VmHWM:")[1].split()[0]) / 1e6)
 
 
+def measure_rates(
+    videos: list[Path],
+) -> tuple[dict[str, list[float]], dict[str, float], pd.DataFrame]:
+    """Rates by variant, peers' shares of frames with a face, and the default's faces.
+
+    The two sides of a ratio run one after the other: a shared machine's speed wanders.
+    """
+    every, whole = Faces(detect_every=1), Faces(detect_every=1, smallest=0)
+    alike = FaceFinder(ASSETS, Faces(smallest=0))
+    rates: dict[str, list[float]] = defaultdict(list)
+    for _ in range(REPEATS):
+        rates[TILED].append(stage_rate(videos, every)[0])
+        rates[WHOLE].append(stage_rate(videos, whole)[0])
+        rates[ALIKE].append(finding_rate(alike, videos))
+        mediapipe = peer_rate(MEDIAPIPE, ["mediapipe==0.10.21", "numpy<2"], videos, batch=1)
+        rate, faces = stage_rate(videos, Faces())
+        mtcnn = {smallest: mtcnn_rate(videos, smallest) for smallest in (20, 40)}
+        rates[NATIVE].append(mediapipe["rate"])
+        rates[DEFAULT].append(rate)
+        rates[CASCADE].append(mtcnn[20]["rate"])
+        rates[CASCADE_40].append(mtcnn[40]["rate"])
+    found = {"mediapipe": mediapipe["found"], "mtcnn": mtcnn[20]["found"]}
+    return rates, found, faces
+
+
 def main() -> None:
     """Measure and print."""
     for name in ("face-networks", "real-clips"):
         ensure_asset(name, ASSETS)
     videos = [ASSETS / "real-clips" / name for name in CLIPS]
-    variants = {
-        "default: followed, search every 5th frame": Faces(),
-        "search in every frame": Faces(detect_every=1),
-        "search in every frame, whole picture only": Faces(detect_every=1, smallest=0),
-    }
-    rates: dict[str, list[float]] = {name: [] for name in variants}
-    native: list[dict[str, float]] = []
-    finding: list[float] = []
-    alike = FaceFinder(ASSETS, Faces(smallest=0))
-    faces = pd.DataFrame()
-    for _ in range(REPEATS):
-        for name, settings in variants.items():
-            rate, found = stage_rate(videos, settings)
-            rates[name].append(rate)
-            if settings == Faces():
-                faces = found
-        finding.append(finding_rate(alike, videos))
-        native.append(native_rate(videos))
+    rates, found, faces = measure_rates(videos)
     median = {name: float(np.median(values)) for name, values in rates.items()}
-    reference = float(np.median([run["rate"] for run in native]))
+
+    def ratio(ours: str, theirs: str) -> float:
+        return float(np.median(np.divide(rates[ours], rates[theirs])))
+
     finder = FaceFinder(ASSETS, Faces())
     import cv2
 
@@ -218,15 +271,18 @@ def main() -> None:
             peak_memory(repeat_clip(videos[0], Path(folder) / f"{seconds}.mp4", seconds))
             for seconds in (10, 600)
         ]
-    default, every, whole = median.values()
     figures = {
-        "frames_per_cpu_s": whole,
-        "frames_per_cpu_s_default": default,
-        "frames_per_cpu_s_every_tiled": every,
-        "vs_mediapipe": float(np.median(finding)) / reference,
-        "vs_mediapipe_with_tiles_and_crops": default / reference,
+        "frames_per_cpu_s": median[WHOLE],
+        "frames_per_cpu_s_default": median[DEFAULT],
+        "frames_per_cpu_s_every_tiled": median[TILED],
+        "vs_mediapipe": ratio(ALIKE, NATIVE),
+        "vs_mediapipe_with_tiles_and_crops": ratio(DEFAULT, NATIVE),
+        "vs_mtcnn": ratio(ALIKE, CASCADE),
+        "vs_mtcnn_with_tiles_and_crops": ratio(DEFAULT, CASCADE),
+        "vs_mtcnn_from_40_px_with_tiles_and_crops": ratio(DEFAULT, CASCADE_40),
         "found_share": float((faces["status"] == "ok").mean()),
-        "found_share_mediapipe": native[0]["found"],
+        "found_share_mediapipe": found["mediapipe"],
+        "found_share_mtcnn": found["mtcnn"],
         "jitter_iod": jitter(faces),
         "small_faces_found": len(finder(photo)),
         "id_switches": id_switches(finder),
@@ -238,8 +294,6 @@ def main() -> None:
     table.add_column("frames per CPU-second", justify="right")
     for name, rate in median.items():
         table.add_row(name, f"{rate:.0f}")
-    table.add_row("followed, whole picture only, no crops", f"{np.median(finding):.0f}")
-    table.add_row("MediaPipe's native FaceMesh, no crops", f"{reference:.0f}")
     Console().print(table)
     print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
 
