@@ -48,7 +48,7 @@ test: $(STAMP)  ## every test, the demo among them
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-cluster: $(STAMP)  ## the workflow under a real SLURM (Debian's slurm-wlm and munge) and a real DVC
-	$(BIN)/python -m pytest -m cluster --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/cluster
+	$(BIN)/python -m pytest -m cluster --numprocesses 3 --dist loadfile --no-loadscope-reorder tests/cluster
 
 lint: $(STAMP)  ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
