@@ -4,9 +4,8 @@
 
 About 12 minutes on 2 cores. References, in the same run on the same clips: MediaPipe's own native
 graph of the same networks (mediapipe 0.10.21), and MTCNN (facenet-pytorch 2.6.0, which carries the
-published weights, with the torch 2.2 that it asks for), each in an environment of its own that
-this script makes once under ~/.cache (0.9 and 5 GB). Prints a table, and as its last line one
-JSON object.
+published weights, with the torch 2.2 that it asks for), both by `peers.py`. Prints a table, and
+as its last line one JSON object.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pandas as pd
+from peers import mediapipe_rate, mtcnn_rate
 from rich.console import Console
 from rich.table import Table
 
@@ -50,47 +50,6 @@ ALIKE = "followed, whole picture only, no crops"
 NATIVE = "MediaPipe's native FaceMesh, no crops"
 CASCADE = "MTCNN, every frame, faces from 20 px (its default), no crops"
 CASCADE_40 = "MTCNN, every frame, faces from 40 px, no crops"
-ENVIRONMENTS = Path.home() / ".cache/clipaffect-benchmarks"
-# A peer's program defines `found(pictures)`: in how many of a list of RGB frames it finds a face,
-# and `restart()`: before another video. One thread; decoded by OpenCV, no crops cut or packed.
-MEDIAPIPE = """
-import mediapipe as mp
-mesh = mp.solutions.face_mesh.FaceMesh(static_image_mode=False, max_num_faces=1)
-restart = mesh.reset
-def found(pictures):
-    return sum(bool(mesh.process(picture).multi_face_landmarks) for picture in pictures)
-"""
-MTCNN = """
-import torch
-from facenet_pytorch import MTCNN
-torch.set_num_threads(1)
-finder = MTCNN(min_face_size=SMALLEST)
-def restart():
-    pass
-def found(pictures):
-    boxes, _, points = finder.detect(pictures, landmarks=True)
-    return sum(box is not None for box in boxes)
-"""
-TIMED = """
-import json, sys, time
-import cv2
-cv2.setNumThreads(1)
-frames = seconds = faces = 0
-for path in sys.argv[2:]:
-    restart()
-    video, batch, more = cv2.VideoCapture(path), [], True
-    started = time.process_time()
-    while more:
-        more, picture = video.read()
-        if more:
-            batch.append(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
-            frames += 1
-        if batch and (not more or len(batch) == int(sys.argv[1])):
-            faces += found(batch)
-            batch = []
-    seconds += time.process_time() - started
-print(json.dumps({"rate": frames / seconds, "found": faces / frames}))
-"""
 
 
 def manifest(folder: Path, videos: list[Path]) -> Path:
@@ -124,33 +83,6 @@ def stage_rate(videos: list[Path], settings: Faces) -> tuple[float, pd.DataFrame
         seconds = time.process_time() - started
         faces = read_frame(folder / "faces.parquet", ["video", "status", "points"])
     return len(faces) / seconds, faces
-
-
-def peer_rate(
-    program: str, packages: list[str], videos: list[Path], batch: int
-) -> dict[str, float]:
-    """Frames per CPU-second of a peer's program, ``batch`` frames a call, and its share found."""
-    python = ENVIRONMENTS / packages[0].replace("==", "-") / "bin/python"
-    if not python.is_file():
-        subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
-    run = subprocess.run(
-        [python, "-c", program + TIMED, str(batch), *videos],
-        check=True,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "GLOG_minloglevel": "3"},
-    )
-    return json.loads(run.stdout.strip().splitlines()[-1])
-
-
-def mtcnn_rate(videos: list[Path], smallest: int) -> dict[str, float]:
-    """MTCNN with its five landmarks, faces from ``smallest`` pixels on, in every frame.
-
-    Eight frames a call were the fastest of 1, 8 and 32.
-    """
-    packages = ["facenet-pytorch==2.6.0", "opencv-python-headless<5", "numpy<2"]
-    return peer_rate(f"SMALLEST = {smallest}" + MTCNN, packages, videos, batch=8)
 
 
 def finding_rate(finder: FaceFinder, videos: list[Path]) -> float:
@@ -240,7 +172,7 @@ def measure_rates(
         rates[TILED].append(stage_rate(videos, every)[0])
         rates[WHOLE].append(stage_rate(videos, whole)[0])
         rates[ALIKE].append(finding_rate(alike, videos))
-        mediapipe = peer_rate(MEDIAPIPE, ["mediapipe==0.10.21", "numpy<2"], videos, batch=1)
+        mediapipe = mediapipe_rate(videos)
         rate, faces = stage_rate(videos, Faces())
         mtcnn = {smallest: mtcnn_rate(videos, smallest) for smallest in (20, 40)}
         rates[NATIVE].append(mediapipe["rate"])

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import av
 import psutil
-from faces import native_rate
+from peers import mediapipe_rate
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
@@ -177,7 +177,7 @@ def main() -> None:
                 figures["peak_rss_growth"] = peak / less
             for used in ("out", "out-1"):
                 shutil.rmtree(folder / used)
-        native = native_rate([videos[256]])
+        native = mediapipe_rate([videos[256]])
         figures["realtime_factor_mediapipe_landmarks"] = native["rate"] / RATE
         table.add_row("MediaPipe's landmarks alone, one core", f"{60 * RATE / native['rate']:.0f}",
                       "", "", "")  # fmt: skip
