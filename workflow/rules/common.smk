@@ -6,6 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
+import snakemake_executor_plugin_slurm
 from snakemake.exceptions import WorkflowError
 
 SOURCE = Path(workflow.basedir) / "src"
@@ -17,7 +18,10 @@ from clipaffect.config.encoders import weights_folder
 from clipaffect.config.studies import OWN, usable_studies
 from clipaffect.errors import UserError
 from clipaffect.prediction.asked import asked_of
+from clipaffect.slurm_outages import keep_unanswered
 from clipaffect.stages import evaluated, settings_json, shard_names
+
+keep_unanswered(snakemake_executor_plugin_slurm.Executor)
 
 try:
     CONFIG = parse_config(
