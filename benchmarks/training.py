@@ -34,7 +34,7 @@ from torch import Tensor
 from clipaffect.config.training import Recipe, Training
 from clipaffect.one_core import take_one_core
 from clipaffect.store import Store
-from clipaffect.table import Split, read_split
+from clipaffect.table_split import Split, read_split
 from clipaffect.tables import write_frame
 from clipaffect.tasks import AU, EXPR
 from clipaffect.training.cost import executed_per_sample, matrix_peak
@@ -224,9 +224,9 @@ def growth(folder: Path) -> tuple[float, list[list[str]]]:
             times[size].append(time.perf_counter() - started)
     medians = [statistics.median(times[size]) for size in sizes]
     slope = float(np.polyfit(np.log(sizes), np.log(medians), 1)[0])
-    rows = [[f"epoch of {size:,} AU rows, batch 1024, bf16", f"{t:.2f} s"]
-            for size, t in zip(sizes, medians, strict=True)]  # fmt: skip
-    return slope, rows
+    lines = [[f"epoch of {size:,} AU rows, batch 1024, bf16", f"{t:.2f} s"]
+             for size, t in zip(sizes, medians, strict=True)]  # fmt: skip
+    return slope, lines
 
 
 def solo_gap(folder: Path) -> float:

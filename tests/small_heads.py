@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from clipaffect.config.training import Recipe, Training
-from clipaffect.table import Split
+from clipaffect.table_split import Split
 from clipaffect.tables import write_frame
 from clipaffect.tasks import EXPR, Task
 from clipaffect.training.data import TrainingData, training_data
@@ -48,7 +48,7 @@ def write_table(folder: Path, task: Task = EXPR, n: int = 130, d: int = 6) -> Pa
 def splits(task: Task = EXPR) -> tuple[Split, Split]:
     import tempfile
 
-    from clipaffect.table import read_split
+    from clipaffect.table_split import read_split
 
     with tempfile.TemporaryDirectory() as folder:
         table = write_table(Path(folder), task)

@@ -33,7 +33,8 @@ from clipaffect.faces.finder import FaceFinder, FaceFollower
 from clipaffect.faces.rows import cut_face
 from clipaffect.progress import Progress
 from clipaffect.store import Store
-from clipaffect.table import Split, build_table, read_split
+from clipaffect.table import build_table
+from clipaffect.table_split import Split, read_split
 from clipaffect.tasks import AU, EXPR, Task
 from clipaffect.video import read_frames
 
@@ -86,7 +87,7 @@ def real_crops() -> dict[tuple[str, int], bytes]:
     for clip in CLIPS:
         follower = FaceFollower(finder)
         for frame in read_frames(ASSETS / "real-clips" / clip):
-            pixels = frame.pixels
+            pixels = np.asarray(frame.pixels)
             found = follower(pixels)
             if found:
                 crops[clip, frame.number] = cut_face(pixels, found[0][1], Faces())[0]

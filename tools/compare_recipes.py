@@ -18,8 +18,8 @@ import torch
 from clipaffect.config.training import Recipe
 from clipaffect.evaluation.metrics import decide, f1_per_target
 from clipaffect.progress import Progress
-from clipaffect.table import Split, read_split
-from clipaffect.tasks import TASKS, Task
+from clipaffect.table_split import Split, read_split
+from clipaffect.tasks import CHALLENGE, Task
 from clipaffect.training.data import TrainingData, batches
 from clipaffect.training.history import learning_rate, probabilities
 from clipaffect.training.train import make_learner
@@ -67,7 +67,7 @@ def score(train: Split, task: Task, recipe: Recipe, alpha: float, seed: int) -> 
 def main() -> None:
     """Print the table as Markdown."""
     torch.set_num_threads(1)
-    splits = {name: read_split(TABLES / name, task, "train") for name, task in TASKS.items()}
+    splits = {name: read_split(TABLES / name, task, "train") for name, task in CHALLENGE.items()}
     print("| recipe | alpha | EXPR | AU |\n|---|---|---|---|")
     with Progress("recipes", len(RECIPES)) as progress:
         for name, changed in RECIPES.items():
@@ -76,7 +76,7 @@ def main() -> None:
             for alpha in alphas if recipe.loss == "cvar" else (float("nan"),):
                 cells = []
                 for task_name, split in splits.items():
-                    values = [score(split, TASKS[task_name], recipe, alpha, s) for s in SEEDS]
+                    values = [score(split, CHALLENGE[task_name], recipe, alpha, s) for s in SEEDS]
                     cells.append(f"{np.mean(values):.3f} ({min(values):.3f}-{max(values):.3f})")
                 print(f"| {name} | {alpha:g} | {cells[0]} | {cells[1]} |", flush=True)
             progress.advance()

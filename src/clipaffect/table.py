@@ -6,7 +6,6 @@ the features of those with a face, memory-mappable; ``feature_row`` links the tw
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 
 from clipaffect.errors import UserError
 from clipaffect.outcomes import VIDEO_OUTCOMES, Outcome
@@ -23,21 +21,6 @@ from clipaffect.tables import read_frame, whole_file, write_frame
 from clipaffect.tasks import Task
 
 KEYS = ["video", "person", "frame"]
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split of a table.
-
-    Attributes:
-        rows: its frames with a face: group, video, person, frame.
-        features: (n, d) float16; a view of the memory-mapped file, read as it is used.
-        labels: (n, 1) or (n, 12) int8; -1 is not annotated.
-    """
-
-    rows: pd.DataFrame
-    features: torch.Tensor
-    labels: torch.Tensor
 
 
 def build_table(labels: Path, embeddings: list[Path], out: Path) -> None:
@@ -124,7 +107,8 @@ def feature_dimension(table: Path) -> int:
     return int(features.shape[1])
 
 
-def _rows_of(table: Path, columns: list[str], split: str, fold: int) -> pa.Table:
+def rows_of(table: Path, columns: list[str], split: str, fold: int) -> pa.Table:
+    """Some columns of the rows of a split of a table (or of one of its folds), in their order."""
     # Names repeat a million times: as categories they cost a byte or two a row.
     names = ["split", *(name for name in ("group", "video", "person") if name in columns)]
     found = pq.read_table(
@@ -134,7 +118,7 @@ def _rows_of(table: Path, columns: list[str], split: str, fold: int) -> pa.Table
     return found.filter(pc.is_in(found["split"].cast(pa.string()), pa.array(own, pa.string())))
 
 
-def _label_array(rows: pa.Table, task: Task) -> np.ndarray:
+def label_array(rows: pa.Table, task: Task) -> np.ndarray:
     """(n, 1) class numbers or (n, labels) bits, int8."""
     return np.stack([rows[name].to_numpy().astype(np.int8) for name in task.columns], axis=1)
 
@@ -142,32 +126,10 @@ def _label_array(rows: pa.Table, task: Task) -> np.ndarray:
 def read_annotated(
     table: Path, task: Task, split: str, fold: int = 0
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Every annotated frame of a split, with a face or not, in the order of ``read_split``.
+    """Every annotated frame of a split, with a face or not, in the order of the usable ones.
 
     Returns:
         Columns group, video, person, frame, status; labels (n, 1) or (n, 12) int8.
     """
-    found = _rows_of(table, ["status", "group", *KEYS, *task.columns], split, fold)
-    return found.select(["group", *KEYS, "status"]).to_pandas(), _label_array(found, task)
-
-
-def read_split(table: Path, task: Task, split: str, fold: int = 0) -> Split:
-    """The usable rows of the training or validation split of a table (or of one of its folds).
-
-    Rows are sorted by split, so a split's features are one slice of the file: 1.36 million of them
-    cost no memory but the pages that are read. The training rows of a fold lie on both sides of
-    its validation rows; their features are copied (1.5 kB a row of 768).
-    """
-    found = _rows_of(table, ["feature_row", "group", *KEYS, *task.columns], split, fold)
-    found = found.filter(pc.greater_equal(found["feature_row"], 0))
-    at = found["feature_row"].to_numpy()
-    # Copy on write: torch warns of memory that it may not write to.
-    features = np.load(table / "features.npy", mmap_mode="c", allow_pickle=False)
-    start = int(at[0]) if len(at) else 0
-    in_one_piece = not len(at) or int(at[-1]) - start + 1 == len(at)
-    own = features[start : start + len(at)] if in_one_piece else features[at]
-    return Split(
-        found.select(["group", *KEYS]).to_pandas(),
-        torch.from_numpy(own),
-        torch.from_numpy(_label_array(found, task)),
-    )
+    found = rows_of(table, ["status", "group", *KEYS, *task.columns], split, fold)
+    return found.select(["group", *KEYS, "status"]).to_pandas(), label_array(found, task)

@@ -26,7 +26,7 @@ from clipaffect.demo.generate import SPLIT_FOLDERS, make_clip, plan
 from clipaffect.demo.script import HAND, deal
 from clipaffect.evaluation.metrics import f1_per_target
 from clipaffect.evaluation.references import probe_scores
-from clipaffect.table import Split
+from clipaffect.table_split import Split
 from clipaffect.tables import read_frame
 from clipaffect.tasks import AU, CHALLENGE, EXPR
 

@@ -21,7 +21,7 @@ from clipaffect.studies.slices import (
     slices_answer,
 )
 from clipaffect.studies.traced_step import layer_table, number_table, step_answer, trace_first_step
-from clipaffect.table import Split
+from clipaffect.table_split import Split
 from clipaffect.tasks import AU, EXPR, Task
 from clipaffect.training.data import TrainingData, batches
 from clipaffect.training.head import Head

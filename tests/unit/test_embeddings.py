@@ -20,7 +20,8 @@ from clipaffect.encoders.load import LoadedEncoder, load_encoder
 from clipaffect.errors import UserError
 from clipaffect.faces.rows import SCHEMA
 from clipaffect.store import Store
-from clipaffect.table import build_table, read_split
+from clipaffect.table import build_table
+from clipaffect.table_split import read_split
 from clipaffect.tables import read_frame, write_batches, write_frame
 from clipaffect.tasks import EXPR
 

@@ -19,7 +19,7 @@ from clipaffect.evaluation.metrics import (
     reliability,
 )
 from clipaffect.evaluation.references import constant_scores, probe_scores
-from clipaffect.table import Split
+from clipaffect.table_split import Split
 from clipaffect.tasks import AU, EXPR
 
 

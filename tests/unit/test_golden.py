@@ -35,7 +35,7 @@ from clipaffect.faces.alignment import align
 from clipaffect.faces.finder import FaceFinder
 from clipaffect.faces.rows import cut_face
 from clipaffect.stages import VERSIONS
-from clipaffect.table import Split
+from clipaffect.table_split import Split
 from clipaffect.tasks import AU, EXPR
 from clipaffect.training.data import training_data
 from clipaffect.training.train import train_head

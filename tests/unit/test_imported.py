@@ -17,7 +17,8 @@ from clipaffect.config.features import FeatureFile
 from clipaffect.errors import UserError
 from clipaffect.imported import check_import, import_features
 from clipaffect.stages import shard_names
-from clipaffect.table import build_table, read_split
+from clipaffect.table import build_table
+from clipaffect.table_split import read_split
 from clipaffect.tables import read_frame, write_frame
 from clipaffect.tasks import EXPR
 

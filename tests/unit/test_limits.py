@@ -28,7 +28,7 @@ from clipaffect.studies.fine_tune_page import arms_table, tuning_answer
 from clipaffect.studies.last_block import KeptInputs, last_block, run_from, run_keeping
 from clipaffect.studies.limits import FRAMES, find_crops, sample_frames
 from clipaffect.studies.limits_page import disturbance_table, limits_answer
-from clipaffect.table import Split
+from clipaffect.table_split import Split
 from clipaffect.tables import write_frame
 from clipaffect.tasks import EXPR
 from clipaffect.training.head import Head

@@ -24,7 +24,8 @@ from clipaffect.errors import UserError
 from clipaffect.evaluation.stage import evaluate_heads, fit_references
 from clipaffect.store import Store
 from clipaffect.submission.write import write_submission
-from clipaffect.table import folds_of, read_split
+from clipaffect.table import folds_of
+from clipaffect.table_split import read_split
 from clipaffect.tables import read_frame, write_frame
 from clipaffect.tasks import AU, EXPR, Task
 from clipaffect.training.stage import finished_heads, load_head, train_heads

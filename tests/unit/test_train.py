@@ -20,7 +20,7 @@ from small_heads import GRID, RECIPE, Killed, data, same, splits, trained, write
 from clipaffect.config.training import Cvar
 from clipaffect.evaluation.metrics import f1_per_target
 from clipaffect.store import Store
-from clipaffect.table import Split
+from clipaffect.table_split import Split
 from clipaffect.tasks import AU, EXPR
 from clipaffect.training.data import TrainingData
 from clipaffect.training.history import is_collapsed, probe_steps, spread

@@ -9,7 +9,7 @@ import torch
 
 from clipaffect.config.training import Recipe
 from clipaffect.errors import UserError
-from clipaffect.table import Split
+from clipaffect.table_split import Split
 from clipaffect.tasks import AU, EXPR
 from clipaffect.training.data import (
     batches,

@@ -19,7 +19,8 @@ from clipaffect.embeddings.batches import embed_crops
 from clipaffect.encoders.load import load_encoder
 from clipaffect.splits import VALIDATION
 from clipaffect.studies.limits import find_crops
-from clipaffect.table import KEYS, read_split
+from clipaffect.table import KEYS
+from clipaffect.table_split import read_split
 from clipaffect.tables import read_frame
 from clipaffect.tasks import AU, EXPR
 

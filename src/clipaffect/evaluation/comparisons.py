@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from clipaffect.config.models import Evaluation
 from clipaffect.config.training import Training
@@ -24,7 +24,7 @@ from clipaffect.tables import write_frame, write_text
 from clipaffect.tasks import Task
 
 POWER = 0.8
-FOUND = float(norm.ppf(0.975) + norm.ppf(POWER))  # standard errors of a difference that is found
+FOUND = float(ndtri(0.975) + ndtri(POWER))  # standard errors of a difference that is found
 SAME = 1e-9  # a person's means over seeds that differ by rounding are a tie
 PLANNED, EXPLORATORY, TARGETS = "planned", "exploratory", "targets"
 

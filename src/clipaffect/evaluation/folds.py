@@ -21,7 +21,8 @@ from clipaffect.errors import UserError
 from clipaffect.evaluation.missing import ScorePlan, plan_scores
 from clipaffect.outcomes import Outcome
 from clipaffect.splits import TRAIN, VALIDATION
-from clipaffect.table import KEYS, Split, read_annotated, read_split
+from clipaffect.table import KEYS, read_annotated
+from clipaffect.table_split import Split, read_split
 from clipaffect.tasks import Task
 from clipaffect.training.data import check_trainable
 

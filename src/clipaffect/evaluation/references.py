@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from clipaffect.config.models import Probe
-from clipaffect.table import Split
+from clipaffect.table_split import Split
 from clipaffect.tasks import NOT_ANNOTATED, Task
 
 

@@ -29,7 +29,8 @@ from clipaffect.evaluation.metrics import decide
 from clipaffect.evaluation.references import constant_scores, probe_scores, zero_shot_scores
 from clipaffect.evaluation.tidy import pooled, tidy_rows
 from clipaffect.splits import TRAIN, VALIDATION
-from clipaffect.table import folds_of, read_split
+from clipaffect.table import folds_of
+from clipaffect.table_split import read_split
 from clipaffect.tables import write_batches, write_frame, write_text
 from clipaffect.tasks import Task
 from clipaffect.training.history import probabilities

@@ -18,7 +18,7 @@ from clipaffect.errors import UserError
 from clipaffect.progress import Progress
 from clipaffect.splits import TRAIN, VALIDATION, fold_split
 from clipaffect.store import Store
-from clipaffect.table import Split, read_split
+from clipaffect.table_split import Split, read_split
 from clipaffect.tasks import Task
 from clipaffect.training.cost import Timings
 from clipaffect.training.data import targets_shown

@@ -32,7 +32,7 @@ from clipaffect.faces.finder import FaceFinder, FaceFollower
 from clipaffect.feature_files import open_features
 from clipaffect.one_core import take_one_core
 from clipaffect.splits import TRAIN, folds_among, in_split
-from clipaffect.table import Split
+from clipaffect.table_split import Split
 from clipaffect.tasks import Task
 from clipaffect.training.data import TrainingData
 from clipaffect.training.learner import build_head

@@ -27,7 +27,8 @@ from clipaffect.splits import TRAIN, VALIDATION
 from clipaffect.studies.heads import head_counts, headline_heads, spread_over_people
 from clipaffect.studies.last_block import KeptInputs, last_block, run_from, run_keeping
 from clipaffect.studies.limits import find_crops
-from clipaffect.table import KEYS, folds_of, read_split
+from clipaffect.table import KEYS, folds_of
+from clipaffect.table_split import read_split
 from clipaffect.tables import write_frame
 from clipaffect.tasks import Task
 from clipaffect.training.data import batches, training_data

@@ -24,7 +24,8 @@ from clipaffect.progress import Progress
 from clipaffect.splits import VALIDATION
 from clipaffect.studies.disturb import DISTURBANCES, disturb
 from clipaffect.studies.heads import head_counts, headline_heads, spread_over_people
-from clipaffect.table import KEYS, Split, folds_of, read_split
+from clipaffect.table import KEYS, folds_of
+from clipaffect.table_split import Split, read_split
 from clipaffect.tables import read_frame, take_rows, write_frame
 from clipaffect.tasks import Task
 

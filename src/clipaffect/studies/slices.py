@@ -23,7 +23,8 @@ from clipaffect.report import figures
 from clipaffect.report.headline import LEVEL
 from clipaffect.splits import TRAIN, VALIDATION
 from clipaffect.studies.card import Card, Section, first_fold_only, write_card
-from clipaffect.table import Split, folds_of, read_split
+from clipaffect.table import folds_of
+from clipaffect.table_split import Split, read_split
 from clipaffect.tasks import Task
 from clipaffect.training.head import Head, folded_logits
 from clipaffect.training.history import challenge_score, probabilities, spread

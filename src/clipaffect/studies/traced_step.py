@@ -21,7 +21,8 @@ from clipaffect.config.training import Recipe
 from clipaffect.report import figures
 from clipaffect.splits import TRAIN, VALIDATION
 from clipaffect.studies.card import Card, Section, first_fold_only, write_card
-from clipaffect.table import folds_of, read_split
+from clipaffect.table import folds_of
+from clipaffect.table_split import read_split
 from clipaffect.tasks import NOT_ANNOTATED, Task
 from clipaffect.training.data import TrainingData, batches, training_data
 from clipaffect.training.history import learning_rate

@@ -23,7 +23,8 @@ from clipaffect.report.results import read_summary, unit_of
 from clipaffect.splits import TRAIN, VALIDATION
 from clipaffect.studies.card import Card, Section, score_dots, write_card
 from clipaffect.studies.heads import head_counts, headline_heads
-from clipaffect.table import Split, folds_of, read_split
+from clipaffect.table import folds_of
+from clipaffect.table_split import Split, read_split
 from clipaffect.tasks import Task
 
 

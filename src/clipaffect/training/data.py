@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clipaffect.config.training import Recipe
 from clipaffect.errors import UserError
-from clipaffect.table import Split
+from clipaffect.table_split import Split
 from clipaffect.tasks import NOT_ANNOTATED, Task
 
 DRAWS = 500  # of held-out videos, until one has every class on both sides

@@ -28,7 +28,8 @@ from clipaffect.scratch import scratch_copy
 from clipaffect.splits import TRAIN, VALIDATION
 from clipaffect.stages import VERSIONS
 from clipaffect.store import Store
-from clipaffect.table import Split, feature_dimension, folds_of, read_split
+from clipaffect.table import feature_dimension, folds_of
+from clipaffect.table_split import Split, read_split
 from clipaffect.tables import read_frame, whole_file, write_frame, write_text
 from clipaffect.tasks import Task
 from clipaffect.training.checkpoint import CHECKPOINT, read_under
