@@ -90,8 +90,8 @@ def main() -> None:
             for _ in range(trials):
                 counts = people_counts(rng, people, shows)
                 (own,) = intervals({"a": counts}, [{"a": 1.0}], RESAMPLES)
-                for kind, bounds in usual(counts, rng).items():
-                    found[kind].append(bounds)
+                for kind, interval in usual(counts, rng).items():
+                    found[kind].append(interval)
                 found["bootstrap-t (used)"].append((own.low, own.high))
             for kind, bounds in found.items():
                 low, high = np.array(bounds).T

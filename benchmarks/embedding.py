@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ def shard(folder: Path, pictures: list[bytes]) -> tuple[Path, Path]:
     """A manifest of one video and its faces."""
     write_frame(folder / "manifest.parquet", pd.DataFrame([{"video": "v", "kind": "video"}]))
 
-    def tables():
+    def tables() -> Iterator[pa.Table]:
         for start in range(0, len(pictures), 512):
             part = pictures[start : start + 512]
             own = {"video": "v", "person": "", "status": "ok"}

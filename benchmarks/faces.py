@@ -91,7 +91,7 @@ def finding_rate(finder: FaceFinder, videos: list[Path]) -> float:
     for video in videos:
         follower = FaceFollower(finder)
         for frame in read_frames(video):
-            follower(frame.pixels)
+            follower(np.asarray(frame.pixels))
             frames += 1
     return frames / (time.process_time() - started)
 
@@ -112,7 +112,8 @@ def id_switches(finder: FaceFinder) -> int:
     switches = 0
     for seed in range(2):
         for back in (False, True):
-            follower, last = FaceFollower(finder), {}
+            follower = FaceFollower(finder)
+            last: dict[int, int] = {}
             for picture, truth in crossing(RIG, 70, seed, 2, back=back):
                 found = follower(picture)
                 if np.hypot(*(truth[0] - truth[1])) < 50 or not found:

@@ -58,10 +58,12 @@ def peer_rate(
     program: str, packages: list[str], videos: list[Path], batch: int
 ) -> dict[str, float]:
     """Frames per CPU-second of a peer's program, ``batch`` frames a call, and its share found."""
-    python = ENVIRONMENTS / packages[0].replace("==", "-") / "bin/python"
-    if not python.is_file():
-        subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)
+    folder = ENVIRONMENTS / packages[0].replace("==", "-")
+    python, complete = folder / "bin/python", folder / "complete"
+    if not complete.is_file():  # a killed installation is made anew
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
+        complete.touch()
     run = subprocess.run(
         [python, "-c", program + TIMED, str(batch), *videos],
         check=True,

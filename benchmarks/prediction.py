@@ -5,7 +5,7 @@
 About 4 minutes on 2 cores. The video is a real clip of 640 x 360 at 25 frames a second, over and
 over for two minutes; the call is the whole command, its start included. Beside it, on the same file
 in the same run: MediaPipe's own native FaceMesh (landmarks alone; mediapipe 0.10.21, in an
-environment of its own that benchmarks/faces.py makes), and the package fer 22.5.1 (its emotion
+environment of its own that benchmarks/peers.py makes), and the package fer 22.5.1 (its emotion
 network behind OpenCV's Haar cascade) where FER_PYTHON names a Python that has it, with
 tensorflow-cpu 2.15.1, keras 2.15 and numpy 1.26. Larger encoders have random weights, which cost
 the same. Prints a table, and as its last line one JSON object.
@@ -25,6 +25,7 @@ from pathlib import Path
 
 import av
 import psutil
+import torch
 from peers import mediapipe_rate
 from rich.console import Console
 from rich.table import Table
@@ -90,7 +91,7 @@ def bundle(folder: Path, encoder: Encoder, inputs: int) -> Path:
     (folder / "heads").mkdir(parents=True)
     tasks = {}
     for task in (EXPR, AU):
-        flat = {}
+        flat: dict[str, torch.Tensor] = {}
         for seed in range(3):
             state = Head(inputs, len(task.targets), 3, inputs, seed).state_dict()
             flat |= {f"e/seed={seed}/{k}": v.contiguous() for k, v in state.items()}

@@ -107,12 +107,13 @@ class PublishedLoop:
             loss.backward()
             now = profile.lap("backward", now)
             # As the common SAM class does it: a factor of one, for its adaptive form, each time.
-            norms_of = [(1.0 * p.grad).norm(p=2).to(p.device) for p in parameters]
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            norms_of = [(1.0 * g).norm(p=2).to(g.device) for g in gradients]
             scale = RHO / (torch.norm(torch.stack(norms_of), p=2) + 1e-12)
             saved = []
-            for p in parameters:
+            for p, gradient in zip(parameters, gradients, strict=True):
                 saved.append(p.data.clone())
-                p.data.add_(1.0 * p.grad * scale.to(p))
+                p.data.add_(1.0 * gradient * scale.to(p))
             self.optimiser.zero_grad()
             now = profile.lap("SAM", now)
             for norm in norms:
