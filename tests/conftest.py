@@ -184,6 +184,37 @@ def micro_copy(micro_run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def micro_bundle(micro_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The micro run's heads, exported."""
+    from clipaffect.bundle.export import export_model
+
+    out = tmp_path_factory.mktemp("exported") / "model"
+    export_model(micro_run / "results/micro", ASSETS, out)
+    return out
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, real_clips: Path) -> Path:
+    """A folder of everything that people have."""
+    folder = tmp_path / "mixed"
+    (folder / "deep").mkdir(parents=True)
+    shutil.copy(real_clips / "face_noface.mov", folder / "deep/Face & <b>.mov")
+    shutil.copy(real_clips / "group.jpg", folder)
+    shutil.copy(ROOT / "resources/demo/videos/2-25-426x240.mp4", folder / "a.mp4")
+    write_video(folder / "nobody.mp4", frames=30)
+    write_video(folder / "one.mp4", frames=1)
+    (folder / "empty.mp4").touch()
+    (folder / "truncated.mp4").write_bytes((folder / "a.mp4").read_bytes()[:3000])
+    (folder / "text.mp4").write_text("not a video")
+    (folder / "notes.txt").write_text("x")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    (folder / "new\nline.mp4").write_bytes((folder / "one.mp4").read_bytes())
+    (folder / ".hidden.mp4").touch()
+    os.mkfifo(folder / "pipe.mp4")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """A real Chromium; without one these tests are skipped, but never in CI."""
     if not Browser.there():

@@ -1,0 +1,167 @@
+"""Every file that is asked about has its outcome; what cannot be read or written is said."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ASSETS, write_video
+from predicting import answered, predict
+
+from clipaffect.bundle.export import export_model
+from clipaffect.errors import UserError
+from clipaffect.outcomes import Outcome
+from clipaffect.prediction.run import is_failure
+from clipaffect.prediction.sources import find_sources
+from clipaffect.tables import read_frame
+
+OUTCOMES = {
+    "a.mp4": "ok", "broken.jpg": "image_unreadable", "deep/Face & <b>.mov": "ok",
+    "empty.mp4": "video_empty", "group.jpg": "ok", "new\\x0aline.mp4": "bad_name",
+    "nobody.mp4": "ok", "notes.txt": "not_media", "one.mp4": "ok", "pipe.mp4": "not_media",
+    "text.mp4": "video_unreadable", "truncated.mp4": "video_unreadable",
+}  # fmt: skip
+
+
+def frames_in(path: Path) -> int:
+    """Counted by the decoder alone."""
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def test_every_file_has_its_outcome_and_every_frame_its_row(
+    micro_bundle: Path, mixed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = predict(mixed, "--model", micro_bundle, "--out", out, "--jobs", "2", check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    summary = pd.read_csv(out / "summary.csv", keep_default_na=False).set_index("file")
+    assert summary["outcome"].to_dict() == OUTCOMES
+    assert (summary.loc[summary["outcome"] != "ok", "message"] != "").all()
+    for name in ("a.mp4", "deep/Face & <b>.mov", "nobody.mp4", "one.mp4"):
+        rows = read_frame(out / name / "frames.parquet")
+        count = frames_in(mixed / name)
+        assert rows["frame"].drop_duplicates().tolist() == list(range(1, count + 1))
+        assert summary.loc[name, "frames"] == count
+        assert rows.duplicated(["frame", "person"]).sum() == 0
+        answered = rows["status"] == "ok"
+        assert rows["EXPR"].notna().equals(answered)
+        assert rows["person"].notna().equals(answered)
+        text = pd.read_csv(out / name / "frames.csv")
+        assert text.columns.tolist() == rows.columns.tolist()
+        assert len(text) == len(rows)
+        close = np.isclose(text["AU_AU12"], rows["AU_AU12"], equal_nan=True)
+        assert close.all()
+    half = read_frame(out / "deep/Face & <b>.mov/frames.parquet")
+    assert {"ok", "no_face"} <= set(half["status"])
+    assert (read_frame(out / "nobody.mp4/frames.parquet")["status"] == "no_face").all()
+    group = read_frame(out / "_images/frames.parquet")
+    assert (group["video"] == "group.jpg").sum() == summary.loc["group.jpg", "people"] == 5
+    # The pages name the odd file as text, never as markup.
+    assert "<b>.mov" not in (out / "index.html").read_text()
+    named = pd.read_csv(out / "columns.csv")
+    assert named["column"].tolist() == half.columns.tolist()
+    assert named["meaning"].notna().all()
+    assert not (out / ".work").exists()
+
+
+def test_a_folder_of_somebody_elses_is_no_place_for_a_bundle(
+    micro_run: Path, micro_bundle: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(micro_bundle, tmp_path / "mine")
+    export_model(micro_run / "results/micro", ASSETS, folder)  # an earlier micro_bundle is replaced
+    (folder / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="no bundle"):
+        export_model(micro_run / "results/micro", ASSETS, folder)
+    assert (folder / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_file_that_is_being_written_is_said_to_be(micro_bundle: Path, tmp_path: Path) -> None:
+    growing = tmp_path / "growing.mkv"
+    write_video(growing, frames=200, size=(320, 240))
+    stop = threading.Event()
+
+    def write() -> None:
+        with growing.open("ab") as file:
+            while not stop.is_set():
+                file.write(b"\0" * 100)
+                file.flush()
+                time.sleep(0.02)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        summary = answered(micro_bundle, tmp_path / "out", growing)
+    finally:
+        stop.set()
+        writer.join()
+    assert summary["outcome"].tolist() == ["video_changed"]
+    assert is_failure(summary)
+    assert not (tmp_path / "out/growing.mkv").exists()
+    assert answered(micro_bundle, tmp_path / "out", growing)["outcome"].tolist() == ["ok"]
+
+
+@pytest.fixture
+def nobody() -> Iterator[None]:
+    """As a user whom permissions bind."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.setegid(65534)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+def test_a_file_that_may_not_be_read_is_said_to_be(
+    micro_bundle: Path, tmp_path: Path, nobody: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.seteuid(0)  # to write what the other may not read
+    secret = write_video(tmp_path / "secret/secret.mp4")
+    secret.chmod(0o600)
+    for path in (tmp_path, *tmp_path.parents):
+        if path.owner() == "root" and path.is_relative_to("/tmp") and path != Path("/tmp"):
+            path.chmod(0o755)
+    if os.getegid() == 65534:
+        os.seteuid(65534)
+    (source,) = find_sources([tmp_path / "secret"])
+    assert source.outcome == Outcome.NO_PERMISSION
+    os.seteuid(0)
+    (tmp_path / "secret").chmod(0o700)
+
+
+def test_nowhere_to_write_and_a_full_disk_are_said(
+    micro_bundle: Path, mixed: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="nothing can be written there"):
+        answered(micro_bundle, tmp_path / "file/x", mixed / "a.mp4")
+    with pytest.raises(UserError, match="in a folder of the input"):
+        answered(micro_bundle, mixed / "out", mixed)
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ("mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(small))
+    if os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("this user may not mount a small disk")
+    try:
+        done = predict(
+            mixed / "a.mp4", "--model", micro_bundle, "--out", small / "out", check=False
+        )
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert "the disk is full" in done.stderr
+        assert "finished files stay" in done.stderr
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
