@@ -27,8 +27,8 @@ TREE = ("Snakefile", "workflow", "config", "src", "resources", "tests", "profile
 
 # Files of minutes, the longest first: what begins last should be short, or one process waits.
 LONG = ("test_study_pages", "test_demo", "test_micro", "test_prediction", "test_other_data",
-        "test_crops",
-        "test_compare", "test_report_page", "test_slurm_runs")  # fmt: skip
+        "test_crops", "test_compare", "test_prediction_files", "test_prediction_killed",
+        "test_report_page", "test_slurm_runs")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,7 +1,7 @@
 """Wait through a time in which SLURM tells nothing: its controller or accounting is down.
 
 Snakemake's executor asks SLURM about all jobs in turns; a turn names those that run on and reports
-those that ended. Up to version 2.8.0 of snakemake-executor-plugin-slurm a turn whose questions all
+those that ended. In version 2.8.0 of snakemake-executor-plugin-slurm a turn whose questions all
 fail does neither: Snakemake forgets every job that runs and waits for ever (seen in
 tests/cluster/test_slurm_breaks.py with a controller that is away for a while).
 """
@@ -38,8 +38,7 @@ def keep_unanswered(executor: Any) -> None:
         unanswered = [job for job in active_jobs if id(job) not in told]
         if unanswered:
             self.logger.warning(
-                f"SLURM does not answer; jobs whose end is waited for: {len(unanswered)}. "
-                "It is asked again."
+                f"SLURM does not answer; it is asked again about {len(unanswered)} jobs."
             )
         for job in [*running, *unanswered]:
             yield job

@@ -1,4 +1,4 @@
-"""Metrics against their definition, written out; references; tidy tables."""
+"""Metrics against their definition or sklearn; references; tidy tables."""
 
 from __future__ import annotations
 

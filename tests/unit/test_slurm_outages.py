@@ -39,6 +39,7 @@ def executor_class() -> type[slurm.Executor]:
             self.logger = logging.getLogger("slurm")
             self.status_rate_limiter = AsyncExitStack()
             self.run_uuid = "run"
+            self._next_seconds_between_status_checks = 1
             self._status_query_calls = self._status_query_failures = 0
             self._status_query_total_seconds = self._status_query_max_seconds = 0.0
             self._status_query_min_seconds = None
@@ -83,8 +84,11 @@ def test_jobs_are_kept_until_slurm_answers_again(
     keep_unanswered(kind)
     executor, three = kind(), jobs(a="1", b="2", c="3")
     assert kept(executor, three) == ["a", "b", "c"]
-    assert "jobs whose end is waited for: 3" in caplog.text
+    assert executor.ends == {}
+    assert "asked again about 3 jobs" in caplog.text
     caplog.clear()
+    answer.write_text("1|RUNNING\n2|PENDING\n3|COMPLETING\n")
+    assert kept(executor, three) == ["a", "b", "c"]
     answer.write_text("1|COMPLETED\n2|RUNNING\n3|FAILED\n")
     assert kept(executor, three) == ["b"]
     assert executor.ends == {"a": "success", "c": "error"}

@@ -90,7 +90,7 @@ def test_behind_the_steps_they_are_the_same_too(
             assert final.astype(np.float32).tobytes() == expected.tobytes()
             compared += int(kept.sum())
         assert compared > 20
-    assert "pixels" in averaged  # whose heads are in the micro_bundle as well
+    assert "pixels" in averaged  # whose heads are in the bundle as well
 
 
 def test_probabilities_decisions_and_thresholds_agree(

@@ -79,7 +79,7 @@ def test_a_folder_of_somebody_elses_is_no_place_for_a_bundle(
     micro_run: Path, micro_bundle: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(micro_bundle, tmp_path / "mine")
-    export_model(micro_run / "results/micro", ASSETS, folder)  # an earlier micro_bundle is replaced
+    export_model(micro_run / "results/micro", ASSETS, folder)  # an earlier bundle is replaced
     (folder / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="no bundle"):
         export_model(micro_run / "results/micro", ASSETS, folder)

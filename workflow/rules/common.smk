@@ -21,6 +21,7 @@ from clipaffect.prediction.asked import asked_of
 from clipaffect.slurm_outages import keep_unanswered
 from clipaffect.stages import evaluated, settings_json, shard_names
 
+# Of use on a cluster alone; which executor runs is not known here.
 keep_unanswered(snakemake_executor_plugin_slurm.Executor)
 
 try:
