@@ -3,6 +3,8 @@
 Every node is a slurmd with its own name, port and spool folder; its processors, memory and GPUs
 are what the configuration says (``config_overrides``), so small machines make a whole cluster.
 There is no accounting: a job's end is read from squeue, which remembers it (MinJobAge).
+A step that ended while the controller was away tells it a minute later: if SLURM counted it as
+unkillable sooner (UnkillableStepTimeout), it would drain the node.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ ReturnToService=2
 SlurmdTimeout=8
 SlurmctldTimeout=10
 KillWait=3
-UnkillableStepTimeout=15
+UnkillableStepTimeout=300
 InactiveLimit=0
 GresTypes=gpu
 {nodes}
