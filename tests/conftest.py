@@ -149,6 +149,17 @@ def result_files(folder: Path) -> dict[str, bytes]:
     }
 
 
+def only_commands(folder: Path, monkeypatch: pytest.MonkeyPatch, scripts: dict[str, str]) -> None:
+    """Go to a folder; of commands there are these scripts and the system's own."""
+    for name, text in scripts.items():
+        path = folder / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}/bin:/usr/bin:/bin")
+    monkeypatch.chdir(folder)
+
+
 MICRO = ("--configfile", "tests/config/micro.yaml")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, only_commands
 
 from clipaffect.errors import UserError
 from clipaffect.launch import launch
@@ -18,13 +18,7 @@ printf 'cpu\\nlong\\n'
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Commands of a cluster with the partitions cpu and long; whoever submits fails the test."""
-    for name, text in (("sinfo", SINFO), ("sbatch", "#!/bin/sh\nexit 9\n")):
-        path = tmp_path / "bin" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-        path.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
-    monkeypatch.chdir(tmp_path)
+    only_commands(tmp_path, monkeypatch, {"sinfo": SINFO, "sbatch": "#!/bin/sh\nexit 9\n"})
     return tmp_path
 
 

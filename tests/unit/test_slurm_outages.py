@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import snakemake_executor_plugin_slurm as slurm
+from conftest import only_commands
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from clipaffect.slurm_outages import keep_unanswered
@@ -54,13 +55,7 @@ def executor_class() -> type[slurm.Executor]:
 @pytest.fixture
 def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What squeue answers, if it is there; else all of SLURM's commands fail."""
-    for name, text in COMMANDS.items():
-        path = tmp_path / "bin" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-        path.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
-    monkeypatch.chdir(tmp_path)
+    only_commands(tmp_path, monkeypatch, COMMANDS)
     return tmp_path / "answer"
 
 
