@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -192,18 +193,18 @@ def write_au_table(folder: Path) -> None:
     out.flush()
 
 
-def full_size(folder: Path, queue: multiprocessing.Queue) -> None:
+def full_size(folder: Path) -> Figures:
     """One epoch of one AU head at full size through the stage; peak memory and time."""
-    settings = Training(**recipe(1024, "bf16").model_dump(), tasks=(AU,), alphas=(1.0,),
+    settings = Training(**recipe(1024, "bf16").model_dump(), tasks=(AU.name,), alphas=(1.0,),
                         seeds=(0,), headline_alpha=1.0, parts=1)  # fmt: skip
     started = time.perf_counter()
     train_heads(folder / "au", AU, settings, 0, Store(folder / "store"), folder / "out",
                 folder / "timings.json")  # fmt: skip
-    queue.put({
+    return {
         "rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
         "seconds": time.perf_counter() - started,
         "epoch": json.loads((folder / "timings.json").read_text())["seconds"],
-    })  # fmt: skip
+    }
 
 
 def growth(folder: Path) -> tuple[float, list[list[str]]]:
@@ -286,11 +287,9 @@ def main() -> None:
             figures, lines = compare(folder, pool)
         figures["solo_gap"] = solo_gap(folder)
         write_au_table(folder / "au")
-        queue = context.Queue()
-        child = context.Process(target=full_size, args=(folder, queue))
-        child.start()
-        full = queue.get()
-        child.join()
+        # In a process of its own, whose peak memory is this work's; if it fails, so does this one.
+        with ProcessPoolExecutor(1, context) as child:
+            full = child.submit(full_size, folder).result()
         figures["rss_gb_au_full"] = full["rss_gb"]
         figures["rows_growth_exponent"], more = growth(folder)
         figures |= on_gpu(folder)
