@@ -57,7 +57,7 @@ def needed(root: Path) -> list[str]:
 
 
 def _environment(name: str, packages: list[str], conda: list[str], index: str | None) -> str:
-    lines = [f"name: {name}", "channels:", "  - conda-forge", "  - nodefaults", "dependencies:"]
+    lines = [f"name: {name}", "channels:", "  - conda-forge", "dependencies:"]
     lines += [f"  - {spec}" for spec in [PYTHON, "pip", *conda]]
     lines.append("  - pip:")
     if index:
