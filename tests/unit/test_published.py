@@ -62,9 +62,12 @@ class Published:
         kind = nn.BCEWithLogitsLoss if task.multilabel else nn.CrossEntropyLoss
         self.criterion, self.task = kind(reduction="none"), task
 
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+    def losses(self, x: Tensor, y: Tensor) -> Tensor:
         target = y.to(x.dtype) if self.task.multilabel else y[:, 0].long()
-        losses = self.criterion(self.model(x), target)
+        return self.criterion(self.model(x), target)
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        losses = self.losses(x, y)
         fixed = losses.detach()
         low, high = fixed.min().numpy() - 1000.0, fixed.max().numpy()
         level = fminbound(lambda c: c + 2.0 * torch.relu(fixed - c).mean().item(), low, high)
@@ -139,17 +142,48 @@ def test_sixty_steps_in_float64(task: Task, engine: str) -> None:
 
 
 @pytest.mark.parametrize("task", [EXPR, AU], ids=lambda t: t.name)
-@pytest.mark.parametrize("size", [32, 5])
-def test_first_step_in_float32(task: Task, size: int) -> None:
+def test_first_step_in_float32(task: Task) -> None:
     recipe = preset()
     head = Head(INPUTS, len(task.targets), recipe.hidden_layers, WIDTH, 7).train()
     published = Published(head, task, torch.float32)
-    x, y = batch_of(task, 0, size)
+    x, y = batch_of(task, 0)
     value, length, _ = published.step(x.float(), y)
     risk = build_risk(recipe, 0.5, y, task)
     record = FastLearner(head, risk, task, recipe, 7).step(x.float(), y, 0, 1e-3, False)
     assert record.value == pytest.approx(value, rel=1e-5)
     assert record.gradient_norm == pytest.approx(length, rel=1e-5)
+
+
+@pytest.mark.parametrize("task", [EXPR, AU], ids=lambda t: t.name)
+def test_first_step_in_float32_counts_the_loss_at_lambda_or_not(task: Task) -> None:
+    """alpha n = 2.5 or 17.5: lambda is a loss, and rounding decides on which side it ends.
+
+    So the gradient is that of the losses above it, or of these and the one at it.
+    """
+    size, alpha = (5, 0.5) if task is EXPR else (5, 17.5 / 60)
+    recipe = preset()
+    head = Head(INPUTS, len(task.targets), recipe.hidden_layers, WIDTH, 7).train()
+    published = Published(head, task, torch.float32)
+    x, y = batch_of(task, 0, size)
+    losses = published.losses(x.float(), y)
+    ordered = losses.detach().flatten().sort(descending=True).values
+    at = int(alpha * losses.numel())  # of the loss that counts in part
+    lengths = []
+    for counted in (at, at + 1):
+        level = (ordered[counted - 1] + ordered[counted]) / 2
+        surrogate = torch.relu(losses - level).mean() / alpha
+        gradient = torch.autograd.grad(
+            surrogate, list(published.model.parameters()), retain_graph=True
+        )
+        lengths.append(float(torch.stack([g.norm() for g in gradient]).norm()))
+    assert abs(lengths[1] - lengths[0]) > 0.005 * lengths[0]
+    exact = float(ordered[:at].sum() + (alpha * losses.numel() - at) * ordered[at])
+    record = FastLearner(head, build_risk(recipe, alpha, y, task), task, recipe, 7).step(
+        x.float(), y, 0, 1e-3, False
+    )
+    assert record.value == pytest.approx(exact / (alpha * losses.numel()), rel=1e-5)
+    assert record.threshold == pytest.approx(float(ordered[at]), abs=1e-3)
+    assert any(record.gradient_norm == pytest.approx(length, rel=1e-5) for length in lengths)
 
 
 def test_learning_rate_is_torchs_schedule_past_its_turn() -> None:

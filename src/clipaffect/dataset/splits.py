@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from clipaffect.config.data import Splitting
 from clipaffect.errors import UserError
@@ -77,6 +76,9 @@ def make_splits(
             mend=f"set it to at most {len(names)}, or give more people",
         )
     alone = len(names) == len(group)
+    # Half a second to import, and only a run that asks for splits needs it.
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # noqa: PLC0415
+
     kind = StratifiedKFold if alone else StratifiedGroupKFold  # the same, 100 times as fast
     dealer = kind(n_splits=how.folds, shuffle=True, random_state=how.seed)
     counted = np.arange(len(group))

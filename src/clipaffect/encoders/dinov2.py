@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
-from onnx import numpy_helper
 from torch.nn import functional
 
 LAYERS = 12
@@ -19,6 +17,10 @@ def _weights(path: Path) -> dict[str, np.ndarray]:
     The exporter moved some into anonymous constants, the matrices of linear layers transposed;
     the node that uses a constant tells whose it is.
     """
+    # A fifth of a second to import, and no other encoder needs it.
+    import onnx  # noqa: PLC0415
+    from onnx import numpy_helper  # noqa: PLC0415
+
     graph = onnx.load(str(path)).graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     named = {name: array for name, array in constants.items() if name.startswith("backbone.")}

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from clipaffect.config.models import Probe
 from clipaffect.table_split import Split
@@ -35,7 +32,13 @@ def constant_scores(labels: np.ndarray, rows: int, task: Task) -> np.ndarray:
     return scores
 
 
-def _fit(features: np.ndarray, labels: np.ndarray, probe: Probe) -> LogisticRegression:
+def _fit(features: np.ndarray, labels: np.ndarray, probe: Probe) -> Any:
+    # Half a second to import; scores and post-processing import this module and fit no probe.
+    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+    from sklearn.pipeline import make_pipeline  # noqa: PLC0415
+    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
+
     model = make_pipeline(
         StandardScaler(), LogisticRegression(C=probe.strength, max_iter=probe.iterations)
     )
