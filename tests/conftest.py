@@ -5,36 +5,49 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+# One thread a process, as in the workflow's jobs: on small arrays threads wait for each other, and
+# the suite takes three times the CPU time. Read when numpy and torch are imported.
+os.environ |= {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
 
 import av
 import numpy as np
 import pytest
 from browsing import Browser
 from filelock import FileLock
+from hypothesis import settings
+from preloaded import python
 from slurm import Cluster, missing_programs
 
 from clipaffect.assets import ensure_asset
 from clipaffect.dataset.aff_wild2 import FOLDERS
 from clipaffect.tasks import AU, EXPR, Task
 
+pytest_plugins = ["cpu_time"]
+
 ROOT = Path(__file__).parents[1]
 ASSETS = ROOT / "assets"
 TREE = ("Snakefile", "workflow", "config", "src", "resources", "tests", "profiles", "assets")
 
 
-# Files of minutes, the longest first: what begins last should be short, or one process waits.
-LONG = ("test_study_pages", "test_demo", "test_micro", "test_prediction", "test_other_data",
-        "test_crops", "test_compare", "test_prediction_files", "test_prediction_killed",
-        "test_report_page", "test_slurm_runs")  # fmt: skip
+# Files of half a minute and more, the longest first: what begins last should be short, or one
+# process waits. The others, and the tests within a file, come in the order of pytest-randomly.
+LONG = ("test_study_pages", "test_micro", "test_prediction_files", "test_prediction",
+        "test_report_page", "test_compare", "test_other_data", "test_crops", "test_finder",
+        "test_demo")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long files to the front; the order within a file stays."""
+    """The long files to the front."""
     rank = {name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(LONG)))
+
+
+# No database of examples: nothing is left behind in the checkout.
+settings.register_profile("suite", database=None)
+settings.load_profile("suite")
 
 
 def asset(name: str) -> Path:
@@ -127,9 +140,19 @@ def environment() -> dict[str, str]:
     return os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 
 
-def snakemake(folder: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
-    """Call Snakemake in a workplace."""
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+def clipaffect(*arguments: object, folder: Path = ROOT) -> subprocess.CompletedProcess:
+    """Call the command line in a folder."""
+    command = [python(), "-m", "clipaffect", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env=environment(), check=False
+    )
+
+
+def snakemake(
+    folder: Path, *arguments: str, check: bool = True, program: str | None = None
+) -> subprocess.CompletedProcess:
+    """Call Snakemake in a workplace, by the preloaded Python where no other is given."""
+    command = [program or python(), "-m", "snakemake", "--cores", "2", *arguments]
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, env=environment(), check=False
     )

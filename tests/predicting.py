@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import av
 import pandas as pd
-from conftest import ASSETS, ROOT, environment
+from conftest import ASSETS, ROOT, clipaffect
 
 from clipaffect.bundle.load import open_bundle
 from clipaffect.prediction.run import predict_files, wanted_of
@@ -19,9 +18,7 @@ VIDEOS = ROOT / "resources/demo/videos"
 
 def predict(*words: object, check: bool = True) -> subprocess.CompletedProcess:
     """``clipaffect predict``."""
-    command = [sys.executable, "-m", "clipaffect", "predict", *map(str, words),
-               "--assets", str(ASSETS)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    done = clipaffect("predict", *words, "--assets", ASSETS)
     if check:
         assert done.returncode == 0, done.stdout + done.stderr
     return done

@@ -133,7 +133,7 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "results/demo"
 
 
-@pytest.mark.demo
+@pytest.mark.slow
 def test_the_demo_reads_unseen_people(demo_run: Path) -> None:
     tasks = json.loads((demo_run / "report/metrics.json").read_text())["tasks"]
     constant = {"EXPR": "constant (largest class)", "AU": "every label always present"}
@@ -146,7 +146,7 @@ def test_the_demo_reads_unseen_people(demo_run: Path) -> None:
         assert numbers["failed_heads"] == 0
 
 
-@pytest.mark.demo
+@pytest.mark.slow
 def test_the_demo_loses_frames_only_where_nobody_is_seen(demo_run: Path) -> None:
     coverage = pd.read_csv(demo_run / "report/tables/coverage.csv")
     found = coverage[coverage["status"] == "ok"]
@@ -174,7 +174,7 @@ def masked_split(run: Path, split: str) -> Split:
     return Split(rows, features, torch.from_numpy(np.array(rows[["label"]], np.int64)))
 
 
-@pytest.mark.demo
+@pytest.mark.slow
 def test_with_the_face_painted_over_the_crops_say_nothing(demo_run: Path) -> None:
     import torch
 
@@ -198,7 +198,7 @@ def test_with_the_face_painted_over_the_crops_say_nothing(demo_run: Path) -> Non
     assert score(train, validation) < max(chance) + 0.03
 
 
-@pytest.mark.demo
+@pytest.mark.slow
 def test_its_heads_read_a_real_clip_as_one_does_by_eye(
     demo_run: Path, real_clips: Path, tmp_path: Path
 ) -> None:
@@ -216,7 +216,7 @@ def test_its_heads_read_a_real_clip_as_one_does_by_eye(
     assert (laughing["EXPR"] == "Happiness").mean() > 0.7
 
 
-@pytest.mark.demo
+@pytest.mark.slow
 def test_dvc_stages_cover_the_run(demo_run: Path) -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     folder = demo_run.parents[1]

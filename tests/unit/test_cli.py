@@ -9,21 +9,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT, environment
+from conftest import ROOT, clipaffect, workplace
 
 from clipaffect.cli import RULES, app
 from clipaffect.launch import is_dead
-
-
-def clipaffect(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "clipaffect", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env=environment(),
-        check=False,
-    )
 
 
 def test_help_keeps_what_rules_call_from_what_people_call() -> None:
@@ -42,8 +31,14 @@ def test_help_keeps_what_rules_call_from_what_people_call() -> None:
     assert called - rules == {"export"}  # by people, too
 
 
-def test_check_reads_the_demo() -> None:
-    done = clipaffect("check", "config/config.yaml")
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Snakemake leaves a folder where it is called."""
+    return workplace(tmp_path_factory.mktemp("place") / "run")
+
+
+def test_check_reads_the_demo(place: Path) -> None:
+    done = clipaffect("check", "config/config.yaml", folder=place)
     assert done.returncode == 0
     assert re.search(r"EXPR +train +36 +40 +3,765 +3,440", done.stdout)
     assert re.search(r"jobs to run|Nothing to be done", done.stdout)
@@ -69,9 +64,9 @@ def test_a_mistake_is_a_message(arguments: tuple[str, ...], words: list[str]) ->
     assert "Traceback" not in done.stderr
 
 
-def test_check_names_file_and_line(tmp_path: Path) -> None:
+def test_check_names_file_and_line(place: Path, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("run: x\ntraining: [1\n")
-    done = clipaffect("check", str(tmp_path / "c.yaml"))
+    done = clipaffect("check", str(tmp_path / "c.yaml"), folder=place)
     assert done.returncode == 2
     assert "not YAML" in done.stderr
 
@@ -109,37 +104,37 @@ def test_a_lock_is_dead_only_when_its_process_is_gone() -> None:
     assert is_dead(owner | {"pid": child.pid})
 
 
-def test_check_says_what_is_missing(tree: Path) -> None:
+def test_check_says_what_is_missing(place: Path, tree: Path) -> None:
     (tree / "videos/batch1/a 1.mp4").unlink()
     (tree / "videos/batch1/c10.mp4").write_bytes(b"")
     (tree / "c.yaml").write_text(
         f"run: mine\ndata: {{videos: {tree}/videos, annotations: {tree}/annotations}}\n"
     )
-    done = clipaffect("check", str(tree / "c.yaml"))
+    done = clipaffect("check", str(tree / "c.yaml"), folder=place)
     assert "results/mine/" in done.stdout
     assert "1 person has labels or rows to be predicted, and neither crops" in done.stdout
     assert "1 file or folder of crops is empty: " in done.stdout
     assert "c10.mp4" in done.stdout
 
 
-def test_check_and_run_name_an_encoders_mistake(tmp_path: Path) -> None:
+def test_check_and_run_name_an_encoders_mistake(place: Path, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(
         "encoder: e\nencoders: {e: {model: ViT-L-14, tag: openai, activation: gelu}}\n"
     )
-    done = clipaffect("check", str(tmp_path / "c.yaml"))
+    done = clipaffect("check", str(tmp_path / "c.yaml"), folder=place)
     assert done.returncode == 2
     assert "encoders.e.activation" in done.stderr
     (tmp_path / "d.yaml").write_text("trainin: {}\n")
-    done = clipaffect("run", "-n", "--configfile", str(tmp_path / "d.yaml"))
+    done = clipaffect("run", "-n", "--configfile", str(tmp_path / "d.yaml"), folder=place)
     assert done.returncode == 2
     assert "did you mean 'training'" in done.stderr
 
 
-def test_check_loads_a_users_head(tmp_path: Path) -> None:
+def test_check_loads_a_users_head(place: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("class Head:\n    pass\n")
     (tmp_path / "c.yaml").write_text(
         f"training: {{variants: {{mine: {{head: '{tmp_path}/mine.py:Heat'}}}}}}\n"
     )
-    done = clipaffect("check", str(tmp_path / "c.yaml"))
+    done = clipaffect("check", str(tmp_path / "c.yaml"), folder=place)
     assert done.returncode == 2
     assert "there is no 'Heat' in the file" in done.stderr

@@ -2,55 +2,42 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Forked, forked
 
 from clipaffect import devices
 from clipaffect.config.encoders import Encoder
 from clipaffect.devices import one_device
 from clipaffect.encoders.record import arithmetic, encoder_record
 
-HOLD = """
-import sys, time
-from pathlib import Path
-import torch
-from clipaffect import devices
-devices.LOCKS = Path(sys.argv[1])
-devices.AGAIN = 0.05
-devices.visible_gpus = lambda: sys.argv[2].split(",")
-torch.cuda.is_available = lambda: True
-torch.cuda.set_device = lambda number: None
-with devices.one_device(True) as device:
-    print(device, flush=True)
-    time.sleep(60)
-"""
+
+def keep_one(locks: Path, uuids: tuple[str, ...]) -> None:
+    """A job that sees some GPUs and keeps the one that it gets."""
+    devices.LOCKS, devices.AGAIN = locks, 0.05
+    devices.visible_gpus = lambda: list(uuids)
+    torch.cuda.is_available = lambda: True
+    torch.cuda.set_device = lambda number: None
+    with one_device(True) as device:
+        print(device, flush=True)
+        time.sleep(600)
 
 
 @pytest.fixture
-def hold(tmp_path: Path) -> Iterator:
-    """Starts a job that sees some GPUs and keeps the one that it gets."""
-    jobs: list[subprocess.Popen] = []
-
-    def start(*uuids: str) -> subprocess.Popen:
-        command = [sys.executable, "-c", HOLD, str(tmp_path / "locks"), ",".join(uuids)]
-        jobs.append(
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        )
-        return jobs[-1]
-
-    yield start
-    for job in jobs:
-        job.kill()
-        job.communicate()
+def hold(tmp_path: Path) -> Iterator[Callable[..., Forked]]:
+    """Starts such jobs."""
+    with ExitStack() as jobs:
+        yield lambda *uuids: jobs.enter_context(forked(keep_one, tmp_path / "locks", uuids))
 
 
-def test_two_jobs_take_two_gpus_and_a_third_waits_for_a_dead_one(hold) -> None:
+def test_two_jobs_take_two_gpus_and_a_third_waits_for_a_dead_one(
+    hold: Callable[..., Forked],
+) -> None:
     first = hold("GPU-a", "GPU-b")
     assert first.stdout.readline() == "cuda:0\n"
     # A scheduler's cgroup shows this job the same GPUs in another order.
@@ -58,11 +45,11 @@ def test_two_jobs_take_two_gpus_and_a_third_waits_for_a_dead_one(hold) -> None:
     assert second.stdout.readline() == "cuda:1\n"
     third = hold("GPU-b", "GPU-a")
     assert third.stderr.readline() == "waiting: 2 of 2 GPUs are taken\n"
-    first.send_signal(signal.SIGKILL)
+    first.kill()
     assert third.stdout.readline() == "cuda:1\n"
 
 
-def test_a_gpu_is_known_by_its_uuid_not_its_number(hold) -> None:
+def test_a_gpu_is_known_by_its_uuid_not_its_number(hold: Callable[..., Forked]) -> None:
     assert hold("GPU-a").stdout.readline() == "cuda:0\n"
     assert hold("GPU-b").stdout.readline() == "cuda:0\n"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -74,14 +76,38 @@ def test_mobilenet_is_torchvisions() -> None:
     assert encoder.dimension == 1280
 
 
-@pytest.fixture(scope="module")
-def vit_l14(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
-    """A ViT-L/14 in open_clip's format, as a user has it on disk: our own random weights."""
+@dataclass(frozen=True)
+class Clip:
+    """A ViT in open_clip's format, as a user has it on disk, with random weights."""
+
+    model: str
+    path: Path
+    state: dict[str, torch.Tensor]  # of its image tower
+
+
+# ViT-L/14's tower with fewer and narrower layers: CLIP has heads of 64 and MLPs of four widths.
+SMALL = {
+    "embed_dim": 96,
+    "vision_cfg": {"image_size": 224, "layers": 3, "width": 128, "patch_size": 14},
+    "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 64, "heads": 1, "layers": 1},
+}
+
+
+@pytest.fixture(scope="module", params=["small", pytest.param("L", marks=pytest.mark.slow)])
+def vit(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Clip:
+    """A small one, and ViT-L/14."""
+    folder, name = tmp_path_factory.mktemp("weights"), "ViT-L-14"
+    if request.param == "small":
+        name = "ViT-small-14"
+        for suffix, quick in (("", False), ("-quickgelu", True)):
+            card = folder / f"{name}{suffix}.json"
+            card.write_text(json.dumps(SMALL | {"quick_gelu": quick}))
+            open_clip().add_model_config(card)
     torch.manual_seed(0)
-    state = open_clip().create_model("ViT-L-14-quickgelu", pretrained=None).state_dict()
-    path = tmp_path_factory.mktemp("weights") / "vit-l14.safetensors"
+    state = open_clip().create_model(f"{name}-quickgelu", pretrained=None).state_dict()
+    path = folder / "vit.safetensors"
     save_file({name: value.contiguous() for name, value in state.items()}, path)
-    return path, {k: v for k, v in state.items() if k.startswith("visual.")}
+    return Clip(name, path, {k: v for k, v in state.items() if k.startswith("visual.")})
 
 
 def sha256(path: Path) -> str:
@@ -101,14 +127,16 @@ def transformers_vision(state: dict[str, torch.Tensor]) -> torch.nn.Module:
     """Hugging Face's CLIP vision model with open_clip's weights."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+    width, projected = state["visual.proj"].shape
+    layers = sum(name.endswith("ln_1.weight") for name in state)
     config = CLIPVisionConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
         patch_size=14,
         image_size=224,
-        projection_dim=768,
+        projection_dim=projected,
         hidden_act="quick_gelu",
     )
     with torch.device("meta"):
@@ -122,13 +150,13 @@ def transformers_vision(state: dict[str, torch.Tensor]) -> torch.nn.Module:
         "post_layernorm.weight": "ln_post.weight",
         "post_layernorm.bias": "ln_post.bias",
     }
-    for layer in range(24):
+    for layer in range(layers):
         new, old = f"encoder.layers.{layer}.", f"transformer.resblocks.{layer}."
         for kind in ("weight", "bias"):
             for a, b in PARTS:
                 names[f"{new}{a}.{kind}"] = f"{old}{b}.{kind}"
     mapped = {f"vision_model.{a}": state[f"visual.{b}"] for a, b in names.items()}
-    for layer in range(24):
+    for layer in range(layers):
         for kind in ("weight", "bias"):
             joined = state[f"visual.transformer.resblocks.{layer}.attn.in_proj_{kind}"]
             for name, part in zip("qkv", joined.chunk(3), strict=True):
@@ -149,12 +177,11 @@ def transformers_vision(state: dict[str, torch.Tensor]) -> torch.nn.Module:
     return model.eval()
 
 
-def test_a_local_vit_l14_agrees_with_transformers(vit_l14) -> None:
-    path, state = vit_l14
+def test_local_weights_agree_with_transformers(vit: Clip) -> None:
     settings = Encoder(
-        model="ViT-L-14-quickgelu",
-        file=str(path),
-        sha256=sha256(path),
+        model=f"{vit.model}-quickgelu",
+        file=str(vit.path),
+        sha256=sha256(vit.path),
         activation="quickgelu",
         precision="fp32",
     )
@@ -162,26 +189,24 @@ def test_a_local_vit_l14_agrees_with_transformers(vit_l14) -> None:
     inputs = torch.stack([encoder.prepare(picture(k)) for k in range(2)])
     ours = encoder.embed(inputs)
     with torch.inference_mode():
-        theirs = transformers_vision(state)(pixel_values=inputs).image_embeds
-    assert ours.shape == (2, 768)
+        theirs = transformers_vision(vit.state)(pixel_values=inputs).image_embeds
+    assert ours.shape == (2, vit.state["visual.proj"].shape[1])
     scale = float(theirs.abs().mean())
     assert float((ours - theirs).abs().max()) < 1e-4 * scale + 1e-5
 
 
-def test_plain_gelu_would_have_been_noticed(vit_l14) -> None:
-    path, _ = vit_l14
+def test_plain_gelu_would_have_been_noticed(vit: Clip) -> None:
     settings = Encoder(
-        model="ViT-L-14", file=str(path), sha256=sha256(path), activation="quickgelu"
+        model=vit.model, file=str(vit.path), sha256=sha256(vit.path), activation="quickgelu"
     )
-    with pytest.raises(UserError, match="'ViT-L-14' runs gelu") as caught:
+    with pytest.raises(UserError, match=f"'{vit.model}' runs gelu") as caught:
         build_model(settings, NOWHERE)
     assert "quickgelu" in caught.value.mend
 
 
-def test_a_file_that_is_not_the_pinned_one_is_refused(vit_l14) -> None:
-    path, _ = vit_l14
+def test_a_file_that_is_not_the_pinned_one_is_refused(vit: Clip) -> None:
     settings = Encoder(
-        model="ViT-L-14-quickgelu", file=str(path), sha256="0" * 64, activation="quickgelu"
+        model=f"{vit.model}-quickgelu", file=str(vit.path), sha256="0" * 64, activation="quickgelu"
     )
     with pytest.raises(UserError, match="the weights have sha256"):
         build_model(settings, NOWHERE)

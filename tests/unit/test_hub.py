@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -45,7 +46,7 @@ def weights() -> bytes:
     return save({name: value.contiguous() for name, value in state.items()})
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def hub(weights: bytes) -> Iterator[str]:
     """A server that answers as the hub does for one file; yields its address."""
 
@@ -91,12 +92,18 @@ def fetch(folder: Path, address: str, script: str = FETCH) -> subprocess.Complet
     )
 
 
-@pytest.fixture
-def fetched(hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setitem(open_clip().pretrained._PRETRAINED, "clipaffect-micro", {"mine": CARD})
-    done = fetch(tmp_path, hub)
+@pytest.fixture(scope="module")
+def fetched_once(hub: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fetched")
+    done = fetch(folder, hub)
     assert done.returncode == 0, done.stderr
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def fetched(fetched_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(open_clip().pretrained._PRETRAINED, "clipaffect-micro", {"mine": CARD})
+    return shutil.copytree(fetched_once, tmp_path / "fetched")
 
 
 def test_fetched_weights_are_recorded_and_loaded(fetched: Path, weights: bytes) -> None:

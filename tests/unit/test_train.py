@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from forked import forked
 from safetensors.torch import load_file
 from small_heads import GRID, RECIPE, Killed, data, same, splits, trained, write_table
 
@@ -22,11 +20,12 @@ from clipaffect.evaluation.metrics import f1_per_target
 from clipaffect.store import Store
 from clipaffect.table_split import Split
 from clipaffect.tasks import AU, EXPR
+from clipaffect.training import stage
 from clipaffect.training.data import TrainingData
 from clipaffect.training.history import is_collapsed, probe_steps, spread
 from clipaffect.training.learner import evaluator
 from clipaffect.training.stage import HeadId, train_heads
-from clipaffect.training.train import train_head
+from clipaffect.training.train import TrainedHead, train_head
 
 
 def test_training_twice_gives_the_same_bytes_and_seeds_differ(tmp_path: Path) -> None:
@@ -78,35 +77,31 @@ def test_a_head_goes_on_from_its_checkpoint(
 
 def test_kill_9_in_a_grid_job_ends_in_the_same_bytes(tmp_path: Path) -> None:
     table = write_table(tmp_path / "table")
-    settings = GRID.model_copy(update={"epochs": 60})
+    settings = GRID.model_copy(update={"epochs": 20})
     train_heads(table, EXPR, settings, 0, Store(tmp_path / "s1"), tmp_path / "whole")
-    code = """
-        import sys
-        from pathlib import Path
-        from clipaffect.config.training import Training
-        from clipaffect.store import Store
-        from clipaffect.tasks import EXPR
-        from clipaffect.training.stage import train_heads
-        table, settings, store, out = sys.argv[1:]
-        train_heads(Path(table), EXPR, Training.model_validate_json(settings), 0,
-                    Store(Path(store)), Path(out))
-    """
-    command = [sys.executable, "-c", textwrap.dedent(code), str(table),
-               settings.model_dump_json(), str(tmp_path / "s2"), str(tmp_path / "killed")]  # fmt: skip  # noqa: E501
-    kills, heads = 0, tmp_path / "s2/heads"
-    for wait_for in (1, 2):  # finished heads when the kill comes
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as job:
-            while job.poll() is None:
-                # os.walk passes over folders that the job renames meanwhile; glob would raise.
-                paths = [Path(top) / name for top, _, names in os.walk(heads) for name in names]
-                finished = sum(path.name == "record.json" for path in paths)
-                halfway = any(path.match("*.part/check*") for path in paths)
-                if finished >= wait_for and halfway:
-                    job.kill()
-                    kills += 1
-                    break
-    assert kills
-    subprocess.run(command, check=True, capture_output=True)
+    train, heads = stage.train_head, tmp_path / "s2/heads"
+
+    def halting(rows: TrainingData, *arguments: Any) -> TrainedHead:
+        """The second head stops in its tenth epoch, with a checkpoint, until it is killed."""
+        if not list(heads.glob("*/*/record.json")):
+            return train(rows, *arguments)
+        epochs = []
+
+        def stop() -> None:
+            epochs.append(1)
+            if len(epochs) == 10:
+                print("in the middle", flush=True)
+                time.sleep(600)
+
+        return train(rows, *arguments[:-1], stop)
+
+    def job() -> None:
+        stage.train_head = halting
+        train_heads(table, EXPR, settings, 0, Store(tmp_path / "s2"), tmp_path / "killed")
+
+    with forked(job) as killed:
+        assert "in the middle\n" in iter(killed.stdout.readline, "")
+    train_heads(table, EXPR, settings, 0, Store(tmp_path / "s2"), tmp_path / "killed")
     for name in ("heads.safetensors", "heads.parquet", "history.parquet"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
     assert not list((tmp_path / "s2").glob("heads/*/*/checkpoint*"))

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
 from browsing import Browser
-from conftest import MICRO, ROOT, copy_of, environment, snakemake
+from conftest import MICRO, ROOT, clipaffect, copy_of, snakemake
 
 from clipaffect.errors import UserError
 from clipaffect.report.compare import alone, differences, flatten, moved, read_run
@@ -46,9 +44,7 @@ def test_one_hidden_setting_is_found(hidden: Path, browser: Browser) -> None:
     assert all(row["difference"] == 0 for row in same)
     # Three people: nothing is called a change.
     assert {row["verdict"] for row in scores} == {"fewer than 20 people: not tested"}
-    command = [sys.executable, "-m", "clipaffect", "compare", "micro", "other"]
-    env = environment() | {"PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run(command, cwd=hidden, capture_output=True, text=True, env=env, check=False)
+    done = clipaffect("compare", "micro", "other", folder=hidden)
     assert done.returncode == 0, done.stderr
     assert "differ in 2 things, 2 of them settings" in done.stdout
     browser.problems()

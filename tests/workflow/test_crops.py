@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, environment, snakemake, workplace
+from conftest import ROOT, clipaffect, snakemake, workplace
 
 from clipaffect.dataset.aff_wild2 import FOLDERS, folder_name
 from clipaffect.submission.validate import validate_submission
@@ -185,13 +183,7 @@ def test_check_submission_names_the_line(crops_run: Path, tmp_path: Path) -> Non
     lines = good.read_text().splitlines()
     lines[4] = lines[4][:-1] + "2"
     bad.write_text("\n".join(lines) + "\n")
-    command = [sys.executable, "-m", "clipaffect", "check-submission", "--task", "AU"]
-    outcomes = [
-        subprocess.run(
-            [*command, str(path)], capture_output=True, text=True, env=environment(), check=False
-        )
-        for path in (good, bad)
-    ]
+    outcomes = [clipaffect("check-submission", "--task", "AU", path) for path in (good, bad)]
     assert outcomes[0].returncode == 0
     assert outcomes[1].returncode == 2
     assert "line 5" in outcomes[1].stderr

@@ -19,6 +19,8 @@ import yaml
 from conftest import (
     MICRO,
     ROOT,
+    clipaffect,
+    copy_of,
     environment,
     result_files,
     snakemake,
@@ -26,6 +28,7 @@ from conftest import (
     write_annotation,
     write_video,
 )
+from preloaded import kill_all, python
 
 from clipaffect.dataset.aff_wild2 import FOLDERS
 from clipaffect.tables import read_frame
@@ -107,6 +110,13 @@ def test_everything_is_there(micro_run: Path) -> None:
     assert runs["macro_f1"].between(0, 1).all()
 
 
+def test_the_documented_call_gives_the_same_bytes(micro_run: Path, tmp_path: Path) -> None:
+    """Snakemake and each job in a Python of its own, as a user's are."""
+    folder = workplace(tmp_path / "run")
+    snakemake(folder, *MICRO, program=sys.executable)
+    assert result_files(folder / RESULTS) == result_files(micro_run / RESULTS)
+
+
 def test_every_frame_of_every_video_has_its_rows(micro_run: Path) -> None:
     parts = {
         kind: pd.concat(
@@ -154,15 +164,21 @@ def test_pages_need_no_network(micro_run: Path) -> None:
         assert not re.search(r"(src|href)=[\"'](https?:)?//", text)
 
 
-def test_a_finished_run_has_nothing_to_do(micro_copy: Path) -> None:
-    assert rules_to_run(micro_copy) == set()
+def test_a_finished_run_has_nothing_to_do(planned: Path) -> None:
+    assert rules_to_run(planned) == set()
+
+
+@pytest.fixture(scope="module")
+def planned(micro_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy in which runs are planned and nothing is changed."""
+    return copy_of(micro_run, tmp_path_factory.mktemp("planned"))
 
 
 @pytest.mark.parametrize("setting", RERUNS)
-def test_a_setting_reruns_what_the_table_says(micro_copy: Path, setting: str) -> None:
+def test_a_setting_reruns_what_the_table_says(planned: Path, setting: str) -> None:
     change, expected = RERUNS[setting]
     overrides = [f"{key}={json.dumps(value)}" for key, value in change.items()]
-    assert rules_to_run(micro_copy, "--config", *overrides) == expected
+    assert rules_to_run(planned, "--config", *overrides) == expected
 
 
 def test_the_documented_table_is_the_tested_one() -> None:
@@ -203,7 +219,9 @@ def test_one_corrected_label_costs_its_task_alone(micro_copy: Path) -> None:
     assert len(after.keys() - before.keys()) == 4  # EXPR's grid; AU's heads are untouched
 
 
-def test_variants_and_a_users_head_are_rows_of_every_table(micro_copy: Path) -> None:
+def test_variants_a_users_head_and_another_encoder_are_in_every_table(
+    micro_copy: Path,
+) -> None:
     (micro_copy / "mine.py").write_text(
         "from torch import nn\n\n\nclass Thin(nn.Sequential):\n"
         "    def __init__(self, inputs, outputs):\n"
@@ -211,8 +229,9 @@ def test_variants_and_a_users_head_are_rows_of_every_table(micro_copy: Path) -> 
     )
     variants = {"focal": {"loss": "focal"}, "thin": {"head": "mine.py:Thin"}}
     settings = {"variants": variants, "select_on": "inner", "seeds": [0]}
+    second = 'encoders={"second": {"model": "clipaffect-micro", "random": 7, "activation": "gelu"}}'
     before = pieces(micro_copy)
-    snakemake(micro_copy, *MICRO, "--config", f"training={json.dumps(settings)}")
+    snakemake(micro_copy, *MICRO, "--config", f"training={json.dumps(settings)}", second)
     report = micro_copy / RESULTS / "report"
     runs = pd.read_csv(report / "tables/runs.csv")
     heads = runs[(runs["method"] == "head") & (runs["task"] == "EXPR")]
@@ -226,15 +245,46 @@ def test_variants_and_a_users_head_are_rows_of_every_table(micro_copy: Path) -> 
     page = (report / "index.html").read_text()
     assert "loss: focal" in page
     assert "head: mine.py:Thin" in page
-    assert {n.split("/")[1] for n in pieces(micro_copy).keys() - before.keys()} == {"heads"}
+    assert "linear probe on second" in numbers["references"]
+    made = pieces(micro_copy).keys() - before.keys()
+    assert {name.split("/")[1] for name in made} == {"heads", "encoders", "embeddings"}
     # an edited file trains that variant again, and nothing else
     before = pieces(micro_copy)
     text = (micro_copy / "mine.py").read_text()
     (micro_copy / "mine.py").write_text(text.replace("9", "7"))
-    snakemake(micro_copy, *MICRO, "--config", f"training={json.dumps(settings)}")
+    snakemake(
+        micro_copy, "training_all", *MICRO, "--config", f"training={json.dumps(settings)}", second
+    )
     assert len(pieces(micro_copy).keys() - before.keys()) == 4  # two tasks, two alphas
 
 
+# When the first of each is finished.
+MOMENTS = ("store/detections/*/*/key.json", "store/embeddings/*/*/key.json",
+           "store/heads/*/*/key.json")  # fmt: skip
+
+
+def test_kill_9_changes_nothing(micro_run: Path, tmp_path: Path) -> None:
+    folder = workplace(tmp_path / "killed")
+    arguments = ("run", "--cores", "2", *MICRO)
+    command = [python(), "-m", "clipaffect", *arguments]
+    finished: dict[str, int] = {}
+    for moment in MOMENTS:
+        with (tmp_path / "log").open("wb") as log:
+            run = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment())
+            while run.poll() is None and not list(folder.glob(moment)):
+                time.sleep(0.01)
+            kill_all()
+            run.wait()
+        assert run.returncode == 137, (tmp_path / "log").read_text()[-3000:]
+        assert finished.items() <= pieces(folder).items(), "finished work was redone"
+        finished = pieces(folder)
+    last = clipaffect(*arguments, folder=folder)
+    assert last.returncode == 0, last.stderr[-3000:]
+    assert finished.items() <= pieces(folder).items(), "finished work was redone"
+    assert result_files(folder / RESULTS) == result_files(micro_run / RESULTS)
+
+
+@pytest.mark.slow  # real processes and any moment: two minutes
 def test_kill_9_at_random_moments_changes_nothing(micro_run: Path, tmp_path: Path) -> None:
     folder = workplace(tmp_path / "killed")
     seed = random.SystemRandom().randrange(10**6)
@@ -251,11 +301,12 @@ def test_kill_9_at_random_moments_changes_nothing(micro_run: Path, tmp_path: Pat
                 start_new_session=True,
                 env=child_environment,
             )
-            time.sleep(moments.uniform(4, 18))
+            while run.poll() is None and not pieces(folder):
+                time.sleep(0.1)
+            time.sleep(moments.uniform(0, 14))
             os.killpg(run.pid, signal.SIGKILL)
             run.wait()
     finished = pieces(folder)
-    assert finished, f"killed before anything was finished (seed {seed})"
     last = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, env=child_environment, check=False
     )
@@ -267,10 +318,7 @@ def test_kill_9_at_random_moments_changes_nothing(micro_run: Path, tmp_path: Pat
 def test_another_run_in_the_folder_is_refused(micro_copy: Path) -> None:
     (micro_copy / ".snakemake/locks").mkdir(exist_ok=True)
     (micro_copy / ".snakemake/locks/0.input.lock").write_text("somebody\n")
-    command = [sys.executable, "-m", "clipaffect", "run", "--cores", "1", *MICRO]
-    done = subprocess.run(
-        command, cwd=micro_copy, capture_output=True, text=True, env=environment(), check=False
-    )
+    done = clipaffect("run", "--cores", "1", *MICRO, folder=micro_copy)
     assert done.returncode == 2
     assert "another run holds this folder" in done.stderr
     assert "--unlock" in done.stderr
@@ -346,8 +394,8 @@ def manifests(folder: Path) -> list[dict]:
         ('encoders={"micro": {"activation": "quickgelu"}}', ["runs gelu", "every embedding"]),
     ],
 )
-def test_a_users_mistake_shows_no_traceback(micro_copy: Path, override: str, words: list) -> None:
-    done = snakemake(micro_copy, *MICRO, "--config", override, check=False)
+def test_a_users_mistake_shows_no_traceback(planned: Path, override: str, words: list) -> None:
+    done = snakemake(planned, *MICRO, "--config", override, check=False)
     assert done.returncode != 0
     output = " ".join((done.stdout + done.stderr).split())
     for word in words:
@@ -355,15 +403,8 @@ def test_a_users_mistake_shows_no_traceback(micro_copy: Path, override: str, wor
     assert "Traceback" not in output
 
 
-def test_snakemakes_own_report_shows_captions_and_labels(micro_copy: Path) -> None:
-    snakemake(micro_copy, *MICRO, "--report", "report.html")
-    text = (micro_copy / "report.html").read_text()
+def test_snakemakes_own_report_shows_captions_and_labels(planned: Path) -> None:
+    snakemake(planned, *MICRO, "--report", "report.html")
+    text = (planned / "report.html").read_text()
     assert "Macro F1 over alpha" in text
     assert "alpha = 1 is plain ERM" in text
-
-
-def test_another_encoder_among_the_references(micro_copy: Path) -> None:
-    change = 'encoders={"second": {"model": "clipaffect-micro", "random": 7, "activation": "gelu"}}'
-    snakemake(micro_copy, *MICRO, "--config", change)
-    numbers = json.loads((micro_copy / RESULTS / "report/metrics.json").read_text())
-    assert "linear probe on second" in numbers["tasks"]["AU"]["references"]

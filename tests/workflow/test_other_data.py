@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -14,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from browsing import Browser
-from conftest import ROOT, environment, snakemake, workplace
+from conftest import ROOT, clipaffect, snakemake, workplace
 from sklearn.metrics import f1_score
 
 from clipaffect.dataset.tree import folder_name
@@ -113,9 +111,7 @@ def test_markup_in_a_name_is_a_name_on_the_page(fruit: Path, browser: Browser) -
 
 
 def test_the_check_knows_folds_and_tasks(fruit: Path) -> None:
-    command = [sys.executable, "-m", "clipaffect", "check", "fruit.yaml"]
-    env = environment() | {"PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run(command, cwd=fruit, capture_output=True, text=True, env=env, check=False)
+    done = clipaffect("check", "fruit.yaml", folder=fruit)
     assert done.returncode == 0, done.stderr
     for words in ("12 heads for state", "12 heads for marks", "3 parts of whole people", "ripe"):
         assert words in done.stdout

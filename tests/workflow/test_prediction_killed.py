@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,11 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 import pytest
 from conftest import ASSETS, result_files
+from forked import forked
 from predicting import answered, repeat
 
 from clipaffect.errors import UserError
+from clipaffect.faces import videos
+from clipaffect.faces.parts import Parts, State
 
 
 def started(*words: object, folder: Path) -> subprocess.Popen:
@@ -33,23 +35,34 @@ def wait_until(true: Callable[[], object], seconds: float = 60) -> None:
 
 
 def test_a_killed_prediction_goes_on_within_its_video(
-    micro_bundle: Path, real_clips: Path, tmp_path: Path
+    micro_bundle: Path, real_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(videos, "EVERY", 60)  # frames of a part
     long = tmp_path / "long.mp4"
-    repeat(real_clips / "laughing.mp4", long, 1010)
-    words = (long, "--model", micro_bundle, "--out", tmp_path / "out")
-    with started(*words, folder=tmp_path) as process:
-        wait_until(lambda: list(tmp_path.glob("out/.work/*/store/detections/*/*.part/*.npz")))
-        os.killpg(process.pid, signal.SIGKILL)
-    (part,) = tmp_path.glob("out/.work/*/store/detections/*/*.part/part-000000.parquet")
-    before = part.stat().st_mtime_ns
-    with started(*words, folder=tmp_path) as process:
-        # The first part is read, not made again, while the second is being made.
-        wait_until(lambda: list(tmp_path.glob("out/.work/*/store/detections/*/*.part/*01.npz")))
-        assert part.stat().st_mtime_ns == before
-        assert process.wait(120) == 0
-    answered(micro_bundle, tmp_path / "whole", long)
-    assert result_files(tmp_path / "out") == result_files(tmp_path / "whole")
+    repeat(real_clips / "laughing.mp4", long, 190)
+    whole = tmp_path / "whole"
+    answered(micro_bundle, whole, long)
+    add, made = Parts.add, tmp_path / "made"
+    made.mkdir()
+
+    def halting(parts: Parts, rows: pa.Table, state: State) -> None:
+        """The second part is stored; before the third the process stops, until it is killed."""
+        if len(parts) == 2:
+            print("two parts", flush=True)
+            time.sleep(600)
+        add(parts, rows, state)
+
+    def counting(parts: Parts, rows: pa.Table, state: State) -> None:
+        (made / str(len(parts))).touch()
+        add(parts, rows, state)
+
+    monkeypatch.setattr(Parts, "add", halting)
+    with forked(answered, micro_bundle, tmp_path / "out", long) as killed:
+        assert "two parts\n" in iter(killed.stdout.readline, "")
+    monkeypatch.setattr(Parts, "add", counting)
+    answered(micro_bundle, tmp_path / "out", long)
+    assert [path.name for path in made.iterdir()] == ["2"], "what was stored is not made again"
+    assert result_files(tmp_path / "out") == result_files(whole)
 
 
 def test_a_killed_call_leaves_nobody_behind(

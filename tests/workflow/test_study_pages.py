@@ -27,8 +27,8 @@ from clipaffect.tasks import AU, EXPR
 CONFIG = ROOT / "tests/config/micro.yaml"
 
 
-@pytest.fixture
-def small(micro_copy: Path) -> Path:
+@pytest.fixture(params=["short", pytest.param("whole", marks=pytest.mark.slow)])
+def small(micro_copy: Path, request: pytest.FixtureRequest) -> Path:
     """The shipped studies, cut to what a minute can hold: fewer factors, encoders and seeds."""
     (micro_copy / "config").unlink()
     shutil.copytree(ROOT / "config", micro_copy / "config")
@@ -47,6 +47,8 @@ def small(micro_copy: Path) -> Path:
     encoders = {k: levels[k] for k in ("own", "pixels")} | factors["activation"]
     change("encoders", factors={"encoder": encoders})
     change("beat-it", seeds=[0])
+    if request.param == "short":  # the published heads are wide and train for 32 epochs
+        (folder / "beat-it.yaml").unlink()
     return micro_copy
 
 
