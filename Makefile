@@ -1,7 +1,7 @@
 # `make demo` and `make test` set everything up in .venv and run. See `make help`.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help setup check demo smoke test test-cluster lint verify data clean
+.PHONY: help setup check demo smoke test test-cluster test-all test-processors coverage lint verify data clean
 
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 VENV ?= .venv
@@ -44,11 +44,29 @@ check: $(STAMP)  ## what CONFIG=FILE finds, will run and will cost; seconds, bef
 smoke: $(STAMP)  ## the whole chain on a few clips, under a minute
 	$(BIN)/clipaffect run --cores $(CORES) --configfile tests/config/micro.yaml
 
-test: $(STAMP)  ## every test, the demo among them
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+SUITE := pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+test: $(STAMP)  ## the tests of every change: minutes
+	$(BIN)/python -m $(SUITE)
 
-test-cluster: $(STAMP)  ## the workflow under a real SLURM (Debian's slurm-wlm and munge) and a real DVC
-	$(BIN)/python -m pytest -m cluster --numprocesses 3 --dist loadfile --no-loadscope-reorder tests/cluster
+test-cluster: $(STAMP)  ## a short run on a real SLURM (Debian's slurm-wlm and munge) and a real DVC
+	$(BIN)/python -m $(SUITE) -m 'cluster and not slow' tests/cluster
+
+test-all: $(STAMP) test-processors  ## every test: the demo, all studies, SLURM's failures, random kills; hours
+	$(BIN)/python -m $(SUITE) -m 'slow or cluster'
+
+# The variables that choose code for a processor: torch's, oneDNN's, MKL's and OpenBLAS's. torch does
+# not check its own: where there is no AVX-512 it would end in an illegal instruction.
+AVX512 := $(shell grep -qsw avx512f /proc/cpuinfo && echo ATEN_CPU_CAPABILITY=avx512)
+test-processors: $(STAMP)  ## the tests of every change as on other processors
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OPENBLAS_CORETYPE=Nehalem $(BIN)/python -m $(SUITE)
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=AVX2 OPENBLAS_CORETYPE=Haswell $(BIN)/python -m $(SUITE)
+	$(AVX512) MKL_CBWR=COMPATIBLE $(BIN)/python -m $(SUITE)
+
+coverage: $(STAMP)  ## lines and branches that `make test` covers, processes of stages included
+	rm -f .coverage*
+	$(BIN)/python -m coverage run -m $(SUITE)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered --fail-under 90
 
 lint: $(STAMP)  ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/ruff check .

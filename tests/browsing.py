@@ -85,6 +85,12 @@ class Browser:
         """Run JavaScript in the page."""
         return self.driver.execute_script(script, *arguments)
 
+    def forget(self) -> None:
+        """Leave the page, and what it asked for or complained of."""
+        self.driver.get("about:blank")
+        self.problems()
+        self.requests()
+
     def problems(self) -> list[str]:
         """Messages of the console since the last call."""
         return [entry["message"] for entry in self.driver.get_log("browser")]

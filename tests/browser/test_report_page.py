@@ -37,8 +37,7 @@ def column(found: object, number: int) -> list[str]:
 
 
 def test_it_opens_without_a_network_or_a_complaint(browser: Browser, page: Path) -> None:
-    browser.problems()
-    browser.requests()
+    browser.forget()
     browser.open(page)
     assert browser.problems() == []
     asked = [url for url in browser.requests() if not url.startswith("data:")]
@@ -150,7 +149,7 @@ def test_screenshots(browser: Browser, page: Path, tmp_path: Path) -> None:
 
 
 def test_the_page_of_times_opens_too(browser: Browser, micro_run: Path) -> None:
-    browser.problems()
+    browser.forget()
     browser.open(micro_run / "results/micro/timings/index.html")
     assert browser.problems() == []
     times = table(browser, "Each rule")

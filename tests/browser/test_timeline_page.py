@@ -70,8 +70,7 @@ def video_time(browser: Browser) -> float:
 
 
 def test_it_asks_for_its_video_and_nothing_else(browser: Browser, pages: dict[str, Path]) -> None:
-    browser.problems()
-    browser.requests()
+    browser.forget()
     browser.open(pages[TWO])
     playable(browser)
     assert browser.problems() == []
@@ -226,7 +225,7 @@ def test_tables_are_described_and_the_list_of_files_leads_here(
     for found in browser.driver.find_elements(By.CSS_SELECTOR, "table"):
         assert found.find_elements(By.TAG_NAME, "caption")
         assert found.find_elements(By.CSS_SELECTOR, "tbody th[scope=row]")
-    browser.problems()
+    browser.forget()
     browser.open(pages[TWO].parents[1] / "index.html")
     browser.driver.find_element(By.LINK_TEXT, TWO).click()
     assert browser.driver.title == f"{TWO}: timeline"

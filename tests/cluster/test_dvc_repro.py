@@ -14,48 +14,22 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import MICRO, ROOT, environment, result_files, snakemake, workplace
-from preloaded import kill_all, python
+from conftest import MICRO, ROOT, result_files, snakemake, workplace
+from dvc_repository import (
+    CONFIG,
+    RESULTS,
+    STAGES,
+    commit,
+    make_repository,
+    run,
+    set_epochs,
+    surroundings,
+)
+from preloaded import kill_all
 from slurm import Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]  # of a slow machine
-RESULTS, STAGES, CONFIG = Path("results/micro"), "runs/micro/dvc.yaml", "runs/micro/config.yaml"
 LONGER = ("-S", f"{CONFIG}:training.epochs=4")
-
-
-def surroundings() -> dict[str, str]:
-    """What an activated environment gives, by the preloaded Python, and somebody who commits."""
-    tools = f"{Path(python()).parent}{os.pathsep}{os.environ['PATH']}"
-    person = {f"GIT_{who}_{what}": "tester@localhost" for who in ("AUTHOR", "COMMITTER")
-              for what in ("NAME", "EMAIL")}  # fmt: skip
-    return environment() | person | {"PATH": tools}
-
-
-def run(folder: Path, *command: str, fails: bool = False) -> str:
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, env=surroundings(), check=False
-    )
-    assert bool(done.returncode) == fails, f"{command}:\n{done.stdout}\n{done.stderr}"
-    return done.stdout + (done.stderr if fails else "")
-
-
-def commit(folder: Path, message: str) -> None:
-    run(folder, "git", "add", "-A")
-    run(folder, "git", "commit", "-q", "-m", message)
-
-
-def make_repository(folder: Path) -> Path:
-    """A repository with the project's files, and the micro run as DVC stages."""
-    workplace(folder)
-    shutil.copyfile(ROOT / ".gitignore", folder / ".gitignore")
-    shutil.copyfile(ROOT / ".dvcignore", folder / ".dvcignore")
-    shutil.copyfile(ROOT / "dvc.yaml", folder / "dvc.yaml")
-    run(folder, "git", "init", "-q")
-    run(folder, "dvc", "init", "-q")
-    run(folder, "dvc", "config", "core.analytics", "false")
-    run(folder, "clipaffect", "dvc", "stages", MICRO[1])
-    commit(folder, "The micro run as DVC stages")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -98,13 +72,6 @@ def longer(micro_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_fresh_clone_gives_snakemakes_bytes(reproduced: Path, micro_run: Path) -> None:
     assert made(reproduced) == made(micro_run)
     assert "up to date" in run(reproduced, "dvc", "status", f"{STAGES}:report")
-
-
-def set_epochs(folder: Path) -> None:
-    path = folder / CONFIG
-    config = yaml.safe_load(path.read_text())
-    config["training"]["epochs"] = 4
-    path.write_text(yaml.safe_dump(config))
 
 
 def test_one_setting_costs_what_depends_on_it_and_a_killed_repro_goes_on(
@@ -161,6 +128,7 @@ def test_stages_submit_their_jobs_to_slurm(
     assert not any("align_faces" in comment for _, _, comment in jobs.values())
 
 
+@pytest.mark.slow
 def test_experiments_leave_the_workspace_alone(repository: Path, longer: Path) -> None:
     before = made(repository)
     run(repository, "dvc", "exp", "run", "-q", "--temp", "--name", "longer", *LONGER, STAGES)
@@ -205,7 +173,7 @@ def s3(tmp_path: Path) -> Iterator[tuple[str, Path]]:
             server.wait()
 
 
-@pytest.mark.parametrize("kind", ["folder", "s3"])
+@pytest.mark.parametrize("kind", [pytest.param("folder", marks=pytest.mark.slow), "s3"])
 def test_another_machine_pulls_the_results_and_snakemake_agrees(
     repository: Path, tmp_path: Path, kind: str, request: pytest.FixtureRequest
 ) -> None:
@@ -237,29 +205,3 @@ def test_another_machine_pulls_the_results_and_snakemake_agrees(
     said = snakemake(other, "--dry-run", "--configfile", CONFIG)
     assert "train_heads" in said.stdout
     assert "align_faces" not in said.stdout
-
-
-def test_a_plain_run_is_registered_only_when_it_is_finished(
-    reproduced: Path, tmp_path: Path
-) -> None:
-    folder = make_repository(tmp_path / "repository")
-    shutil.copytree(reproduced / "store", folder / "store")
-    record = ("clipaffect", "dvc", "record", CONFIG)
-    assert "there is no finished run" in run(folder, *record, fails=True)
-    snakemake(folder, "--configfile", CONFIG)
-    lost = folder / RESULTS / "report/tables/runs.csv"
-    kept = lost.read_bytes()
-    lost.unlink()
-    refused = run(folder, *record, fails=True)
-    assert "build_report" in refused
-    assert "Traceback" not in refused
-    assert not (folder / "runs/micro/dvc.lock").exists()
-    lost.write_bytes(kept)
-    snakemake(folder, "--configfile", CONFIG)
-    set_epochs(folder)
-    assert "training.epochs" in run(folder, *record, fails=True)
-    run(folder, "git", "checkout", "-q", CONFIG)
-    run(folder, *record)
-    said = run(folder, "dvc", "repro", STAGES)
-    assert "Running stage" not in said.replace(f"Running stage '{STAGES}:inventory'", "")
-    assert made(folder) == made(reproduced)

@@ -1,4 +1,7 @@
-"""A real SLURM breaks under the workflow: nothing is lost, and the results are the same bytes."""
+"""A real SLURM breaks under the workflow: nothing is lost, and the results are the same bytes.
+
+Every change is tried with a lost node; the other failures, each half a minute, are campaigns.
+"""
 
 from __future__ import annotations
 
@@ -84,6 +87,7 @@ def test_a_lost_node_costs_only_its_unfinished_work(
     wait_for("the node's return", lambda: cluster.node_state(node) == "idle")
 
 
+@pytest.mark.slow
 def test_a_cancelled_job_is_named_and_made_again(
     cluster: Cluster, untrained: Path, micro_run: Path
 ) -> None:
@@ -95,6 +99,7 @@ def test_a_cancelled_job_is_named_and_made_again(
     assert same_heads(untrained, micro_run)
 
 
+@pytest.mark.slow
 def test_too_little_memory_comes_back_with_more_and_tables_lie_on_the_node(
     cluster: Cluster, untrained: Path, micro_run: Path
 ) -> None:
@@ -113,6 +118,7 @@ def test_too_little_memory_comes_back_with_more_and_tables_lie_on_the_node(
     assert same_heads(untrained, micro_run)
 
 
+@pytest.mark.slow
 def test_a_job_beyond_its_time_is_ended_and_made_again(
     cluster: Cluster, untrained: Path, micro_run: Path
 ) -> None:
@@ -124,6 +130,7 @@ def test_a_job_beyond_its_time_is_ended_and_made_again(
     assert same_heads(untrained, micro_run)
 
 
+@pytest.mark.slow
 def test_a_controller_that_restarts_is_waited_for(
     cluster: Cluster, untrained: Path, micro_run: Path
 ) -> None:
@@ -139,6 +146,7 @@ def test_a_controller_that_restarts_is_waited_for(
     assert same_heads(untrained, micro_run)
 
 
+@pytest.mark.slow
 def test_snakemake_itself_may_be_killed(cluster: Cluster, untrained: Path, micro_run: Path) -> None:
     """Its jobs live on in SLURM and write while the next call makes the same outputs."""
     with start_run(cluster, untrained, "training_all", *MICRO) as started:
@@ -153,6 +161,7 @@ def test_snakemake_itself_may_be_killed(cluster: Cluster, untrained: Path, micro
     assert same_heads(untrained, micro_run)
 
 
+@pytest.mark.slow
 def test_an_orphan_that_still_writes_does_no_harm(
     cluster: Cluster, untrained: Path, micro_run: Path
 ) -> None:
@@ -177,6 +186,7 @@ def test_an_orphan_that_still_writes_does_no_harm(
     wait_for("the node's return", lambda: cluster.node_state(node) == "idle")
 
 
+@pytest.mark.slow
 def test_a_job_that_cannot_run_is_named_with_its_log(
     cluster: Cluster, untrained: Path, micro_run: Path
 ) -> None:

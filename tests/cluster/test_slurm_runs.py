@@ -32,6 +32,7 @@ def test_a_cluster_gives_the_bytes_of_one_machine(
     assert {log.parent.name for log in logs} <= {"rule_extract_frames"}  # array tasks' are kept
 
 
+@pytest.mark.slow  # a quarter of an hour
 def test_the_demo_on_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
     """Beside it a run on this machine that has only the cluster's faces and embeddings."""
     asset("face-networks")

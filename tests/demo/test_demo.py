@@ -98,7 +98,7 @@ def frames(path: Path) -> np.ndarray:
 
 
 def test_a_clip_can_be_made_again(tmp_path: Path) -> None:
-    number = min((p.stat().st_size, p.name) for p in (DEMO / "videos").glob("*-320x240.mp4"))[1]
+    number = next((DEMO / "videos").glob("*-10-320x240.mp4")).name  # the fewest and smallest frames
     clip = CLIPS[int(number.split("-")[0]) - 1]
     name = make_clip(clip, RIG, tmp_path)
     for task in (EXPR, AU):

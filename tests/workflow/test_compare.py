@@ -47,7 +47,7 @@ def test_one_hidden_setting_is_found(hidden: Path, browser: Browser) -> None:
     done = clipaffect("compare", "micro", "other", folder=hidden)
     assert done.returncode == 0, done.stderr
     assert "differ in 2 things, 2 of them settings" in done.stdout
-    browser.problems()
+    browser.forget()
     browser.open(hidden / "other/beside-micro.html")
     assert browser.problems() == []
     assert "training.weight_decay" in browser.run("return document.body.innerText")
@@ -73,7 +73,7 @@ def test_heads_are_scored_on_another_runs_frames(hidden: Path, browser: Browser)
     assert set(table["known_people"]) == {0}
     answers = json.loads((hidden / "micro/studies/there/answer.json").read_text())["answers"]
     assert "on other these heads score" in answers["AU"]
-    browser.problems()
+    browser.forget()
     browser.open(hidden / "micro/studies/there/index.html")
     assert browser.problems() == []
     failed = snakemake(place, page.format("nowhere"), *MICRO, check=False)

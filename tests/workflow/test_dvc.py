@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, environment
+from conftest import ROOT, result_files
+from dvc_repository import CONFIG, RESULTS, STAGES, make_repository, run, set_epochs
 
 from clipaffect.dvc.stages import check_stages, write_stages
 from clipaffect.errors import UserError
 
 
-def run(folder: Path, *command: str) -> str:
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, env=environment(), check=False
-    )
-    assert done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
 def dvc(folder: Path, *arguments: str) -> str:
-    return run(folder, sys.executable, "-m", "dvc", *arguments)
+    return run(folder, "dvc", *arguments)
 
 
 @pytest.fixture
@@ -164,3 +155,27 @@ def test_every_source_that_a_stage_names_is_there() -> None:
     named = {dep for stage in stages.values() for dep in stage["deps"] if dep.startswith("src/")}
     assert len(named) > 20
     assert [dep for dep in sorted(named) if not (ROOT / dep).exists()] == []
+
+
+def test_a_plain_run_is_registered_only_when_it_is_finished(
+    micro_run: Path, tmp_path: Path
+) -> None:
+    folder = make_repository(tmp_path / "repository")
+    record = ("clipaffect", "dvc", "record", CONFIG)
+    assert "there is no finished run" in run(folder, *record, fails=True)
+    for name in ("results", "store", "logs", ".snakemake"):
+        shutil.copytree(micro_run / name, folder / name)
+    table = folder / RESULTS / "report/tables/runs.csv"
+    table.rename(tmp_path / "lost")
+    refused = run(folder, *record, fails=True)
+    assert "build_report" in refused
+    assert "Traceback" not in refused
+    assert not (folder / "runs/micro/dvc.lock").exists()
+    (tmp_path / "lost").rename(table)
+    set_epochs(folder)
+    assert "training.epochs" in run(folder, *record, fails=True)
+    run(folder, "git", "checkout", "-q", CONFIG)
+    run(folder, *record)
+    said = run(folder, "dvc", "repro", STAGES)
+    assert "Running stage" not in said.replace(f"Running stage '{STAGES}:inventory'", "")
+    assert result_files(folder / RESULTS) == result_files(micro_run / RESULTS)

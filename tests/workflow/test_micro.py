@@ -394,8 +394,8 @@ def manifests(folder: Path) -> list[dict]:
         ('encoders={"micro": {"activation": "quickgelu"}}', ["runs gelu", "every embedding"]),
     ],
 )
-def test_a_users_mistake_shows_no_traceback(planned: Path, override: str, words: list) -> None:
-    done = snakemake(planned, *MICRO, "--config", override, check=False)
+def test_a_users_mistake_shows_no_traceback(micro_copy: Path, override: str, words: list) -> None:
+    done = snakemake(micro_copy, *MICRO, "--config", override, check=False)
     assert done.returncode != 0
     output = " ".join((done.stdout + done.stderr).split())
     for word in words:

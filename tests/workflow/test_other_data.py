@@ -100,7 +100,7 @@ def test_another_domain_runs_by_configuration_alone(fruit: Path) -> None:
 
 
 def test_markup_in_a_name_is_a_name_on_the_page(fruit: Path, browser: Browser) -> None:
-    browser.problems()
+    browser.forget()
     browser.open(fruit / "results/fruit/report/index.html")
     assert browser.problems() == []
     words = browser.run("return [...document.querySelectorAll('svg text')].map(t => t.textContent)")
