@@ -13,6 +13,7 @@ from pathlib import Path
 os.environ |= {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
 
 import av
+import cv2
 import numpy as np
 import pytest
 from browsing import Browser
@@ -25,6 +26,9 @@ from clipaffect.assets import ensure_asset
 from clipaffect.dataset.aff_wild2 import FOLDERS
 from clipaffect.tasks import AU, EXPR, Task
 
+# OpenCV reads no such variable. Its threads do not survive the forks that tests make.
+cv2.setNumThreads(1)
+
 pytest_plugins = ["cpu_time"]
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +38,7 @@ TREE = ("Snakefile", "workflow", "config", "src", "resources", "tests", "profile
 
 # Files of half a minute and more, the longest first: what begins last should be short, or one
 # process waits. The others, and the tests within a file, come in the order of pytest-randomly.
-LONG = ("test_study_pages", "test_micro", "test_prediction_files", "test_prediction",
+LONG = ("test_reuse", "test_study_pages", "test_micro", "test_prediction_files", "test_prediction",
         "test_report_page", "test_compare", "test_other_data", "test_crops", "test_finder",
         "test_demo")  # fmt: skip
 

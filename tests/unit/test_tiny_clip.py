@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ASSETS, ROOT
+from typer.testing import CliRunner
 
 from clipaffect.config.encoders import Encoder
 from clipaffect.demo.actions import UNITS, units_shown
 from clipaffect.encoders.load import build_model
 from clipaffect.tables import read_frame
+from clipaffect.tiny_clip import __main__ as commands
 from clipaffect.tiny_clip import portraits, train
+from clipaffect.tiny_clip.__main__ import app
 from clipaffect.tiny_clip.captions import EXPRESSION_NAMES, UNIT_NAMES, caption
 from clipaffect.tiny_clip.tokenizer import CONTEXT, END, PADDING, UNKNOWN, tokenize
 from clipaffect.tiny_clip.train import Recipe, augment, contrastive_loss, zero_shot
@@ -162,3 +167,24 @@ def test_training_brings_pictures_and_their_captions_together(
     again = tmp_path / "again.safetensors"
     train.train(strangers, start, again, recipe)
     assert again.read_bytes() == out.read_bytes()
+
+
+def test_the_commands_hand_on_what_they_are_told(
+    strangers: Path, face_networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, out, assets = tmp_path / "few", tmp_path / "t.safetensors", ("--assets", str(ASSETS))
+    sizes = ("--people", "2", "--stills", "1", "--processes", "1", "--rig", str(RIG))
+    done = CliRunner().invoke(app, ["portraits", str(few), *sizes, *assets])
+    assert done.exit_code == 0, done.output
+    assert len(np.load(few / "crops.npy")) == 2
+
+    def small(portraits: Path, start: Path, out: Path, recipe: Recipe) -> dict[str, float]:
+        told = replace(recipe, batch=2, warmup=0, held_out=0.25)
+        return train.train(portraits, start, out, told) | {"steps": recipe.steps}
+
+    monkeypatch.setattr(commands, "train", small)
+    told = ("--steps", "1", "--threads", "1")
+    done = CliRunner().invoke(app, ["train", str(strangers), str(out), *told, *assets])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout.splitlines()[-1])["steps"] == 1
+    assert out.is_file()

@@ -157,6 +157,7 @@ def generate(
     """Make a data set of any size under ``root``; the same arguments give the same bytes."""
     clips = plan(train_people, validation_people, seconds, seed)
     names = []
+    cv2.setNumThreads(1)  # threads of OpenCV that were started before do not survive the fork
     with ProcessPoolExecutor(processes) as pool, Progress("clips", len(clips)) as progress:
         for name in pool.map(make_clip, clips, [rig_path] * len(clips), [root] * len(clips)):
             names.append(name)

@@ -160,6 +160,7 @@ def make_portraits(
     """
     out.mkdir(parents=True, exist_ok=True)
     crops, rows = [], []
+    cv2.setNumThreads(1)  # threads of OpenCV that were started before do not survive the fork
     arguments = ([stills] * people, [rig] * people, [assets] * people)
     with ProcessPoolExecutor(processes) as pool, Progress("people", people) as progress:
         for pictures, shows in pool.map(_stills, range(people), *arguments):
