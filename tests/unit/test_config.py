@@ -135,6 +135,8 @@ def test_conda_specifications_parse_strictly() -> None:
 
     for path in [ROOT / "environment.yml", *(ROOT / "workflow/envs").glob("*.yaml")]:
         content = yaml.safe_load(path.read_text())
+        # From conda 26.7 on, the pseudo-channel nodefaults is asked for and answers 404.
+        assert content["channels"] == ["conda-forge"]
         specs = [spec for spec in content["dependencies"] if isinstance(spec, str)]
         assert any(spec.startswith("python ") for spec in specs)
         for spec in specs:
