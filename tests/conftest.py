@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 # One thread a process, as in the workflow's jobs: on small arrays threads wait for each other, and
 # the suite takes three times the CPU time. Read when numpy and torch are imported.
 os.environ |= {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
+# Hypothesis writes what it learns into the folder where it is called: here, the checkout.
+os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = f"{tempfile.gettempdir()}/clipaffect-hypothesis"
 
 import av
 import cv2
@@ -18,7 +21,6 @@ import numpy as np
 import pytest
 from browsing import Browser
 from filelock import FileLock
-from hypothesis import settings
 from preloaded import python
 from slurm import Cluster, missing_programs
 
@@ -47,11 +49,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long files to the front."""
     rank = {name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(LONG)))
-
-
-# No database of examples: nothing is left behind in the checkout.
-settings.register_profile("suite", database=None)
-settings.load_profile("suite")
 
 
 def asset(name: str) -> Path:

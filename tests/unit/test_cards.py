@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from clipaffect.config.training import Recipe
 from clipaffect.studies.card import Card, Section, in_words, write_card
 from clipaffect.studies.gain import between_answer, gain_answer
 from clipaffect.studies.slices import (
+    _rise,
     directions,
     mean_loss,
     moved,
@@ -228,3 +230,14 @@ def test_a_card_escapes_what_is_in_it(tmp_path: Path) -> None:
     assert "50.0 %" in page
     assert json.loads((tmp_path / "answer.json").read_text())["answers"] == {"EXPR": "EXPR: </p>"}
     assert (tmp_path / "tables/t.csv").read_text().startswith("video,share\n")
+
+
+def test_the_rise_is_from_the_middle_to_half_a_step_on_both_sides() -> None:
+    steps = np.linspace(-1, 1, 9)
+    own = {"recipe": "a", "seed": 0}
+    lines = pd.DataFrame(
+        {"split": "train", "step": steps, "loss": 3 + steps**2 + steps / 10, **own}
+    )
+    other = lines.assign(split="validation", loss=9.0)
+    found = _rise(pd.concat([lines, other]), SimpleNamespace(**own))
+    assert found == pytest.approx(0.25)

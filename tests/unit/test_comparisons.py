@@ -13,8 +13,8 @@ from test_bootstrap import people_counts
 
 from clipaffect.config.models import Evaluation
 from clipaffect.config.training import Training
-from clipaffect.evaluation.bootstrap import macro_f1, swap_test
-from clipaffect.evaluation.comparisons import compare_heads, resolution
+from clipaffect.evaluation.bootstrap import intervals, macro_f1, swap_test
+from clipaffect.evaluation.comparisons import compare_heads, interval_rows, people_f1, resolution
 from clipaffect.evaluation.counted import Counted, Setting
 from clipaffect.tables import read_frame, write_frame
 from clipaffect.tasks import EXPR
@@ -162,3 +162,42 @@ def test_the_smallest_gain_is_found_about_as_often_as_it_says() -> None:
         found.append(swap_test(better, list(seeds.values()), 500) < 0.05)
     assert 0.6 <= np.mean(found) <= 0.98
     assert norm.ppf(0.975) + norm.ppf(0.8) == pytest.approx(2.80, abs=0.01)
+
+
+def test_bounds_with_seeds_add_the_variance_of_their_mean() -> None:
+    base = people_counts(np.random.default_rng(3), 30)
+    seeds = {seed: answers(base, 0.05 + 0.1 * seed, seed) for seed in range(3)}
+    setting = Setting("head", "clip", "", 0.5)
+    counted = Counted([f"p{k}" for k in range(30)], EXPR.targets, {setting: seeds}, {})
+    (row,) = interval_rows(counted, [setting], "", 1000)
+    each = {str(seed): counts for seed, counts in seeds.items()}
+    (own,) = intervals(each, [dict.fromkeys(each, 1 / 3)], 1000)
+    scores = [macro_f1(counts.sum(axis=0)) for counts in seeds.values()]
+    factor = np.sqrt(own.standard_error**2 + np.var(scores, ddof=1) / 3)
+    assert row["low_with_seeds"] == pytest.approx(own.estimate - own.high_t * factor)
+    assert row["high_with_seeds"] == pytest.approx(own.estimate - own.low_t * factor)
+    assert row["low_with_seeds"] < row["low"] < row["high"] < row["high_with_seeds"]
+
+
+def test_a_persons_f1_is_the_mean_over_seeds() -> None:
+    base = people_counts(np.random.default_rng(4), 6)
+    one, other = answers(base, 0.0, 0), answers(base, 0.4, 1)
+    found = people_f1([one, other])
+    for person in range(6):
+        f1 = []
+        for counts in (one, other):
+            hits, alarms, misses = counts[person].sum(axis=0)
+            f1.append(2 * hits / (2 * hits + alarms + misses))
+        assert f1[0] > f1[1]
+        assert found[person] == pytest.approx(np.mean(f1))
+
+
+def test_a_targets_people_are_all_who_were_asked_by_any_setting() -> None:
+    counts = np.ones((3, 2, 3))
+    first, second = Setting("head", "a", "", 0.5), Setting("head", "b", "", 0.5)
+    cells = {first: np.array([[1, 0], [1, 0], [1, 1]]), second: np.array([[1, 1], [1, 0], [1, 1]])}
+    seeds = {setting: {0: counts} for setting in cells}
+    own = Counted(["p", "q", "r"], ("x", "y"), seeds, cells).target(1)
+    assert own.people == ["p", "r"]
+    assert own.targets == ("y",)
+    assert own.cells[first].ravel().tolist() == [0, 1]

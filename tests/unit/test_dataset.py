@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import (
     EVERY_CLASS,
@@ -21,6 +22,9 @@ from clipaffect.dataset.annotations import read_annotation
 from clipaffect.dataset.files import natural_order
 from clipaffect.dataset.index import index_dataset, shard_of
 from clipaffect.dataset.inventory import inventory
+from clipaffect.dataset.subset import _narrow
+from clipaffect.dataset.test_list import TestList
+from clipaffect.dataset.tree import Tree
 from clipaffect.errors import UserError
 from clipaffect.tables import read_frame
 from clipaffect.tasks import AU, EXPR
@@ -127,3 +131,13 @@ def test_several_faults_are_told_at_once(tree: Path) -> None:
         index(tree)
     assert "a 1.txt" in str(caught.value)
     assert "_left.txt" in str(caught.value)
+
+
+def test_a_subsets_test_list_has_its_first_videos_and_frames() -> None:
+    rows = pd.DataFrame([(v, frame) for v in ("a", "b", "c") for frame in range(1, 6)],
+                        columns=["video", "frame"])  # fmt: skip
+    tree = Tree({}, None, [], {"AU": TestList(Path("list.txt"), rows)})
+    found = _narrow(tree, {}, Subset(train=1, validation=2, frames=3)).test["AU"].rows
+    assert list(found.itertuples(index=False, name=None)) == [
+        (v, frame) for v in ("a", "b") for frame in (1, 2, 3)
+    ]

@@ -15,6 +15,7 @@ import torch
 
 from clipaffect.config.encoders import Encoder
 from clipaffect.embeddings.batches import embed_crops
+from clipaffect.embeddings.pieces import open_pieces
 from clipaffect.embeddings.stage import embed_faces
 from clipaffect.encoders.load import LoadedEncoder, load_encoder
 from clipaffect.errors import UserError
@@ -272,3 +273,11 @@ def test_a_feature_that_overflows_never_enters_the_store(
         embed(shard)
     monkeypatch.undo()
     assert read_frame(embed(shard))["feature"].notna().sum() == 257
+
+
+def test_crops_in_another_order_get_their_own_features(tmp_path: Path) -> None:
+    crops = [crop(k) for k in range(3)]
+    with open_pieces(MICRO, tmp_path, Store(tmp_path / "store")) as pieces:
+        first = pieces.features(pieces.piece(crops))
+        turned = pieces.features(pieces.piece([crops[2], crops[0], crops[1], crops[2]]))
+    assert turned.tobytes() == first[[2, 0, 1, 2]].tobytes()

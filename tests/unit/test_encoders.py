@@ -341,3 +341,15 @@ def test_fp16_on_a_cpu_is_float32_on_rounded_weights() -> None:
     assert not torch.equal(half.embed(picture), exact.embed(picture))
     assert encoder_record(settings, Path(), "cpu")["arithmetic"] == "torch.float32"
     assert "arithmetic" not in encoder_record(settings, Path(), "cuda")
+
+
+def test_features_of_another_precision_have_another_key() -> None:
+    settings = Encoder(model="clipaffect-micro", random=0, activation="gelu", precision="fp32")
+    for device in ("cpu", "cuda"):
+        keys = [
+            {k: v for k, v in record.items() if k != "arithmetic"}
+            for precision in ("fp32", "bf16", "fp16")
+            for record in [encoder_record(
+                settings.model_copy(update={"precision": precision}), NOWHERE, device)]
+        ]  # fmt: skip
+        assert keys[0] != keys[1] != keys[2] != keys[0]

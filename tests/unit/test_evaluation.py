@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.metrics import f1_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from small_heads import write_table
 
 from clipaffect.config.models import Probe
+from clipaffect.evaluation.folds import Fold, Scored, read_fold
 from clipaffect.evaluation.metrics import (
     accuracy,
     confusion,
@@ -20,7 +24,9 @@ from clipaffect.evaluation.metrics import (
     reliability,
 )
 from clipaffect.evaluation.references import constant_scores, probe_scores
+from clipaffect.evaluation.tidy import tidy_rows
 from clipaffect.table_split import Split
+from clipaffect.tables import read_frame, write_frame
 from clipaffect.tasks import AU, EXPR
 
 
@@ -138,3 +144,65 @@ def test_calibration_of_answers_whose_truth_is_known() -> None:
     # The borders belong to the lower bin, 0 and 1 are inside.
     edges = reliability(np.array([[1] * 12]), np.array([[0.0, 1 / 15, 1.0] * 4]), AU)
     assert edges[:, 0].tolist() == [8] + [0] * 13 + [4]
+
+
+def test_a_probe_knows_only_annotated_rows() -> None:
+    rng = np.random.default_rng(5)
+    labels = rng.integers(0, 2, (200, 12)).astype(np.int8)
+    features = torch.from_numpy(rng.normal(size=(200, 4)) + labels[:, :4]).float()
+    labels[rng.random((200, 12)) < 0.3] = -1
+    unit = 2
+    known = labels[:, unit] >= 0
+    queries = Split(pd.DataFrame(index=range(200)), features, torch.from_numpy(labels))
+    found = probe_scores(queries, queries, AU, Probe())[:, unit]
+    alone = labels.copy()
+    alone[:, :] = 1  # what is not asked about
+    alone[:, unit] = labels[:, unit]
+    part = Split(queries.rows[known], features[torch.from_numpy(known)],
+                 torch.from_numpy(alone[known]))  # fmt: skip
+    assert found == pytest.approx(probe_scores(part, queries, AU, Probe())[:, unit], abs=1e-6)
+    assert 0.05 < found.mean() < 0.95
+
+
+def test_rankings_are_sklearns_and_over_folds_their_mean() -> None:
+    rng = np.random.default_rng(6)
+    labels = [rng.integers(0, 2, (80, 12)).astype(np.int8) for _ in range(2)]
+    scores = {k + 1: rng.random((80, 12)) * 0.7 + 0.3 * own for k, own in enumerate(labels)}
+    functions = {"auc": roc_auc_score, "average_precision": average_precision_score}
+
+    def fold(number: int, own: np.ndarray) -> Fold:
+        return Fold(number, 80, pd.DataFrame(index=range(80)), own, None, None, own)
+
+    def values(found: list[dict], number: int, metric: str) -> dict[str, float]:
+        return {r["target"]: r["value"] for r in found
+                if (r["fold"], r["metric"]) == (number, metric)}  # fmt: skip
+
+    alone = list(tidy_rows(Scored("head", "e", {0: scores[1]}), [fold(0, labels[0])], AU))
+    folds = [fold(k + 1, own) for k, own in enumerate(labels)]
+    pooled = list(tidy_rows(Scored("head", "e", scores), folds, AU))
+    for metric, function in functions.items():
+        own = [
+            [function(labels[k][:, unit], scores[k + 1][:, unit]) for unit in range(12)]
+            for k in range(2)
+        ]
+        assert list(values(alone, 0, metric).values()) == pytest.approx(own[0])
+        assert values(alone, 0, f"macro_{metric}")[""] == pytest.approx(np.mean(own[0]))
+        assert list(values(pooled, 2, metric).values()) == pytest.approx(own[1])
+        assert list(values(pooled, 0, metric).values()) == pytest.approx(np.mean(own, axis=0))
+
+
+def test_the_constant_reference_knows_only_rows_with_a_face(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "table")
+    rows = read_frame(table / "rows.parquet")
+    faceless = (rows["split"] == "train") & (rows["frame"] < 30)
+    rows["status"] = np.where(faceless, "no_face", "ok")
+    rows.loc[faceless, "label"] = 7  # the largest class of all rows, not of those with a face
+    kept = ~faceless.to_numpy()
+    rows["feature_row"] = np.where(kept, np.cumsum(kept) - 1, -1)
+    write_frame(table / "rows.parquet", rows)
+    features = np.load(table / "features.npy")
+    np.save(table / "features.npy", features[kept])
+    trained = read_fold(table, EXPR, "leave_out", 0).trained
+    expected = rows.loc[(rows["split"] == "train") & kept, "label"]
+    assert trained[:, 0].tolist() == expected.tolist()
+    assert np.bincount(trained[:, 0]).argmax() != 7

@@ -18,7 +18,8 @@ from clipaffect.digest import file_digest
 from clipaffect.errors import UserError
 from clipaffect.faces.alignment import TEMPLATE, align, crop_box, similarity
 from clipaffect.faces.persons import assign_persons
-from clipaffect.faces.stage import _plan, align_faces
+from clipaffect.faces.rows import detector_key
+from clipaffect.faces.stage import _of_crops, _plan, align_faces
 from clipaffect.frames import extract_frames
 from clipaffect.outcomes import Outcome
 from clipaffect.store import Store
@@ -233,3 +234,32 @@ def test_a_video_that_changed_after_the_index_does_not_enter_the_store(tmp_path:
     video.write_bytes(content)
     extract_frames(tmp_path / "m.parquet", store, tmp_path / "f.parquet")
     assert read_frame(tmp_path / "f.parquet")["status"].tolist() == ["ok"] * 5
+
+
+def test_the_margin_is_in_the_key_of_crops_that_have_one() -> None:
+    cut, aligned = ({"crop": kind} for kind in ("cropped", "aligned"))
+    keys = [detector_key(Faces(**cut, margin=margin)) for margin in (0.1, 0.3)]
+    assert keys[0] != keys[1]
+    assert detector_key(Faces(**aligned, margin=0.1)) == detector_key(Faces(**aligned, margin=0.3))
+
+
+def test_every_second_image_of_a_folder_from_the_first_on(tmp_path: Path) -> None:
+    for number in range(1, 8):
+        (tmp_path / f"{number:05d}.jpg").write_bytes(b"x")
+    rows = [
+        row for table in _of_crops({"video": "v", "frame_limit": 0}, "", tmp_path, 2)
+        for row in table.to_pylist()
+    ]  # fmt: skip
+    assert [row["frame"] for row in rows if row["status"] == "ok"] == [1, 3, 5, 7]
+    assert [row["frame"] for row in rows if row["status"] == "not_sampled"] == [2, 4, 6]
+
+
+@pytest.mark.parametrize("shrink", [2.0, 4.0])
+def test_fine_detail_is_blurred_away_before_a_crop_is_shrunk(shrink: float) -> None:
+    side = int(112 * shrink)
+    board = (np.indices((side + 80, side + 80)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    points = TEMPLATE * (112 * shrink) + 40
+    crop = align(np.repeat(board[..., None], 3, axis=2), points, 112)
+    middle = crop[30:80, 30:80].astype(float)
+    assert middle.mean() == pytest.approx(127.5, abs=3)
+    assert middle.std() < 8

@@ -208,3 +208,43 @@ def test_two_people_who_meet_keep_their_numbers(finder: FaceFinder, back: bool) 
     assert [len(set(seen)) for seen in numbers] == [1, 1]
     assert numbers[0][0] != numbers[1][0]
     assert [len(seen) > 30 for seen in numbers] == [True, True]
+
+
+def test_velocity_after_an_absence_is_the_way_over_the_frames_between() -> None:
+    tracker = Tracker()
+    tracker.update(*people((50, 200)))
+    tracker.update(*people((54, 200)))
+    for _ in range(3):
+        tracker.update(*people())
+    tracker.update(*people((94, 200)))
+    (track,) = tracker.tracks
+    assert track.velocity == pytest.approx([10, 0])
+
+
+def test_the_look_of_people_who_overlap_stays_as_it_was() -> None:
+    tracker = Tracker()
+    tracker.update(*people((100, 90), (200, 200)))
+    before = [track.look.copy() for track in tracker.tracks]
+    for x in (120, 140, 160):
+        tracker.update(*people((x, 90), (200, 200)))
+    apart = [track.look.copy() for track in tracker.tracks]
+    tracker.update(*people((175, 90), (200, 200)))
+    assert len(tracker.tracks) == 2
+    for track, look in zip(tracker.tracks, apart, strict=True):
+        assert np.array_equal(track.look, look)
+    assert len(before) == 2
+
+
+def test_one_lost_of_two_people_is_looked_for_at_once(finder: FaceFinder) -> None:
+    watched, calls = copy.copy(finder), []
+    detector = finder.detector
+    watched.detector = lambda *args: calls.append(1) or detector(*args)
+    follower = FaceFollower(watched)
+    pictures = [p for p, truth in crossing(RIG, 12, seed=0, passes=1, back=False)][:3]
+    for picture in pictures[:2]:
+        assert len(follower(picture)) == 2
+    assert len(calls) == 1
+    half = pictures[2].copy()
+    half[:, : half.shape[1] // 2] = 0
+    follower(half)
+    assert len(calls) == 2

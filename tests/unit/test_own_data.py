@@ -289,3 +289,10 @@ def test_a_configuration_of_own_data_is_checked(data: dict[str, Any], words: lis
         parse_config({"data": data}, "c.yaml")
     for word in words:
         assert word in str(caught.value)
+
+
+def test_a_time_between_two_frames_is_the_earlier_ones() -> None:
+    times = np.array([0.0, 1.0, 2.0])
+    assert nearest_frames(times, np.array([0.4, 0.5, 0.6, 1.5, 2.4, 3.6])).tolist() == [
+        1, 1, 2, 2, 3, 5,
+    ]  # fmt: skip

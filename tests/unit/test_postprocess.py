@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.metrics import f1_score, precision_recall_curve
 from small_heads import write_table
 from test_splits import SMALL, bundles_of, folded
@@ -16,11 +17,13 @@ from test_splits import SMALL, bundles_of, folded
 from clipaffect.config.models import Evaluation, Postprocess
 from clipaffect.config.training import Training
 from clipaffect.errors import UserError
-from clipaffect.evaluation.metrics import decide
+from clipaffect.evaluation.metrics import decide, expected_calibration_error, reliability
 from clipaffect.evaluation.stage import evaluate_heads
-from clipaffect.postprocess.cross import cross_fit
+from clipaffect.postprocess import cross
+from clipaffect.postprocess.cross import _deal, cross_fit
+from clipaffect.postprocess.others import _placed
 from clipaffect.postprocess.smoothing import Window, sequences, smooth
-from clipaffect.postprocess.stage import postprocess_scores
+from clipaffect.postprocess.stage import _steps, postprocess_scores
 from clipaffect.postprocess.steps import (
     Rows,
     adjust,
@@ -33,6 +36,7 @@ from clipaffect.postprocess.steps import (
     scale,
 )
 from clipaffect.store import Store
+from clipaffect.table_split import Split
 from clipaffect.tables import read_frame, write_frame
 from clipaffect.tasks import AU, EXPR, Task
 
@@ -335,3 +339,56 @@ def test_another_variant_does_not_stop_the_headlines_steps(table: Path, tmp_path
     steps, _ = run(table, scored, tmp_path, Postprocess(),
                    SMALL.model_copy(update={"variants": broken}))  # fmt: skip
     assert len(steps) == 5
+
+
+def test_training_people_are_dealt_whole_with_all_their_videos() -> None:
+    count = 24 * 16
+    rows = pd.DataFrame(
+        {"group": [f"p{k // 32}" for k in range(count)], "person": "",
+         "video": [f"v{k // 16}" for k in range(count)], "frame": np.arange(count)}
+    )  # fmt: skip
+    labels = torch.from_numpy((np.arange(count)[:, None] % 8).astype(np.int8))
+    train = Split(rows, torch.zeros(count, 2), labels)
+    part = _deal(train, EXPR, 3)
+    assert set(part) == {1, 2, 3}
+    assert (rows.assign(part=part).groupby("group")["part"].nunique() == 1).all()
+    assert (rows.groupby("group")["video"].nunique() == 2).all()
+
+
+def test_a_seed_that_fails_on_one_part_is_in_no_choice(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, calls = cross._heads, []
+
+    def failing(*arguments: object) -> list:
+        heads = make(*arguments)
+        calls.append(1)
+        return [None, heads[1]] if len(calls) == 2 else heads
+
+    monkeypatch.setattr(cross, "_heads", failing)
+    found = cross_fit(table, EXPR, 0, SMALL, 3, Store(tmp_path / "store"))
+    assert len(calls) == 3
+    assert found.seeds == [1]
+    assert found.scores.shape[0] == 1
+    assert np.isfinite(found.scores).all()
+
+
+def test_another_encoders_seeds_are_placed_by_their_number() -> None:
+    rows = rows_of("v", frames=3)
+    scores = np.arange(6.0).reshape(2, 3, 1)
+    found = _placed(rows, scores, [1, 2], rows.iloc[[2, 0]], [0, 2])
+    assert np.isnan(found[0]).all()
+    assert found[1, :, 0].tolist() == [5, 3]
+
+
+def test_a_steps_calibration_error_is_the_mean_over_its_seeds() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 8, (90, 1)).astype(np.int8)
+    sure = np.full((90, 8), 0.01)
+    sure[np.arange(90), labels[:, 0]] = 0.93
+    scores = np.stack([sure, rng.dirichlet(np.ones(8), 90)])
+    groups = np.array([f"p{k % 9}" for k in range(90)])
+    table = _steps(["heads"], [scores], labels, groups, EXPR, 1000)
+    errors = [expected_calibration_error(reliability(labels, one, EXPR)) for one in scores]
+    assert abs(errors[0] - errors[1]) > 0.05
+    assert table["calibration_error"].item() == pytest.approx(np.mean(errors))

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from conftest import ASSETS, ROOT, write_video
@@ -20,7 +21,8 @@ from clipaffect.embeddings.columns import schema
 from clipaffect.errors import UserError
 from clipaffect.faces.rows import SCHEMA
 from clipaffect.outcomes import Outcome
-from clipaffect.prediction.rows import predict_rows
+from clipaffect.prediction.answers import answer
+from clipaffect.prediction.rows import _unpacked, predict_rows
 from clipaffect.prediction.run import is_failure, predict_files, wanted_of
 from clipaffect.prediction.shards import find_videos
 from clipaffect.prediction.sources import find_sources
@@ -227,3 +229,20 @@ def test_a_table_of_rows_is_whole(tmp_path: Path) -> None:
     part = pa.concat_tables(found.tables(131, 259, True))
     assert part.equals(whole.slice(131, 128))
     assert whole["EXPR"].null_count == 5
+
+
+def test_a_box_is_left_top_width_height() -> None:
+    row = {"video": "v", "person": "1", "frame": 1, "status": "ok", "box": [10, 20, 30, 40]}
+    columns = _unpacked(pa.Table.from_pylist([row, row | {"box": None}], SCHEMA))
+    for name, value in (("left", 10), ("top", 20), ("width", 30), ("height", 40)):
+        assert columns[f"box_{name}"].to_pylist() == [value, None]
+
+
+def test_spread_is_the_sample_deviation_over_seeds() -> None:
+    rng = np.random.default_rng(0)
+    model = open_bundle(FIRST).bundle.tasks["AU"]
+    name = model.heads[0].features
+    scores = {name: rng.random((2, 5, 12))}
+    rows = pd.DataFrame({"video": "v", "person": "1", "frame": range(1, 6)})
+    found = answer(scores, {name: [0, 3]}, rows, model)
+    assert found.spread == pytest.approx(np.std(scores[name], axis=0, ddof=1), abs=1e-6)

@@ -134,3 +134,13 @@ def test_a_file_system_without_locks_is_said_to_have_none(
         Store(tmp_path).get_or_make("kind", KEY, fill)
     assert "paths.store" in raised.value.mend
     assert not Store(tmp_path).has("kind", KEY)
+
+
+def test_a_piece_that_is_read_is_in_use(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    piece = store.get_or_make("heads", {"version": 2}, fill)
+    old = time.time() - 40 * 86400
+    os.utime(piece / "key.json", (old, old))
+    assert [item.path for item in store.unused({"heads": 2}, days=30)] == [piece]
+    store.get_or_make("heads", {"version": 2}, fill)
+    assert not list(store.unused({"heads": 2}, days=30))

@@ -18,6 +18,7 @@ from clipaffect.training.data import (
     inner_rows,
     training_data,
 )
+from clipaffect.training.train import TrainedHead
 
 
 def split(labels: np.ndarray, videos: int = 6) -> Split:
@@ -125,3 +126,29 @@ def test_a_class_that_never_occurs_and_no_frame_at_all_are_refused() -> None:
         check_trainable(labels, AU)
     with pytest.raises(UserError, match="0 training frames of EXPR"):
         check_trainable(EVERY_CLASS[:0], EXPR)
+
+
+def test_a_held_out_person_goes_with_all_their_videos() -> None:
+    train = split(EVERY_CLASS, videos=12)
+    rows = train.rows.assign(group=[f"p{int(v[1:]) // 2}" for v in train.rows["video"]])
+    held = inner_rows(Split(rows, train.features, train.labels), np.ones(120, bool), EXPR, 0.34)
+    assert held.any()
+    assert (rows.assign(held=held).groupby("group")["held"].nunique() == 1).all()
+
+
+def test_the_heads_key_knows_who_is_in_which_row() -> None:
+    one = split(EVERY_CLASS)
+    rows = one.rows.copy()
+    rows.loc[0, "group"] = "somebody else"
+    other = Split(rows, one.features, one.labels)
+    assert data_digest(one, one) == data_digest(split(EVERY_CLASS), split(EVERY_CLASS))
+    assert data_digest(other, one) != data_digest(one, one) != data_digest(one, other)
+
+
+def test_of_equal_epochs_the_first_is_kept() -> None:
+    head, recipe = TrainedHead(), Recipe(select_on="inner")
+    for epoch, score in ((1, 0.4), (2, 0.5), (3, 0.5)):
+        row = {"epoch": epoch, "inner_macro_f1": score}
+        head.finish(row, {"w": torch.tensor(float(epoch))}, recipe)
+    assert head.kept == 2
+    assert head.weights["w"] == 2

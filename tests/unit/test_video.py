@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from conftest import write_video
 
+from clipaffect.config.faces import Faces
+from clipaffect.frames import Sampler
 from clipaffect.outcomes import MEANING, VIDEO_OUTCOMES, Outcome
-from clipaffect.video import read_frames
+from clipaffect.video import Frame, read_frames
 
 
 def test_every_frame_comes_once_with_its_time_and_pixels(tmp_path: Path) -> None:
@@ -167,3 +169,33 @@ def test_a_playlist_does_not_read_another_file(tmp_path: Path) -> None:
 
 def test_every_outcome_has_a_meaning() -> None:
     assert set(MEANING) == set(Outcome)
+
+
+def test_the_corner_of_a_turned_video_is_where_a_viewer_sees_it(tmp_path: Path) -> None:
+    path = tmp_path / "v.mp4"
+    pixels = np.zeros((48, 64, 3), np.uint8)
+    pixels[:16, :16] = 255  # the stored picture's left upper corner
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+        container.mux(stream.encode())
+    data = bytearray(path.read_bytes())
+    # (x, y) is shown at (48 - y, x): the left upper corner is the right upper one then.
+    matrix = data.index(b"tkhd") + 40
+    data[matrix : matrix + 36] = struct.pack(
+        ">9i", 0, 0x10000, 0, -0x10000, 0, 0, 48 << 16, 0, 0x40000000
+    )
+    path.write_bytes(bytes(data))
+    shown = next(read_frames(path)).pixels
+    assert shown.shape == (64, 48, 3)
+    assert shown[4, -4].min() > 200
+    assert max(shown[4, 4].max(), shown[-4, -4].max(), shown[-4, 4].max()) < 60
+
+
+@pytest.mark.parametrize(("rate", "each"), [(10.0, 3), (5.0, 6), (6.0, 5)])
+def test_a_rate_that_divides_the_videos_takes_every_nth_frame(rate: float, each: int) -> None:
+    sampler = Sampler(Faces(rate=rate))
+    frames = [Frame(k + 1, 7 + k / 30, 8, 8, Outcome.OK) for k in range(3000)]
+    assert [f.number for f in frames if sampler(f)] == list(range(1, 3001, each))

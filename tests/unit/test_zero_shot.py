@@ -116,3 +116,14 @@ def test_prompts_for_what_is_not_there_are_refused() -> None:
 def test_a_row_of_zeros_is_no_division_by_zero(tmp_path: Path) -> None:
     prompts = prompt_features(TINY, EXPR, ONE, Path(), Store(tmp_path))
     assert zero_shot_scores(torch.zeros(1, 256), prompts) == pytest.approx(np.full((1, 8), 1 / 8))
+
+
+def test_a_class_of_several_prompts_is_the_direction_of_their_mean(model, tmp_path: Path) -> None:
+    texts = ("a face showing Fear", "a photo of a face showing Fear, extreme lips part")
+    stated = ZeroShot(prompts={EXPR.name: {name: texts for name in EXPR.targets}})
+    with torch.no_grad():
+        each = torch.nn.functional.normalize(model.encode_text(tokenize(list(texts))), dim=-1)
+    expected = each.mean(dim=0) / each.mean(dim=0).norm()
+    assert each.mean(dim=0).norm() < 0.999
+    found = prompt_features(TINY, EXPR, stated, Path(), Store(tmp_path))["present"]
+    assert found[0].numpy() == pytest.approx(expected.numpy(), abs=1e-6)

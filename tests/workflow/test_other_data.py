@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 from browsing import Browser
-from conftest import ROOT, clipaffect, snakemake, workplace
+from conftest import ROOT, clipaffect, copy_of, snakemake, workplace
 from sklearn.metrics import f1_score
 
 from clipaffect.dataset.tree import folder_name
@@ -117,35 +118,35 @@ def test_the_check_knows_folds_and_tasks(fruit: Path) -> None:
         assert words in done.stdout
 
 
-def test_a_label_costs_no_embedding_and_an_image_its_own(fruit: Path) -> None:
-    def features() -> set[Path]:
-        return set((fruit / "store/embeddings").glob("*/*"))
+def test_a_label_costs_no_embedding_and_an_image_its_own(fruit: Path, tmp_path: Path) -> None:
+    folder = copy_of(fruit, tmp_path)
+    shutil.copytree(fruit / "own", folder / "own")
+    shutil.copy(fruit / "fruit.yaml", folder)
 
-    path, before = fruit / "own/fruit.csv", features()
-    text = path.read_text()
+    def features() -> set[Path]:
+        return set((folder / "store/embeddings").glob("*/*"))
+
+    path, before = folder / "own/fruit.csv", features()
     turned = {"ripe": "green", "green": "rotten", "rotten": "ripe"}
-    lines = text.splitlines()
+    lines = path.read_text().splitlines()
     for number, line in enumerate(lines):
         state = line.split(",")[2]
         if state in turned:
             lines[number] = line.replace(state, turned[state])
             break
     path.write_text("\n".join(lines) + "\n")
-    rows = fruit / "results/fruit/tables/pixels/state/rows.parquet"
+    rows = folder / "results/fruit/tables/pixels/state/rows.parquet"
     labels = read_frame(rows).set_index("video")["label"]
-    try:
-        snakemake(fruit, "embeddings_all", "--configfile", "fruit.yaml")
-        found = read_frame(rows).set_index("video")["label"]  # the parts may be others now
-        assert (found[labels.index] != labels).sum() == 1
-        assert features() == before
-        picture = fruit / "own/pictures/0/new.png"
-        picture.write_bytes((fruit / "own/pictures/0/1.png").read_bytes() + b"IEND")
-        path.write_text("\n".join([*lines, "pictures/0/new.png,tree 0,ripe,0,0"]) + "\n")
-        snakemake(fruit, "embeddings_all", "--configfile", "fruit.yaml")
-        assert len(features() - before) == 1
-        assert len(read_frame(rows)) == len(labels) + 1
-    finally:
-        path.write_text(text)
+    snakemake(folder, "embeddings_all", "--configfile", "fruit.yaml")
+    found = read_frame(rows).set_index("video")["label"]  # the parts may be others now
+    assert (found[labels.index] != labels).sum() == 1
+    assert features() == before
+    picture = folder / "own/pictures/0/new.png"
+    picture.write_bytes((folder / "own/pictures/0/1.png").read_bytes() + b"IEND")
+    path.write_text("\n".join([*lines, "pictures/0/new.png,tree 0,ripe,0,0"]) + "\n")
+    snakemake(folder, "embeddings_all", "--configfile", "fruit.yaml")
+    assert len(features() - before) == 1
+    assert len(read_frame(rows)) == len(labels) + 1
 
 
 def test_features_of_an_earlier_run_give_its_heads_again(micro_run: Path, tmp_path: Path) -> None:
