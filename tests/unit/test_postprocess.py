@@ -376,9 +376,9 @@ def test_a_seed_that_fails_on_one_part_is_in_no_choice(
 def test_another_encoders_seeds_are_placed_by_their_number() -> None:
     rows = rows_of("v", frames=3)
     scores = np.arange(6.0).reshape(2, 3, 1)
-    found = _placed(rows, scores, [1, 2], rows.iloc[[2, 0]], [0, 2])
-    assert np.isnan(found[0]).all()
-    assert found[1, :, 0].tolist() == [5, 3]
+    found = _placed(rows, scores, [1, 2], rows.iloc[[2, 0]], [2, 0])
+    assert np.isnan(found[1]).all()
+    assert found[0, :, 0].tolist() == [5, 3]
 
 
 def test_a_steps_calibration_error_is_the_mean_over_its_seeds() -> None:
