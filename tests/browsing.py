@@ -65,7 +65,7 @@ class Browser:
         self.resize(width, height)
         self.driver.get(page.resolve().as_uri())
         if "vegaEmbed" in page.read_text(encoding="utf-8"):
-            WebDriverWait(self.driver, 30).until(lambda driver: driver.execute_script(DRAWN))
+            WebDriverWait(self.driver, 300).until(lambda driver: driver.execute_script(DRAWN))
 
     def resize(self, width: int, height: int) -> None:
         """Set the size of the view, also below the smallest window."""

@@ -93,7 +93,7 @@ def missing_programs() -> list[str]:
     return [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
 
 
-def wait_for(what: str, true: Callable[[], object], seconds: float = 180) -> None:
+def wait_for(what: str, true: Callable[[], object], seconds: float = 600) -> None:
     """Ask until an answer is true."""
     end = time.monotonic() + seconds
     while not true():
@@ -233,7 +233,7 @@ class Cluster:
         left = self.left()
         for process in left:
             _kill(process)
-        psutil.wait_procs(left, 10)
+        psutil.wait_procs(left, 60)
 
     def left(self) -> list[psutil.Process]:
         """Processes of jobs: those that carry this cluster's configuration."""

@@ -58,7 +58,7 @@ def pages(
 
 
 def playable(browser: Browser) -> None:
-    WebDriverWait(browser.driver, 10).until(
+    WebDriverWait(browser.driver, 300).until(
         lambda driver: (
             driver.execute_script("return document.getElementById('video').readyState") >= 1
         )
@@ -111,7 +111,7 @@ def test_the_playing_video_moves_the_position(browser: Browser, pages: dict[str,
     browser.open(pages[TWO])
     playable(browser)
     browser.run("const v = document.getElementById('video'); v.muted = true; v.play();")
-    WebDriverWait(browser.driver, 10).until(lambda driver: driver.execute_script(NOW) > 0.5)
+    WebDriverWait(browser.driver, 300).until(lambda driver: driver.execute_script(NOW) > 0.5)
     browser.run("document.getElementById('video').pause()")
     time.sleep(0.3)
     assert browser.run(NOW) == pytest.approx(video_time(browser), abs=0.15)
@@ -180,7 +180,7 @@ def test_a_gap_is_a_gap(browser: Browser, pages: dict[str, Path]) -> None:
         assert (ink[inside == 0] == 0).all()
     # This browser has no HEVC: the page says so, and its curves work.
     note = browser.driver.find_element(By.ID, "unplayable")
-    WebDriverWait(browser.driver, 10).until(lambda driver: note.is_displayed())
+    WebDriverWait(browser.driver, 300).until(lambda driver: note.is_displayed())
     panels = browser.driver.find_element(By.ID, "panels")
     panels.send_keys(Keys.END)
     assert browser.run(NOW) == pytest.approx(rows["time"].max(), abs=0.02)

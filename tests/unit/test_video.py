@@ -141,8 +141,10 @@ def test_frames_that_an_edit_list_cuts_are_not_lost_frames(real_clips: Path) -> 
 
 
 def turned(path: Path) -> Path:
-    """A video whose display matrix asks for a quarter turn, as phones write it."""
-    write_video(path, frames=3, size=(64, 48))
+    """Let a video's display matrix ask for a quarter turn, as phones write it.
+
+    The stored point (x, y) is shown at (48 - y, x).
+    """
     data = bytearray(path.read_bytes())
     # tkhd: ... matrix (9 x 32 bit) right before width and height.
     start = data.index(b"tkhd") + 4
@@ -154,7 +156,7 @@ def turned(path: Path) -> Path:
 
 
 def test_a_turned_video_is_shown_upright(tmp_path: Path) -> None:
-    frames = list(read_frames(turned(tmp_path / "v.mp4")))
+    frames = list(read_frames(turned(write_video(tmp_path / "v.mp4", frames=3, size=(64, 48)))))
     assert [(f.width, f.height) for f in frames] == [(48, 64)] * 3
     assert all(f.pixels.shape == (64, 48, 3) for f in frames)
 
@@ -174,22 +176,16 @@ def test_every_outcome_has_a_meaning() -> None:
 def test_the_corner_of_a_turned_video_is_where_a_viewer_sees_it(tmp_path: Path) -> None:
     path = tmp_path / "v.mp4"
     pixels = np.zeros((48, 64, 3), np.uint8)
-    pixels[:16, :16] = 255  # the stored picture's left upper corner
+    pixels[:16, :16] = 255
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=10)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for _ in range(3):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
         container.mux(stream.encode())
-    data = bytearray(path.read_bytes())
-    # (x, y) is shown at (48 - y, x): the left upper corner is the right upper one then.
-    matrix = data.index(b"tkhd") + 40
-    data[matrix : matrix + 36] = struct.pack(
-        ">9i", 0, 0x10000, 0, -0x10000, 0, 0, 48 << 16, 0, 0x40000000
-    )
-    path.write_bytes(bytes(data))
-    shown = next(read_frames(path)).pixels
+    shown = next(read_frames(turned(path))).pixels
     assert shown.shape == (64, 48, 3)
+    # The left upper corner of what is stored is the right upper corner of what is shown.
     assert shown[4, -4].min() > 200
     assert max(shown[4, 4].max(), shown[-4, -4].max(), shown[-4, 4].max()) < 60
 
