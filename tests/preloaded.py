@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -172,6 +173,7 @@ def serve(address: str, client: str) -> None:
             request = read_request(connection)
             for name in LATE.get(request[0][1], ()):
                 importlib.import_module(name)
+            gc.freeze()  # or each child's collector visits, and so copies, all that is imported
             if os.fork() == 0:
                 listener.close()
                 status = become(*request, client)
