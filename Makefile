@@ -77,7 +77,7 @@ lint: $(STAMP)  ## ruff, mypy, snakefmt, snakemake --lint
 
 data: $(STAMP)  ## render the demo's videos again (about 12 minutes on 2 cores)
 	rm -rf resources/demo/videos resources/demo/annotations
-	$(BIN)/clipaffect make-data resources/demo --processes $(CORES)
+	$(BIN)/python -m clipaffect.synthetic make-data resources/demo --processes $(CORES)
 
 clean:  ## remove results, logs and the work store (not the environment, not the downloads)
 	rm -rf results logs store .snakemake

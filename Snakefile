@@ -2,7 +2,7 @@
 
 Call `snakemake --cores 8` (add `--use-conda` to let Snakemake build the environment). The default
 configuration, config/config.yaml, is the demo; `--configfile FILE` takes another one instead of
-it. Results go to results/<run>/, finished pieces of work to the work store (paths.store).
+it. Results go to results/<run>/, finished work to the store (paths.store).
 """
 
 from snakemake.utils import min_version
@@ -40,13 +40,13 @@ localrules:
 rule all:
     default_target: True
     input:
-        RESULTS / "start.html",
+        RESULTS.first_page,
         # All of them: where a newer version of the workflow writes more, Snakemake sees that a
         # file is missing only if it is asked for.
         rules.build_report.output,
-        TIMINGS / "index.html",
+        RESULTS.timings / "index.html",
         SUBMISSIONS,
 
 
 onsuccess:
-    print(f"\nDone. Open {RESULTS / 'report/index.html'} in a browser.\n")
+    print(f"\nDone. Open {RESULTS.report.page} in a browser.\n")

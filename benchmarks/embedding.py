@@ -29,14 +29,14 @@ from rich.console import Console
 from rich.table import Table
 
 from clipaffect.config.encoders import Encoder
-from clipaffect.embeddings.stage import embed_faces
+from clipaffect.core.cpu import take_one_core
+from clipaffect.core.parquet import write_batches, write_table
+from clipaffect.core.store import Store
 from clipaffect.encoders.cost import encoder_cost
 from clipaffect.encoders.untrained import create_untrained, open_clip
 from clipaffect.faces.crops import encode_crop
-from clipaffect.faces.rows import SCHEMA
-from clipaffect.one_core import take_one_core
-from clipaffect.store import Store
-from clipaffect.tables import write_batches, write_frame
+from clipaffect.faces.face_rows import SCHEMA
+from clipaffect.features.embed_faces import embed_faces
 from clipaffect.training.cost import matrix_peak
 
 LARGE = Encoder(model="ViT-L-14-quickgelu", random=0, activation="quickgelu", batch=16)
@@ -53,7 +53,7 @@ def crops(count: int) -> list[bytes]:
 
 def shard(folder: Path, pictures: list[bytes]) -> tuple[Path, Path]:
     """A manifest of one video and its faces."""
-    write_frame(folder / "manifest.parquet", pd.DataFrame([{"video": "v", "kind": "video"}]))
+    write_table(folder / "manifest.parquet", pd.DataFrame([{"video": "v", "kind": "video"}]))
 
     def tables() -> Iterator[pa.Table]:
         for start in range(0, len(pictures), 512):

@@ -27,16 +27,16 @@ from peers import mediapipe_rate, mtcnn_rate
 from rich.console import Console
 from rich.table import Table
 
-from clipaffect.assets import ensure_asset
 from clipaffect.config.faces import Faces
-from clipaffect.demo.crossing import crossing
-from clipaffect.digest import file_digest
+from clipaffect.core.fetch_asset import ensure_asset
+from clipaffect.core.hashing import file_digest
+from clipaffect.core.parquet import read_table, write_table
+from clipaffect.core.store import Store
+from clipaffect.core.video import read_frames
+from clipaffect.dataset.extract_frames import extract_frames
+from clipaffect.faces.align_faces import align_faces
 from clipaffect.faces.finder import FaceFinder, FaceFollower
-from clipaffect.faces.stage import align_faces
-from clipaffect.frames import extract_frames
-from clipaffect.store import Store
-from clipaffect.tables import read_frame, write_frame
-from clipaffect.video import read_frames
+from clipaffect.synthetic.crossing import crossing
 
 ROOT = Path(__file__).parents[1]
 ASSETS = ROOT / "assets"
@@ -66,7 +66,7 @@ def manifest(folder: Path, videos: list[Path]) -> Path:
         }
         for path in videos
     ]
-    write_frame(folder / "manifest.parquet", pd.DataFrame(rows))
+    write_table(folder / "manifest.parquet", pd.DataFrame(rows))
     return folder / "manifest.parquet"
 
 
@@ -81,7 +81,7 @@ def stage_rate(videos: list[Path], settings: Faces) -> tuple[float, pd.DataFrame
             shard, folder / "frames.parquet", settings, ASSETS, store, folder / "faces.parquet"
         )
         seconds = time.process_time() - started
-        faces = read_frame(folder / "faces.parquet", ["video", "status", "points"])
+        faces = read_table(folder / "faces.parquet", ["video", "status", "points"])
     return len(faces) / seconds, faces
 
 

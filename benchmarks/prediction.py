@@ -31,15 +31,15 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
 
-from clipaffect.assets import ensure_asset
 from clipaffect.bundle.format import Bundle
 from clipaffect.bundle.preprocessing import describe
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.faces import Faces
-from clipaffect.digest import file_digest
-from clipaffect.stages import VERSIONS
-from clipaffect.tasks import AU, EXPR
-from clipaffect.training.head import Head
+from clipaffect.config.stage_keys import VERSIONS
+from clipaffect.core.fetch_asset import ensure_asset
+from clipaffect.core.hashing import file_digest
+from clipaffect.core.tasks import AU, EXPR
+from clipaffect.training.mlp_head import Head
 
 ROOT = Path(__file__).parents[1]
 ASSETS = ROOT / "assets"

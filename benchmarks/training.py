@@ -33,17 +33,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from clipaffect.config.training import Recipe, Training
-from clipaffect.one_core import take_one_core
-from clipaffect.store import Store
-from clipaffect.table_split import Split, read_split
-from clipaffect.tables import write_frame
-from clipaffect.tasks import AU, EXPR
+from clipaffect.core.cpu import take_one_core
+from clipaffect.core.parquet import write_table
+from clipaffect.core.store import Store
+from clipaffect.core.tasks import AU, EXPR
 from clipaffect.training.cost import executed_per_sample, matrix_peak
-from clipaffect.training.data import TrainingData, batches
+from clipaffect.training.data import Split, TrainingData, batches, read_split
 from clipaffect.training.history import learning_rate, probabilities
 from clipaffect.training.matmul import affine
-from clipaffect.training.stage import train_heads
 from clipaffect.training.train import make_learner
+from clipaffect.training.train_heads import train_heads
 from clipaffect.training.train_stack import make_stack
 
 DIMENSION, ROWS, REPEATS = 768, 20_000, 5
@@ -185,7 +184,7 @@ def write_au_table(folder: Path) -> None:
         "feature_row": pa.array(np.arange(rows)),
         **{name: pa.array(labels[:, k]) for k, name in enumerate(AU.columns)},
     }
-    write_frame(folder / "rows.parquet", pa.table(table).to_pandas())
+    write_table(folder / "rows.parquet", pa.table(table).to_pandas())
     out = np.lib.format.open_memmap(folder / "features.npy", "w+", np.float16, (rows, DIMENSION))
     block = features(ROWS)
     for start in range(0, rows, ROWS):
@@ -238,7 +237,7 @@ def solo_gap(folder: Path) -> float:
     rows = pd.DataFrame({"split": ["train"] * count, "group": "v", "video": "v", "person": "",
                          "frame": range(count), "status": "ok", "label": np.arange(count) % 8,
                          "feature_row": range(count)})  # fmt: skip
-    write_frame(table / "rows.parquet", rows)
+    write_table(table / "rows.parquet", rows)
     np.save(table / "features.npy", features(count))
     common = recipe(epochs=2).model_dump()
     grid = Training(**common, alphas=(0.3, 0.5, 1.0), seeds=(0, 1), parts=1)
@@ -253,7 +252,7 @@ def on_gpu(folder: Path) -> Figures:
     """Head-samples a second of 50 heads at once on a GPU; empty without one."""
     if not torch.cuda.is_available():
         return {}
-    from clipaffect.training.stack import graphed
+    from clipaffect.training.backends.stacked import graphed
 
     figures = {}
     data = expression_data(folder)

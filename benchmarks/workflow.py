@@ -25,8 +25,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from clipaffect.dataset.aff_wild2 import FOLDERS as ANNOTATED
-from clipaffect.tasks import AU, EXPR, Task
+from clipaffect.core.tasks import AU, EXPR, Task
+from clipaffect.dataset.readers.aff_wild2 import FOLDERS as ANNOTATED
 
 ROOT = Path(__file__).parents[1]
 FOLDERS, IMAGES = 594, 2_940_000

@@ -24,9 +24,9 @@ from filelock import FileLock
 from preloaded import python
 from slurm import Cluster, missing_programs
 
-from clipaffect.assets import ensure_asset
-from clipaffect.dataset.aff_wild2 import FOLDERS
-from clipaffect.tasks import AU, EXPR, Task
+from clipaffect.core.fetch_asset import ensure_asset
+from clipaffect.core.tasks import AU, EXPR, Task
+from clipaffect.dataset.readers.aff_wild2 import FOLDERS
 
 # OpenCV reads no such variable. Its threads do not survive the forks that tests make.
 cv2.setNumThreads(1)
@@ -221,7 +221,7 @@ def micro_copy(micro_run: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def micro_bundle(micro_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The micro run's heads, exported."""
-    from clipaffect.bundle.export import export_model
+    from clipaffect.bundle.export_model import export_model
 
     out = tmp_path_factory.mktemp("exported") / "model"
     export_model(micro_run / "results/micro", ASSETS, out)

@@ -11,7 +11,7 @@ import pandas as pd
 from conftest import ASSETS, ROOT, clipaffect
 
 from clipaffect.bundle.load import open_bundle
-from clipaffect.prediction.run import predict_files, wanted_of
+from clipaffect.prediction.batch import predict_files, wanted_of
 
 VIDEOS = ROOT / "resources/demo/videos"
 

@@ -10,10 +10,9 @@ import pandas as pd
 import torch
 
 from clipaffect.config.training import Recipe, Training
-from clipaffect.table_split import Split
-from clipaffect.tables import write_frame
-from clipaffect.tasks import EXPR, Task
-from clipaffect.training.data import TrainingData, training_data
+from clipaffect.core.parquet import write_table
+from clipaffect.core.tasks import EXPR, Task
+from clipaffect.training.data import Split, TrainingData, training_data
 from clipaffect.training.train import TrainedHead, train_head
 
 GRID = Training(hidden_layers=2, width=16, epochs=4, batch=16, alphas=(0.5, 1.0), seeds=(0, 1),
@@ -21,7 +20,7 @@ GRID = Training(hidden_layers=2, width=16, epochs=4, batch=16, alphas=(0.5, 1.0)
 RECIPE = GRID.recipes()[""]
 
 
-def write_table(folder: Path, task: Task = EXPR, n: int = 130, d: int = 6) -> Path:
+def small_table(folder: Path, task: Task = EXPR, n: int = 130, d: int = 6) -> Path:
     """A table of two splits whose labels can be read off the features."""
     rng = np.random.default_rng(0)
     split = np.where(np.arange(n) < n * 2 // 3, "train", "validation")
@@ -40,7 +39,7 @@ def write_table(folder: Path, task: Task = EXPR, n: int = 130, d: int = 6) -> Pa
         rows[name] = column
     rows = rows.sort_values(["split", "video", "frame"], ignore_index=True)
     rows["feature_row"] = np.arange(n)
-    write_frame(folder / "rows.parquet", rows)
+    write_table(folder / "rows.parquet", rows)
     np.save(folder / "features.npy", features.astype(np.float16))
     return folder
 
@@ -48,10 +47,10 @@ def write_table(folder: Path, task: Task = EXPR, n: int = 130, d: int = 6) -> Pa
 def splits(task: Task = EXPR) -> tuple[Split, Split]:
     import tempfile
 
-    from clipaffect.table_split import read_split
+    from clipaffect.training.data import read_split
 
     with tempfile.TemporaryDirectory() as folder:
-        table = write_table(Path(folder), task)
+        table = small_table(Path(folder), task)
         return tuple(read_split(table, task, name) for name in ("train", "validation"))  # type: ignore[return-value]
 
 

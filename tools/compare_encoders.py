@@ -19,24 +19,25 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
-from clipaffect.assets import ensure_asset, known_assets
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.faces import Faces
 from clipaffect.config.models import Probe
-from clipaffect.embeddings.batches import embed_crops
-from clipaffect.embeddings.stage import embed_faces
+from clipaffect.core.assets import known_assets
+from clipaffect.core.fetch_asset import ensure_asset
+from clipaffect.core.metrics import decide, f1_per_target
+from clipaffect.core.progress import Progress
+from clipaffect.core.store import Store
+from clipaffect.core.tasks import AU, EXPR, Task
+from clipaffect.core.video import read_frames
 from clipaffect.encoders.cost import encoder_cost
 from clipaffect.encoders.load import LoadedEncoder, load_encoder
-from clipaffect.evaluation.metrics import decide, f1_per_target
 from clipaffect.evaluation.references import probe_scores
+from clipaffect.faces.face_rows import cut_face
 from clipaffect.faces.finder import FaceFinder, FaceFollower
-from clipaffect.faces.rows import cut_face
-from clipaffect.progress import Progress
-from clipaffect.store import Store
-from clipaffect.table import build_table
-from clipaffect.table_split import Split, read_split
-from clipaffect.tasks import AU, EXPR, Task
-from clipaffect.video import read_frames
+from clipaffect.features.batches import embed_crops
+from clipaffect.features.build_table import build_table
+from clipaffect.features.embed_faces import embed_faces
+from clipaffect.training.data import Split, read_split
 
 RUN, ASSETS = Path("results/demo"), Path("assets")
 ENCODERS = {

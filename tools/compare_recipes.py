@@ -16,11 +16,10 @@ import numpy as np
 import torch
 
 from clipaffect.config.training import Recipe
-from clipaffect.evaluation.metrics import decide, f1_per_target
-from clipaffect.progress import Progress
-from clipaffect.table_split import Split, read_split
-from clipaffect.tasks import CHALLENGE, Task
-from clipaffect.training.data import TrainingData, batches
+from clipaffect.core.metrics import decide, f1_per_target
+from clipaffect.core.progress import Progress
+from clipaffect.core.tasks import CHALLENGE, Task
+from clipaffect.training.data import Split, TrainingData, batches, read_split
 from clipaffect.training.history import learning_rate, probabilities
 from clipaffect.training.train import make_learner
 

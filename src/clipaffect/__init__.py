@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from clipaffect.model import Model as Model
-    from clipaffect.model import load_model as load_model
+from clipaffect._version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from clipaffect.api import Model as Model
+    from clipaffect.api import load_model as load_model
+
 __all__ = ["Model", "__version__", "load_model"]
 
 
 def __getattr__(name: str) -> Any:
-    """``load_model`` and ``Model``, imported when asked for: the command line needs no torch."""
+    """Import ``load_model`` and ``Model`` on first use: the command line needs no torch."""
     if name in ("Model", "load_model"):
-        from clipaffect import model  # noqa: PLC0415 - see above
+        from clipaffect import api  # noqa: PLC0415 - see above
 
-        return getattr(model, name)
+        return getattr(api, name)
     raise AttributeError(f"module 'clipaffect' has no attribute '{name}'")

@@ -1,5 +1,5 @@
 """``python -m clipaffect``."""
 
-from clipaffect.cli import main
+from clipaffect.cli.main import main
 
 main()

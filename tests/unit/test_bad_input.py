@@ -26,16 +26,16 @@ from conftest import (
 from clipaffect.config.data import Data
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.faces import Faces
-from clipaffect.dataset.aff_wild2 import FOLDERS
-from clipaffect.dataset.index import index_dataset
-from clipaffect.embeddings.stage import embed_faces
-from clipaffect.errors import UserError
-from clipaffect.faces.stage import align_faces
-from clipaffect.frames import extract_frames
-from clipaffect.store import Store
-from clipaffect.table import build_table
-from clipaffect.tables import read_frame
-from clipaffect.tasks import AU, EXPR, Task
+from clipaffect.core.errors import UserError
+from clipaffect.core.parquet import read_table
+from clipaffect.core.store import Store
+from clipaffect.core.tasks import AU, EXPR, Task
+from clipaffect.dataset.extract_frames import extract_frames
+from clipaffect.dataset.index_dataset import index_dataset
+from clipaffect.dataset.readers.aff_wild2 import FOLDERS
+from clipaffect.faces.align_faces import align_faces
+from clipaffect.features.build_table import build_table
+from clipaffect.features.embed_faces import embed_faces
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def chain(root: Path, assets: Path) -> dict[str, int]:
     encoder, embedded = Encoder(kind="pixels", side=8), out / "embedded.parquet"
     embed_faces(manifest, out / "faces.parquet", encoder, assets, store, embedded)
     build_table(out / "labels/EXPR.parquet", [embedded], out / "table")
-    rows = read_frame(out / "table/rows.parquet")
+    rows = read_table(out / "table/rows.parquet")
     return rows[rows["video"] == "c10"]["status"].value_counts().to_dict()
 
 
@@ -241,7 +241,7 @@ def test_bad_input_has_its_outcome(name: str, tree: Path, face_networks: Path) -
     for word in outcome.words:
         assert word in str(caught.value)
     assert caught.value.where
-    assert caught.value.mend
+    assert caught.value.fix
     assert not (tree / "out").exists(), "an error comes before any work"
 
 

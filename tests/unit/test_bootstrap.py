@@ -7,6 +7,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
+from clipaffect.core.metrics import f1_per_target
+from clipaffect.core.tasks import AU, EXPR
 from clipaffect.evaluation.bootstrap import (
     FEWEST,
     holm,
@@ -15,9 +17,7 @@ from clipaffect.evaluation.bootstrap import (
     macro_f1,
     swap_test,
 )
-from clipaffect.evaluation.clusters import cluster_counts, count_array
-from clipaffect.evaluation.metrics import f1_per_target
-from clipaffect.tasks import AU, EXPR
+from clipaffect.evaluation.person_counts import cluster_counts, count_array
 
 RARE = np.array([1, 0.3, 0.3, 0.25, 0.6, 0.5, 0.4, 0.7])  # share of people who show a class
 

@@ -16,9 +16,9 @@ from safetensors.numpy import load_file, save_file
 
 import clipaffect
 from clipaffect.bundle.load import open_bundle
-from clipaffect.digest import file_digest
-from clipaffect.errors import UserError
-from clipaffect.stages import VERSIONS
+from clipaffect.config.stage_keys import VERSIONS
+from clipaffect.core.errors import UserError
+from clipaffect.core.hashing import file_digest
 
 FIRST = ROOT / "tests/data/bundle-v1"
 GREY = np.add.outer(np.arange(64) * 3, np.arange(64)).astype(np.uint8)
@@ -252,7 +252,7 @@ def test_weights_that_a_bundle_only_names_must_be_the_ones(bundle: Path, tmp_pat
     change(bundle, lambda v: v["encoders"].update({"pixels": entry}))
     with pytest.raises(UserError, match="holds no weights of 'pixels'") as raised:
         open_bundle(bundle)
-    assert f"--weights pixels=FILE, whose sha256 is {file_digest(own)}" in raised.value.mend
+    assert f"--weights pixels=FILE, whose sha256 is {file_digest(own)}" in raised.value.fix
     assert open_bundle(bundle, {"pixels": own}).encoders["pixels"].file == str(own)
     other = tmp_path / "other.safetensors"
     save_file({"x": np.ones(3, np.float32)}, other)

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from clipaffect.config.training import Recipe
-from clipaffect.studies.card import Card, Section, in_words, write_card
-from clipaffect.studies.gain import between_answer, gain_answer
-from clipaffect.studies.slices import (
+from clipaffect.core.tasks import AU, EXPR, Task
+from clipaffect.studies.card import Card, Section, in_words, write_card_page
+from clipaffect.studies.cvar_gain import between_answer, gain_answer
+from clipaffect.studies.slice_heads import (
     _rise,
     directions,
     mean_loss,
@@ -23,11 +24,9 @@ from clipaffect.studies.slices import (
     slices_answer,
 )
 from clipaffect.studies.traced_step import layer_table, number_table, step_answer, trace_first_step
-from clipaffect.table_split import Split
-from clipaffect.tasks import AU, EXPR, Task
-from clipaffect.training.data import TrainingData, batches
-from clipaffect.training.head import Head
+from clipaffect.training.data import Split, TrainingData, batches
 from clipaffect.training.history import learning_rate
+from clipaffect.training.mlp_head import Head
 from clipaffect.training.train import make_learner
 
 
@@ -223,7 +222,7 @@ def test_cells_in_words(value: object, column: str, text: str) -> None:
 def test_a_card_escapes_what_is_in_it(tmp_path: Path) -> None:
     table = pd.DataFrame({"video": ["<script>x</script>"], "share": [0.5]})
     card = Card("Why <b>?", "lead", {"EXPR": "EXPR: </p>"}, [Section("T", "t", "c", table)], "note")
-    write_card(card, "run & co", tmp_path)
+    write_card_page(card, "run & co", tmp_path)
     page = (tmp_path / "index.html").read_text()
     assert "<script>x" not in page
     assert "&lt;script&gt;x" in page

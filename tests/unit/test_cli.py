@@ -11,24 +11,27 @@ import psutil
 import pytest
 from conftest import ROOT, clipaffect, workplace
 
-from clipaffect.cli import RULES, app
-from clipaffect.launch import is_dead
+from clipaffect.cli.rules import rule_app
+from clipaffect.ops.launch import is_dead
 
 
-def test_help_keeps_what_rules_call_from_what_people_call() -> None:
+def test_each_rule_has_a_command_a_function_and_a_module_of_its_name() -> None:
+    rules = re.compile(r"(?ms)^rule (\w+):\n(.*?)(?=^rule |^use rule |\Z)")
     called = {
-        name
+        rule: found[1].split()
         for path in (ROOT / "workflow/rules").glob("*.smk")
-        for name in re.findall(r"[\"']clipaffect ([a-z-]+)", path.read_text())
+        for rule, body in rules.findall(path.read_text())
+        if (found := re.search(r"command\(\s*.((?:rule )?[a-z-]+) ", body))
     }
-    panels = {
-        own.name or own.callback.__name__.replace("_", "-"): own.rich_help_panel
-        for own in app.registered_commands
-    } | {own.name: own.rich_help_panel for own in app.registered_groups}
-    assert all(panels.values())
-    rules = {name for name, panel in panels.items() if panel == RULES}
-    assert rules <= called
-    assert called - rules == {"export"}  # by people, too
+    for rule, command in called.items():
+        # People call export-model, too.
+        expected = [rule.replace("_", "-")]
+        assert command in (["rule", *expected], expected), rule
+        modules = list((ROOT / "src/clipaffect").glob(f"*/{rule}.py"))
+        assert len(modules) == 1, rule
+        assert re.search(rf"(?m)^def {rule}\(", modules[0].read_text()), rule
+    listed = {own.callback.__name__ for own in rule_app.registered_commands if own.callback}
+    assert listed == called.keys() - {"export_model"}
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +53,10 @@ def test_check_reads_the_demo(place: Path) -> None:
     [
         (("check", "nowhere.yaml"), ["no such configuration file", "nowhere.yaml"]),
         (
-            ("fetch-asset", "nothing", "x"),
+            ("rule", "fetch-asset", "nothing", "x"),
             ["no asset to fetch is called 'nothing'", "face-networks"],
         ),
-        (("make-data", "/proc/nowhere"), ["cannot go on"]),
+        (("predict", "nowhere.mp4", "--model", "nowhere", "--out", "x"), ["error"]),
     ],
 )
 def test_a_mistake_is_a_message(arguments: tuple[str, ...], words: list[str]) -> None:
@@ -72,17 +75,17 @@ def test_check_names_file_and_line(place: Path, tmp_path: Path) -> None:
 
 
 def test_garbage_collection_lists_and_deletes(tmp_path: Path) -> None:
-    from clipaffect.store import Store
+    from clipaffect.core.store import Store
 
-    piece = Store(tmp_path).get_or_make(
+    entry = Store(tmp_path).get_or_make(
         "heads", {"version": 0}, lambda f: (f / "x").write_text("y")
     )
     listed = clipaffect("store", "gc", "--path", str(tmp_path))
-    assert str(piece) in listed.stdout
+    assert str(entry) in listed.stdout
     assert "stage version 0" in listed.stdout
-    assert piece.exists()
+    assert entry.exists()
     clipaffect("store", "gc", "--path", str(tmp_path), "--delete")
-    assert not piece.exists()
+    assert not entry.exists()
 
 
 def test_a_lock_is_dead_only_when_its_process_is_gone() -> None:

@@ -13,11 +13,11 @@ from test_bootstrap import people_counts
 
 from clipaffect.config.models import Evaluation
 from clipaffect.config.training import Training
+from clipaffect.core.parquet import read_table, write_table
+from clipaffect.core.tasks import EXPR
 from clipaffect.evaluation.bootstrap import intervals, macro_f1, swap_test
-from clipaffect.evaluation.comparisons import compare_heads, interval_rows, people_f1, resolution
-from clipaffect.evaluation.counted import Counted, Setting
-from clipaffect.tables import read_frame, write_frame
-from clipaffect.tasks import EXPR
+from clipaffect.evaluation.compare_heads import compare_heads, interval_rows, people_f1, resolution
+from clipaffect.evaluation.person_counts import Counted, Setting
 
 SETTINGS = Training(
     alphas=(0.5, 0.9, 1.0), seeds=(0, 1), parts=1, variants={"no-sam": {"rho": 0},
@@ -68,13 +68,13 @@ def compared(tmp_path: Path) -> Path:
     parts.append(rows(probe, method="linear_probe", encoder="clip", **reference))
     # Imported features that are there for fewer frames.
     parts.append(rows(probe // 2, method="linear_probe", encoder="other", **reference))
-    write_frame(tmp_path / "clusters.parquet", pd.concat(parts, ignore_index=True))
+    write_table(tmp_path / "clusters.parquet", pd.concat(parts, ignore_index=True))
     compare_heads(SETTINGS, EVALUATION, "clip", EXPR, tmp_path / "clusters.parquet", tmp_path)
     return tmp_path
 
 
 def test_the_planned_family_is_erm_and_the_references_on_the_same_frames(compared: Path) -> None:
-    table = read_frame(compared / "comparisons.parquet")
+    table = read_table(compared / "comparisons.parquet")
     planned = table[table["family"] == "planned"]
     beside = list(zip(planned["second_method"], planned["second_encoder"], strict=True))
     assert sorted(beside) == [("head", "clip"), ("linear_probe", "clip")]
@@ -88,7 +88,7 @@ def test_the_planned_family_is_erm_and_the_references_on_the_same_frames(compare
 
 
 def test_other_alphas_stand_beside_erm_and_variants_beside_their_alpha(compared: Path) -> None:
-    table = read_frame(compared / "comparisons.parquet")
+    table = read_table(compared / "comparisons.parquet")
     own = table[table["family"] == "exploratory"].set_index(["variant", "alpha"])
     assert own.loc[("", 0.9), "second_alpha"] == 1.0
     assert own.loc[("", 0.9), "seeds"] == 1  # the other seed's head failed
@@ -102,7 +102,7 @@ def test_other_alphas_stand_beside_erm_and_variants_beside_their_alpha(compared:
 
 
 def test_intervals_are_of_every_setting_and_widen_with_the_seeds(compared: Path) -> None:
-    table = read_frame(compared / "intervals.parquet")
+    table = read_table(compared / "intervals.parquet")
     macro = table[table["target"] == ""]
     assert len(macro) == 8
     seeded = macro[macro["seeds"] > 1]
@@ -117,9 +117,9 @@ def test_few_people_leave_no_interval_and_no_p(tmp_path: Path) -> None:
     base = people_counts(np.random.default_rng(1), 5)
     keys = {"method": "head", "encoder": "clip", "variant": "", "seed": 0}
     parts = [rows(answers(base, a / 3, 1), alpha=a, **keys) for a in (0.5, 1.0)]
-    write_frame(tmp_path / "clusters.parquet", pd.concat(parts, ignore_index=True))
+    write_table(tmp_path / "clusters.parquet", pd.concat(parts, ignore_index=True))
     compare_heads(SETTINGS, EVALUATION, "clip", EXPR, tmp_path / "clusters.parquet", tmp_path)
-    table = read_frame(tmp_path / "comparisons.parquet")
+    table = read_table(tmp_path / "comparisons.parquet")
     assert table[["low", "high", "p", "p_adjusted", "effect"]].isna().all().all()
     assert (table.loc[table["target"] == "", "difference"] > 0).all()
     found = json.loads((tmp_path / "resolution.json").read_text())
@@ -130,10 +130,10 @@ def test_few_people_leave_no_interval_and_no_p(tmp_path: Path) -> None:
 def test_no_finished_head_is_no_crash(tmp_path: Path) -> None:
     counts = people_counts(np.random.default_rng(2), 30)
     alone = rows(counts, method="constant", encoder="", variant="", alpha=NAN, seed=-1)
-    write_frame(tmp_path / "clusters.parquet", alone)
+    write_table(tmp_path / "clusters.parquet", alone)
     compare_heads(SETTINGS, EVALUATION, "clip", EXPR, tmp_path / "clusters.parquet", tmp_path)
-    assert len(read_frame(tmp_path / "comparisons.parquet")) == 0
-    assert len(read_frame(tmp_path / "intervals.parquet")) == 1
+    assert len(read_table(tmp_path / "comparisons.parquet")) == 0
+    assert len(read_table(tmp_path / "intervals.parquet")) == 1
 
 
 def expected(base: np.ndarray, lost: float) -> np.ndarray:

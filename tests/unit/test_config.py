@@ -13,10 +13,10 @@ import yaml
 from clipaffect.config import load_config, parse_config
 from clipaffect.config.models import Config
 from clipaffect.config.presets import preset_changes, preset_values
-from clipaffect.config.reference import generated_files
 from clipaffect.config.training import Recipe, Training
-from clipaffect.environments import needed, pinned
-from clipaffect.errors import UserError
+from clipaffect.core.errors import UserError
+from clipaffect.ops.conda_envs import needed, pinned
+from clipaffect.ops.generated_docs import generated_files
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = [*(ROOT / "config").glob("*.yaml"), *(ROOT / "tests/config").glob("*.yaml")]
@@ -99,7 +99,7 @@ def test_a_mistake_names_key_value_and_mend(values: dict, words: list[str]) -> N
     for word in words:
         assert word in str(caught.value)
     assert caught.value.where == "my.yaml"
-    assert "docs/configuration.md" in caught.value.mend
+    assert "docs/configuration.md" in caught.value.fix
 
 
 @pytest.mark.parametrize(

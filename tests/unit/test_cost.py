@@ -6,12 +6,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipaffect.config.training import Recipe
-from clipaffect.tasks import EXPR
+from clipaffect.core.tasks import EXPR
+from clipaffect.training.backends.cpu import FastLearner
 from clipaffect.training.cost import executed_per_sample, flop_per_sample
-from clipaffect.training.fast import FastLearner
-from clipaffect.training.head import Head
-from clipaffect.training.learner import ReferenceLearner, build_objective
-from clipaffect.training.risks import Cvar
+from clipaffect.training.cvar import Cvar
+from clipaffect.training.mlp_head import Head
+from clipaffect.training.trainer import ReferenceLearner, build_objective
 
 
 def test_operations_are_what_torch_counts() -> None:

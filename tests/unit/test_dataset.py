@@ -17,17 +17,17 @@ from conftest import (
 )
 
 from clipaffect.config.data import Data, Subset
-from clipaffect.dataset.aff_wild2 import scan_tree
-from clipaffect.dataset.annotations import read_annotation
+from clipaffect.core.errors import UserError
+from clipaffect.core.parquet import read_table
+from clipaffect.core.tasks import AU, EXPR
 from clipaffect.dataset.files import natural_order
-from clipaffect.dataset.index import index_dataset, shard_of
+from clipaffect.dataset.index_dataset import index_dataset, shard_of
 from clipaffect.dataset.inventory import inventory
+from clipaffect.dataset.readers.aff_wild2 import scan_tree
+from clipaffect.dataset.readers.annotation_files import read_annotation
 from clipaffect.dataset.subset import _narrow
 from clipaffect.dataset.test_list import TestList
 from clipaffect.dataset.tree import Tree
-from clipaffect.errors import UserError
-from clipaffect.tables import read_frame
-from clipaffect.tasks import AU, EXPR
 
 
 def data(root: Path, **changes) -> Data:
@@ -43,13 +43,13 @@ def index(root: Path, **changes) -> Path:
 
 def test_everything_is_found(tree: Path) -> None:
     out = index(tree)
-    manifests = [read_frame(path) for path in sorted((out / "manifests").glob("*.parquet"))]
+    manifests = [read_table(path) for path in sorted((out / "manifests").glob("*.parquet"))]
     videos = {row["video"]: row for m in manifests for row in m.to_dict("records")}
     assert set(videos) == {"a 1", "b'2\"", "c10"}
     assert list(videos["b'2\""]["persons"]) == ["left", "right"]
     for number, manifest in enumerate(manifests):
         assert all(shard_of(video, 3) == number for video in manifest["video"])
-    labels = read_frame(out / "labels/EXPR.parquet")
+    labels = read_table(out / "labels/EXPR.parquet")
     assert len(labels) == 4 * 12
     assert (
         labels.groupby(["video", "person"])["frame"].agg(["min", "max"]).to_numpy().tolist()
@@ -103,7 +103,7 @@ def test_other_editions_folder_name(tree: Path) -> None:
 
 def test_subset_takes_the_first_by_natural_order(tree: Path) -> None:
     assert sorted(["v10", "v2", "v1"], key=natural_order) == ["v1", "v2", "v10"]
-    rows = read_frame(index(tree, subset=Subset(train=1, validation=1)) / "labels/EXPR.parquet")
+    rows = read_table(index(tree, subset=Subset(train=1, validation=1)) / "labels/EXPR.parquet")
     assert set(rows["video"]) == {"a 1", "c10"}
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from forked import Forked, forked
 
-from clipaffect import devices
 from clipaffect.config.encoders import Encoder
-from clipaffect.devices import one_device
-from clipaffect.encoders.record import arithmetic, encoder_record
+from clipaffect.core import gpu as devices
+from clipaffect.core.gpu import one_device
+from clipaffect.encoders.feature_record import arithmetic, encoder_record
 
 
 def keep_one(locks: Path, uuids: tuple[str, ...]) -> None:
@@ -95,7 +95,7 @@ def test_on_a_gpu_float32_is_float32(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_bf16_falls_back_where_a_device_lacks_it(
     monkeypatch: pytest.MonkeyPatch, device: str, native: bool, expected: torch.dtype
 ) -> None:
-    monkeypatch.setattr("clipaffect.encoders.record.has_bf16", lambda device: native)
+    monkeypatch.setattr("clipaffect.encoders.feature_record.has_bf16", lambda device: native)
     settings = Encoder(model="clipaffect-micro", random=0, activation="gelu", precision="bf16")
     assert arithmetic(settings, device) == expected
     record = encoder_record(settings, Path(), device)

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
-from small_heads import write_table
+from small_heads import small_table
 
 from clipaffect.config import parse_config
-from clipaffect.store import Store
-from clipaffect.tables import read_frame
-from clipaffect.tasks import EXPR
-from clipaffect.training.stage import train_heads
+from clipaffect.core.parquet import read_table
+from clipaffect.core.store import Store
+from clipaffect.core.tasks import EXPR
+from clipaffect.training.train_heads import train_heads
 
 
 def blocks(language: str, page: str = "training.md") -> list[str]:
@@ -39,9 +39,9 @@ def test_variants_with_a_head_and_a_loss_of_ones_own(
     values = yaml.safe_load(blocks("yaml")[0])
     small = {"width": 16, "epochs": 2, "seeds": [0], "alphas": [0.5, 1.0], "parts": 1}
     settings = parse_config({"training": values["training"] | small}, "x").training
-    train_heads(write_table(tmp_path / "table"), EXPR, settings, 0, Store(tmp_path / "s"),
+    train_heads(small_table(tmp_path / "table"), EXPR, settings, 0, Store(tmp_path / "s"),
                 tmp_path / "out")  # fmt: skip
-    heads = read_frame(tmp_path / "out/heads.parquet")
+    heads = read_table(tmp_path / "out/heads.parquet")
     assert set(heads["variant"]) == {"", "focal", "no-sam", "mine"}
     assert (heads["status"] == "ok").all()
 

@@ -14,17 +14,17 @@ import pytest
 import torch
 
 from clipaffect.config.encoders import Encoder
-from clipaffect.embeddings.batches import embed_crops
-from clipaffect.embeddings.pieces import open_pieces
-from clipaffect.embeddings.stage import embed_faces
+from clipaffect.core.errors import UserError
+from clipaffect.core.parquet import read_table, write_batches, write_table
+from clipaffect.core.store import Store
+from clipaffect.core.tasks import EXPR
 from clipaffect.encoders.load import LoadedEncoder, load_encoder
-from clipaffect.errors import UserError
-from clipaffect.faces.rows import SCHEMA
-from clipaffect.store import Store
-from clipaffect.table import build_table
-from clipaffect.table_split import read_split
-from clipaffect.tables import read_frame, write_batches, write_frame
-from clipaffect.tasks import EXPR
+from clipaffect.faces.face_rows import SCHEMA
+from clipaffect.features.batches import embed_crops
+from clipaffect.features.build_table import build_table
+from clipaffect.features.cached_batches import open_entries
+from clipaffect.features.embed_faces import embed_faces
+from clipaffect.training.data import read_split
 
 MICRO = Encoder(model="clipaffect-micro", random=0, activation="gelu", precision="fp32", batch=8)
 
@@ -68,7 +68,7 @@ def shard(tmp_path: Path) -> Path:
         }
         for v in ("one", "two")
     ]
-    write_frame(tmp_path / "manifest.parquet", pd.DataFrame(manifest))
+    write_table(tmp_path / "manifest.parquet", pd.DataFrame(manifest))
     return tmp_path
 
 
@@ -80,7 +80,7 @@ def embed(folder: Path, out: str = "embeddings.parquet", settings: Encoder = MIC
 
 
 def test_rows_in_are_rows_out_in_order(shard: Path) -> None:
-    faces, embedded = read_frame(shard / "faces.parquet"), read_frame(embed(shard))
+    faces, embedded = read_table(shard / "faces.parquet"), read_table(embed(shard))
     keys = ["video", "person", "frame", "status"]
     pd.testing.assert_frame_equal(embedded[keys], faces[keys])
     assert embedded["feature"].notna().equals(faces["status"] == "ok")
@@ -96,7 +96,7 @@ def test_a_second_run_embeds_nothing(shard: Path, monkeypatch: pytest.MonkeyPatc
     def refuse(*_: object) -> None:
         raise AssertionError("the network was loaded again")
 
-    monkeypatch.setattr("clipaffect.embeddings.pieces.load_encoder", refuse)
+    monkeypatch.setattr("clipaffect.features.cached_batches.load_encoder", refuse)
     assert embed(shard, "again.parquet").read_bytes() == first
 
 
@@ -117,8 +117,8 @@ def test_identical_crops_are_embedded_once(shard: Path, monkeypatch: pytest.Monk
 
         return replace(encoder, prepare=prepare)
 
-    monkeypatch.setattr("clipaffect.embeddings.pieces.load_encoder", watched)
-    features = np.stack(read_frame(embed(shard))["feature"])
+    monkeypatch.setattr("clipaffect.features.cached_batches.load_encoder", watched)
+    features = np.stack(read_table(embed(shard))["feature"])
     assert len(shown) == 2
     assert len(np.unique(features, axis=0)) == 2
     assert [k for k, row in enumerate(features) if row.tobytes() != features[0].tobytes()] == [
@@ -157,11 +157,11 @@ def test_a_killed_job_goes_on_where_it_stopped(
         return load
 
     # 200 and 100 rows in pieces of 128: 110, 61 and 86 crops, in batches of 8 are 14, 8 and 11.
-    monkeypatch.setattr("clipaffect.embeddings.pieces.load_encoder", dying(20))
+    monkeypatch.setattr("clipaffect.features.cached_batches.load_encoder", dying(20))
     with pytest.raises(KeyboardInterrupt):
         embed(shard)
     assert not (shard / "embeddings.parquet").exists()
-    monkeypatch.setattr("clipaffect.embeddings.pieces.load_encoder", dying(-1))
+    monkeypatch.setattr("clipaffect.features.cached_batches.load_encoder", dying(-1))
     batches.clear()
     embed(shard)
     assert len(batches) == 8 + 11
@@ -186,7 +186,7 @@ def test_too_little_memory_names_the_setting(
 
         return replace(load_encoder(settings, assets, device), embed=refuse)
 
-    monkeypatch.setattr("clipaffect.embeddings.pieces.load_encoder", full)
+    monkeypatch.setattr("clipaffect.features.cached_batches.load_encoder", full)
     with pytest.raises(UserError, match="does not hold a batch of 8") as caught:
         embed(shard)
     assert caught.value.where == "encoders.<name>.batch"
@@ -201,7 +201,7 @@ def test_another_fault_of_the_device_is_not_taken_for_that(
 
         return replace(load_encoder(settings, assets, device), embed=refuse)
 
-    monkeypatch.setattr("clipaffect.embeddings.pieces.load_encoder", broken)
+    monkeypatch.setattr("clipaffect.features.cached_batches.load_encoder", broken)
     with pytest.raises(RuntimeError, match="illegal memory access"):
         embed(shard)
 
@@ -220,18 +220,18 @@ def labels(folder: Path) -> Path:
         }
         for v, k in frames
     ]
-    write_frame(folder / "labels.parquet", pd.DataFrame(rows))
+    write_table(folder / "labels.parquet", pd.DataFrame(rows))
     return folder / "labels.parquet"
 
 
 def test_the_table_keeps_every_annotated_frame(shard: Path) -> None:
     build_table(labels(shard), [embed(shard)], shard / "table")
-    rows = read_frame(shard / "table/rows.parquet")
+    rows = read_table(shard / "table/rows.parquet")
     assert len(rows) == 204
     counts = rows["status"].value_counts().to_dict()
     assert counts == {"ok": 172, "no_face": 29, "beyond_video": 3}
     split = read_split(shard / "table", EXPR, "train")
-    embedded = read_frame(shard / "embeddings.parquet").set_index(["video", "frame"])["feature"]
+    embedded = read_table(shard / "embeddings.parquet").set_index(["video", "frame"])["feature"]
     for row in (0, 100, 171):
         key = tuple(split.rows.loc[row, ["video", "frame"]])
         assert split.features[row].numpy().tolist() == np.float32(embedded[key]).tolist()
@@ -268,16 +268,16 @@ def test_a_feature_that_overflows_never_enters_the_store(
         encoder = load_encoder(settings, assets, device)
         return replace(encoder, embed=lambda batch: encoder.embed(batch) * float("inf"))
 
-    monkeypatch.setattr("clipaffect.embeddings.pieces.load_encoder", broken)
+    monkeypatch.setattr("clipaffect.features.cached_batches.load_encoder", broken)
     with pytest.raises(UserError, match="the feature of 'one', frame 2 is not finite"):
         embed(shard)
     monkeypatch.undo()
-    assert read_frame(embed(shard))["feature"].notna().sum() == 257
+    assert read_table(embed(shard))["feature"].notna().sum() == 257
 
 
 def test_crops_in_another_order_get_their_own_features(tmp_path: Path) -> None:
     crops = [crop(k) for k in range(3)]
-    with open_pieces(MICRO, tmp_path, Store(tmp_path / "store")) as pieces:
-        first = pieces.features(pieces.piece(crops))
-        turned = pieces.features(pieces.piece([crops[2], crops[0], crops[1], crops[2]]))
+    with open_entries(MICRO, tmp_path, Store(tmp_path / "store")) as entries:
+        first = entries.features(entries.entry(crops))
+        turned = entries.features(entries.entry([crops[2], crops[0], crops[1], crops[2]]))
     assert turned.tobytes() == first[[2, 0, 1, 2]].tobytes()

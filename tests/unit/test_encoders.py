@@ -14,10 +14,10 @@ from conftest import asset
 from safetensors.torch import save_file
 
 from clipaffect.config.encoders import Encoder
+from clipaffect.core.errors import UserError
+from clipaffect.encoders.feature_record import encoder_record
 from clipaffect.encoders.load import NORMALISATIONS, build_model, load_encoder, visual_activations
-from clipaffect.encoders.record import encoder_record
 from clipaffect.encoders.untrained import open_clip
-from clipaffect.errors import UserError
 
 NOWHERE = Path("no assets needed")
 
@@ -201,7 +201,7 @@ def test_plain_gelu_would_have_been_noticed(vit: Clip) -> None:
     )
     with pytest.raises(UserError, match=f"'{vit.model}' runs gelu") as caught:
         build_model(settings, NOWHERE)
-    assert "quickgelu" in caught.value.mend
+    assert "quickgelu" in caught.value.fix
 
 
 def test_a_file_that_is_not_the_pinned_one_is_refused(vit: Clip) -> None:
@@ -248,7 +248,7 @@ def test_a_tag_whose_weights_want_the_other_activation_is_refused() -> None:
     settings = Encoder(model="ViT-L-14", tag="openai", activation="gelu")
     with pytest.raises(UserError, match="'openai' were trained with quickgelu") as caught:
         build_model(settings, NOWHERE)
-    assert "-quickgelu" in caught.value.mend
+    assert "-quickgelu" in caught.value.fix
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,10 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
-from small_heads import write_table
+from small_heads import small_table
 
 from clipaffect.config.models import Probe
-from clipaffect.evaluation.folds import Fold, Scored, read_fold
-from clipaffect.evaluation.metrics import (
+from clipaffect.core.metrics import (
     accuracy,
     confusion,
     decide,
@@ -23,11 +22,12 @@ from clipaffect.evaluation.metrics import (
     ranking_per_target,
     reliability,
 )
+from clipaffect.core.parquet import read_table, write_table
+from clipaffect.core.tasks import AU, EXPR
+from clipaffect.evaluation.fold_data import Fold, Scored, read_fold
+from clipaffect.evaluation.metrics_table import tidy_rows
 from clipaffect.evaluation.references import constant_scores, probe_scores
-from clipaffect.evaluation.tidy import tidy_rows
-from clipaffect.table_split import Split
-from clipaffect.tables import read_frame, write_frame
-from clipaffect.tasks import AU, EXPR
+from clipaffect.training.data import Split
 
 
 def test_expression_f1_counts_all_eight_classes() -> None:
@@ -192,14 +192,14 @@ def test_rankings_are_sklearns_and_over_folds_their_mean() -> None:
 
 
 def test_the_constant_reference_knows_only_rows_with_a_face(tmp_path: Path) -> None:
-    table = write_table(tmp_path / "table")
-    rows = read_frame(table / "rows.parquet")
+    table = small_table(tmp_path / "table")
+    rows = read_table(table / "rows.parquet")
     faceless = (rows["split"] == "train") & (rows["frame"] < 30)
     rows["status"] = np.where(faceless, "no_face", "ok")
     rows.loc[faceless, "label"] = 7  # the largest class of all rows, not of those with a face
     kept = ~faceless.to_numpy()
     rows["feature_row"] = np.where(kept, np.cumsum(kept) - 1, -1)
-    write_frame(table / "rows.parquet", rows)
+    write_table(table / "rows.parquet", rows)
     features = np.load(table / "features.npy")
     np.save(table / "features.npy", features[kept])
     trained = read_fold(table, EXPR, "leave_out", 0).trained

@@ -14,16 +14,16 @@ from PIL import Image, JpegImagePlugin
 from scipy.optimize import least_squares
 
 from clipaffect.config.faces import Faces
-from clipaffect.digest import file_digest
-from clipaffect.errors import UserError
+from clipaffect.core.errors import UserError
+from clipaffect.core.frame_status import FrameStatus
+from clipaffect.core.hashing import file_digest
+from clipaffect.core.parquet import read_table, write_table
+from clipaffect.core.store import Store
+from clipaffect.dataset.extract_frames import extract_frames
+from clipaffect.faces.align_faces import _of_crops, _plan, align_faces
 from clipaffect.faces.alignment import TEMPLATE, align, crop_box, similarity
-from clipaffect.faces.persons import assign_persons
-from clipaffect.faces.rows import detector_key
-from clipaffect.faces.stage import _of_crops, _plan, align_faces
-from clipaffect.frames import extract_frames
-from clipaffect.outcomes import Outcome
-from clipaffect.store import Store
-from clipaffect.tables import read_frame, write_frame
+from clipaffect.faces.face_rows import detector_key
+from clipaffect.faces.person_tracks import assign_persons
 
 
 def transform(scale: float, angle: float, shift: tuple[float, float]) -> np.ndarray:
@@ -180,7 +180,7 @@ def test_rows_in_are_rows_out(
             for v, p, who in rows
         ]
     )
-    write_frame(tmp_path / "m.parquet", manifest)
+    write_table(tmp_path / "m.parquet", manifest)
     store = Store(tmp_path / "store")
     extract_frames(tmp_path / "m.parquet", store, tmp_path / "f.parquet")
     settings = Faces(crop=crop, size=96)
@@ -189,20 +189,20 @@ def test_rows_in_are_rows_out(
         align_faces(
             tmp_path / "m.parquet", tmp_path / "f.parquet", settings, face_networks, store, out
         )
-        return read_frame(out)
+        return read_table(out)
 
     faces = run(tmp_path / "faces.parquet")
-    index = read_frame(tmp_path / "f.parquet")
+    index = read_table(tmp_path / "f.parquet")
     people = manifest.set_index("video")["persons"].map(len)
     expected = index.groupby("video").size() * people
     assert faces.groupby("video").size().to_dict() == expected.to_dict()
     assert not faces.duplicated(["video", "person", "frame"]).any()
     status = faces.groupby("video")["status"].agg(set)
-    assert status["face"] == {Outcome.OK}
-    assert status["broken"] == {Outcome.VIDEO_UNREADABLE}
-    assert status["blank"] == {Outcome.NO_FACE}
-    assert status["gone"] == {Outcome.VIDEO_MISSING}
-    usable = faces["status"] == Outcome.OK
+    assert status["face"] == {FrameStatus.OK}
+    assert status["broken"] == {FrameStatus.VIDEO_UNREADABLE}
+    assert status["blank"] == {FrameStatus.NO_FACE}
+    assert status["gone"] == {FrameStatus.VIDEO_MISSING}
+    usable = faces["status"] == FrameStatus.OK
     assert faces["crop"].notna().equals(usable)
     jpeg = faces.loc[usable, "crop"].iloc[0]
     picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
@@ -224,7 +224,7 @@ def test_a_video_that_changed_after_the_index_does_not_enter_the_store(tmp_path:
         "folders": [""],
         "frame_limit": 0,
     }
-    write_frame(tmp_path / "m.parquet", pd.DataFrame([row]))
+    write_table(tmp_path / "m.parquet", pd.DataFrame([row]))
     store = Store(tmp_path / "store")
     content = video.read_bytes()
     for change in (video.unlink, lambda: write_video(video, frames=7)):
@@ -233,7 +233,7 @@ def test_a_video_that_changed_after_the_index_does_not_enter_the_store(tmp_path:
             extract_frames(tmp_path / "m.parquet", store, tmp_path / "f.parquet")
     video.write_bytes(content)
     extract_frames(tmp_path / "m.parquet", store, tmp_path / "f.parquet")
-    assert read_frame(tmp_path / "f.parquet")["status"].tolist() == ["ok"] * 5
+    assert read_table(tmp_path / "f.parquet")["status"].tolist() == ["ok"] * 5
 
 
 def test_the_margin_is_in_the_key_of_crops_that_have_one() -> None:

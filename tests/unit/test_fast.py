@@ -13,17 +13,17 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from clipaffect.config.training import Recipe
-from clipaffect.tasks import AU, EXPR, Task
-from clipaffect.training.fast import FastLearner
-from clipaffect.training.head import Head
-from clipaffect.training.learner import ReferenceLearner, build_objective
+from clipaffect.core.tasks import AU, EXPR, Task
+from clipaffect.training.backends.cpu import FastLearner
+from clipaffect.training.backends.philox import philox_uint16
+from clipaffect.training.backends.sam_products import DenseProduct, LowRankProduct
+from clipaffect.training.backends.stacked import StackedStep
+from clipaffect.training.cvar import Cvar
+from clipaffect.training.mlp_head import Head
 from clipaffect.training.objectives import build_risk
-from clipaffect.training.philox import philox_uint16
-from clipaffect.training.products import DenseProduct, LowRankProduct
-from clipaffect.training.risks import Cvar
-from clipaffect.training.stack import StackedStep
-from clipaffect.training.step import StepRecord
+from clipaffect.training.sam import StepRecord
 from clipaffect.training.train_stack import FIELDS
+from clipaffect.training.trainer import ReferenceLearner, build_objective
 
 ROWS, INPUTS, STEPS = 200, 16, 20
 CASES: dict[str, dict[str, Any]] = {
@@ -126,7 +126,7 @@ def test_stacked_step_follows_the_fast_step(task: Task, case: str) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("task", [EXPR, AU], ids=lambda t: t.name)
 def test_a_graph_on_a_gpu_follows_the_stack_on_the_cpu(task: Task) -> None:
-    from clipaffect.training.stack import graphed
+    from clipaffect.training.backends.stacked import graphed
 
     recipe = Recipe(width=32)
     x, y = data(task)
@@ -170,7 +170,7 @@ def test_rho_zero_is_torchs_fused_adamw_on_the_gradient_bit_for_bit(
         gradients.insert(0, torch.cat(updates))  # layers come from the last to the first
         adamw(parameters, updates, *rest, **settings)
 
-    monkeypatch.setattr("clipaffect.training.fast.adamw", seen)
+    monkeypatch.setattr("clipaffect.training.backends.cpu.adamw", seen)
     monkeypatch.setattr(FastLearner, "_ascend", None)  # there is no first pass to take
     for step in range(3):
         gradients.clear()

@@ -11,16 +11,16 @@ import pytest
 from conftest import ROOT
 
 from clipaffect.config.faces import Faces
-from clipaffect.demo.crossing import crossing
-from clipaffect.demo.person import make_person
-from clipaffect.demo.render import Light, Pose, express, render
-from clipaffect.demo.rig import load_rig
+from clipaffect.core.video import read_frames
 from clipaffect.faces import tracks
 from clipaffect.faces.detector import FOUND_SHARE, tiles
 from clipaffect.faces.finder import FaceFinder, FaceFollower
 from clipaffect.faces.landmarks import Face, Region
 from clipaffect.faces.tracks import Tracker
-from clipaffect.video import read_frames
+from clipaffect.synthetic.crossing import crossing
+from clipaffect.synthetic.person import make_person
+from clipaffect.synthetic.render import Light, Pose, express, render
+from clipaffect.synthetic.rig import load_rig
 
 RIG = ROOT / "resources/demo/head_rig.npz"
 

@@ -24,22 +24,21 @@ from conftest import ASSETS, ROOT
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.faces import Faces
 from clipaffect.config.models import Probe
+from clipaffect.config.stage_keys import VERSIONS
 from clipaffect.config.training import Recipe
-from clipaffect.dataset.aff_wild2 import FOLDERS
-from clipaffect.dataset.annotations import read_annotation
-from clipaffect.dataset.index import shard_of
-from clipaffect.embeddings.batches import embed_crops
+from clipaffect.core.tasks import AU, EXPR
+from clipaffect.core.video import read_frames
+from clipaffect.dataset.index_dataset import shard_of
+from clipaffect.dataset.readers.aff_wild2 import FOLDERS
+from clipaffect.dataset.readers.annotation_files import read_annotation
 from clipaffect.encoders.load import load_encoder
 from clipaffect.evaluation.references import probe_scores
 from clipaffect.faces.alignment import align
+from clipaffect.faces.face_rows import cut_face
 from clipaffect.faces.finder import FaceFinder
-from clipaffect.faces.rows import cut_face
-from clipaffect.stages import VERSIONS
-from clipaffect.table_split import Split
-from clipaffect.tasks import AU, EXPR
-from clipaffect.training.data import training_data
+from clipaffect.features.batches import embed_crops
+from clipaffect.training.data import Split, training_data
 from clipaffect.training.train import train_head
-from clipaffect.video import read_frames
 
 GOLDEN = ROOT / "tests/golden.json"
 

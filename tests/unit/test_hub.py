@@ -20,11 +20,11 @@ from conftest import ROOT
 from safetensors.torch import save
 
 from clipaffect.config.encoders import Encoder
-from clipaffect.encoders.hub import checked_weights, fetched_weights
+from clipaffect.core.errors import UserError
+from clipaffect.encoders.feature_record import encoder_record
+from clipaffect.encoders.fetch_weights import checked_weights, fetched_weights
 from clipaffect.encoders.load import load_encoder
-from clipaffect.encoders.record import encoder_record
 from clipaffect.encoders.untrained import create_untrained, open_clip
-from clipaffect.errors import UserError
 
 # A tag of this test for the smallest model: what open_clip's own tags are for the large ones.
 CARD = {"hf_hub": "somebody/micro/", "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 0.5),
@@ -33,7 +33,7 @@ FETCH = """
 import json, sys
 from clipaffect.encoders.untrained import open_clip
 open_clip().pretrained._PRETRAINED["clipaffect-micro"] = {"mine": json.loads(sys.argv.pop(1))}
-from clipaffect.cli import main
+from clipaffect.cli.main import main
 main()
 """
 SETTINGS = Encoder(model="clipaffect-micro", tag="mine", activation="gelu", precision="fp32")
@@ -83,7 +83,7 @@ def fetch(folder: Path, address: str, script: str = FETCH) -> subprocess.Complet
     own = {"HF_ENDPOINT": address, "PYTHONPATH": str(ROOT / "src"), "HF_HUB_DISABLE_XET": "1",
            "HF_HUB_ETAG_TIMEOUT": "1", "NO_PROXY": "127.0.0.1"}  # fmt: skip
     return subprocess.run(
-        [*command, "fetch-weights", "clipaffect-micro", "mine", "--assets", "."],
+        [*command, "rule", "fetch-weights", "clipaffect-micro", "mine", "--assets", "."],
         capture_output=True,
         text=True,
         env=os.environ | own,
@@ -168,4 +168,4 @@ def test_without_a_hub_the_message_says_what_to_do(tmp_path: Path) -> None:
     assert "name it with 'file' and 'sha256' instead of 'tag'" in words
     with pytest.raises(UserError, match="are not there") as caught:
         fetched_weights(SETTINGS, tmp_path)
-    assert "fetch_weights" in caught.value.mend
+    assert "fetch_weights" in caught.value.fix

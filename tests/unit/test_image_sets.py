@@ -9,8 +9,8 @@ import pytest
 from test_own_data import MOOD, picture, read
 
 from clipaffect.config.data import Data
+from clipaffect.core.errors import UserError
 from clipaffect.dataset.inventory import inventory
-from clipaffect.errors import UserError
 
 
 def folders(root: Path, splits: list[str]) -> Path:

@@ -14,13 +14,13 @@ import pytest
 
 from clipaffect.config import parse_config
 from clipaffect.config.features import FeatureFile
-from clipaffect.errors import UserError
-from clipaffect.imported import check_import, import_features
-from clipaffect.stages import shard_names
-from clipaffect.table import build_table
-from clipaffect.table_split import read_split
-from clipaffect.tables import read_frame, write_frame
-from clipaffect.tasks import EXPR
+from clipaffect.config.stage_keys import shard_names
+from clipaffect.core.errors import UserError
+from clipaffect.core.parquet import read_table, write_table
+from clipaffect.core.tasks import EXPR
+from clipaffect.features.build_table import build_table
+from clipaffect.features.import_features import check_import, import_features
+from clipaffect.training.data import read_split
 
 FRAMES = [("a", "", k) for k in range(1, 7)] + [("b", "left", k) for k in (2, 3, 5)]
 SHARDS = 3
@@ -35,7 +35,7 @@ def labels(tmp_path: Path) -> Path:
         for video, person, frame in FRAMES
     ]  # fmt: skip
     rows.append(rows[0] | {"frame": 7, "label": -1, "annotated": False})
-    write_frame(tmp_path / "labels.parquet", pd.DataFrame(rows))
+    write_table(tmp_path / "labels.parquet", pd.DataFrame(rows))
     return tmp_path / "labels.parquet"
 
 
@@ -68,7 +68,7 @@ def written(folder: Path, kind: str, keys: list[tuple[str, str, int]]) -> Featur
 
 
 def result(out: Path) -> pd.DataFrame:
-    shards = [read_frame(out / f"{name}.parquet") for name in shard_names(SHARDS)]
+    shards = [read_table(out / f"{name}.parquet") for name in shard_names(SHARDS)]
     return pd.concat(shards).set_index(["video", "person", "frame"])
 
 
@@ -78,7 +78,7 @@ def test_each_frame_gets_its_own_feature(kind: str, labels: Path, tmp_path: Path
     keys.insert(3, ("a", "", 7))  # there, but not annotated
     keys.remove(("b", "left", 3))
     files = (written(tmp_path, kind, keys),)
-    checked = check_import(files, [read_frame(labels)], [])
+    checked = check_import(files, [read_table(labels)], [])
     import_features(files, [labels], [], SHARDS, tmp_path / "out")
     found = result(tmp_path / "out")
     assert len(found) == len(FRAMES)
@@ -95,7 +95,7 @@ def test_each_frame_gets_its_own_feature(kind: str, labels: Path, tmp_path: Path
     assert checked == counts
     shards = [tmp_path / f"out/{name}.parquet" for name in shard_names(SHARDS)]
     build_table(labels, shards, tmp_path / "table")
-    rows = read_frame(tmp_path / "table/rows.parquet")
+    rows = read_table(tmp_path / "table/rows.parquet")
     assert rows["status"].value_counts().to_dict() == {"ok": 8, "no_feature": 1}
     train = read_split(tmp_path / "table", EXPR, "train")
     for row, feature in zip(train.rows.itertuples(), train.features.numpy(), strict=True):
@@ -114,7 +114,7 @@ def test_images_are_named_by_their_path(tmp_path: Path) -> None:
     names = ["my images/a, 1.jpg", "b/2.jpg", "b/3.jpg"]
     rows = [{"split": "train", "group": n, "video": n, "person": "", "frame": 1, "label": 0,
              "annotated": True} for n in names]  # fmt: skip
-    write_frame(tmp_path / "labels.parquet", pd.DataFrame(rows))
+    write_table(tmp_path / "labels.parquet", pd.DataFrame(rows))
     np.save(tmp_path / "f.npy", drawn(3))
     text = "b/3.jpg 4\n/home/me/my images/a, 1.jpg 0,1,-1\nset/b/2.jpg,1\n"
     (tmp_path / "l.txt").write_text(text)
@@ -130,7 +130,7 @@ def test_videos_in_folders_are_named_with_or_without_their_ending(tmp_path: Path
     names = ["clips/a.mp4", "a.mp4", "x/b.avi"]
     rows = [{"split": "train", "group": n, "video": n, "person": "", "frame": 1 + k, "label": 0,
              "annotated": True} for n in names for k in range(2)]  # fmt: skip
-    write_frame(tmp_path / "labels.parquet", pd.DataFrame(rows))
+    write_table(tmp_path / "labels.parquet", pd.DataFrame(rows))
     lines = ["/d/clips/a.mp4/00001.jpg", "clips/a/2.jpg 3", "a.mp4/1.jpg", "a/00002.jpg",
              "x/b/1.png", "v1/00001.jpg 3 x/b/2.png"]  # fmt: skip
     file = array(tmp_path, drawn(6), "\n".join(lines))
@@ -150,11 +150,11 @@ def test_frames_to_predict_are_imported_too(labels: Path, tmp_path: Path) -> Non
     test = pd.DataFrame(
         {"location": ["t/00004.jpg"], "video": ["t"], "person": [""], "frame": [4]}
     ).astype({"frame": "int32"})
-    write_frame(tmp_path / "test.parquet", test)
+    write_table(tmp_path / "test.parquet", test)
     file = written(tmp_path, "npy", [*FRAMES, ("t", "", 4)])
     import_features((file,), [labels], [tmp_path / "test.parquet"], SHARDS, tmp_path / "out")
     assert result(tmp_path / "out").loc[("t", "", 4), "status"] == "ok"
-    write_frame(tmp_path / "test.parquet", test.assign(frame=np.int32(0)))
+    write_table(tmp_path / "test.parquet", test.assign(frame=np.int32(0)))
     with pytest.raises(UserError, match="which frames to predict"):
         import_features((file,), [labels], [tmp_path / "test.parquet"], SHARDS, tmp_path / "o")
 

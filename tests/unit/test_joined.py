@@ -11,10 +11,10 @@ import pytest
 from pydantic import ValidationError
 
 from clipaffect.config import Config
-from clipaffect.embeddings.columns import schema
-from clipaffect.errors import UserError
-from clipaffect.joined import join_features
-from clipaffect.tables import read_frame, write_batches
+from clipaffect.core.errors import UserError
+from clipaffect.core.parquet import read_table, write_batches
+from clipaffect.features.columns import schema
+from clipaffect.features.join_features import join_features
 
 ROWS = 300
 
@@ -38,7 +38,7 @@ def test_each_part_is_there_at_one_scale(tmp_path: Path) -> None:
     a = write(tmp_path / "a.parquet", 6, 100.0, {3: "no_face"})
     b = write(tmp_path / "b.parquet", 10, 0.01, {3: "no_face", 200: "image_unreadable"})
     join_features([a, b], tmp_path / "ab.parquet")
-    joined, left, right = (read_frame(tmp_path / f"{n}.parquet") for n in ("ab", "a", "b"))
+    joined, left, right = (read_table(tmp_path / f"{n}.parquet") for n in ("ab", "a", "b"))
     keys = ["video", "person", "frame"]
     pd.testing.assert_frame_equal(joined[keys], left[keys])
     assert joined["status"][[2, 3, 200]].tolist() == ["ok", "no_face", "image_unreadable"]
@@ -90,6 +90,6 @@ def test_heads_can_be_trained_on_a_join() -> None:
         {"features": {"join": {"both": ["tiny-clip", "pixels"]}}, "encoder": "both"}
     )
     assert config.feature_names() == ["tiny-clip", "pixels", "both"]
-    from clipaffect.preflight.estimate import _dimension
+    from clipaffect.ops.estimate import _dimension
 
     assert _dimension(config) == 256 + 28 * 28

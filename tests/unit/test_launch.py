@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, only_commands
 
-from clipaffect.errors import UserError
-from clipaffect.launch import launch
+from clipaffect.core.errors import UserError
+from clipaffect.ops.launch import launch
 
 SINFO = """#!/bin/sh
 printf 'cpu\\nlong\\n'

@@ -16,22 +16,22 @@ from torch import nn
 
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.training import Recipe
+from clipaffect.core.errors import UserError
+from clipaffect.core.parquet import write_table
+from clipaffect.core.tasks import EXPR
 from clipaffect.encoders.load import build_model
 from clipaffect.encoders.untrained import create_untrained
-from clipaffect.errors import UserError
-from clipaffect.evaluation.counted import Counted, Setting
+from clipaffect.evaluation.person_counts import Counted, Setting
 from clipaffect.faces.crops import encode_crop
+from clipaffect.studies.corruptions import COVERED, DISTURBANCES, GAINS, GREY, disturb
 from clipaffect.studies.costs import cost_answer, published_costs
-from clipaffect.studies.disturb import COVERED, DISTURBANCES, GAINS, GREY, disturb
+from clipaffect.studies.disturb_crops import FRAMES, find_crops, sample_frames
 from clipaffect.studies.fine_tune import tune
-from clipaffect.studies.fine_tune_page import arms_table, tuning_answer
+from clipaffect.studies.fine_tuning import arms_table, tuning_answer
 from clipaffect.studies.last_block import KeptInputs, last_block, run_from, run_keeping
-from clipaffect.studies.limits import FRAMES, find_crops, sample_frames
-from clipaffect.studies.limits_page import disturbance_table, limits_answer
-from clipaffect.table_split import Split
-from clipaffect.tables import write_frame
-from clipaffect.tasks import EXPR
-from clipaffect.training.head import Head
+from clipaffect.studies.robustness import disturbance_table, limits_answer
+from clipaffect.training.data import Split
+from clipaffect.training.mlp_head import Head
 
 MICRO = Encoder(model="clipaffect-micro", random=0, activation="gelu", normalise="clip",
                 precision="fp32", batch=8)  # fmt: skip
@@ -112,7 +112,7 @@ def test_crops_are_found_in_any_shard(tmp_path: Path) -> None:
             for k in range(3)
         ]  # fmt: skip
         path = tmp_path / f"{shard}.parquet"
-        write_frame(path, pa.Table.from_pylist(rows).to_pandas())
+        write_table(path, pa.Table.from_pylist(rows).to_pandas())
         shards.append(path)
     keys = pd.DataFrame({"video": ["v1", "v0", "v2"], "person": "left", "frame": [2, 1, 0]})
     found = find_crops(keys, shards)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipaffect.tasks import AU, EXPR
+from clipaffect.core.tasks import AU, EXPR
 from clipaffect.training.losses import logit_gradient, single_losses
 
 

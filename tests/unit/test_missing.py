@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipaffect.evaluation.missing import plan_scores
+from clipaffect.evaluation.fill_missing import plan_scores
 
 
 def frames(*numbers: int, video: str = "v", person: str = "") -> pd.DataFrame:

@@ -22,18 +22,18 @@ from safetensors.torch import save_file
 import clipaffect
 from clipaffect.bundle.format import Bundle
 from clipaffect.bundle.load import OpenBundle, open_bundle
-from clipaffect.bundle.onnx_models import head_graph, write_onnx
+from clipaffect.bundle.onnx import head_graph, write_onnx
 from clipaffect.bundle.preprocessing import describe
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.faces import Faces
-from clipaffect.digest import file_digest
-from clipaffect.errors import UserError
+from clipaffect.config.stage_keys import VERSIONS
+from clipaffect.core.errors import UserError
+from clipaffect.core.hashing import file_digest
+from clipaffect.core.tasks import AU, EXPR
+from clipaffect.core.video import read_frames
+from clipaffect.faces.face_rows import cut_face
 from clipaffect.faces.finder import FaceFinder
-from clipaffect.faces.rows import cut_face
-from clipaffect.stages import VERSIONS
-from clipaffect.tasks import AU, EXPR
-from clipaffect.training.head import Head
-from clipaffect.video import read_frames
+from clipaffect.training.mlp_head import Head
 
 FIRST = ROOT / "tests/data/bundle-v1"
 STEPS = {

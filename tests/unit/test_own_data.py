@@ -13,13 +13,13 @@ from conftest import write_video
 
 from clipaffect.config import parse_config
 from clipaffect.config.data import Data
-from clipaffect.dataset.facts import collect
+from clipaffect.core.errors import UserError
+from clipaffect.core.video import presentation_times, read_frames
 from clipaffect.dataset.inventory import inventory
-from clipaffect.dataset.listing import nearest_frames
-from clipaffect.dataset.notes import data_notes
-from clipaffect.dataset.read import read_dataset
-from clipaffect.errors import UserError
-from clipaffect.video import presentation_times, read_frames
+from clipaffect.dataset.label_rows import nearest_frames
+from clipaffect.dataset.readers.registry import read_dataset
+from clipaffect.dataset.summary import collect
+from clipaffect.dataset.summary_text import data_notes
 
 MOOD = {"mood": {"classes": ["calm", "tense", "bored"]}}
 MARKS = {"marks": {"labels": ["smile", "frown"]}}
@@ -143,7 +143,7 @@ def test_a_mistake_in_a_table_is_named(name: str, tmp_path: Path) -> None:
         read(settings(table(tmp_path, text), **more))
     for word in words:
         assert word in str(caught.value), str(caught.value)
-    assert caught.value.mend
+    assert caught.value.fix
 
 
 def test_rows_for_a_last_test_are_left_alone(tmp_path: Path) -> None:

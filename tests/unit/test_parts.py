@@ -11,14 +11,14 @@ import pytest
 from conftest import ASSETS, ROOT
 
 from clipaffect.config.faces import Faces
-from clipaffect.digest import file_digest
+from clipaffect.core.hashing import file_digest
+from clipaffect.core.progress import Progress
+from clipaffect.core.video import read_frames
 from clipaffect.faces import videos
+from clipaffect.faces.face_rows import DETECTIONS
 from clipaffect.faces.finder import FaceFinder, FaceFollower
-from clipaffect.faces.parts import Parts, restore, state_of
-from clipaffect.faces.rows import DETECTIONS
+from clipaffect.faces.video_checkpoint import Parts, restore, state_of
 from clipaffect.faces.videos import detect_video
-from clipaffect.progress import Progress
-from clipaffect.video import read_frames
 
 TWO = ROOT / "resources/demo/videos/37-15-640x360.mp4"
 

@@ -14,17 +14,17 @@ from PIL import Image
 from clipaffect.config.data import Data
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.faces import Faces
-from clipaffect.dataset.facts import collect
-from clipaffect.dataset.index import index_dataset
-from clipaffect.dataset.read import read_dataset
-from clipaffect.embeddings.stage import embed_faces
-from clipaffect.errors import UserError
-from clipaffect.faces.stage import align_faces
-from clipaffect.frames import extract_frames
-from clipaffect.store import Store
-from clipaffect.table import build_table
-from clipaffect.tables import read_frame
-from clipaffect.video import read_frames
+from clipaffect.core.errors import UserError
+from clipaffect.core.parquet import read_table
+from clipaffect.core.store import Store
+from clipaffect.core.video import read_frames
+from clipaffect.dataset.extract_frames import extract_frames
+from clipaffect.dataset.index_dataset import index_dataset
+from clipaffect.dataset.readers.registry import read_dataset
+from clipaffect.dataset.summary import collect
+from clipaffect.faces.align_faces import align_faces
+from clipaffect.features.build_table import build_table
+from clipaffect.features.embed_faces import embed_faces
 
 ROTATED = 6  # EXIF: the camera lay on its side
 KEYS = ["status", "score", "box", "points", "sharpness", "faces_in_frame", "crop"]
@@ -74,7 +74,7 @@ def faces_of(data: Data, root: Path, assets: Path) -> tuple[pd.DataFrame, pd.Dat
     encoder = Encoder(kind="pixels", side=8)
     embed_faces(manifest, faces, encoder, assets, store, embedded)
     build_table(out / "labels/mood.parquet", [embedded], out / "table")
-    return read_frame(faces).set_index("video"), read_frame(out / "table/rows.parquet")
+    return read_table(faces).set_index("video"), read_table(out / "table/rows.parquet")
 
 
 def test_the_face_of_a_picture_is_that_of_the_same_video_frame(

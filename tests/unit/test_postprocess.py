@@ -11,19 +11,22 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import f1_score, precision_recall_curve
-from small_heads import write_table
+from small_heads import small_table
 from test_splits import SMALL, bundles_of, folded
 
 from clipaffect.config.models import Evaluation, Postprocess
 from clipaffect.config.training import Training
-from clipaffect.errors import UserError
-from clipaffect.evaluation.metrics import decide, expected_calibration_error, reliability
-from clipaffect.evaluation.stage import evaluate_heads
-from clipaffect.postprocess import cross
-from clipaffect.postprocess.cross import _deal, cross_fit
-from clipaffect.postprocess.others import _placed
+from clipaffect.core.errors import UserError
+from clipaffect.core.metrics import decide, expected_calibration_error, reliability
+from clipaffect.core.parquet import read_table, write_table
+from clipaffect.core.store import Store
+from clipaffect.core.tasks import AU, EXPR, Task
+from clipaffect.evaluation.evaluate_heads import evaluate_heads
+from clipaffect.postprocess import cross_fitting as cross
+from clipaffect.postprocess.cross_fitting import _deal, cross_fit
+from clipaffect.postprocess.encoder_ensemble import _placed
+from clipaffect.postprocess.postprocess_scores import _steps, postprocess_scores
 from clipaffect.postprocess.smoothing import Window, sequences, smooth
-from clipaffect.postprocess.stage import _steps, postprocess_scores
 from clipaffect.postprocess.steps import (
     Rows,
     adjust,
@@ -35,10 +38,7 @@ from clipaffect.postprocess.steps import (
     choose_temperature,
     scale,
 )
-from clipaffect.store import Store
-from clipaffect.table_split import Split
-from clipaffect.tables import read_frame, write_frame
-from clipaffect.tasks import AU, EXPR, Task
+from clipaffect.training.data import Split
 
 TWO = Task("labels", ("a", "b"), True)
 EVALUATION = Evaluation(resamples=1000)
@@ -197,14 +197,14 @@ def test_encoders_are_averaged_where_it_helps() -> None:
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    return write_table(tmp_path / "table", n=300)
+    return small_table(tmp_path / "table", n=300)
 
 
 def test_nobody_is_scored_by_heads_that_saw_the_part(table: Path, tmp_path: Path) -> None:
     first = cross_fit(table, EXPR, 0, SMALL, 3, Store(tmp_path / "store"))
     assert first.scores.shape == (2, len(first.rows), 8)
     features = np.load(table / "features.npy")
-    rows = read_frame(table / "rows.parquet")
+    rows = read_table(table / "rows.parquet")
     moved = rows["group"] == first.rows["group"].astype(str).iloc[0]
     features[moved] += 3
     np.save(table / "features.npy", features)
@@ -235,7 +235,7 @@ def run(
 ):
     postprocess_scores(settings, how, EVALUATION, "x", EXPR, table, list(others), scored,
                        Store(folder / "store"), folder / "out")  # fmt: skip
-    steps = read_frame(folder / "out/steps.parquet")
+    steps = read_table(folder / "out/steps.parquet")
     return steps, json.loads((folder / "out/choices.json").read_text())
 
 
@@ -244,8 +244,8 @@ def test_choices_do_not_depend_on_what_is_reported(table: Path, tmp_path: Path) 
     steps, choices = run(table, scored, tmp_path, Postprocess())
     assert list(steps["step"]) == ["heads alone", *Postprocess().steps]
     assert choices["seeds"] == [0, 1]
-    rows = read_frame(scored / "rows.parquet")
-    write_frame(scored / "rows.parquet", rows.assign(label=(rows["label"] + 1) % 8))
+    rows = read_table(scored / "rows.parquet")
+    write_table(scored / "rows.parquet", rows.assign(label=(rows["label"] + 1) % 8))
     other, again = run(table, scored, tmp_path, Postprocess())
     assert again == choices
     assert list(other["inner_macro_f1"]) == list(steps["inner_macro_f1"])
@@ -257,15 +257,15 @@ def test_the_last_scores_give_the_last_macro_f1(table: Path, tmp_path: Path) -> 
     how = Postprocess(steps=("smooth", "adjust"), folds=2)
     steps, _ = run(table, scored, tmp_path, how)
     assert list(steps["seeds"]) == [2, 2, 2]
-    last = read_frame(tmp_path / "out/scores.parquet")
-    rows = read_frame(scored / "rows.parquet").set_index(["video", "frame"])["label"]
+    last = read_table(tmp_path / "out/scores.parquet")
+    rows = read_table(scored / "rows.parquet").set_index(["video", "frame"])["label"]
     found = []
     for _, part in last.groupby("seed"):
         truth = rows.loc[pd.MultiIndex.from_frame(part[["video", "frame"]])]
         said = np.stack(part["scores"].to_list()).argmax(axis=1)
         found.append(f1_score(truth, said, average="macro", labels=range(8), zero_division=0))
     assert np.mean(found) == pytest.approx(steps["macro_f1"].iloc[-1])
-    alone = read_frame(scored / "metrics.parquet").query(
+    alone = read_table(scored / "metrics.parquet").query(
         "method == 'head' and alpha == 0.5 and metric == 'macro_f1'"
     )
     assert alone["value"].mean() == pytest.approx(steps["macro_f1"].iloc[0])
@@ -273,15 +273,15 @@ def test_the_last_scores_give_the_last_macro_f1(table: Path, tmp_path: Path) -> 
 
 def test_another_encoders_heads_are_averaged_frame_by_frame(table: Path, tmp_path: Path) -> None:
     """Its table lacks some frames and has others in another order; the sum is written out here."""
-    other = write_table(tmp_path / "other", n=300)
+    other = small_table(tmp_path / "other", n=300)
     features = np.load(other / "features.npy")
     np.save(
         other / "features.npy", features + np.sin(np.arange(features.size)).reshape(features.shape)
     )
-    rows = read_frame(other / "rows.parquet")
+    rows = read_table(other / "rows.parquet")
     unseen = (rows["split"] == "validation") & (rows["frame"] % 7 == 0)
     rows.loc[unseen, ["status", "feature_row"]] = ["no_face", -1]
-    write_frame(other / "rows.parquet", rows)
+    write_table(other / "rows.parquet", rows)
     scored = evaluated(table, tmp_path)
     how = Postprocess(steps=("average_encoders",), encoders=("y",), folds=2)
     steps, choices = run(table, scored, tmp_path, how, others=[other])
@@ -290,10 +290,10 @@ def test_another_encoders_heads_are_averaged_frame_by_frame(table: Path, tmp_pat
     evaluate_heads(SMALL, "leave_out", "y", EXPR, other, bundles_of(other, tmp_path / "y"), [],
                    tmp_path / "scored_y")  # fmt: skip
     own, theirs = (
-        read_frame(folder / "scores.parquet").query("method == 'head' and alpha == 0.5")
+        read_table(folder / "scores.parquet").query("method == 'head' and alpha == 0.5")
         .set_index(keys)["scores"] for folder in (scored, tmp_path / "scored_y")
     )  # fmt: skip
-    averaged = read_frame(tmp_path / "out/scores.parquet").set_index(keys)["scores"]
+    averaged = read_table(tmp_path / "out/scores.parquet").set_index(keys)["scores"]
     assert len(averaged) == len(own) > len(theirs)
     for key, values in averaged.items():
         both = [own[key], theirs[key]] if key in theirs.index else [own[key]]
@@ -309,16 +309,16 @@ def test_every_fold_has_choices_of_its_own(table: Path, tmp_path: Path) -> None:
         (fold, step) for fold in (1, 2, 3) for step in Postprocess().steps
     ]
     assert len(json.loads(steps["choice"].iloc[2])) == 3
-    rows = read_frame(tmp_path / "out/scores.parquet")
+    rows = read_table(tmp_path / "out/scores.parquet")
     assert len(rows) == 300
     assert set(rows["fold"]) == {1, 2, 3}
 
 
 def test_too_few_people_are_a_note_and_no_end_of_the_run(table: Path, tmp_path: Path) -> None:
     scored = evaluated(table, tmp_path)
-    rows = read_frame(table / "rows.parquet")
+    rows = read_table(table / "rows.parquet")
     rows["group"] = rows["split"]  # one person trains, one is scored
-    write_frame(table / "rows.parquet", rows)
+    write_table(table / "rows.parquet", rows)
     steps, choices = run(table, scored, tmp_path, Postprocess())
     assert len(steps) == 0
     assert "1 training people or source videos cannot be dealt to 3 parts" in choices["note"]

@@ -16,18 +16,18 @@ from safetensors.numpy import load_file, save_file
 import clipaffect
 from clipaffect.bundle.load import open_bundle
 from clipaffect.config.prediction import Prediction
-from clipaffect.digest import file_digest
-from clipaffect.embeddings.columns import schema
-from clipaffect.errors import UserError
-from clipaffect.faces.rows import SCHEMA
-from clipaffect.outcomes import Outcome
-from clipaffect.prediction.answers import answer
-from clipaffect.prediction.rows import _unpacked, predict_rows
-from clipaffect.prediction.run import is_failure, predict_files, wanted_of
-from clipaffect.prediction.shards import find_videos
+from clipaffect.core.errors import UserError
+from clipaffect.core.frame_status import FrameStatus
+from clipaffect.core.hashing import file_digest
+from clipaffect.core.parquet import write_batches
+from clipaffect.faces.face_rows import SCHEMA
+from clipaffect.features.columns import schema
+from clipaffect.prediction.batch import is_failure, predict_files, wanted_of
+from clipaffect.prediction.find_videos import find_videos
+from clipaffect.prediction.pipeline import features_of
+from clipaffect.prediction.prediction_table import _unpacked, predict_rows
+from clipaffect.prediction.scoring import answer
 from clipaffect.prediction.sources import find_sources
-from clipaffect.prediction.work import features_of
-from clipaffect.tables import write_batches
 
 FIRST = ROOT / "tests/data/bundle-v1"
 N = 300
@@ -35,7 +35,7 @@ N = 300
 
 def written(path: Path, features: np.ndarray, status: list[str], name: str) -> Path:
     """Features (N, d) of one video's rows; null where the status is not ok."""
-    have = np.array([own == Outcome.OK for own in status])
+    have = np.array([own == FrameStatus.OK for own in status])
     column = pa.FixedSizeListArray.from_arrays(
         pa.array(features.astype(np.float16).ravel()), features.shape[1], mask=pa.array(~have)
     )
@@ -204,7 +204,7 @@ def test_folders_that_are_not_text_and_nothing_to_answer(tmp_path: Path) -> None
     folder.mkdir()
     (tmp_path / "a.mp4").rename(folder / "a.mp4")
     (source,) = find_sources([folder])
-    assert source.outcome == Outcome.BAD_NAME
+    assert source.outcome == FrameStatus.BAD_NAME
     (tmp_path / "only").mkdir()
     (tmp_path / "only/notes.txt").touch()
     find_videos(Prediction(videos=(str(tmp_path / "only"),), shards=2), tmp_path / "made")

@@ -17,21 +17,21 @@ from test_aff_wild2_shapes import crop_tree, crops, data
 from clipaffect.config.data import Data
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.load import load_config
-from clipaffect.dataset.facts import collect, first_searched, refuse_hopeless
+from clipaffect.core.errors import UserError
+from clipaffect.core.tasks import AU, EXPR
+from clipaffect.core.video import read_frames, stated_frames
 from clipaffect.dataset.frame_lists import compare_list
-from clipaffect.dataset.index import index_dataset
-from clipaffect.dataset.notes import data_notes
+from clipaffect.dataset.index_dataset import index_dataset
 from clipaffect.dataset.published import PUBLISHED, verdict
-from clipaffect.dataset.read import read_dataset
+from clipaffect.dataset.readers.registry import read_dataset
+from clipaffect.dataset.summary import collect, first_searched, refuse_hopeless
+from clipaffect.dataset.summary_text import data_notes
 from clipaffect.encoders.cost import EncoderCost, encoder_cost
 from clipaffect.encoders.load import LoadedEncoder, load_encoder, stand_in
-from clipaffect.errors import UserError
 from clipaffect.faces.crops import encode_crop
-from clipaffect.launch import planned_jobs
-from clipaffect.preflight.estimate import _crop_seconds, estimate, feeding, network_seconds
-from clipaffect.preflight.show import show
-from clipaffect.tasks import AU, EXPR
-from clipaffect.video import read_frames, stated_frames
+from clipaffect.ops.check import show
+from clipaffect.ops.estimate import _crop_seconds, estimate, feeding, network_seconds
+from clipaffect.ops.launch import planned_jobs
 
 __all__ = ["crop_tree"]  # a fixture
 
@@ -267,7 +267,7 @@ def test_a_network_that_does_not_fit_is_not_measured(
     def full(settings: Encoder, device: str) -> LoadedEncoder:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 
-    monkeypatch.setattr("clipaffect.preflight.estimate.stand_in", full)
+    monkeypatch.setattr("clipaffect.ops.estimate.stand_in", full)
     config = load_config(micro_config)
     tree, labels = read_dataset(config.data, list(config.tasks().values()))
     facts = collect(config.data, list(config.tasks().values()), tree, labels)
@@ -313,7 +313,7 @@ def test_a_networks_time_is_that_of_a_crop_in_a_batch(monkeypatch: pytest.Monkey
         return batch
 
     clock = SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: 0.0)
-    monkeypatch.setattr("clipaffect.preflight.estimate.time", clock)
+    monkeypatch.setattr("clipaffect.ops.estimate.time", clock)
 
     slow = LoadedEncoder(lambda crop: torch.zeros(1), lambda n: torch.empty(n, 1), embed, 1)
     # 50 ms for one: twenty take about a second, if the batch is not smaller. In a batch of four a

@@ -10,9 +10,9 @@ import pytest
 from rocrate.rocrate import ROCrate
 from typer.testing import CliRunner
 
-from clipaffect.cli import app
-from clipaffect.errors import UserError
-from clipaffect.provenance import CRATE, Verified, verify, write_crate
+from clipaffect.cli.main import app
+from clipaffect.core.errors import UserError
+from clipaffect.ops.ro_crate import CRATE, Verified, verify, write_crate
 
 RECORD = {
     "config": {"run": "small", "training": {"rho": 0.05, "seeds": [0, 1]}},

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from clipaffect.config.presets import preset_values
 from clipaffect.config.training import Recipe, Training
-from clipaffect.tasks import AU, EXPR, Task
-from clipaffect.training.fast import FastLearner
-from clipaffect.training.head import Head
+from clipaffect.core.tasks import AU, EXPR, Task
+from clipaffect.training.backends.cpu import FastLearner
 from clipaffect.training.history import learning_rate
-from clipaffect.training.learner import ReferenceLearner, build_objective
+from clipaffect.training.mlp_head import Head
 from clipaffect.training.objectives import build_risk
+from clipaffect.training.trainer import ReferenceLearner, build_objective
 
 INPUTS, WIDTH, BATCH, EPOCHS, STEPS = 24, 48, 32, 32, 60
 STEPS_PER_EPOCH = 4

@@ -11,14 +11,14 @@ import pytest
 from pydantic import ValidationError
 
 from clipaffect.config.faces import Faces, Quality
-from clipaffect.faces.rows import SCHEMA, judged
-from clipaffect.frames import Sampler
-from clipaffect.outcomes import Outcome
-from clipaffect.video import Frame
+from clipaffect.core.frame_status import FrameStatus
+from clipaffect.core.video import Frame
+from clipaffect.dataset.extract_frames import Sampler
+from clipaffect.faces.face_rows import SCHEMA, judged
 
 
 def frames(times: list[float]) -> list[Frame]:
-    return [Frame(k, time, 8, 8, Outcome.OK) for k, time in enumerate(times, 1)]
+    return [Frame(k, time, 8, 8, FrameStatus.OK) for k, time in enumerate(times, 1)]
 
 
 def wanted(settings: Faces, times: list[float]) -> list[int]:
@@ -53,7 +53,7 @@ def test_a_frame_without_a_time_is_looked_at() -> None:
 
 def test_a_file_that_cannot_be_read_keeps_its_status_under_any_sampling() -> None:
     for settings in (Faces(stride=2), Faces(stride=7), Faces(rate=1)):
-        assert Sampler(settings)(Frame(0, math.nan, 0, 0, Outcome.VIDEO_MISSING))
+        assert Sampler(settings)(Frame(0, math.nan, 0, 0, FrameStatus.VIDEO_MISSING))
 
 
 def test_stride_and_rate_together_are_refused() -> None:
@@ -68,23 +68,23 @@ GOOD = {"eye_distance": 40.0, "yaw": 5.0, "pitch": -5.0, "roll": 0.0, "visible":
 @pytest.mark.parametrize(
     ("measured", "status"),
     [
-        ({}, Outcome.OK),
-        ({"eye_distance": 19.9}, Outcome.FACE_SMALL),
-        ({"sharpness": 9.9}, Outcome.FACE_BLURRED),
-        ({"yaw": -46.0}, Outcome.FACE_TURNED),
-        ({"pitch": 31.0}, Outcome.FACE_TURNED),
-        ({"visible": 0.79}, Outcome.FACE_CUT_OFF),
-        ({"visible": 0.79, "sharpness": 1.0}, Outcome.FACE_CUT_OFF),
+        ({}, FrameStatus.OK),
+        ({"eye_distance": 19.9}, FrameStatus.FACE_SMALL),
+        ({"sharpness": 9.9}, FrameStatus.FACE_BLURRED),
+        ({"yaw": -46.0}, FrameStatus.FACE_TURNED),
+        ({"pitch": 31.0}, FrameStatus.FACE_TURNED),
+        ({"visible": 0.79}, FrameStatus.FACE_CUT_OFF),
+        ({"visible": 0.79, "sharpness": 1.0}, FrameStatus.FACE_CUT_OFF),
     ],
 )
-def test_a_face_below_a_bound_gets_its_status(measured: dict, status: Outcome) -> None:
+def test_a_face_below_a_bound_gets_its_status(measured: dict, status: FrameStatus) -> None:
     bounds = Quality(eye_distance=20, sharpness=10, yaw=45, pitch=30, visible=0.8)
     row = GOOD | measured | {"video": "v", "frame": 1, "status": "ok", "crop": b"jpeg"}
     other = {"video": "v", "frame": 2, "status": "no_face"}
     rows = pa.Table.from_pylist([row, other], SCHEMA)
     found = judged(rows, Faces(quality=bounds)).to_pylist()
     assert [r["status"] for r in found] == [status, "no_face"]
-    assert (found[0]["crop"] is not None) == (status is Outcome.OK)
+    assert (found[0]["crop"] is not None) == (status is FrameStatus.OK)
     assert found[0]["yaw"] == row["yaw"]
     # By default every face that is found counts.
     assert judged(rows, Faces()).equals(rows)
@@ -93,6 +93,6 @@ def test_a_face_below_a_bound_gets_its_status(measured: dict, status: Outcome) -
 def test_the_bounds_are_inclusive() -> None:
     row = GOOD | {"status": "ok"}
     exact = Quality(eye_distance=40, sharpness=80, yaw=5, pitch=5, visible=1)
-    from clipaffect.faces.quality import judge
+    from clipaffect.faces.face_rows import judge
 
     assert judge(pd.DataFrame([row]), exact).tolist() == ["ok"]

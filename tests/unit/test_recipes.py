@@ -18,7 +18,7 @@ import yaml
 from conftest import ROOT, write_video
 
 from clipaffect.config import parse_config
-from clipaffect.dataset.read import read_dataset
+from clipaffect.dataset.readers.registry import read_dataset
 
 PAGE = (ROOT / "docs/own-data.md").read_text()
 

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from clipaffect.core.tasks import EXPR
 from clipaffect.report.results import TaskResults
-from clipaffect.tasks import EXPR
 
 EMPTY = pd.DataFrame()
 

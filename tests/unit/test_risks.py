@@ -9,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog, minimize, minimize_scalar
 
+from clipaffect.core.tasks import AU, EXPR
 from clipaffect.encoders.torchvision_ops import ensure_torchvision
-from clipaffect.tasks import AU, EXPR
-from clipaffect.training.losses import SingleLosses, single_losses
-from clipaffect.training.risks import (
+from clipaffect.training.cvar import (
     ChiSquare,
     ClassBalanced,
     Cvar,
@@ -21,6 +20,7 @@ from clipaffect.training.risks import (
     Risk,
     Weighted,
 )
+from clipaffect.training.losses import SingleLosses, single_losses
 
 ALPHAS = (0.01, 0.1, 0.25, 1 / 3, 0.5, 0.77, 0.9, 1.0)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from clipaffect import scratch
-from clipaffect.errors import UserError
+from clipaffect.core import node_scratch as scratch
+from clipaffect.core.errors import UserError
 
 
 @pytest.fixture

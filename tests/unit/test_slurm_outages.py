@@ -13,7 +13,7 @@ import snakemake_executor_plugin_slurm as slurm
 from conftest import only_commands
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
-from clipaffect.slurm_outages import keep_unanswered
+from clipaffect.ops.slurm_outages import keep_unanswered
 
 COMMANDS = {
     "scontrol": "#!/bin/sh\ncat answer > /dev/null && echo 'MinJobAge = 300 sec'\n",
@@ -91,7 +91,7 @@ def test_jobs_are_kept_until_slurm_answers_again(
 
 
 def test_the_executor_alone_forgets_them(answer: Path) -> None:
-    """When this fails, the executor keeps them itself, and clipaffect.slurm_outages can go."""
+    """When this fails, the executor keeps them itself, and clipaffect.ops.slurm_outages can go."""
     executor, three = executor_class()(), jobs(a="1", b="2", c="3")
     assert kept(executor, three) == []
     assert executor.ends == {}

@@ -13,22 +13,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sklearn.metrics import f1_score
-from small_heads import write_table
+from small_heads import small_table
 
 from clipaffect.config.data import Splitting
 from clipaffect.config.models import Probe
 from clipaffect.config.training import Training
-from clipaffect.dataset.splits import check_leaks, make_splits
-from clipaffect.embeddings.columns import schema
-from clipaffect.errors import UserError
-from clipaffect.evaluation.stage import evaluate_heads, fit_references
-from clipaffect.store import Store
-from clipaffect.submission.write import write_submission
-from clipaffect.table import folds_of
-from clipaffect.table_split import read_split
-from clipaffect.tables import read_frame, write_frame
-from clipaffect.tasks import AU, EXPR, Task
-from clipaffect.training.stage import finished_heads, load_head, train_heads
+from clipaffect.core.errors import UserError
+from clipaffect.core.parquet import read_table, write_table
+from clipaffect.core.store import Store
+from clipaffect.core.tasks import AU, EXPR, Task
+from clipaffect.dataset.make_splits import check_leaks, make_splits
+from clipaffect.evaluation.evaluate_heads import evaluate_heads
+from clipaffect.evaluation.fit_references import fit_references
+from clipaffect.features.build_table import folds_of
+from clipaffect.features.columns import schema
+from clipaffect.submission.write_submission import write_submission
+from clipaffect.training.data import read_split
+from clipaffect.training.train_heads import finished_heads, load_head, train_heads
 
 SMALL = Training(width=8, hidden_layers=1, epochs=2, alphas=(0.5, 1.0), seeds=(0, 1), parts=2)
 
@@ -94,25 +95,25 @@ def test_a_leak_names_who_leaks() -> None:
 
 def folded(table: Path, folds: int = 3) -> Path:
     """The table of test_train with its videos dealt to folds, its rows in order again."""
-    rows = read_frame(table / "rows.parquet")
+    rows = read_table(table / "rows.parquet")
     features = np.load(table / "features.npy")
     number = pd.factorize(rows["group"])[0] % folds + 1
     rows["split"] = [f"fold {k}" for k in number]
     order = rows.sort_values(["split", "video", "frame"]).index.to_numpy()
     rows = rows.loc[order].reset_index(drop=True).assign(feature_row=np.arange(len(rows)))
-    write_frame(table / "rows.parquet", rows)
+    write_table(table / "rows.parquet", rows)
     np.save(table / "features.npy", features[order])
     return table
 
 
 @pytest.fixture
 def folds(tmp_path: Path) -> Path:
-    return folded(write_table(tmp_path / "table", n=240))
+    return folded(small_table(tmp_path / "table", n=240))
 
 
 def test_a_fold_is_scored_by_rows_that_are_in_no_other(folds: Path) -> None:
     assert folds_of(folds) == [1, 2, 3]
-    everything = read_frame(folds / "rows.parquet")
+    everything = read_table(folds / "rows.parquet")
     for fold in (1, 2, 3):
         train = read_split(folds, EXPR, "train", fold)
         validation = read_split(folds, EXPR, "validation", fold)
@@ -135,13 +136,13 @@ def test_a_folds_head_is_the_head_of_that_split(folds: Path, tmp_path: Path) -> 
     for bundle in bundles_of(folds, tmp_path / "folds"):
         weights |= load_file(bundle / "heads.safetensors")
     assert len({name.split("/")[0] for name in weights}) == 12  # 2 alphas, 2 seeds, 3 folds
-    rows = read_frame(folds / "rows.parquet")
+    rows = read_table(folds / "rows.parquet")
     features = np.load(folds / "features.npy")
     rows["split"] = np.where(rows["split"] == "fold 2", "validation", "train")
     order = rows.sort_values(["split"], kind="stable").index.to_numpy()
     plain = tmp_path / "plain"
     plain.mkdir()
-    write_frame(plain / "rows.parquet", rows.loc[order].assign(feature_row=np.arange(len(rows))))
+    write_table(plain / "rows.parquet", rows.loc[order].assign(feature_row=np.arange(len(rows))))
     np.save(plain / "features.npy", features[order])
     expected: dict = {}
     for bundle in bundles_of(plain, tmp_path / "one"):
@@ -157,9 +158,9 @@ def test_k_fold_metrics_are_those_of_the_pooled_scores(folds: Path, tmp_path: Pa
     reference, out = tmp_path / "probe.parquet", tmp_path / "out"
     fit_references(folds, EXPR, "x", Probe(iterations=20), None, reference)
     evaluate_heads(SMALL, "leave_out", "x", EXPR, folds, bundles, [reference], out)
-    rows = read_frame(folds / "rows.parquet").set_index(["video", "person", "frame"])
-    scores = read_frame(out / "scores.parquet")
-    metrics = read_frame(out / "metrics.parquet").query("metric == 'macro_f1'")
+    rows = read_table(folds / "rows.parquet").set_index(["video", "person", "frame"])
+    scores = read_table(out / "scores.parquet")
+    metrics = read_table(out / "metrics.parquet").query("metric == 'macro_f1'")
     own = scores.query("method == 'head' and alpha == 0.5 and seed == 1")
     assert len(own) == len(rows)  # every frame once
     truth = rows.loc[list(zip(own["video"], own["person"], own["frame"], strict=True)), "label"]
@@ -183,21 +184,21 @@ def test_a_reference_is_scored_on_its_own_frames(folds: Path, tmp_path: Path) ->
     # Imported features may be there for other frames than an encoder's: no row may be mistaken.
     other = tmp_path / "other"
     other.mkdir()
-    rows, features = read_frame(folds / "rows.parquet"), np.load(folds / "features.npy")
+    rows, features = read_table(folds / "rows.parquet"), np.load(folds / "features.npy")
     lost = np.random.default_rng(0).random(len(rows)) < 0.2
     rows["status"] = np.where(lost, "no_feature", "ok")
     rows["feature_row"] = np.where(lost, -1, np.cumsum(~lost) - 1)
-    write_frame(other / "rows.parquet", rows)
+    write_table(other / "rows.parquet", rows)
     np.save(other / "features.npy", features[~lost])
     bundles, paths = bundles_of(folds, tmp_path), []
     for name, table in (("whole", folds), ("some", other)):
         paths.append(tmp_path / f"{name}.parquet")
         fit_references(table, EXPR, name, Probe(iterations=20), None, paths[-1])
     evaluate_heads(SMALL, "leave_out", "whole", EXPR, folds, bundles, paths, tmp_path / "out")
-    metrics = read_frame(tmp_path / "out/metrics.parquet").query("fold == 0")
+    metrics = read_table(tmp_path / "out/metrics.parquet").query("fold == 0")
     truth = rows.set_index(["video", "person", "frame"])["label"]
     for name, path in zip(("whole", "some"), paths, strict=True):
-        scored = read_frame(path)
+        scored = read_table(path)
         keys = list(zip(scored["video"], scored["person"], scored["frame"], strict=True))
         decided = np.stack(scored["scores"].to_list()).argmax(1)
         own = metrics.query(f"method == 'linear_probe' and encoder == '{name}'")
@@ -216,7 +217,7 @@ def test_a_submission_is_the_mean_of_every_folds_heads(folds: Path, tmp_path: Pa
     pq.write_table(keys.append_column("feature", column).cast(schema(6, "x")), shard)
     wanted = keys.select(["video", "person", "frame"]).to_pandas()
     locations = [f"t/{k:05d}.jpg" for k in wanted["frame"]]
-    write_frame(tmp_path / "test.parquet", wanted.assign(location=locations))
+    write_table(tmp_path / "test.parquet", wanted.assign(location=locations))
     write_submission(
         EXPR, SMALL, "leave_out", tmp_path / "test.parquet", [shard], bundles, folds, tmp_path
     )
@@ -235,12 +236,12 @@ def test_a_submission_is_the_mean_of_every_folds_heads(folds: Path, tmp_path: Pa
 
 def test_a_failed_fold_leaves_no_pooled_score(folds: Path, tmp_path: Path) -> None:
     bundles = bundles_of(folds, tmp_path)
-    listed = read_frame(bundles[0] / "heads.parquet")
+    listed = read_table(bundles[0] / "heads.parquet")
     failed = listed["head"].iloc[0]
     listed.loc[0, "status"] = "non_finite"
-    write_frame(bundles[0] / "heads.parquet", listed)
+    write_table(bundles[0] / "heads.parquet", listed)
     evaluate_heads(SMALL, "leave_out", "x", EXPR, folds, bundles, [], tmp_path / "out")
-    metrics = read_frame(tmp_path / "out/metrics.parquet").query("metric == 'macro_f1'")
+    metrics = read_table(tmp_path / "out/metrics.parquet").query("metric == 'macro_f1'")
     row = listed.iloc[0]
     own = metrics.query(f"method == 'head' and alpha == {row['alpha']} and seed == {row['seed']}")
     assert failed.endswith(f"fold={row['fold']}")

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from clipaffect.config.training import Recipe
-from clipaffect.tasks import EXPR
-from clipaffect.training.head import DropoutMasks, Head
+from clipaffect.core.tasks import EXPR
+from clipaffect.training.cvar import Cvar
+from clipaffect.training.mlp_head import DropoutMasks, Head
 from clipaffect.training.objectives import WeighedObjective
-from clipaffect.training.risks import Cvar
-from clipaffect.training.step import Evaluated, frozen_statistics, training_step
+from clipaffect.training.sam import Evaluated, frozen_statistics, training_step
 
 
 def toy(n: int = 65, d: int = 6) -> tuple[Tensor, Tensor]:
@@ -133,7 +133,7 @@ def test_initialisation_is_he_uniform_and_torchs_for_biases() -> None:
 
 
 def test_folded_evaluation_is_the_modules_own() -> None:
-    from clipaffect.training.head import folded_logits
+    from clipaffect.training.mlp_head import folded_logits
 
     head = Head(6, 8, 2, 16, seed=0).double().train()
     for _ in range(5):

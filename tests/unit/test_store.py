@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from clipaffect.errors import UserError
-from clipaffect.store import Store
+from clipaffect.core.errors import UserError
+from clipaffect.core.store import Store
 
 KEY = {"version": 1, "n": 3}
 
@@ -23,7 +23,7 @@ def fill(folder: Path) -> None:
     (folder / "data").write_text("whole")
 
 
-def test_a_piece_is_made_once(tmp_path: Path) -> None:
+def test_an_entry_is_made_once(tmp_path: Path) -> None:
     store, calls = Store(tmp_path), []
 
     def make(folder: Path) -> None:
@@ -39,7 +39,7 @@ def test_a_piece_is_made_once(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.lock"))
 
 
-def test_a_failed_attempt_leaves_no_piece(tmp_path: Path) -> None:
+def test_a_failed_attempt_leaves_no_entry(tmp_path: Path) -> None:
     store = Store(tmp_path)
 
     def fail(folder: Path) -> None:
@@ -49,21 +49,21 @@ def test_a_failed_attempt_leaves_no_piece(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         store.get_or_make("kind", KEY, fail)
     assert not store.has("kind", KEY)
-    piece = store.get_or_make("kind", KEY, lambda folder: None)
-    assert not (piece / "data").exists(), "the failed attempt's files must not come back"
+    entry = store.get_or_make("kind", KEY, lambda folder: None)
+    assert not (entry / "data").exists(), "the failed attempt's files must not come back"
 
 
 MAKER = """
 import sys, time
 from pathlib import Path
-from clipaffect.store import Store
+from clipaffect.core.store import Store
 def make(folder):
     with (folder / "steps").open("a") as steps: steps.write("step\\n")
     Path(sys.argv[2]).touch()
     time.sleep(float(sys.argv[3]))
     (folder / "data").write_text("whole")
-piece = Store(Path(sys.argv[1])).get_or_make("kind", {"version": 1}, make, keep_partial=True)
-print((piece / "steps").read_text().count("step"))
+entry = Store(Path(sys.argv[1])).get_or_make("kind", {"version": 1}, make, keep_partial=True)
+print((entry / "steps").read_text().count("step"))
 """
 
 
@@ -90,7 +90,7 @@ def test_kill_9_frees_the_lock_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     )
 
 
-def test_two_processes_make_a_piece_once(tmp_path: Path) -> None:
+def test_two_processes_make_an_entry_once(tmp_path: Path) -> None:
     started = tmp_path / "started"
     first = run_maker(tmp_path / "store", started, 1.0)
     wait_for(started)
@@ -114,9 +114,9 @@ def test_garbage_collection_gives_its_reason(tmp_path: Path) -> None:
         forgotten: "not used for 40 days",
         abandoned: "an attempt abandoned 40 days ago",
     }
-    for piece in reasons:
-        store.delete(piece)
-        assert not piece.exists()
+    for entry in reasons:
+        store.delete(entry)
+        assert not entry.exists()
     assert kept.exists()
     assert not list(tmp_path.rglob("*.lock"))
 
@@ -132,15 +132,15 @@ def test_a_file_system_without_locks_is_said_to_have_none(
     monkeypatch.setattr(fcntl, "flock", refuses)
     with pytest.raises(UserError, match="no locks") as raised:
         Store(tmp_path).get_or_make("kind", KEY, fill)
-    assert "paths.store" in raised.value.mend
+    assert "paths.store" in raised.value.fix
     assert not Store(tmp_path).has("kind", KEY)
 
 
-def test_a_piece_that_is_read_is_in_use(tmp_path: Path) -> None:
+def test_an_entry_that_is_read_is_in_use(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    piece = store.get_or_make("heads", {"version": 2}, fill)
+    entry = store.get_or_make("heads", {"version": 2}, fill)
     old = time.time() - 40 * 86400
-    os.utime(piece / "key.json", (old, old))
-    assert [item.path for item in store.unused({"heads": 2}, days=30)] == [piece]
+    os.utime(entry / "key.json", (old, old))
+    assert [item.path for item in store.unused({"heads": 2}, days=30)] == [entry]
     store.get_or_make("heads", {"version": 2}, fill)
     assert not list(store.unused({"heads": 2}, days=30))

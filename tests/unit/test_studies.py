@@ -13,10 +13,10 @@ from conftest import ROOT
 from clipaffect.config import load_config, parse_config
 from clipaffect.config.models import Config
 from clipaffect.config.studies import Study, plan_study, read_study, usable_studies
-from clipaffect.errors import UserError
+from clipaffect.core.errors import UserError
+from clipaffect.core.tasks import EXPR
 from clipaffect.report.results import TaskResults
 from clipaffect.studies.answers import study_answer
-from clipaffect.tasks import EXPR
 
 NAN = float("nan")
 SHIPPED = {path.stem for path in (ROOT / "config/studies").glob("*.yaml")}

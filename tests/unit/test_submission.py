@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from clipaffect.errors import UserError
-from clipaffect.submission.validate import validate_submission
-from clipaffect.tasks import AU, EXPR, Task
+from clipaffect.core.errors import UserError
+from clipaffect.core.tasks import AU, EXPR, Task
+from clipaffect.submission.check_submission import check_submission
 
 EXPR_HEADER = "image_location,Neutral,Anger,Disgust,Fear,Happiness,Sadness,Surprise,Other"
 AU_HEADER = "image_location,AU1,AU2,AU4,AU6,AU7,AU10,AU12,AU15,AU23,AU24,AU25,AU26"
@@ -28,10 +28,10 @@ def write(path: Path, rows: list[str]) -> Path:
 @pytest.mark.parametrize("task", [EXPR, AU], ids=lambda t: t.name)
 def test_a_right_file_passes(task: Task, tmp_path: Path) -> None:
     path = write(tmp_path / "p.txt", lines(task))
-    found = validate_submission(path, task, path)
+    found = check_submission(path, task, path)
     assert (found.rows, found.people) == (5, 1)
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n").rstrip(b"\r\n"))
-    assert validate_submission(path, task).rows == 5
+    assert check_submission(path, task).rows == 5
 
 
 FAULTS = {
@@ -60,7 +60,7 @@ def test_the_first_wrong_line_is_named(fault: str, tmp_path: Path) -> None:
     task, number, change, words = FAULTS[fault]
     path = write(tmp_path / "p.txt", change(lines(task)))
     with pytest.raises(UserError) as caught:
-        validate_submission(path, task)
+        check_submission(path, task)
     assert f"line {number}" in caught.value.where
     assert words in str(caught.value)
 
@@ -69,10 +69,10 @@ def test_rows_of_the_sample_file(tmp_path: Path) -> None:
     sample = write(tmp_path / "sample.txt", lines(EXPR))
     path = write(tmp_path / "p.txt", [*lines(EXPR)[:3], *lines(EXPR)[4:]])
     with pytest.raises(UserError, match=r"1 rows of the sample file .* '.*00003.jpg' .its line 4"):
-        validate_submission(path, EXPR, sample)
+        check_submission(path, EXPR, sample)
     path = write(tmp_path / "p.txt", lines(EXPR, 6))
     with pytest.raises(UserError, match="line 7") as caught:
-        validate_submission(path, EXPR, sample)
+        check_submission(path, EXPR, sample)
     assert "no row of" in str(caught.value)
 
 
@@ -80,24 +80,24 @@ def test_bytes_that_are_not_text(tmp_path: Path) -> None:
     path = tmp_path / "p.txt"
     path.write_bytes(EXPR_HEADER.encode() + b"\n\xff\xfe,0\n")
     with pytest.raises(UserError, match="line 2: bytes that are not text"):
-        validate_submission(path, EXPR)
+        check_submission(path, EXPR)
 
 
 def test_invisible_faults_are_shown(tmp_path: Path) -> None:
     path = write(tmp_path / "p.txt", ["\ufeff" + lines(EXPR)[0], *lines(EXPR)[1:]])
     with pytest.raises(UserError, match="a byte-order mark"):
-        validate_submission(path, EXPR)
+        check_submission(path, EXPR)
     path.write_bytes(b"")
     with pytest.raises(UserError, match="line 1: ''"):
-        validate_submission(path, EXPR)
+        check_submission(path, EXPR)
 
 
 def test_the_sample_file_is_read_as_the_run_reads_it(tmp_path: Path) -> None:
     path = write(tmp_path / "p.txt", lines(EXPR))
     sample = write(tmp_path / "s.txt", [row.replace(",3", " ,") for row in lines(EXPR)] + [""])
-    assert validate_submission(path, EXPR, sample).rows == 5
+    assert check_submission(path, EXPR, sample).rows == 5
     sample = write(tmp_path / "s.txt", lines(EXPR)[1:])
     with pytest.raises(UserError, match="no video's name"):
-        validate_submission(path, EXPR, sample)
+        check_submission(path, EXPR, sample)
     with pytest.raises(UserError, match="a file of AU"):
-        validate_submission(path, EXPR, write(tmp_path / "s.txt", lines(AU)))
+        check_submission(path, EXPR, write(tmp_path / "s.txt", lines(AU)))

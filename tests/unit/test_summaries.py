@@ -11,8 +11,8 @@ import pytest
 from conftest import ROOT
 
 from clipaffect.bundle.load import open_bundle
-from clipaffect.prediction.answers import Answers
-from clipaffect.prediction.rows import Predicted
+from clipaffect.prediction.prediction_table import Predicted
+from clipaffect.prediction.scoring import Answers
 from clipaffect.prediction.summaries import summarise
 
 FIRST = open_bundle(ROOT / "tests/data/bundle-v1")

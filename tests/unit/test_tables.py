@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipaffect.tables import ROW_GROUP, take_rows, write_batches
+from clipaffect.core.parquet import ROW_GROUP, take_rows, write_batches
 
 SCHEMA = pa.schema([("n", pa.int32()), ("data", pa.large_binary())])
 

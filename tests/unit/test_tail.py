@@ -6,9 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipaffect.studies.tail import elements, in_tail, lags, shares, suspects
-from clipaffect.studies.tail_page import find_tail, tail_answer
-from clipaffect.tasks import AU, EXPR
+from clipaffect.core.tasks import AU, EXPR
+from clipaffect.studies.hard_examples import (
+    elements,
+    find_tail,
+    in_tail,
+    lags,
+    shares,
+    suspects,
+    tail_answer,
+)
 
 PEOPLE, FRAMES = 24, 120
 

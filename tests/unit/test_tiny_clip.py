@@ -13,15 +13,17 @@ from conftest import ASSETS, ROOT
 from typer.testing import CliRunner
 
 from clipaffect.config.encoders import Encoder
-from clipaffect.demo.actions import UNITS, units_shown
+from clipaffect.core.parquet import read_table
+from clipaffect.encoders.captions import EXPRESSION_NAMES, UNIT_NAMES
 from clipaffect.encoders.load import build_model
-from clipaffect.tables import read_frame
-from clipaffect.tiny_clip import __main__ as commands
-from clipaffect.tiny_clip import portraits, train
-from clipaffect.tiny_clip.__main__ import app
-from clipaffect.tiny_clip.captions import EXPRESSION_NAMES, UNIT_NAMES, caption
-from clipaffect.tiny_clip.tokenizer import CONTEXT, END, PADDING, UNKNOWN, tokenize
-from clipaffect.tiny_clip.train import Recipe, augment, contrastive_loss, zero_shot
+from clipaffect.encoders.tokenizer import CONTEXT, END, PADDING, UNKNOWN, tokenize
+from clipaffect.synthetic import __main__ as commands
+from clipaffect.synthetic import portraits
+from clipaffect.synthetic import train_tiny_clip as train
+from clipaffect.synthetic.__main__ import app
+from clipaffect.synthetic.actions import UNITS, units_shown
+from clipaffect.synthetic.captions import caption
+from clipaffect.synthetic.train_tiny_clip import Recipe, augment, contrastive_loss, zero_shot
 
 TINY = Encoder(model="clipaffect-tiny", asset="tiny-clip", activation="relu", precision="fp32")
 RIG = ROOT / "resources/demo/head_rig.npz"
@@ -29,7 +31,7 @@ RIG = ROOT / "resources/demo/head_rig.npz"
 
 def test_every_unit_and_expression_of_the_renderer_has_a_name() -> None:
     assert set(UNIT_NAMES) == set(UNITS)
-    from clipaffect.tasks import EXPR
+    from clipaffect.core.tasks import EXPR
 
     assert set(EXPRESSION_NAMES) | {"Other"} == set(EXPR.targets)
 
@@ -126,7 +128,7 @@ def test_portraits_are_the_same_bytes_again(
 def test_the_demos_people_are_others() -> None:
     import inspect
 
-    from clipaffect.demo.generate import generate
+    from clipaffect.synthetic.make_data import generate
 
     assert inspect.signature(generate).parameters["seed"].default != portraits.SEED
 
@@ -140,7 +142,7 @@ def test_augmentation_depends_on_its_generator_alone(strangers: Path) -> None:
 
 
 def test_the_shipped_weights_read_expressions_of_strangers_by_prompts(strangers: Path) -> None:
-    rows = read_frame(strangers / "shows.parquet")
+    rows = read_table(strangers / "shows.parquet")
     model = build_model(TINY, Path()).eval()
     scores = zero_shot(model, np.load(strangers / "crops.npy"), rows)
     assert scores["crops"] > 30
@@ -174,7 +176,7 @@ def test_the_commands_hand_on_what_they_are_told(
 ) -> None:
     few, out, assets = tmp_path / "few", tmp_path / "t.safetensors", ("--assets", str(ASSETS))
     sizes = ("--people", "2", "--stills", "1", "--processes", "1", "--rig", str(RIG))
-    done = CliRunner().invoke(app, ["portraits", str(few), *sizes, *assets])
+    done = CliRunner().invoke(app, ["render-portraits", str(few), *sizes, *assets])
     assert done.exit_code == 0, done.output
     assert len(np.load(few / "crops.npy")) == 2
 
@@ -184,7 +186,7 @@ def test_the_commands_hand_on_what_they_are_told(
 
     monkeypatch.setattr(commands, "train", small)
     told = ("--steps", "1", "--threads", "1")
-    done = CliRunner().invoke(app, ["train", str(strangers), str(out), *told, *assets])
+    done = CliRunner().invoke(app, ["train-tiny-clip", str(strangers), str(out), *told, *assets])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout.splitlines()[-1])["steps"] == 1
     assert out.is_file()

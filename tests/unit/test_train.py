@@ -13,19 +13,18 @@ import pytest
 import torch
 from forked import forked
 from safetensors.torch import load_file
-from small_heads import GRID, RECIPE, Killed, data, same, splits, trained, write_table
+from small_heads import GRID, RECIPE, Killed, data, same, small_table, splits, trained
 
 from clipaffect.config.training import Cvar
-from clipaffect.evaluation.metrics import f1_per_target
-from clipaffect.store import Store
-from clipaffect.table_split import Split
-from clipaffect.tasks import AU, EXPR
-from clipaffect.training import stage
-from clipaffect.training.data import TrainingData
+from clipaffect.core.metrics import f1_per_target
+from clipaffect.core.store import Store
+from clipaffect.core.tasks import AU, EXPR
+from clipaffect.training import train_heads as stage
+from clipaffect.training.data import Split, TrainingData
 from clipaffect.training.history import is_collapsed, probe_steps, spread
-from clipaffect.training.learner import evaluator
-from clipaffect.training.stage import HeadId, train_heads
 from clipaffect.training.train import TrainedHead, train_head
+from clipaffect.training.train_heads import HeadId, train_heads
+from clipaffect.training.trainer import evaluator
 
 
 def test_training_twice_gives_the_same_bytes_and_seeds_differ(tmp_path: Path) -> None:
@@ -36,7 +35,7 @@ def test_training_twice_gives_the_same_bytes_and_seeds_differ(tmp_path: Path) ->
 
 
 def test_a_head_alone_has_the_bytes_it_has_in_a_grid(tmp_path: Path) -> None:
-    table = write_table(tmp_path / "table")
+    table = small_table(tmp_path / "table")
     alone = GRID.model_copy(update={"alphas": (1.0,), "seeds": (1,), "headline_alpha": 1.0})
     for name, settings in (("grid", GRID), ("alone", alone)):
         train_heads(table, EXPR, settings, 0, Store(tmp_path / name / "store"), tmp_path / name)
@@ -76,7 +75,7 @@ def test_a_head_goes_on_from_its_checkpoint(
 
 
 def test_kill_9_in_a_grid_job_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    table = write_table(tmp_path / "table")
+    table = small_table(tmp_path / "table")
     settings = GRID.model_copy(update={"epochs": 20})
     train_heads(table, EXPR, settings, 0, Store(tmp_path / "s1"), tmp_path / "whole")
     train, heads = stage.train_head, tmp_path / "s2/heads"
@@ -108,7 +107,7 @@ def test_kill_9_in_a_grid_job_ends_in_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_one_more_seed_trains_only_that_seed(tmp_path: Path) -> None:
-    table, store = write_table(tmp_path / "table"), Store(tmp_path / "store")
+    table, store = small_table(tmp_path / "table"), Store(tmp_path / "store")
     timings = tmp_path / "timings.json"
     train_heads(table, EXPR, GRID, 0, store, tmp_path / "a", timings)
     per_head = json.loads(timings.read_text())["samples"] / 4
@@ -155,7 +154,7 @@ def test_watched_validation_is_the_score_of_those_weights(tmp_path: Path) -> Non
     found = trained(tmp_path)
     rows, recipe = data()
     head = torch.nn.Module()
-    from clipaffect.training.head import Head
+    from clipaffect.training.mlp_head import Head
 
     head = Head(6, 8, recipe.hidden_layers, recipe.width)
     head.load_state_dict(found.weights)
@@ -181,7 +180,7 @@ def test_training_learns_a_separable_problem(tmp_path: Path) -> None:
     empty = Split(validation.rows[:0], x[:0], validation.labels[:0])
     rows = TrainingData(x, torch.from_numpy(y), np.arange(400), np.arange(0), empty)
     found = train_head(rows, EXPR, recipe, 1.0, 0, tmp_path)
-    from clipaffect.training.head import Head
+    from clipaffect.training.mlp_head import Head
 
     head = Head(8, 8, recipe.hidden_layers, recipe.width)
     head.load_state_dict(found.weights)
@@ -209,7 +208,7 @@ def test_sharpness_is_measured_at_a_few_steps() -> None:
 def test_a_kill_while_a_piece_is_written_costs_no_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
-    table, store = write_table(tmp_path / "table"), Store(tmp_path / "store")
+    table, store = small_table(tmp_path / "table"), Store(tmp_path / "store")
     train_heads(table, EXPR, GRID, 0, Store(tmp_path / "whole"), tmp_path / "a")
     replace = Path.replace
 

@@ -10,15 +10,15 @@ import pandas as pd
 import pytest
 import torch
 from pretended_gpu import DEVICE, PretendedGpu, Refused
-from small_heads import GRID, Killed, data, same, write_table
+from small_heads import GRID, Killed, data, same, small_table
 
-from clipaffect.errors import UserError
-from clipaffect.store import Store
-from clipaffect.tasks import AU, EXPR, Task
+from clipaffect.core.errors import UserError
+from clipaffect.core.store import Store
+from clipaffect.core.tasks import AU, EXPR, Task
 from clipaffect.training import train_stack as train_stack_module
 from clipaffect.training.cost import Timings
-from clipaffect.training.stage import HeadId, train_heads, train_stacks
 from clipaffect.training.train import train_head
+from clipaffect.training.train_heads import HeadId, train_heads, train_stacks
 from clipaffect.training.train_stack import train_stack
 
 
@@ -114,7 +114,7 @@ def test_a_stack_is_stored_head_by_head_and_survives_a_kill_between_them(tmp_pat
 def test_training_on_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    table = write_table(tmp_path / "table")
+    table = small_table(tmp_path / "table")
     settings = GRID.model_copy(update={"device": "cuda"})
     with pytest.raises(UserError, match="torch finds no GPU"):
         train_heads(table, EXPR, settings, 0, Store(tmp_path / "s"), tmp_path / "out")

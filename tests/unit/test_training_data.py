@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from clipaffect.config.training import Recipe
-from clipaffect.errors import UserError
-from clipaffect.table_split import Split
-from clipaffect.tasks import AU, EXPR
+from clipaffect.core.errors import UserError
+from clipaffect.core.tasks import AU, EXPR
 from clipaffect.training.data import (
+    Split,
     batches,
     check_trainable,
     data_digest,

@@ -12,24 +12,24 @@ import pytest
 from conftest import ROOT
 
 from clipaffect.config import load_config, parse_config
+from clipaffect.config.factors import Level, Universe, combine
 from clipaffect.config.models import Config
 from clipaffect.config.studies import Planned, Study, plan_study, read_study
-from clipaffect.config.universes import Level, Universe, combine
-from clipaffect.errors import UserError
+from clipaffect.core.errors import UserError
+from clipaffect.core.tasks import AU, EXPR, Task
 from clipaffect.evaluation.bootstrap import macro_f1
 from clipaffect.postprocess.steps import Rows, adjust
-from clipaffect.studies.levels_page import level_table
-from clipaffect.studies.points import (
+from clipaffect.studies.factor_grid import Scores, decide_beside_prior, label_shares
+from clipaffect.studies.factor_levels import level_table
+from clipaffect.studies.shapley import (
     Points,
     contributions,
     ends_of,
     find_points,
+    points_answer,
     shapley_pairs,
     winners_curse,
 )
-from clipaffect.studies.points_page import points_answer
-from clipaffect.studies.universes import Scores, decide_beside_prior, label_shares
-from clipaffect.tasks import AU, EXPR, Task
 
 POINTS = read_study(ROOT / "config/studies/points.yaml")
 

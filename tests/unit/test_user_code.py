@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_heads import GRID, Killed, same, splits, trained, write_table
+from small_heads import GRID, Killed, same, small_table, splits, trained
 
-from clipaffect.errors import UserError
-from clipaffect.store import Store
-from clipaffect.tables import read_frame
-from clipaffect.tasks import EXPR
+from clipaffect.core.errors import UserError
+from clipaffect.core.parquet import read_table
+from clipaffect.core.store import Store
+from clipaffect.core.tasks import EXPR
 from clipaffect.training.data import training_data
-from clipaffect.training.learner import evaluator
-from clipaffect.training.stage import finished_heads, load_head, train_heads
 from clipaffect.training.train import train_head
+from clipaffect.training.train_heads import finished_heads, load_head, train_heads
+from clipaffect.training.trainer import evaluator
 
 USER_CODE = """
 import torch
@@ -93,13 +93,13 @@ def write_loss(folder: Path) -> Path:
 
 def test_a_users_head_and_loss_are_trained_resumed_and_loaded(tmp_path: Path) -> None:
     path = write_loss(tmp_path)
-    table = write_table(tmp_path / "table")
+    table = small_table(tmp_path / "table")
     settings = GRID.model_copy(
         update={"variants": {"thin": {"head": f"{path}:Thin", "loss": f"{path}:Smooth"},
                              "thin_cvar": {"head": f"{path}:Thin"}}}
     )  # fmt: skip
     train_heads(table, EXPR, settings, 0, Store(tmp_path / "store"), tmp_path / "out")
-    listed = read_frame(tmp_path / "out/heads.parquet").set_index("head")
+    listed = read_table(tmp_path / "out/heads.parquet").set_index("head")
     assert {"thin,seed=0", "thin_cvar,alpha=0.5,seed=1"} < set(listed.index)
     assert (listed["status"] == "ok").all()
     heads = {
@@ -135,7 +135,7 @@ def test_a_users_loss_that_draws_is_reproducible(tmp_path: Path) -> None:
 
 def test_an_edited_file_trains_again(tmp_path: Path) -> None:
     path = write_loss(tmp_path)
-    table, store = write_table(tmp_path / "table"), Store(tmp_path / "store")
+    table, store = small_table(tmp_path / "table"), Store(tmp_path / "store")
     settings = GRID.model_copy(update={"variants": {"thin": {"head": f"{path}:Thin"}}})
     train_heads(table, EXPR, settings, 0, store, tmp_path / "a")
     path.write_text(USER_CODE.replace("12", "10"))
@@ -172,21 +172,21 @@ def test_user_code_that_cannot_be_used_is_refused_before_any_head(
     settings = GRID.model_copy(update={"variants": {"bad": bad}})
     store = tmp_path / "store"
     with pytest.raises(UserError, match=words):
-        train_heads(write_table(tmp_path / "t"), EXPR, settings, 0, Store(store), tmp_path / "o")
+        train_heads(small_table(tmp_path / "t"), EXPR, settings, 0, Store(store), tmp_path / "o")
     assert not store.exists()
 
 
 def test_a_loss_that_is_not_finite_stops_that_head_alone(tmp_path: Path) -> None:
-    table = write_table(tmp_path / "table")
+    table = small_table(tmp_path / "table")
     settings = GRID.model_copy(
         update={"variants": {"bad": {"loss": f"{write_loss(tmp_path)}:Broken"}}}
     )
     train_heads(table, EXPR, settings, 0, Store(tmp_path / "store"), tmp_path / "out")
-    heads = read_frame(tmp_path / "out/heads.parquet").set_index("head")
+    heads = read_table(tmp_path / "out/heads.parquet").set_index("head")
     assert heads.loc["bad,seed=0", "status"] == "non_finite"
     assert heads.loc["bad,seed=0", "kept_epoch"] == 1
     assert (heads[heads["variant"] == ""]["status"] == "ok").all()
-    history = read_frame(tmp_path / "out/history.parquet")
+    history = read_table(tmp_path / "out/history.parquet")
     broken = history[history["head"] == "bad,seed=0"]
     assert broken["epoch"].tolist() == [1, 2]
     assert not math.isfinite(broken["value"].iloc[-1])

@@ -15,16 +15,16 @@ import pytest
 from conftest import write_video
 
 from clipaffect.config.faces import Faces
-from clipaffect.frames import Sampler
-from clipaffect.outcomes import MEANING, VIDEO_OUTCOMES, Outcome
-from clipaffect.video import Frame, read_frames
+from clipaffect.core.frame_status import MEANING, VIDEO_STATUSES, FrameStatus
+from clipaffect.core.video import Frame, read_frames
+from clipaffect.dataset.extract_frames import Sampler
 
 
 def test_every_frame_comes_once_with_its_time_and_pixels(tmp_path: Path) -> None:
     frames = list(read_frames(write_video(tmp_path / "v.mp4", frames=12, rate=10)))
     assert [f.number for f in frames] == list(range(1, 13))
     assert [f.time for f in frames] == pytest.approx([k / 10 for k in range(12)])
-    assert all(f.outcome is Outcome.OK for f in frames)
+    assert all(f.outcome is FrameStatus.OK for f in frames)
     means = [float(f.pixels.mean()) for f in frames]
     assert means == pytest.approx([10 * k for k in range(12)], abs=3)
 
@@ -90,12 +90,12 @@ def damaged_middle(path: Path) -> Path:
 
 
 WHOLE_FILES = {
-    "missing": (lambda path: path, Outcome.VIDEO_MISSING),
-    "zero bytes": (written(b""), Outcome.VIDEO_EMPTY),
-    "text": (written(b"this is not a video\n" * 50), Outcome.VIDEO_UNREADABLE),
-    "noise": (written(np.random.default_rng(0).bytes(5000)), Outcome.VIDEO_UNREADABLE),
-    "index cut off": (headless, Outcome.VIDEO_UNREADABLE),
-    "audio named mp4": (audio, Outcome.NO_VIDEO_STREAM),
+    "missing": (lambda path: path, FrameStatus.VIDEO_MISSING),
+    "zero bytes": (written(b""), FrameStatus.VIDEO_EMPTY),
+    "text": (written(b"this is not a video\n" * 50), FrameStatus.VIDEO_UNREADABLE),
+    "noise": (written(np.random.default_rng(0).bytes(5000)), FrameStatus.VIDEO_UNREADABLE),
+    "index cut off": (headless, FrameStatus.VIDEO_UNREADABLE),
+    "audio named mp4": (audio, FrameStatus.NO_VIDEO_STREAM),
 }
 
 
@@ -104,7 +104,7 @@ def test_a_file_that_is_no_video_has_one_row(tmp_path: Path, kind: str) -> None:
     make, outcome = WHOLE_FILES[kind]
     (frame,) = read_frames(make(tmp_path / "v.mp4"))
     assert (frame.number, frame.outcome, frame.pixels) == (0, outcome, None)
-    assert outcome in VIDEO_OUTCOMES
+    assert outcome in VIDEO_STATUSES
     assert math.isnan(frame.time)
 
 
@@ -112,14 +112,14 @@ def test_a_truncated_video_keeps_what_can_be_read(tmp_path: Path) -> None:
     frames = list(read_frames(truncated(tmp_path / "v.mp4")))
     assert [f.number for f in frames] == list(range(1, len(frames) + 1))
     counts = Counter(f.outcome for f in frames)
-    assert 5 < counts[Outcome.OK] < 40
-    assert set(counts) <= {Outcome.OK, Outcome.FRAME_UNREADABLE}
+    assert 5 < counts[FrameStatus.OK] < 40
+    assert set(counts) <= {FrameStatus.OK, FrameStatus.FRAME_UNREADABLE}
 
 
 def test_a_damaged_middle_keeps_the_number_of_frames(tmp_path: Path) -> None:
     frames = list(read_frames(damaged_middle(tmp_path / "v.mp4")))
     assert [f.number for f in frames] == list(range(1, 61))
-    assert frames[0].outcome is Outcome.OK
+    assert frames[0].outcome is FrameStatus.OK
 
 
 def test_real_clips_agree_with_their_containers(real_clips: Path) -> None:
@@ -137,7 +137,7 @@ def test_frames_that_an_edit_list_cuts_are_not_lost_frames(real_clips: Path) -> 
     frames = list(read_frames(real_clips / "no_face.mp4"))
     assert shown < stated
     assert len(frames) == shown
-    assert {f.outcome for f in frames} == {Outcome.OK}
+    assert {f.outcome for f in frames} == {FrameStatus.OK}
 
 
 def turned(path: Path) -> Path:
@@ -166,11 +166,11 @@ def test_a_playlist_does_not_read_another_file(tmp_path: Path) -> None:
     path = tmp_path / "list.mp4"
     path.write_text("ffconcat version 1.0\nfile other.mp4\n")
     (frame,) = read_frames(path)
-    assert frame.outcome is Outcome.VIDEO_UNREADABLE
+    assert frame.outcome is FrameStatus.VIDEO_UNREADABLE
 
 
 def test_every_outcome_has_a_meaning() -> None:
-    assert set(MEANING) == set(Outcome)
+    assert set(MEANING) == set(FrameStatus)
 
 
 def test_the_corner_of_a_turned_video_is_where_a_viewer_sees_it(tmp_path: Path) -> None:
@@ -193,5 +193,5 @@ def test_the_corner_of_a_turned_video_is_where_a_viewer_sees_it(tmp_path: Path) 
 @pytest.mark.parametrize(("rate", "each"), [(10.0, 3), (5.0, 6), (6.0, 5)])
 def test_a_rate_that_divides_the_videos_takes_every_nth_frame(rate: float, each: int) -> None:
     sampler = Sampler(Faces(rate=rate))
-    frames = [Frame(k + 1, 7 + k / 30, 8, 8, Outcome.OK) for k in range(3000)]
+    frames = [Frame(k + 1, 7 + k / 30, 8, 8, FrameStatus.OK) for k in range(3000)]
     assert [f.number for f in frames if sampler(f)] == list(range(1, 3001, each))

@@ -10,14 +10,14 @@ import torch
 
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.models import Config, ZeroShot
+from clipaffect.core.errors import UserError
+from clipaffect.core.store import Store
+from clipaffect.core.tasks import AU, EXPR, Task
 from clipaffect.encoders.load import build_model
+from clipaffect.encoders.prompts import has_text_tower, prompt_features, task_prompts
+from clipaffect.encoders.tokenizer import tokenize
 from clipaffect.encoders.untrained import open_clip
-from clipaffect.errors import UserError
 from clipaffect.evaluation.references import zero_shot_scores
-from clipaffect.store import Store
-from clipaffect.tasks import AU, EXPR, Task
-from clipaffect.tiny_clip.tokenizer import tokenize
-from clipaffect.zero_shot import has_text_tower, prompt_features, task_prompts
 
 TINY = Encoder(model="clipaffect-tiny", asset="tiny-clip", activation="relu", precision="fp32")
 ONE = ZeroShot(prompts={EXPR.name: {name: (f"a face showing {name}",) for name in EXPR.targets}})
@@ -61,7 +61,7 @@ def test_a_unit_is_there_if_the_face_is_nearer_to_it_than_to_its_absence(
 
 def test_prompts_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prompt_features(TINY, EXPR, ONE, Path(), Store(tmp_path))
-    monkeypatch.setattr("clipaffect.zero_shot.build_model", None)
+    monkeypatch.setattr("clipaffect.encoders.prompts.build_model", None)
     again = prompt_features(TINY, EXPR, ONE, Path(), Store(tmp_path))
     assert all(torch.equal(first[name], again[name]) for name in first)
 

@@ -12,9 +12,9 @@ import yaml
 from browsing import Browser
 from conftest import MICRO, ROOT, clipaffect, copy_of, snakemake
 
-from clipaffect.errors import UserError
-from clipaffect.report.compare import alone, differences, flatten, moved, read_run
-from clipaffect.tables import read_frame, write_frame
+from clipaffect.core.errors import UserError
+from clipaffect.core.parquet import read_table, write_table
+from clipaffect.report.compare_runs import alone, differences, flatten, moved, read_run
 
 RESULTS = Path("results/micro")
 
@@ -66,7 +66,7 @@ def test_heads_are_scored_on_another_runs_frames(hidden: Path, browser: Browser)
     table = pd.read_csv(hidden / "micro/studies/there/tables/transfer_EXPR.csv")
     # Both runs have the same tables, so heads score there what they score at home.
     for name in ("micro", "other"):
-        metrics = read_frame(hidden / name / "evaluation/EXPR/metrics.parquet")
+        metrics = read_table(hidden / name / "evaluation/EXPR/metrics.parquet")
         own = (metrics["metric"] == "macro_f1") & (metrics["method"] == "head")
         home = metrics.loc[own & (metrics["alpha"] == 0.5), "value"].mean()
         assert table.set_index("heads_of").loc[name, "macro_f1"] == pytest.approx(home, abs=1e-6)
@@ -87,9 +87,9 @@ def test_heads_are_scored_on_another_runs_frames(hidden: Path, browser: Browser)
 def many_people(folder: Path, people: int = 30) -> None:
     """Copies of the people of a run: enough of them for a test."""
     path = folder / "evaluation/EXPR/clusters.parquet"
-    frame = read_frame(path)
+    frame = read_table(path)
     copies = [frame.assign(group=frame["group"] + f" {k:02d}") for k in range(people)]
-    write_frame(path, pd.concat(copies, ignore_index=True))
+    write_table(path, pd.concat(copies, ignore_index=True))
 
 
 def test_a_run_beside_itself_is_the_same(micro_run: Path, tmp_path: Path) -> None:
@@ -108,11 +108,11 @@ def test_fewer_right_answers_are_found_to_be_worse(micro_run: Path, tmp_path: Pa
     many_people(tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     path = tmp_path / "b/evaluation/EXPR/clusters.parquet"
-    frame = read_frame(path)
+    frame = read_table(path)
     worse = (frame["method"] == "linear_probe") & (frame["encoder"] == "pixels")
     frame.loc[worse, "misses"] += frame.loc[worse, "hits"]
     frame.loc[worse, "hits"] = 0
-    write_frame(path, frame)
+    write_table(path, frame)
     rows = moved(read_run(tmp_path / "a"), read_run(tmp_path / "b"))
     said = {row["setting"]: row["verdict"] for row in rows if row["task"] == "EXPR"}
     assert said.pop("linear probe on pixels") == "worse"
@@ -123,9 +123,9 @@ def test_other_frames_are_not_compared(micro_run: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         shutil.copytree(micro_run / RESULTS, tmp_path / name)
     path = tmp_path / "b/evaluation/AU/clusters.parquet"
-    frame = read_frame(path)
+    frame = read_table(path)
     frame["annotated"] += 1
-    write_frame(path, frame)
+    write_table(path, frame)
     rows = moved(read_run(tmp_path / "a"), read_run(tmp_path / "b"))
     said = {row["verdict"] for row in rows if row["task"] == "AU"}
     assert said == {"other frames or seeds: not tested"}
@@ -140,20 +140,20 @@ def test_heads_on_two_encoders_are_compared(micro_run: Path, tmp_path: Path) -> 
     values["config"]["encoder"] = "other"
     record.write_text(json.dumps(values))
     for path in (tmp_path / "b/evaluation").glob("*/clusters.parquet"):
-        frame = read_frame(path)
+        frame = read_table(path)
         head = frame["method"] == "head"
         frame.loc[frame["encoder"] == "micro", "encoder"] = "other"
         frame.loc[head, "misses"] += frame.loc[head, "hits"]
         frame.loc[head, "hits"] = 0
-        write_frame(path, frame)
+        write_table(path, frame)
     first, second = read_run(tmp_path / "a"), read_run(tmp_path / "b")
     rows = [row for row in moved(first, second) if row["task"] == "EXPR"]
     said = {row["setting"]: row["verdict"] for row in rows}
     assert said["alpha = 0.5"] == said["alpha = 1 (ERM)"] == "worse"
     assert said["linear probe on micro / linear probe on other"] == "no difference shown"
     assert alone(first, second) == []
-    frame = read_frame(path)
-    write_frame(path, frame[frame["alpha"] != 0.5])
+    frame = read_table(path)
+    write_table(path, frame[frame["alpha"] != 0.5])
     single = alone(first, read_run(tmp_path / "b"))
     assert len(single) == 1
     assert "alpha = 0.5 (in a)" in single[0]

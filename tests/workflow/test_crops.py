@@ -12,10 +12,10 @@ import pytest
 import yaml
 from conftest import ROOT, clipaffect, snakemake, workplace
 
-from clipaffect.dataset.aff_wild2 import FOLDERS, folder_name
-from clipaffect.submission.validate import validate_submission
-from clipaffect.tables import read_frame
-from clipaffect.tasks import AU, EXPR
+from clipaffect.core.parquet import read_table
+from clipaffect.core.tasks import AU, EXPR
+from clipaffect.dataset.readers.aff_wild2 import FOLDERS, folder_name
+from clipaffect.submission.check_submission import check_submission
 
 RESULTS = Path("results/micro")
 
@@ -24,7 +24,7 @@ def write_crops(run: Path, roots: list[Path]) -> dict[str, int]:
     """The crops of a finished run as image files, dealt to several roots; images by folder."""
     counts: dict[str, int] = {}
     for shard in sorted((run / RESULTS / "faces").glob("*.parquet")):
-        rows = read_frame(shard, ["video", "person", "frame", "status", "crop"])
+        rows = read_table(shard, ["video", "person", "frame", "status", "crop"])
         for row in rows[rows["status"] == "ok"].itertuples():
             name = folder_name(row.video, row.person)
             folder = roots[len(name) % len(roots)] / name
@@ -79,7 +79,7 @@ def test_crops_give_the_very_table_of_the_videos_they_were_cut_from(
         folders = [run / RESULTS / "tables/pixels" / task for run in (micro_run, crops_run)]
         features = [(folder / "features.npy").read_bytes() for folder in folders]
         assert features[0] == features[1]
-        cut, given = (read_frame(folder / "rows.parquet") for folder in folders)
+        cut, given = (read_table(folder / "rows.parquet") for folder in folders)
         pd.testing.assert_frame_equal(cut.drop(columns="status"), given.drop(columns="status"))
         # a frame without a face is one without an image
         gone = {"no_face": "no_image", "person_absent": "no_image"}
@@ -96,7 +96,7 @@ def test_no_network_is_needed_for_crops(crops_run: Path) -> None:
 
 def test_submissions_cover_every_row(crops_run: Path) -> None:
     folder = crops_run / RESULTS / "submission"
-    found = validate_submission(folder / "AU/predictions.txt", AU, crops_run / "sample.txt")
+    found = check_submission(folder / "AU/predictions.txt", AU, crops_run / "sample.txt")
     assert (found.rows, found.people) == (2 * 199 + 2, 3)
     coverage = json.loads((folder / "AU/coverage.json").read_text())
     assert coverage["rows_with_constant_answer"] == 2
@@ -106,12 +106,12 @@ def test_submissions_cover_every_row(crops_run: Path) -> None:
     # a list of names: a row for each number up to the last crop
     names = (crops_run / "videos.txt").read_text().split()
     last = [max(int(p.stem) for p in next(crops_run.glob(f"data/**/{n}")).iterdir()) for n in names]
-    assert validate_submission(folder / "EXPR/predictions.txt", EXPR).rows == sum(last)
+    assert check_submission(folder / "EXPR/predictions.txt", EXPR).rows == sum(last)
 
 
 def test_a_submission_decides_by_the_mean_over_seeds(crops_run: Path) -> None:
     """Recomputed from the frame scores, for the listed videos that are in validation."""
-    scores = read_frame(crops_run / RESULTS / "evaluation/EXPR/scores.parquet")
+    scores = read_table(crops_run / RESULTS / "evaluation/EXPR/scores.parquet")
     heads = scores[(scores["method"] == "head") & (scores["alpha"] == 0.5)]
     lines = (crops_run / RESULTS / "submission/EXPR/predictions.txt").read_text().splitlines()[1:]
     stated = dict(line.rsplit(",", 1) for line in lines)
@@ -159,12 +159,12 @@ def test_gaps_keep_their_rows_and_are_filled_as_asked(damaged: Path) -> None:
         snakemake(damaged, f"{RESULTS}/evaluation/EXPR/frames.json", "--configfile", "gaps.yaml")
         frames = json.loads((damaged / RESULTS / "evaluation/EXPR/frames.json").read_text())
         assert frames["with_crop"] + frames["filled"] + frames["left_out"] == frames["annotated"]
-        table = read_frame(damaged / RESULTS / "evaluation/EXPR/scores.parquet")
+        table = read_table(damaged / RESULTS / "evaluation/EXPR/scores.parquet")
         table = table[(table["method"] == "head") & (table["alpha"] == 1.0) & (table["seed"] == 0)]
         video = first.name.removesuffix("_left").removesuffix("_right")
         own = table[table["video"] == video].set_index("frame")["scores"]
         scores[policy] = own[~own.index.duplicated()]
-    rows = read_frame(damaged / RESULTS / "tables/pixels/EXPR/rows.parquet")
+    rows = read_table(damaged / RESULTS / "tables/pixels/EXPR/rows.parquet")
     person = first.name.removeprefix(video).removeprefix("_")
     mine = rows[(rows["video"] == video) & (rows["person"] == person)].set_index("frame")["status"]
     expected = {3: "no_image", 5: "image_unreadable", 7: "image_unreadable", 4: "ok"}

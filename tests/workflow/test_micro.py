@@ -19,9 +19,9 @@ from conftest import (
     write_video,
 )
 
-from clipaffect.dataset.aff_wild2 import FOLDERS
-from clipaffect.tables import read_frame
-from clipaffect.tasks import AU, EXPR
+from clipaffect.core.parquet import read_table
+from clipaffect.core.tasks import AU, EXPR
+from clipaffect.dataset.readers.aff_wild2 import FOLDERS
 
 RESULTS = Path("results/micro")
 BELOW_TRAINING = {
@@ -102,7 +102,7 @@ def test_everything_is_there(micro_run: Path) -> None:
 def test_every_frame_of_every_video_has_its_rows(micro_run: Path) -> None:
     parts = {
         kind: pd.concat(
-            [read_frame(p) for p in sorted((micro_run / RESULTS / kind).glob("*.parquet"))]
+            [read_table(p) for p in sorted((micro_run / RESULTS / kind).glob("*.parquet"))]
         )
         for kind in ("frames", "faces", "embeddings/micro", "dataset/manifests")
     }
@@ -112,16 +112,16 @@ def test_every_frame_of_every_video_has_its_rows(micro_run: Path) -> None:
     for kind in ("faces", "embeddings/micro"):
         assert parts[kind].groupby("video").size().to_dict() == (frames * people).to_dict()
         assert not parts[kind].duplicated(keys).any()
-    annotated = read_frame(micro_run / RESULTS / "dataset/labels/EXPR.parquet")["annotated"].sum()
-    assert len(read_frame(micro_run / RESULTS / "tables/micro/EXPR/rows.parquet")) == annotated
+    annotated = read_table(micro_run / RESULTS / "dataset/labels/EXPR.parquet")["annotated"].sum()
+    assert len(read_table(micro_run / RESULTS / "tables/micro/EXPR/rows.parquet")) == annotated
 
 
 def test_scores_recomputed_from_the_score_table(micro_run: Path) -> None:
     folder = micro_run / RESULTS
-    scores = read_frame(folder / "evaluation/EXPR/scores.parquet")
-    rows = read_frame(folder / "tables/micro/EXPR/rows.parquet")
+    scores = read_table(folder / "evaluation/EXPR/scores.parquet")
+    rows = read_table(folder / "tables/micro/EXPR/rows.parquet")
     joined = scores.merge(rows, on=["video", "person", "frame"])
-    metrics = read_frame(folder / "evaluation/EXPR/metrics.parquet")
+    metrics = read_table(folder / "evaluation/EXPR/metrics.parquet")
     for (alpha, seed), part in joined[joined["method"] == "head"].groupby(["alpha", "seed"]):
         decided = part["scores"].map(lambda s: int(s.argmax()))
         f1 = []
@@ -135,7 +135,7 @@ def test_scores_recomputed_from_the_score_table(micro_run: Path) -> None:
 
 
 def test_people_of_validation_are_in_no_training(micro_run: Path) -> None:
-    rows = read_frame(micro_run / RESULTS / "tables/micro/AU/rows.parquet")
+    rows = read_table(micro_run / RESULTS / "tables/micro/AU/rows.parquet")
     by_split = rows.groupby("split")["video"].agg(set)
     assert not by_split["train"] & by_split["validation"]
 
@@ -206,7 +206,7 @@ def test_bad_videos_among_good_ones_keep_their_rows(micro_copy: Path) -> None:
         if path.stem.removesuffix("_left").removesuffix("_right") not in used:
             path.unlink()
     snakemake(micro_copy, "--configfile", "bad.yaml")
-    rows = read_frame(micro_copy / RESULTS / "tables/micro/EXPR/rows.parquet")
+    rows = read_table(micro_copy / RESULTS / "tables/micro/EXPR/rows.parquet")
     found = rows.groupby("video")["status"].agg(lambda s: sorted(set(s)))
     for name, (status, _) in BAD.items():
         video = Path(name).stem
@@ -224,7 +224,7 @@ def test_bad_videos_among_good_ones_keep_their_rows(micro_copy: Path) -> None:
 
 def manifests(folder: Path) -> list[dict]:
     paths = sorted((folder / RESULTS / "dataset/manifests").glob("*.parquet"))
-    return pd.concat([read_frame(path) for path in paths]).to_dict("records")
+    return pd.concat([read_table(path) for path in paths]).to_dict("records")
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from browsing import Browser
 from conftest import ROOT, clipaffect, copy_of, snakemake, workplace
 from sklearn.metrics import f1_score
 
+from clipaffect.core.parquet import read_table
 from clipaffect.dataset.tree import folder_name
-from clipaffect.tables import read_frame
 
 CLASSES = ("ripe", "green", "rotten")
 LEAF = "leaf {x} $a$ <b> [/i]"  # what braces, dollars and brackets could do
@@ -73,7 +73,7 @@ def test_another_domain_runs_by_configuration_alone(fruit: Path) -> None:
     results = fruit / "results/fruit"
     metrics = json.loads((results / "report/metrics.json").read_text())["tasks"]
     assert metrics["state"]["references"]["linear probe on pixels"] > 0.9  # colours are easy
-    rows = read_frame(results / "tables/pixels/state/rows.parquet")
+    rows = read_table(results / "tables/pixels/state/rows.parquet")
     given = pd.read_csv(fruit / "own/fruit.csv", keep_default_na=False).set_index("image")
     assert len(rows) == (given["state"] != "").sum()
     assert given.loc[rows["video"], "state"].tolist() == [CLASSES[k] for k in rows["label"]]
@@ -82,7 +82,7 @@ def test_another_domain_runs_by_configuration_alone(fruit: Path) -> None:
     folds = metrics["state"]["over_folds"]["folds"]
     assert list(folds) == ["1", "2", "3"]
     # the headline is the pooled out-of-fold score of each seed, recomputed
-    scores = read_frame(results / "evaluation/state/scores.parquet")
+    scores = read_table(results / "evaluation/state/scores.parquet")
     own = scores.query("method == 'head' and alpha == 0.5")
     truth = rows.set_index("video")["label"]
     values = [
@@ -136,9 +136,9 @@ def test_a_label_costs_no_embedding_and_an_image_its_own(fruit: Path, tmp_path: 
             break
     path.write_text("\n".join(lines) + "\n")
     rows = folder / "results/fruit/tables/pixels/state/rows.parquet"
-    labels = read_frame(rows).set_index("video")["label"]
+    labels = read_table(rows).set_index("video")["label"]
     snakemake(folder, "embeddings_all", "--configfile", "fruit.yaml")
-    found = read_frame(rows).set_index("video")["label"]  # the parts may be others now
+    found = read_table(rows).set_index("video")["label"]  # the parts may be others now
     assert (found[labels.index] != labels).sum() == 1
     assert features() == before
     picture = folder / "own/pictures/0/new.png"
@@ -146,13 +146,13 @@ def test_a_label_costs_no_embedding_and_an_image_its_own(fruit: Path, tmp_path: 
     path.write_text("\n".join([*lines, "pictures/0/new.png,tree 0,ripe,0,0"]) + "\n")
     snakemake(folder, "embeddings_all", "--configfile", "fruit.yaml")
     assert len(features() - before) == 1
-    assert len(read_frame(rows)) == len(labels) + 1
+    assert len(read_table(rows)) == len(labels) + 1
 
 
 def test_features_of_an_earlier_run_give_its_heads_again(micro_run: Path, tmp_path: Path) -> None:
     folder = workplace(tmp_path / "run")
     shards = sorted((micro_run / "results/micro/embeddings/micro").glob("*.parquet"))
-    frame = pd.concat([read_frame(shard) for shard in shards])
+    frame = pd.concat([read_table(shard) for shard in shards])
     frame = frame[frame["status"] == "ok"].sample(frac=1, random_state=0)
     with h5py.File(folder / "theirs.h5", "w") as file:  # as the paper's authors keep them
         file["train_features"] = np.stack(frame["feature"].to_list())

@@ -12,26 +12,26 @@ from conftest import ASSETS, MICRO, ROOT, asset, copy_of, result_files, snakemak
 from predicting import answered, file_of, predict
 
 import clipaffect
-from clipaffect.bundle.export import export_model
+from clipaffect.bundle.export_model import export_model
 from clipaffect.bundle.load import open_bundle
 from clipaffect.config import load_config
-from clipaffect.evaluation.folds import read_scores
+from clipaffect.core.parquet import read_table
+from clipaffect.core.store import Store
+from clipaffect.evaluation.fold_data import read_scores
 from clipaffect.postprocess import steps
+from clipaffect.postprocess.postprocess_scores import postprocess_scores
 from clipaffect.postprocess.smoothing import Window
-from clipaffect.postprocess.stage import postprocess_scores
-from clipaffect.prediction.run import wanted_of
+from clipaffect.prediction.batch import wanted_of
+from clipaffect.prediction.pipeline import predicted
 from clipaffect.prediction.sources import Source, manifest
-from clipaffect.prediction.work import predicted
-from clipaffect.store import Store
-from clipaffect.tables import read_frame
 
 
 def validation_videos(results: Path) -> list[str]:
     """Videos of one annotated person that heads were scored on."""
     manifests = sorted((results / "dataset/manifests").glob("*.parquet"))
-    listed = pd.concat([read_frame(path) for path in manifests])
+    listed = pd.concat([read_table(path) for path in manifests])
     alone = set(listed["video"][listed["persons"].map(list).map(lambda names: names == [""])])
-    rows = read_frame(results / "evaluation/EXPR/rows.parquet", ["video"])
+    rows = read_table(results / "evaluation/EXPR/rows.parquet", ["video"])
     return sorted(alone & set(rows["video"]))
 
 
@@ -50,7 +50,7 @@ def test_a_frame_gets_the_very_scores_that_evaluation_gave_it(
         targets = clipaffect.load_model(micro_bundle, assets=ASSETS).tasks[task]
         compared = 0
         for video in videos:
-            found = read_frame(out / f"{video}.mp4/frames.parquet").set_index("frame")
+            found = read_table(out / f"{video}.mp4/frames.parquet").set_index("frame")
             for seed in (0, 1):
                 own = ((evaluated["video"] == video) & (evaluated["seed"] == seed)).to_numpy()
                 columns = [f"{task}_{target}_seed{seed}" for target in targets]
@@ -118,7 +118,7 @@ def test_probabilities_decisions_and_thresholds_agree(
 ) -> None:
     out = tmp_path / "out"
     answered(micro_bundle, out, mixed / "a.mp4")
-    rows = read_frame(out / "a.mp4/frames.parquet")
+    rows = read_table(out / "a.mp4/frames.parquet")
     stated = json.loads((micro_bundle / "bundle.json").read_text())["tasks"]
     classes = [f"EXPR_{target}" for target in stated["EXPR"]["targets"]]
     assert rows[classes].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
@@ -179,7 +179,7 @@ def test_python_gives_the_same_frame(micro_bundle: Path, mixed: Path, tmp_path: 
     model = clipaffect.load_model(micro_bundle, assets=ASSETS)
     found = model.predict(mixed / "a.mp4")
     answered(micro_bundle, tmp_path / "out", mixed / "a.mp4")
-    pd.testing.assert_frame_equal(found, read_frame(tmp_path / "out/a.mp4/frames.parquet"))
+    pd.testing.assert_frame_equal(found, read_table(tmp_path / "out/a.mp4/frames.parquet"))
     group = model.predict_image(mixed / "group.jpg")
     assert group["person"].tolist() == [1, 2, 3, 4, 5]
     widths = group["box_width"].to_numpy()

@@ -17,12 +17,12 @@ import pytest
 from conftest import ASSETS, write_video
 from predicting import answered, predict
 
-from clipaffect.bundle.export import export_model
-from clipaffect.errors import UserError
-from clipaffect.outcomes import Outcome
-from clipaffect.prediction.run import is_failure
+from clipaffect.bundle.export_model import export_model
+from clipaffect.core.errors import UserError
+from clipaffect.core.frame_status import FrameStatus
+from clipaffect.core.parquet import read_table
+from clipaffect.prediction.batch import is_failure
 from clipaffect.prediction.sources import find_sources
-from clipaffect.tables import read_frame
 
 OUTCOMES = {
     "a.mp4": "ok", "broken.jpg": "image_unreadable", "deep/Face & <b>.mov": "ok",
@@ -49,7 +49,7 @@ def test_every_file_has_its_outcome_and_every_frame_its_row(
     assert summary["outcome"].to_dict() == OUTCOMES
     assert (summary.loc[summary["outcome"] != "ok", "message"] != "").all()
     for name in ("a.mp4", "deep/Face & <b>.mov", "nobody.mp4", "one.mp4"):
-        rows = read_frame(out / name / "frames.parquet")
+        rows = read_table(out / name / "frames.parquet")
         count = frames_in(mixed / name)
         assert rows["frame"].drop_duplicates().tolist() == list(range(1, count + 1))
         assert summary.loc[name, "frames"] == count
@@ -62,10 +62,10 @@ def test_every_file_has_its_outcome_and_every_frame_its_row(
         assert len(text) == len(rows)
         close = np.isclose(text["AU_AU12"], rows["AU_AU12"], equal_nan=True)
         assert close.all()
-    half = read_frame(out / "deep/Face & <b>.mov/frames.parquet")
+    half = read_table(out / "deep/Face & <b>.mov/frames.parquet")
     assert {"ok", "no_face"} <= set(half["status"])
-    assert (read_frame(out / "nobody.mp4/frames.parquet")["status"] == "no_face").all()
-    group = read_frame(out / "_images/frames.parquet")
+    assert (read_table(out / "nobody.mp4/frames.parquet")["status"] == "no_face").all()
+    group = read_table(out / "_images/frames.parquet")
     assert (group["video"] == "group.jpg").sum() == summary.loc["group.jpg", "people"] == 5
     # The pages name the odd file as text, never as markup.
     assert "<b>.mov" not in (out / "index.html").read_text()
@@ -138,7 +138,7 @@ def test_a_file_that_may_not_be_read_is_said_to_be(
     if os.getegid() == 65534:
         os.seteuid(65534)
     (source,) = find_sources([tmp_path / "secret"])
-    assert source.outcome == Outcome.NO_PERMISSION
+    assert source.outcome == FrameStatus.NO_PERMISSION
     os.seteuid(0)
     (tmp_path / "secret").chmod(0o700)
 

@@ -15,9 +15,9 @@ from conftest import ASSETS, result_files
 from forked import forked
 from predicting import answered, repeat
 
-from clipaffect.errors import UserError
+from clipaffect.core.errors import UserError
 from clipaffect.faces import videos
-from clipaffect.faces.parts import Parts, State
+from clipaffect.faces.video_checkpoint import Parts, State
 
 
 def started(*words: object, folder: Path) -> subprocess.Popen:

@@ -25,8 +25,8 @@ from conftest import (
 )
 from preloaded import kill_all, python
 
-from clipaffect.dataset.aff_wild2 import FOLDERS
-from clipaffect.tasks import EXPR
+from clipaffect.core.tasks import EXPR
+from clipaffect.dataset.readers.aff_wild2 import FOLDERS
 
 RESULTS = Path("results/micro")
 
@@ -38,7 +38,7 @@ def test_the_documented_call_gives_the_same_bytes(micro_run: Path, tmp_path: Pat
     assert result_files(folder / RESULTS) == result_files(micro_run / RESULTS)
 
 
-def pieces(folder: Path) -> dict[str, int]:
+def entries(folder: Path) -> dict[str, int]:
     """Finished pieces of the work store and when their content was written."""
     return {
         str(key.parent.relative_to(folder)): max(
@@ -55,14 +55,14 @@ def test_one_corrected_label_costs_its_task_alone(micro_copy: Path) -> None:
     videos = "resources/demo/videos"
     move = ("--config", f'data={{"annotations": "annotations", "videos": "{videos}"}}')
     snakemake(micro_copy, "training_all", *MICRO, *move)
-    before = pieces(micro_copy)
+    before = entries(micro_copy)
     train = annotations / FOLDERS[EXPR.name][0] / "Train_Set"
     path = min(train.iterdir(), key=lambda p: int(p.name.split("-")[0]))
     lines = path.read_text().splitlines()
     lines[5] = "6" if lines[5] != "6" else "5"
     path.write_text("\n".join(lines) + "\n")
     snakemake(micro_copy, "training_all", *MICRO, *move)
-    after = pieces(micro_copy)
+    after = entries(micro_copy)
     assert before.items() <= after.items(), "nothing that was finished was made again"
     assert {name.split("/")[1] for name in after.keys() - before.keys()} == {"heads"}
     assert len(after.keys() - before.keys()) == 4  # EXPR's grid; AU's heads are untouched
@@ -79,7 +79,7 @@ def test_variants_a_users_head_and_another_encoder_are_in_every_table(
     variants = {"focal": {"loss": "focal"}, "thin": {"head": "mine.py:Thin"}}
     settings = {"variants": variants, "select_on": "inner", "seeds": [0]}
     second = 'encoders={"second": {"model": "clipaffect-micro", "random": 7, "activation": "gelu"}}'
-    before = pieces(micro_copy)
+    before = entries(micro_copy)
     snakemake(micro_copy, *MICRO, "--config", f"training={json.dumps(settings)}", second)
     report = micro_copy / RESULTS / "report"
     runs = pd.read_csv(report / "tables/runs.csv")
@@ -95,16 +95,16 @@ def test_variants_a_users_head_and_another_encoder_are_in_every_table(
     assert "loss: focal" in page
     assert "head: mine.py:Thin" in page
     assert "linear probe on second" in numbers["references"]
-    made = pieces(micro_copy).keys() - before.keys()
+    made = entries(micro_copy).keys() - before.keys()
     assert {name.split("/")[1] for name in made} == {"heads", "encoders", "embeddings"}
     # an edited file trains that variant again, and nothing else
-    before = pieces(micro_copy)
+    before = entries(micro_copy)
     text = (micro_copy / "mine.py").read_text()
     (micro_copy / "mine.py").write_text(text.replace("9", "7"))
     snakemake(
         micro_copy, "training_all", *MICRO, "--config", f"training={json.dumps(settings)}", second
     )
-    assert len(pieces(micro_copy).keys() - before.keys()) == 4  # two tasks, two alphas
+    assert len(entries(micro_copy).keys() - before.keys()) == 4  # two tasks, two alphas
 
 
 # When the first of each is finished.
@@ -125,11 +125,11 @@ def test_kill_9_changes_nothing(micro_run: Path, tmp_path: Path) -> None:
             kill_all()
             run.wait()
         assert run.returncode == 137, (tmp_path / "log").read_text()[-3000:]
-        assert finished.items() <= pieces(folder).items(), "finished work was redone"
-        finished = pieces(folder)
+        assert finished.items() <= entries(folder).items(), "finished work was redone"
+        finished = entries(folder)
     last = clipaffect(*arguments, folder=folder)
     assert last.returncode == 0, last.stderr[-3000:]
-    assert finished.items() <= pieces(folder).items(), "finished work was redone"
+    assert finished.items() <= entries(folder).items(), "finished work was redone"
     assert result_files(folder / RESULTS) == result_files(micro_run / RESULTS)
 
 
@@ -150,17 +150,17 @@ def test_kill_9_at_random_moments_changes_nothing(micro_run: Path, tmp_path: Pat
                 start_new_session=True,
                 env=child_environment,
             )
-            while run.poll() is None and not pieces(folder):
+            while run.poll() is None and not entries(folder):
                 time.sleep(0.1)
             time.sleep(moments.uniform(0, 14))
             os.killpg(run.pid, signal.SIGKILL)
             run.wait()
-    finished = pieces(folder)
+    finished = entries(folder)
     last = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, env=child_environment, check=False
     )
     assert last.returncode == 0, f"seed {seed}:\n{last.stderr[-3000:]}"
-    assert finished.items() <= pieces(folder).items(), f"finished work was redone (seed {seed})"
+    assert finished.items() <= entries(folder).items(), f"finished work was redone (seed {seed})"
     assert result_files(folder / RESULTS) == result_files(micro_run / RESULTS), f"seed {seed}"
 
 

@@ -15,14 +15,14 @@ from conftest import MICRO, ROOT, snakemake
 
 from clipaffect.config import load_config
 from clipaffect.config.studies import CARDS, usable_studies
-from clipaffect.embeddings.batches import embed_crops
+from clipaffect.core.parquet import read_table
+from clipaffect.core.split_names import VALIDATION
+from clipaffect.core.tasks import AU, EXPR
 from clipaffect.encoders.load import load_encoder
-from clipaffect.splits import VALIDATION
-from clipaffect.studies.limits import find_crops
-from clipaffect.table import KEYS
-from clipaffect.table_split import read_split
-from clipaffect.tables import read_frame
-from clipaffect.tasks import AU, EXPR
+from clipaffect.features.batches import embed_crops
+from clipaffect.features.build_table import KEYS
+from clipaffect.studies.disturb_crops import find_crops
+from clipaffect.training.data import read_split
 
 CONFIG = ROOT / "tests/config/micro.yaml"
 
@@ -72,7 +72,7 @@ def test_every_study_has_a_page_with_an_answer(small: Path, browser: Browser) ->
     # The run's own heads, and those that two studies share, are trained once.
     for path in folder.glob("*/**/heads.parquet"):
         if "evaluation" in path.parts:
-            own = read_frame(path)
+            own = read_table(path)
             heads += len(own)
             grid = path.relative_to(folder).parts[0] in grids.keys() - {"beat-it"}
             same = own["variant"].eq("") & own["alpha"].isin([0.5, 1.0])
@@ -99,7 +99,7 @@ def check_tables(folder: Path) -> None:
     last = universes[(universes[levels] == list(brought["to"].fillna("none"))).all(axis=1)]
     change = float(last["macro_f1"].iloc[0]) - float(first["macro_f1"].iloc[0])
     assert brought["difference"].sum() == pytest.approx(change, abs=1e-5)
-    metrics = read_frame(folder.parent / "evaluation/EXPR/metrics.parquet")
+    metrics = read_table(folder.parent / "evaluation/EXPR/metrics.parquet")
     own = metrics[(metrics["metric"] == "macro_f1") & (metrics["method"] == "head")]
     headline = own.loc[own["alpha"] == 0.5, "value"].mean()
     assert float(last["macro_f1"].iloc[0]) == pytest.approx(headline, abs=1e-5)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 from conftest import MICRO, ROOT, snakemake
 
-from clipaffect.dataset.aff_wild2 import FOLDERS
+from clipaffect.core.parquet import read_table
+from clipaffect.core.tasks import EXPR
+from clipaffect.dataset.readers.aff_wild2 import FOLDERS
 from clipaffect.report.tables import latex
-from clipaffect.tables import read_frame
-from clipaffect.tasks import EXPR
 
 REPORT = Path("results/micro/report")
 # Finite on the few frames that it is tried on, and never on a whole batch.
@@ -59,7 +59,7 @@ def test_a_weak_run_is_shown_as_what_it_is(micro_copy: Path) -> None:
     assert broken["macro_f1"].isna().all()
     assert runs[runs["variant"] != "breaks"]["macro_f1"].notna().all()
     # Macro F1 counts every class: one that has no frame as 0.
-    values = read_frame(micro_copy / REPORT.parent / "evaluation/EXPR/metrics.parquet")
+    values = read_table(micro_copy / REPORT.parent / "evaluation/EXPR/metrics.parquet")
     own = values[(values["variant"] == "") & (values["method"] == "head")]
     by_class = own[own["metric"] == "f1"].groupby(["alpha", "seed"])
     of_anger = own[(own["metric"] == "f1") & (own["target"] == "Anger")]["value"]

@@ -1,7 +1,7 @@
 """Pinned weights.
 
 in:  nothing but the network (local rules: compute nodes are often offline)
-out: assets/<name>/manifest.json with the asset's files beside it, each verified by its sha256;
+out: assets/<name>/manifest.json and the asset's files, each verified by its sha256;
      assets/weights/<model>--<tag>/manifest.json for weights that open_clip has a tag for
 """
 
@@ -19,8 +19,10 @@ rule fetch_asset:
     retries: 2
     conda:
         ENV
+    params:
+        out=subpath(output[0], parent=True),
     shell:
-        'clipaffect fetch-asset {wildcards.asset:q} "$(dirname {output:q})" > {log:q} 2>&1'
+        command("rule fetch-asset {wildcards.asset:q} {params.out:q}")
 
 
 rule fetch_weights:
@@ -35,4 +37,4 @@ rule fetch_weights:
     conda:
         ENV
     shell:
-        "clipaffect fetch-weights {wildcards.model:q} {wildcards.tag:q} > {log:q} 2>&1"
+        command("rule fetch-weights {wildcards.model:q} {wildcards.tag:q}")

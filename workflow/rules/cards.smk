@@ -1,4 +1,4 @@
-"""Cards: questions that every run can be asked, each with a page beside the studies'.
+"""Cards: questions that every run can be asked, each with a page among the studies'.
 
 in:  the tables, heads and scores of the run; for some its crops and the encoder
 out: studies/<card>/ with page, answer, tables; counts of the two that embed again
@@ -6,49 +6,29 @@ out: studies/<card>/ with page, answer, tables; counts of the two that embed aga
 `snakemake studies` makes them.
 """
 
-TABLES_OF_TASKS = expand(
-    RESULTS / f"tables/{CONFIG.encoder}" / "{task}/{file}",
-    task=TASKS,
-    file=["rows.parquet", "features.npy"],
-)
-# What the report reads of the evaluation.
-SCORED = [
-    *expand(
-        RESULTS / "evaluation/{task}/{file}",
-        task=TASKS,
-        file=[
-            "metrics.parquet",
-            "clusters.parquet",
-            "heads.parquet",
-            "comparisons.parquet",
-            "source.json",
-        ],
-    ),
-    *expand(
-        RESULTS / "postprocess/{task}/steps.parquet",
-        task=TASKS if CONFIG.postprocess.steps else [],
-    ),
-]
-# What each card looks at; those that cannot be made here are not among them.
+# What each card reads; a card that cannot be made here is missing.
 CARD_INPUTS = {
-    "gain": SCORED,
-    "traced-step": [*TABLES_OF_TASKS, *CONFIG.training.user_files()],
-    "costs": [*SCORED, *TABLES_OF_TASKS],
+    "gain": EVALUATED,
+    "traced-step": [*EVERY_TABLE, *USER_FILES],
+    "costs": [*EVALUATED, *EVERY_TABLE],
 }
 if CONFIG.postprocess.steps:
-    CARD_INPUTS["tail-card"] = expand(
-        RESULTS / "postprocess/{task}/cross.parquet", task=TASKS
-    )
+    CARD_INPUTS["tail-card"] = [
+        RESULTS.dataset.summary,
+        *expand(RESULTS.postprocessing().cross_fitted, task=TASKS),
+    ]
 if CONFIG.encoder in CONFIG.encoders:
     CARD_INPUTS["limits"] = [
-        *SCORED,
-        *expand(RESULTS / "studies/limits/counts/{task}.parquet", task=TASKS),
+        *EVALUATED,
+        *expand(RESULTS.study("limits").person_counts(), task=TASKS),
     ]
 if CONFIG.encoder in CONFIG.encoders and CONFIG.encoders[CONFIG.encoder].model:
-    CARD_INPUTS["fine-tuning"] = expand(
-        RESULTS / "studies/fine-tuning/counts/{task}.parquet", task=TASKS
-    )
+    CARD_INPUTS["fine-tuning"] = [
+        RESULTS.dataset.summary,
+        *expand(RESULTS.study("fine-tuning").person_counts(), task=TASKS),
+    ]
 CARDS = [*CARD_INPUTS, *(["loss-slices"] if "sharpness" in GRIDS else [])]
+CARD = RESULTS.study("{card}")
 
 
 wildcard_constraints:
@@ -57,101 +37,99 @@ wildcard_constraints:
 
 rule write_card:
     input:
-        summary=RESULTS / "dataset/summary.json",
-        made=lambda wildcards: CARD_INPUTS[wildcards.card],
+        lambda wildcards: CARD_INPUTS[wildcards.card],
     output:
-        page=RESULTS / "studies/{card}/index.html",
-        answer=RESULTS / "studies/{card}/answer.json",
+        **CARD.files("page", "answer"),
     log:
         LOGS / "write_card/{card}.log",
     benchmark:
-        TIMINGS / "write_card/{card}.tsv"
+        RESULTS.timings / "write_card/{card}.tsv"
     conda:
         ENV
     params:
         settings=lambda wildcards: settings_json(CONFIG, "report", "config"),
-        results=RESULTS,
+        results=RESULTS.folder,
+        out=subpath(output.page, parent=True),
     shell:
-        "clipaffect study card --settings {params.settings:q} {wildcards.card:q} "
-        '{params.results:q} --out "$(dirname {output.page:q})" > {log:q} 2>&1'
+        command(
+            "rule write-card --settings {params.settings:q} {wildcards.card:q} "
+            "{params.results:q} --out {params.out:q}"
+        )
 
 
 rule disturb_crops:
     input:
-        tables=TABLES_OF_TASKS,
+        tables=EVERY_TABLE,
         faces=[faces_of(shard, CONFIG.encoder) for shard in SHARDS],
-        weights=(
-            weights_of(CONFIG.encoders[CONFIG.encoder])
-            if CONFIG.encoder in CONFIG.encoders
-            else []
-        ),
-        bundles=expand(
-            RESULTS / "models/{task}/{part}/heads.safetensors", task=TASKS, part=PARTS
-        ),
-        code=CONFIG.training.user_files(),
+        weights=head_weights(),
+        heads=EVERY_HEAD,
+        listed=expand(RESULTS.heads().listed, task=TASKS, part=PARTS),
+        code=USER_FILES,
     output:
-        expand(RESULTS / "studies/limits/counts/{task}.parquet", task=TASKS),
+        expand(RESULTS.study("limits").person_counts(), task=TASKS),
     log:
         LOGS / "disturb_crops.log",
     benchmark:
-        TIMINGS / "disturb_crops.tsv"
+        RESULTS.timings / "disturb_crops.tsv"
     conda:
         ENV
     params:
         settings=lambda wildcards: settings_json(CONFIG, "limits", "config"),
-        results=RESULTS,
-        folder=RESULTS / "studies/limits/counts",
+        results=RESULTS.folder,
+        out=subpath(output[0], parent=True),
     shell:
-        "clipaffect study disturb --settings {params.settings:q} {params.results:q} "
-        "{input.faces:q} --out {params.folder:q} > {log:q} 2>&1"
+        command(
+            "rule disturb-crops --settings {params.settings:q} {params.results:q} "
+            "{input.faces:q} --out {params.out:q}"
+        )
 
 
-rule tune_block:
+rule fine_tune:
     input:
-        tables=TABLES_OF_TASKS,
+        tables=EVERY_TABLE,
         faces=[faces_of(shard, CONFIG.encoder) for shard in SHARDS],
-        weights=(
-            weights_of(CONFIG.encoders[CONFIG.encoder])
-            if CONFIG.encoder in CONFIG.encoders
-            else []
-        ),
-        bundles=expand(RESULTS / "models/{{task}}/{part}/heads.safetensors", part=PARTS),
-        code=CONFIG.training.user_files(),
+        weights=head_weights(),
+        heads=expand(RESULTS.heads().weights, part=PARTS, allow_missing=True),
+        listed=expand(RESULTS.heads().listed, part=PARTS, allow_missing=True),
+        code=USER_FILES,
     output:
-        RESULTS / "studies/fine-tuning/counts/{task}.parquet",
+        RESULTS.study("fine-tuning").person_counts(),
     log:
-        LOGS / "tune_block/{task}.log",
+        LOGS / "fine_tune/{task}.log",
     benchmark:
-        TIMINGS / "tune_block/{task}.tsv"
+        RESULTS.timings / "fine_tune/{task}.tsv"
     conda:
         ENV
     params:
         settings=lambda wildcards: settings_json(CONFIG, "fine_tuning", "config"),
-        results=RESULTS,
+        results=RESULTS.folder,
     shell:
-        "clipaffect study tune --settings {params.settings:q} {wildcards.task:q} "
-        "{params.results:q} {input.faces:q} --out {output:q} > {log:q} 2>&1"
+        command(
+            "rule fine-tune --settings {params.settings:q} {wildcards.task:q} "
+            "{params.results:q} {input.faces:q} --out {output:q}"
+        )
 
 
 rule slice_heads:
     input:
-        tables=TABLES_OF_TASKS,
-        bundles=expand(
-            RESULTS / "studies/sharpness/models/{task}/0/heads.safetensors", task=TASKS
-        ),
+        tables=EVERY_TABLE,
+        heads=expand(RESULTS.study("sharpness").heads(part=0).weights, task=TASKS),
+        listed=expand(RESULTS.study("sharpness").heads(part=0).listed, task=TASKS),
     output:
-        page=RESULTS / "studies/loss-slices/index.html",
-        answer=RESULTS / "studies/loss-slices/answer.json",
+        **RESULTS.study("loss-slices").files("page", "answer"),
     log:
         LOGS / "slice_heads.log",
     benchmark:
-        TIMINGS / "slice_heads.tsv"
+        RESULTS.timings / "slice_heads.tsv"
     conda:
         ENV
     params:
         settings=lambda wildcards: settings_json(CONFIG, "report", "config"),
         study=lambda wildcards: STUDIES["sharpness"].study.model_dump_json(),
-        results=RESULTS,
+        results=RESULTS.folder,
+        out=subpath(output.page, parent=True),
     shell:
-        "clipaffect study slices --settings {params.settings:q} {params.study:q} "
-        '{params.results:q} --out "$(dirname {output.page:q})" > {log:q} 2>&1'
+        command(
+            "rule slice-heads --settings {params.settings:q} {params.study:q} "
+            "{params.results:q} --out {params.out:q}"
+        )

@@ -1,4 +1,4 @@
-"""Shared by the workflow: the validated configuration, folders, how Python is called."""
+"""Shared by all rules: the validated configuration, paths, and how Python is called."""
 
 import json
 import re
@@ -6,50 +6,85 @@ import shlex
 import sys
 from pathlib import Path
 
-import snakemake_executor_plugin_slurm
 from snakemake.exceptions import WorkflowError
 
-SOURCE = Path(workflow.basedir) / "src"
-sys.path.insert(0, str(SOURCE))
+VERSION = "0.1.0"
+CHECKOUT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
+# As a module of another workflow, the rules use the installed package and change nothing outside.
+STANDALONE = Path(workflow.basedir).resolve() == CHECKOUT.resolve()
+if STANDALONE:
+    sys.path.insert(0, str(CHECKOUT / "src"))
 
-from clipaffect.assets import known_assets
+try:
+    import clipaffect
+except ModuleNotFoundError:
+    raise WorkflowError(
+        f"the rules of clipaffect {VERSION} need its Python package\n"
+        f"  fix: pip install {CHECKOUT}"
+    )
+if clipaffect.__version__ != VERSION:
+    raise WorkflowError(
+        f"the rules are of clipaffect {VERSION}, the package is {clipaffect.__version__}\n"
+        f"  where: {Path(clipaffect.__file__).parent}\n"
+        f"  fix: pip install {CHECKOUT}, or use the snakefile of {clipaffect.__version__}"
+    )
+
 from clipaffect.config import parse_config
 from clipaffect.config.encoders import weights_folder
+from clipaffect.config.stage_keys import evaluated, settings_json, shard_names
 from clipaffect.config.studies import OWN, usable_studies
-from clipaffect.errors import UserError
-from clipaffect.prediction.asked import asked_of
-from clipaffect.slurm_outages import keep_unanswered
-from clipaffect.stages import evaluated, settings_json, shard_names
+from clipaffect.core.assets import known_assets
+from clipaffect.core.errors import UserError
+from clipaffect.core.layout import Layout
+from clipaffect.prediction.request import prediction_request
 
-# Of use on a cluster alone; which executor runs is not known here.
-keep_unanswered(snakemake_executor_plugin_slurm.Executor)
+if STANDALONE:
+    import snakemake_executor_plugin_slurm
+    from clipaffect.ops.slurm_outages import keep_unanswered
+
+    # Needed on a cluster only; which executor runs is not known here.
+    keep_unanswered(snakemake_executor_plugin_slurm.Executor)
 
 try:
     CONFIG = parse_config(
         config, ", ".join(map(str, workflow.configfiles)) or "--config"
     )
+    # What `snakemake predict` asks of which model: known before any job runs.
+    REQUEST = prediction_request(CONFIG)
 except UserError as error:
     raise WorkflowError(str(error))
 
-RESULTS = Path("results") / CONFIG.run
+RESULTS = Layout(Path("results") / CONFIG.run)
 LOGS = Path("logs") / CONFIG.run
-TIMINGS = RESULTS / "timings"
 ASSETS = Path(CONFIG.paths.assets)
 SHARDS = shard_names(CONFIG.data.shards)
 TASKS = list(CONFIG.tasks())
 TEST_TASKS = [task for task in TASKS if task in CONFIG.data.test]
-SUBMISSIONS = expand(RESULTS / "submission/{task}/predictions.txt", task=TEST_TASKS)
-# What heads and probes are fitted on: an encoder's embeddings, or features from elsewhere.
+# What heads and probes are trained on: an encoder's embeddings, or features from elsewhere.
 SOURCES = CONFIG.feature_names()
 IMPORTED = CONFIG.features.imported
 JOINED = CONFIG.features.join
 PARTS = range(CONFIG.training.parts)
+USER_FILES = CONFIG.training.user_files()
+# The table of the encoder that heads are trained on.
+TABLE = RESULTS.table(CONFIG.encoder)
+EVERY_TABLE = [
+    path
+    for task in TASKS
+    for path in RESULTS.table(CONFIG.encoder, task).files().values()
+]
+EVERY_HEAD = [RESULTS.heads(task, part).weights for task in TASKS for part in PARTS]
+SCORED = (
+    "scores",
+    "rows",
+    "metrics",
+    "person_counts",
+    "heads",
+    "frames",
+    "provenance",
+)
+COMPARED = ("intervals", "comparisons", "resolution")
 ENV = f"../envs/{CONFIG.environment}.yaml"
-
-
-def quoted(word):
-    """A word for the shell that passes through Snakemake's formatting of commands unchanged."""
-    return shlex.quote(str(word)).replace("{", "{{").replace("}", "}}")
 
 
 # In a conda job `python` is the environment's; elsewhere it is the one that runs Snakemake,
@@ -57,24 +92,40 @@ def quoted(word):
 IN_CONDA = any(
     method.name == "CONDA" for method in workflow.deployment_settings.deployment_method
 )
-PYTHON = "python" if IN_CONDA else quoted(sys.executable)
-
-# In front of every command. Snakemake clears PYTHONPATH in conda jobs, so it is set again. One
-# thread a job: the same bytes under any load, and many jobs side by side use the cores better.
-shell.prefix(
-    f"export PYTHONPATH={quoted(SOURCE.resolve())} PYTHONUNBUFFERED=1 "
-    f"CLIPAFFECT_STORE={quoted(CONFIG.paths.store)} "
-    f"CLIPAFFECT_ASSETS={quoted(CONFIG.paths.assets)} "
-    f"CLIPAFFECT_SCRATCH={quoted(CONFIG.paths.scratch or '')} "
-    "OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1; "
-    f'clipaffect() {{{{ {PYTHON} -m clipaffect "$@"; }}}}; '
+# Conda environments do not hold the package itself. One thread for each job: the same bytes under
+# any load, and many jobs at once use the cores better.
+CLIPAFFECT = shlex.join(
+    [
+        "env",
+        *(
+            [f"PYTHONPATH={(CHECKOUT / 'src').resolve()}"]
+            if STANDALONE or IN_CONDA
+            else []
+        ),
+        "PYTHONUNBUFFERED=1",
+        f"CLIPAFFECT_STORE={CONFIG.paths.store}",
+        f"CLIPAFFECT_ASSETS={CONFIG.paths.assets}",
+        f"CLIPAFFECT_SCRATCH={CONFIG.paths.scratch or ''}",
+        "OMP_NUM_THREADS=1",
+        "OPENBLAS_NUM_THREADS=1",
+        "MKL_NUM_THREADS=1",
+        "python" if IN_CONDA else sys.executable,
+        "-m",
+        "clipaffect",
+    ]
 )
 
 
-def options(name, paths, folder=False):
-    """A command's option for each path, or for the folder it lies in."""
-    chosen = [Path(path).parent if folder else path for path in paths]
-    return " ".join(f"{name} {shlex.quote(str(path))}" for path in chosen)
+def command(arguments):
+    """A call of the command line for `shell`, with the job's log."""
+    # Snakemake formats what stands in braces.
+    program = CLIPAFFECT.replace("{", "{{").replace("}", "}}")
+    return f"{program} {arguments} > {{log:q}} 2>&1"
+
+
+def options(name, paths):
+    """A command's option for each path."""
+    return " ".join(f"{name} {shlex.quote(str(path))}" for path in paths)
 
 
 def any_of(names):
@@ -86,18 +137,17 @@ def faces_of(shard, encoder):
     """The faces of a shard that an encoder sees."""
     entry = EVERY.encoders.get(encoder)
     crop = None if entry is None else entry.crop
-    own = "" if crop in (None, CONFIG.faces.crop) else f"{crop}/"
-    return RESULTS / f"faces/{own}{shard}.parquet"
+    return RESULTS.faces(shard, "" if crop in (None, CONFIG.faces.crop) else crop)
 
 
 def records_of(runs):
-    """What finished runs were; one that is not there is named by the job, which alone fails."""
-    paths = [RESULTS.parent / run / "report/run.json" for run in runs]
+    """The records of other runs; a job names those that are missing, and it alone fails."""
+    paths = [Layout(Path("results") / run).report.record for run in runs]
     return [path for path in paths if path.exists()]
 
 
 def with_crop(crop):
-    """The run's configuration with faces cut in another way."""
+    """The run's configuration with faces cropped in another way."""
     faces = CONFIG.faces.model_copy(update={"crop": crop})
     return CONFIG.model_copy(update={"faces": faces})
 
@@ -111,26 +161,27 @@ def weights_of(encoder):
     return [encoder.file] if encoder.file is not None else []
 
 
+def head_weights():
+    """The weights of the encoder that heads are trained on."""
+    entry = CONFIG.encoders.get(CONFIG.encoder)
+    return [] if entry is None else weights_of(entry)
+
+
 def prompted(encoder):
-    """The settings that the prompts' features depend on: of an encoder that may be asked by them."""
+    """The settings that the features of prompts depend on, for an encoder with a text tower."""
     entry = CONFIG.encoders.get(encoder)
     may = entry is not None and entry.kind == "open_clip" and entry.random is None
     return [f"encoders.{encoder}"] if may else []
 
 
 def prompt_weights(wildcards):
-    """The weights whose text tower is asked."""
+    """The weights of the text tower."""
     if not prompted(wildcards.encoder):
         return []
     return weights_of(CONFIG.encoders[wildcards.encoder])
 
 
-# What is asked of which model by `snakemake predict`: known before any job runs.
-try:
-    ASKED = asked_of(CONFIG)
-except UserError as error:
-    raise WorkflowError(str(error))
-TAGGED = [e for e in [*CONFIG.encoders.values(), *ASKED.encoders.values()] if e.tag]
+TAGGED = [e for e in [*CONFIG.encoders.values(), *REQUEST.encoders.values()] if e.tag]
 
 # A study that is wrong, or does not fit the run's recipe, is named on the studies' page.
 STUDIES, STUDY_ERRORS = usable_studies(CONFIG)
@@ -145,6 +196,16 @@ EVERY = CONFIG.model_copy(
         | {k: v for own in STUDIES.values() for k, v in own.config.encoders.items()}
     }
 )
+
+
+def study_settings(name, stage, task, *sections):
+    """The settings of a study's stage for one task."""
+    return settings_json(STUDIES[name].config, stage, *sections, f"tasks.{task}")
+
+
+def study_files(name):
+    """The code of the user's own that a study's heads run."""
+    return STUDIES[name].config.training.user_files()
 
 
 wildcard_constraints:

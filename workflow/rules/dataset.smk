@@ -9,14 +9,14 @@ from clipaffect.dataset.inventory import inventory
 
 rule index_dataset:
     output:
-        manifests=expand(RESULTS / "dataset/manifests/{shard}.parquet", shard=SHARDS),
-        labels=expand(RESULTS / "dataset/labels/{task}.parquet", task=TASKS),
-        test=expand(RESULTS / "dataset/test/{task}.parquet", task=TEST_TASKS),
-        summary=RESULTS / "dataset/summary.json",
+        manifests=expand(RESULTS.dataset.manifest(), shard=SHARDS),
+        labels=expand(RESULTS.dataset.labels(), task=TASKS),
+        test=expand(RESULTS.dataset.test_frames(), task=TEST_TASKS),
+        summary=RESULTS.dataset.summary,
     log:
         LOGS / "index_dataset.log",
     benchmark:
-        TIMINGS / "index_dataset.tsv"
+        RESULTS.timings / "index_dataset.tsv"
     conda:
         ENV
     params:
@@ -28,21 +28,22 @@ rule index_dataset:
         inventory=lambda wildcards: inventory(
             CONFIG.data, list(CONFIG.tasks().values())
         ),
-        folder=RESULTS / "dataset",
+        out=subpath(output.summary, parent=True),
     shell:
-        "clipaffect index-dataset --settings {params.settings:q} --out {params.folder:q} "
-        "> {log:q} 2>&1"
+        command(
+            "rule index-dataset --settings {params.settings:q} --out {params.out:q}"
+        )
 
 
 rule extract_frames:
     input:
-        manifest=RESULTS / "dataset/manifests/{shard}.parquet",
+        manifest=RESULTS.dataset.manifest(),
     output:
-        RESULTS / "frames/{shard}.parquet",
+        RESULTS.frames(),
     log:
         LOGS / "extract_frames/{shard}.log",
     benchmark:
-        TIMINGS / "extract_frames/{shard}.tsv"
+        RESULTS.timings / "extract_frames/{shard}.tsv"
     # The first page waits for these alone: they go before the long jobs.
     priority: 100
     conda:
@@ -50,5 +51,4 @@ rule extract_frames:
     params:
         settings=settings_json(CONFIG, "frames"),
     shell:
-        "clipaffect extract-frames {input.manifest:q} --out {output:q} "
-        "> {log:q} 2>&1"
+        command("rule extract-frames {input.manifest:q} --out {output:q}")

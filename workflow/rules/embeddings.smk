@@ -8,15 +8,15 @@ out: one row for each row of faces, with a float16 feature; one memory-mappable 
 
 rule embed_faces:
     input:
-        manifest=RESULTS / "dataset/manifests/{shard}.parquet",
+        manifest=RESULTS.dataset.manifest(),
         faces=lambda wildcards: faces_of(wildcards.shard, wildcards.encoder),
         weights=lambda wildcards: weights_of(EVERY.encoders[wildcards.encoder]),
     output:
-        RESULTS / "embeddings/{encoder}/{shard}.parquet",
+        RESULTS.embeddings(),
     log:
         LOGS / "embed_faces/{encoder}/{shard}.log",
     benchmark:
-        TIMINGS / "embed_faces/{encoder}/{shard}.tsv"
+        RESULTS.timings / "embed_faces/{encoder}/{shard}.tsv"
     wildcard_constraints:
         encoder=any_of(EVERY.encoders),
     conda:
@@ -26,22 +26,26 @@ rule embed_faces:
             EVERY, "embeddings", f"encoders.{wildcards.encoder}"
         ),
     shell:
-        "clipaffect embed-faces --settings {params.settings:q} {input.manifest:q} "
-        "{input.faces:q} --out {output:q} > {log:q} 2>&1"
+        command(
+            "rule embed-faces --settings {params.settings:q} {input.manifest:q} "
+            "{input.faces:q} --out {output:q}"
+        )
 
 
 rule import_features:
     input:
-        labels=expand(RESULTS / "dataset/labels/{task}.parquet", task=TASKS),
-        test=expand(RESULTS / "dataset/test/{task}.parquet", task=TEST_TASKS),
+        labels=expand(RESULTS.dataset.labels(), task=TASKS),
+        test=expand(RESULTS.dataset.test_frames(), task=TEST_TASKS),
         files=lambda wildcards: CONFIG.features.files(wildcards.imported),
     output:
-        shards=expand(RESULTS / "embeddings/{{imported}}/{shard}.parquet", shard=SHARDS),
-        counts=RESULTS / "embeddings/{imported}/import.json",
+        shards=expand(
+            RESULTS.embeddings("{imported}"), shard=SHARDS, allow_missing=True
+        ),
+        counts=RESULTS.import_counts("{imported}"),
     log:
         LOGS / "import_features/{imported}.log",
     benchmark:
-        TIMINGS / "import_features/{imported}.tsv"
+        RESULTS.timings / "import_features/{imported}.tsv"
     wildcard_constraints:
         imported=any_of(IMPORTED),
     conda:
@@ -53,23 +57,27 @@ rule import_features:
         labels=lambda wildcards, input: options("--labels", input.labels),
         test=lambda wildcards, input: options("--test", input.test),
         shards=CONFIG.data.shards,
+        out=subpath(output.counts, parent=True),
     shell:
-        "clipaffect import-features --settings {params.settings:q} {params.labels} "
-        '{params.test} --shards {params.shards} --out "$(dirname {output.counts:q})" > {log:q} 2>&1'
+        command(
+            "rule import-features --settings {params.settings:q} {params.labels} "
+            "{params.test} --shards {params.shards} --out {params.out:q}"
+        )
 
 
 rule join_features:
     input:
         lambda wildcards: expand(
-            RESULTS / "embeddings/{encoder}/{{shard}}.parquet",
+            RESULTS.embeddings(),
             encoder=JOINED[wildcards.joined],
+            shard=wildcards.shard,
         ),
     output:
-        RESULTS / "embeddings/{joined}/{shard}.parquet",
+        RESULTS.embeddings("{joined}"),
     log:
         LOGS / "join_features/{joined}/{shard}.log",
     benchmark:
-        TIMINGS / "join_features/{joined}/{shard}.tsv"
+        RESULTS.timings / "join_features/{joined}/{shard}.tsv"
     wildcard_constraints:
         joined=any_of(JOINED),
     conda:
@@ -77,26 +85,25 @@ rule join_features:
     params:
         settings=settings_json(CONFIG, "joined"),
     shell:
-        "clipaffect join-features {input:q} --out {output:q} > {log:q} 2>&1"
+        command("rule join-features {input:q} --out {output:q}")
 
 
 rule build_table:
     input:
-        labels=RESULTS / "dataset/labels/{task}.parquet",
-        embeddings=expand(
-            RESULTS / "embeddings/{{encoder}}/{shard}.parquet", shard=SHARDS
-        ),
+        labels=RESULTS.dataset.labels(),
+        embeddings=expand(RESULTS.embeddings(), shard=SHARDS, allow_missing=True),
     output:
-        rows=RESULTS / "tables/{encoder}/{task}/rows.parquet",
-        features=RESULTS / "tables/{encoder}/{task}/features.npy",
+        **RESULTS.table().files(),
     log:
         LOGS / "build_table/{encoder}/{task}.log",
     benchmark:
-        TIMINGS / "build_table/{encoder}/{task}.tsv"
+        RESULTS.timings / "build_table/{encoder}/{task}.tsv"
     conda:
         ENV
     params:
         settings=settings_json(CONFIG, "table"),
+        out=subpath(output.rows, parent=True),
     shell:
-        "clipaffect build-table {input.labels:q} {input.embeddings:q} "
-        '--out "$(dirname {output.rows:q})" > {log:q} 2>&1'
+        command(
+            "rule build-table {input.labels:q} {input.embeddings:q} --out {params.out:q}"
+        )

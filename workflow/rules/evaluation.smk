@@ -1,22 +1,23 @@
 """Scores of heads and references.
 
 in:  the tables, every part of the grid
-out: frame scores and tidy metrics of each task, intervals and paired tests; predictions of its
-     test frames
+out: frame scores and metrics of each task, intervals and paired tests; the steps after the head;
+     predictions of its test frames
 """
+
+SUBMISSIONS = expand(RESULTS.submission().predictions, task=TEST_TASKS)
 
 
 rule fit_references:
     input:
-        rows=RESULTS / "tables/{encoder}/{task}/rows.parquet",
-        features=RESULTS / "tables/{encoder}/{task}/features.npy",
+        **RESULTS.table().files(),
         weights=prompt_weights,
     output:
-        RESULTS / "references/{encoder}/{task}.parquet",
+        RESULTS.references(),
     log:
         LOGS / "fit_references/{encoder}/{task}.log",
     benchmark:
-        TIMINGS / "fit_references/{encoder}/{task}.tsv"
+        RESULTS.timings / "fit_references/{encoder}/{task}.tsv"
     conda:
         ENV
     params:
@@ -28,32 +29,27 @@ rule fit_references:
             f"tasks.{wildcards.task}",
             *prompted(wildcards.encoder),
         ),
+        table=subpath(input.rows, parent=True),
     shell:
-        "clipaffect fit-references --settings {params.settings:q} "
-        '{wildcards.encoder:q} "$(dirname {input.rows:q})" --out {output:q} > {log:q} 2>&1'
+        command(
+            "rule fit-references --settings {params.settings:q} {wildcards.encoder:q} "
+            "{params.table:q} --out {output:q}"
+        )
 
 
 rule evaluate_heads:
     input:
-        rows=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/rows.parquet",
-        features=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/features.npy",
-        code=CONFIG.training.user_files(),
-        bundles=expand(RESULTS / "models/{{task}}/{part}/heads.safetensors", part=PARTS),
-        references=expand(
-            RESULTS / "references/{encoder}/{{task}}.parquet", encoder=SOURCES
-        ),
+        **TABLE.files(),
+        code=USER_FILES,
+        heads=expand(RESULTS.heads().weights, part=PARTS, allow_missing=True),
+        listed=expand(RESULTS.heads().listed, part=PARTS, allow_missing=True),
+        references=expand(RESULTS.references(), encoder=SOURCES, allow_missing=True),
     output:
-        scores=RESULTS / "evaluation/{task}/scores.parquet",
-        rows=RESULTS / "evaluation/{task}/rows.parquet",
-        metrics=RESULTS / "evaluation/{task}/metrics.parquet",
-        clusters=RESULTS / "evaluation/{task}/clusters.parquet",
-        heads=RESULTS / "evaluation/{task}/heads.parquet",
-        frames=RESULTS / "evaluation/{task}/frames.json",
-        source=RESULTS / "evaluation/{task}/source.json",
+        **RESULTS.evaluation().files(*SCORED),
     log:
         LOGS / "evaluate_heads/{task}.log",
     benchmark:
-        TIMINGS / "evaluate_heads/{task}.tsv"
+        RESULTS.timings / "evaluate_heads/{task}.tsv"
     conda:
         ENV
     params:
@@ -61,25 +57,26 @@ rule evaluate_heads:
             CONFIG, "evaluation", *evaluated(CONFIG, wildcards.task)
         ),
         encoder=CONFIG.encoder,
-        bundles=lambda wildcards, input: options("--bundle", input.bundles, folder=True),
+        table=subpath(input.rows, parent=True),
+        heads=lambda wildcards, input: options("--heads", input.heads),
         references=lambda wildcards, input: options("--reference", input.references),
+        out=subpath(output.scores, parent=True),
     shell:
-        "clipaffect evaluate-heads --settings {params.settings:q} "
-        '{params.encoder:q} "$(dirname {input.rows:q})" {params.bundles} {params.references} '
-        '--out "$(dirname {output.scores:q})" > {log:q} 2>&1'
+        command(
+            "rule evaluate-heads --settings {params.settings:q} {params.encoder:q} "
+            "{params.table:q} {params.heads} {params.references} --out {params.out:q}"
+        )
 
 
 rule compare_heads:
     input:
-        RESULTS / "evaluation/{task}/clusters.parquet",
+        RESULTS.evaluation().person_counts,
     output:
-        intervals=RESULTS / "evaluation/{task}/intervals.parquet",
-        comparisons=RESULTS / "evaluation/{task}/comparisons.parquet",
-        resolution=RESULTS / "evaluation/{task}/resolution.json",
+        **RESULTS.evaluation().files(*COMPARED),
     log:
         LOGS / "compare_heads/{task}.log",
     benchmark:
-        TIMINGS / "compare_heads/{task}.tsv"
+        RESULTS.timings / "compare_heads/{task}.tsv"
     conda:
         ENV
     params:
@@ -87,36 +84,36 @@ rule compare_heads:
             CONFIG, "comparison", "training", "evaluation", f"tasks.{wildcards.task}"
         ),
         encoder=CONFIG.encoder,
+        out=subpath(output.intervals, parent=True),
     shell:
-        "clipaffect compare-heads --settings {params.settings:q} {params.encoder:q} {input:q} "
-        '--out "$(dirname {output.intervals:q})" > {log:q} 2>&1'
+        command(
+            "rule compare-heads --settings {params.settings:q} {params.encoder:q} {input:q} "
+            "--out {params.out:q}"
+        )
 
 
 rule postprocess_scores:
     input:
-        rows=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/rows.parquet",
-        features=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/features.npy",
-        code=CONFIG.training.user_files(),
-        scores=RESULTS / "evaluation/{task}/scores.parquet",
-        labels=RESULTS / "evaluation/{task}/rows.parquet",
+        **TABLE.files(),
+        code=USER_FILES,
+        scores=RESULTS.evaluation().scores,
+        labels=RESULTS.evaluation().rows,
         others=expand(
-            RESULTS / "tables/{encoder}/{{task}}/rows.parquet",
+            RESULTS.table().rows,
             encoder=CONFIG.postprocess.encoders,
+            allow_missing=True,
         ),
         other_features=expand(
-            RESULTS / "tables/{encoder}/{{task}}/features.npy",
+            RESULTS.table().features,
             encoder=CONFIG.postprocess.encoders,
+            allow_missing=True,
         ),
     output:
-        steps=RESULTS / "postprocess/{task}/steps.parquet",
-        choices=RESULTS / "postprocess/{task}/choices.json",
-        scores=RESULTS / "postprocess/{task}/scores.parquet",
-        cross=RESULTS / "postprocess/{task}/cross.parquet",
-        heads=RESULTS / "postprocess/{task}/heads.safetensors",
+        **RESULTS.postprocessing().files(),
     log:
         LOGS / "postprocess_scores/{task}.log",
     benchmark:
-        TIMINGS / "postprocess_scores/{task}.tsv"
+        RESULTS.timings / "postprocess_scores/{task}.tsv"
     conda:
         ENV
     params:
@@ -129,41 +126,47 @@ rule postprocess_scores:
             f"tasks.{wildcards.task}",
         ),
         encoder=CONFIG.encoder,
-        others=lambda wildcards, input: options("--other", input.others, folder=True),
+        table=subpath(input.rows, parent=True),
+        scored=subpath(input.scores, parent=True),
+        others=lambda wildcards, input: options("--other", input.others),
+        out=subpath(output.steps, parent=True),
     shell:
-        "clipaffect postprocess-scores --settings {params.settings:q} {params.encoder:q} "
-        '"$(dirname {input.rows:q})" "$(dirname {input.scores:q})" {params.others} '
-        '--out "$(dirname {output.steps:q})" > {log:q} 2>&1'
+        command(
+            "rule postprocess-scores --settings {params.settings:q} {params.encoder:q} "
+            "{params.table:q} {params.scored:q} {params.others} --out {params.out:q}"
+        )
 
 
 rule write_submission:
     input:
-        test=RESULTS / "dataset/test/{task}.parquet",
-        rows=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/rows.parquet",
-        features=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/features.npy",
+        **TABLE.files(),
+        test=RESULTS.dataset.test_frames(),
         embeddings=expand(
-            RESULTS / f"embeddings/{CONFIG.encoder}" / "{shard}.parquet", shard=SHARDS
+            RESULTS.embeddings(CONFIG.encoder), shard=SHARDS, allow_missing=True
         ),
-        code=CONFIG.training.user_files(),
-        bundles=expand(RESULTS / "models/{{task}}/{part}/heads.safetensors", part=PARTS),
+        code=USER_FILES,
+        heads=expand(RESULTS.heads().weights, part=PARTS, allow_missing=True),
+        listed=expand(RESULTS.heads().listed, part=PARTS, allow_missing=True),
     output:
-        predictions=RESULTS / "submission/{task}/predictions.txt",
-        coverage=RESULTS / "submission/{task}/coverage.json",
+        **RESULTS.submission().files(),
     log:
         LOGS / "write_submission/{task}.log",
     benchmark:
-        TIMINGS / "write_submission/{task}.tsv"
+        RESULTS.timings / "write_submission/{task}.tsv"
     conda:
         ENV
     params:
         settings=lambda wildcards: settings_json(
             CONFIG, "submission", "training", "evaluation", f"tasks.{wildcards.task}"
         ),
-        bundles=lambda wildcards, input: options("--bundle", input.bundles, folder=True),
+        table=subpath(input.rows, parent=True),
+        heads=lambda wildcards, input: options("--heads", input.heads),
         embeddings=lambda wildcards, input: options("--embeddings", input.embeddings),
         variant="",
+        out=subpath(output.predictions, parent=True),
     shell:
-        "clipaffect write-submission --settings {params.settings:q} "
-        '{input.test:q} "$(dirname {input.rows:q})" {params.bundles} {params.embeddings} '
-        "{params.variant} "
-        '--out "$(dirname {output.predictions:q})" > {log:q} 2>&1'
+        command(
+            "rule write-submission --settings {params.settings:q} {input.test:q} "
+            "{params.table:q} {params.heads} {params.embeddings} {params.variant} --out "
+            "{params.out:q}"
+        )

@@ -1,42 +1,44 @@
 """Faces of a shard: detection, tracks, alignment, crops.
 
 in:  the shard's manifest and frame index, the face networks
-out: one row for each frame and annotated person, with status, box, points and crop; in a folder of
-     its own where an encoder sees other crops than the run's
+out: one row for each frame and annotated person, with status, box, landmarks and crop; in a folder
+     of its own where an encoder sees other crops than the run's
 """
 
 
 rule align_faces:
     input:
-        manifest=RESULTS / "dataset/manifests/{shard}.parquet",
-        frames=RESULTS / "frames/{shard}.parquet",
+        manifest=RESULTS.dataset.manifest(),
+        frames=RESULTS.frames(),
         networks=(
             ASSETS / "face-networks/manifest.json"
             if CONFIG.data.searches_faces
             else []
         ),
     output:
-        RESULTS / "faces/{shard}.parquet",
+        RESULTS.faces(),
     log:
         LOGS / "align_faces/{shard}.log",
     benchmark:
-        TIMINGS / "align_faces/{shard}.tsv"
+        RESULTS.timings / "align_faces/{shard}.tsv"
     conda:
         ENV
     params:
         settings=settings_json(CONFIG, "detections", "faces"),
     shell:
-        "clipaffect align-faces --settings {params.settings:q} {input.manifest:q} "
-        "{input.frames:q} --out {output:q} > {log:q} 2>&1"
+        command(
+            "rule align-faces --settings {params.settings:q} {input.manifest:q} "
+            "{input.frames:q} --out {output:q}"
+        )
 
 
 use rule align_faces as align_other_crops with:
     output:
-        RESULTS / "faces/{crop}/{shard}.parquet",
+        RESULTS.faces(crop="{crop}"),
     log:
         LOGS / "align_other_crops/{crop}/{shard}.log",
     benchmark:
-        TIMINGS / "align_other_crops/{crop}/{shard}.tsv"
+        RESULTS.timings / "align_other_crops/{crop}/{shard}.tsv"
     params:
         settings=lambda wildcards: settings_json(
             with_crop(wildcards.crop), "detections", "faces"

@@ -1,13 +1,13 @@
-"""Anybody's videos, answered by trained heads: `snakemake predict`, `snakemake model`.
+"""Predictions of anybody's videos by trained heads: `snakemake predict`, `snakemake model`.
 
 in:  the videos that `prediction` names; a bundle, or this run's own heads
-out: results/<run>/model, the bundle; results/<run>/prediction/, a folder for each shard with one for
-     each video, a summary and a page that leads to every video's
+out: results/<run>/model, the bundle; results/<run>/prediction/, a folder for each shard with one
+     for each video, a summary and a page that leads to every video's
 """
 
 from clipaffect.dataset.inventory import states
 
-PREDICTED = RESULTS / "prediction"
+PREDICTIONS = RESULTS.predictions
 PREDICTION_SHARDS = shard_names(CONFIG.prediction.shards)
 
 
@@ -18,58 +18,45 @@ localrules:
 
 rule model:
     input:
-        RESULTS / "model/bundle.json",
+        RESULTS.model / "bundle.json",
 
 
 rule predict:
     input:
-        PREDICTED / "index.html",
+        PREDICTIONS.page,
 
 
 rule export_model:
     input:
-        report=[
-            RESULTS / "report" / name
-            for name in ("run.json", "metrics.json", *(f"cards/{t}.md" for t in TASKS))
-        ],
-        heads=expand(
-            RESULTS / "models/{task}/{part}/heads.{kind}",
-            task=TASKS,
-            part=PARTS,
-            kind=["safetensors", "parquet"],
-        ),
-        steps=(
-            expand(
-                RESULTS / "postprocess/{task}/{file}",
-                task=TASKS,
-                file=["choices.json", "heads.safetensors"],
-            )
-            if CONFIG.postprocess.steps
-            else []
-        ),
+        record=RESULTS.report.record,
+        metrics=RESULTS.report.metrics,
+        cards=expand(RESULTS.report.card(), task=TASKS),
+        heads=EVERY_HEAD,
+        listed=expand(RESULTS.heads().listed, task=TASKS, part=PARTS),
+        choices=expand(RESULTS.postprocessing().choices, task=STEPPED),
+        others=expand(RESULTS.postprocessing().heads, task=STEPPED),
+        code=USER_FILES,
     output:
-        RESULTS / "model/bundle.json",
-        RESULTS / "model/README.md",
-        RESULTS / "model/preprocessing.json",
-        expand(RESULTS / "model/heads/{task}.safetensors", task=TASKS),
+        bundle=RESULTS.model / "bundle.json",
+        readme=RESULTS.model / "README.md",
+        preprocessing=RESULTS.model / "preprocessing.json",
+        heads=expand(RESULTS.model / "heads/{task}.safetensors", task=TASKS),
     log:
         LOGS / "export_model.log",
     conda:
         ENV
     params:
         settings=settings_json(CONFIG, "model"),
-        results=RESULTS,
-        folder=RESULTS / "model",
+        results=RESULTS.folder,
+        out=subpath(output.bundle, parent=True),
     shell:
-        "clipaffect export {params.results:q} --out {params.folder:q} > {log:q} 2>&1"
+        command("export-model {params.results:q} --out {params.out:q}")
 
 
 rule find_videos:
     output:
-        manifests=expand(
-            PREDICTED / "manifests/{shard}.parquet", shard=PREDICTION_SHARDS
-        ),
-        files=PREDICTED / "files.json",
+        manifests=expand(PREDICTIONS.manifest(), shard=PREDICTION_SHARDS),
+        listing=PREDICTIONS.listing,
     log:
         LOGS / "find_videos.log",
     conda:
@@ -77,102 +64,98 @@ rule find_videos:
     params:
         settings=lambda wildcards: settings_json(CONFIG, "prediction", "prediction"),
         inventory=lambda wildcards: states(CONFIG.prediction.videos),
-        folder=PREDICTED,
+        out=subpath(output.listing, parent=True),
     shell:
-        "clipaffect find-videos --settings {params.settings:q} --out {params.folder:q} "
-        "> {log:q} 2>&1"
+        command("rule find-videos --settings {params.settings:q} --out {params.out:q}")
 
 
 use rule extract_frames as index_videos with:
     input:
-        manifest=PREDICTED / "manifests/{shard}.parquet",
+        manifest=PREDICTIONS.manifest(),
     output:
-        PREDICTED / "frames/{shard}.parquet",
+        PREDICTIONS.frames(),
     log:
         LOGS / "index_videos/{shard}.log",
     benchmark:
-        TIMINGS / "index_videos/{shard}.tsv"
+        RESULTS.timings / "index_videos/{shard}.tsv"
 
 
 use rule align_faces as find_faces with:
     input:
-        manifest=PREDICTED / "manifests/{shard}.parquet",
-        frames=PREDICTED / "frames/{shard}.parquet",
+        manifest=PREDICTIONS.manifest(),
+        frames=PREDICTIONS.frames(),
         networks=ASSETS / "face-networks/manifest.json",
     output:
-        PREDICTED / "faces/{crop}/{shard}.parquet",
+        PREDICTIONS.faces(),
     log:
         LOGS / "find_faces/{crop}/{shard}.log",
     benchmark:
-        TIMINGS / "find_faces/{crop}/{shard}.tsv"
+        RESULTS.timings / "find_faces/{crop}/{shard}.tsv"
     params:
-        settings=lambda wildcards: ASKED.faces_settings(wildcards.crop),
+        settings=lambda wildcards: REQUEST.faces_settings(wildcards.crop),
 
 
-rule embed_videos:
+use rule embed_faces as embed_videos with:
     input:
-        manifest=PREDICTED / "manifests/{shard}.parquet",
-        faces=lambda wildcards: PREDICTED
-        / f"faces/{ASKED.crop(wildcards.encoder)}/{wildcards.shard}.parquet",
-        weights=lambda wildcards: weights_of(ASKED.encoders[wildcards.encoder]),
+        manifest=PREDICTIONS.manifest(),
+        faces=lambda wildcards: PREDICTIONS.faces(
+            REQUEST.crop(wildcards.encoder), wildcards.shard
+        ),
+        weights=lambda wildcards: weights_of(REQUEST.encoders[wildcards.encoder]),
     output:
-        PREDICTED / "embeddings/{encoder}/{shard}.parquet",
+        PREDICTIONS.embeddings(),
     log:
         LOGS / "embed_videos/{encoder}/{shard}.log",
     benchmark:
-        TIMINGS / "embed_videos/{encoder}/{shard}.tsv"
+        RESULTS.timings / "embed_videos/{encoder}/{shard}.tsv"
     wildcard_constraints:
-        encoder=any_of(ASKED.encoders),
-    conda:
-        ENV
+        encoder=any_of(REQUEST.encoders),
     params:
-        settings=lambda wildcards: ASKED.encoder_settings(wildcards.encoder),
-    shell:
-        "clipaffect embed-faces --settings {params.settings:q} {input.manifest:q} "
-        "{input.faces:q} --out {output:q} > {log:q} 2>&1"
+        settings=lambda wildcards: REQUEST.encoder_settings(wildcards.encoder),
 
 
-rule answer_shard:
+rule predict_shard:
     input:
-        model=ASKED.model,
-        manifest=PREDICTED / "manifests/{shard}.parquet",
-        faces=PREDICTED / f"faces/{ASKED.faces.crop}" / "{shard}.parquet",
+        model=REQUEST.model,
+        manifest=PREDICTIONS.manifest(),
+        faces=PREDICTIONS.faces(REQUEST.faces.crop),
         embeddings=expand(
-            PREDICTED / "embeddings/{encoder}/{{shard}}.parquet",
-            encoder=ASKED.encoders,
+            PREDICTIONS.embeddings(), encoder=REQUEST.encoders, allow_missing=True
         ),
     output:
-        directory(PREDICTED / "{shard}"),
+        directory(PREDICTIONS.shard()),
     log:
-        LOGS / "answer_shard/{shard}.log",
+        LOGS / "predict_shard/{shard}.log",
     benchmark:
-        TIMINGS / "answer_shard/{shard}.tsv"
+        RESULTS.timings / "predict_shard/{shard}.tsv"
     conda:
         ENV
     params:
         settings=lambda wildcards: settings_json(CONFIG, "prediction", "prediction"),
         embeddings=lambda wildcards, input: options("--embeddings", input.embeddings),
     shell:
-        "clipaffect answer-shard --settings {params.settings:q} {input.model:q} "
-        "{input.manifest:q} {input.faces:q} {params.embeddings} --out {output:q} > {log:q} 2>&1"
+        command(
+            "rule predict-shard --settings {params.settings:q} {input.model:q} "
+            "{input.manifest:q} {input.faces:q} {params.embeddings} --out {output:q}"
+        )
 
 
-rule list_answers:
+rule list_predictions:
     input:
-        model=ASKED.model,
-        files=PREDICTED / "files.json",
-        shards=expand(PREDICTED / "{shard}", shard=PREDICTION_SHARDS),
+        model=REQUEST.model,
+        listing=PREDICTIONS.listing,
+        shards=expand(PREDICTIONS.shard(), shard=PREDICTION_SHARDS),
     output:
-        page=PREDICTED / "index.html",
-        summary=PREDICTED / "summary.csv",
-        columns=PREDICTED / "columns.csv",
+        **PREDICTIONS.files("page", "summary", "columns"),
     log:
-        LOGS / "list_answers.log",
+        LOGS / "list_predictions.log",
     conda:
         ENV
     params:
         settings=lambda wildcards: settings_json(CONFIG, "prediction", "prediction"),
-        folder=PREDICTED,
+        out=subpath(output.page, parent=True),
     shell:
-        "clipaffect list-answers --settings {params.settings:q} {input.model:q} {input.files:q} "
-        "{input.shards:q} --out {params.folder:q} > {log:q} 2>&1"
+        command(
+            "rule list-predictions --settings {params.settings:q} {input.model:q} "
+            "{input.listing:q} {input.shards:q} --out {params.out:q}"
+        )

@@ -5,8 +5,9 @@ out: start.html within minutes; report/index.html with figures, tables and metri
      jobs took, under timings/
 """
 
-# Imported features alone need no image.
+# Imported features need no image.
 LOOKED_AT = SHARDS if CONFIG.encoders else []
+STEPPED = TASKS if CONFIG.postprocess.steps else []
 FIGURES = [
     (f"{figure}_{task}", task, label)
     for task in TASKS
@@ -26,73 +27,80 @@ TABLES = {
     "runs": "Every head and reference",
     "coverage": "Frames by status",
 }
+CHOSEN_STEPS = [
+    path
+    for task in STEPPED
+    for path in RESULTS.postprocessing(task).files("steps", "choices").values()
+]
+# What tables and pages of results are made of.
+EVALUATED = [
+    RESULTS.dataset.summary,
+    *expand(TABLE.rows, task=TASKS),
+    *(
+        path
+        for task in TASKS
+        for path in RESULTS.evaluation(task).files(*SCORED, *COMPARED).values()
+    ),
+    *CHOSEN_STEPS,
+]
 
 
 rule first_page:
     input:
-        summary=RESULTS / "dataset/summary.json",
-        frames=expand(RESULTS / "frames/{shard}.parquet", shard=LOOKED_AT),
+        summary=RESULTS.dataset.summary,
+        frames=expand(RESULTS.frames(), shard=LOOKED_AT),
     output:
-        RESULTS / "start.html",
+        RESULTS.first_page,
     log:
         LOGS / "first_page.log",
     benchmark:
-        TIMINGS / "first_page.tsv"
+        RESULTS.timings / "first_page.tsv"
     priority: 100
     conda:
         ENV
     params:
         settings=lambda wildcards: settings_json(CONFIG, "report", "config"),
-        results=RESULTS,
+        results=RESULTS.folder,
     shell:
-        "clipaffect first-page --settings {params.settings:q} {params.results:q} --out {output:q} "
-        "> {log:q} 2>&1"
+        command(
+            "rule first-page --settings {params.settings:q} {params.results:q} --out "
+            "{output:q}"
+        )
 
 
 rule build_report:
     input:
-        summary=RESULTS / "dataset/summary.json",
-        faces=expand(RESULTS / "faces/{shard}.parquet", shard=LOOKED_AT),
-        imports=expand(RESULTS / "embeddings/{imported}/import.json", imported=IMPORTED),
-        rows=expand(
-            RESULTS / f"tables/{CONFIG.encoder}" / "{task}/rows.parquet", task=TASKS
-        ),
-        metrics=expand(RESULTS / "evaluation/{task}/metrics.parquet", task=TASKS),
-        source=expand(RESULTS / "evaluation/{task}/source.json", task=TASKS),
-        comparisons=expand(
-            RESULTS / "evaluation/{task}/comparisons.parquet", task=TASKS
-        ),
-        steps=expand(
-            RESULTS / "postprocess/{task}/steps.parquet",
-            task=TASKS if CONFIG.postprocess.steps else [],
-        ),
-        bundles=expand(
-            RESULTS / "models/{task}/{part}/heads.safetensors", task=TASKS, part=PARTS
-        ),
+        evaluated=EVALUATED,
+        labels=expand(RESULTS.dataset.labels(), task=TASKS),
+        tables=EVERY_TABLE,
+        faces=expand(RESULTS.faces(), shard=LOOKED_AT),
+        imports=[RESULTS.import_counts(imported) for imported in IMPORTED],
+        heads=EVERY_HEAD,
+        code=USER_FILES,
     output:
         page=report(
-            RESULTS / "report/index.html",
+            RESULTS.report.page,
             caption="../report/page.rst",
             category="Report",
             labels={"what": "The whole report"},
         ),
-        metrics=RESULTS / "report/metrics.json",
-        markdown=RESULTS / "report/report.md",
-        record=RESULTS / "report/run.json",
-        cards=expand(RESULTS / "report/cards/{task}.md", task=TASKS),
+        metrics=RESULTS.report.metrics,
+        markdown=RESULTS.report.markdown,
+        record=RESULTS.report.record,
+        cards=expand(RESULTS.report.card(), task=TASKS),
         tables=[
             report(
-                RESULTS / f"report/tables/{name}.csv",
+                RESULTS.report.tables / f"{name}.csv",
                 caption=f"../report/{name}.rst",
                 category="Tables",
                 labels={"what": label},
             )
             for name, label in TABLES.items()
         ],
-        latex=expand(RESULTS / "report/tables/{table}.tex", table=TABLES),
+        latex=[RESULTS.report.tables / f"{name}.tex" for name in TABLES],
         figures=[
             report(
-                RESULTS / f"report/figures/{name}.svg",
+                RESULTS.report.figures / f"{name}.svg",
                 caption=f"../report/{name.split('_')[0]}.rst",
                 category="Figures",
                 subcategory=task,
@@ -101,34 +109,38 @@ rule build_report:
             for name, task, label in FIGURES
         ],
         pictures=[
-            RESULTS / f"report/figures/{name}.{kind}"
+            RESULTS.report.figures / f"{name}.{kind}"
             for name, _, _ in FIGURES
             for kind in ("png", "pdf")
         ],
     log:
         LOGS / "build_report.log",
     benchmark:
-        TIMINGS / "build_report.tsv"
+        RESULTS.timings / "build_report.tsv"
     conda:
         ENV
     params:
         settings=lambda wildcards: settings_json(CONFIG, "report", "config"),
-        results=RESULTS,
+        results=RESULTS.folder,
+        out=subpath(output.page, parent=True),
     shell:
-        "clipaffect build-report --settings {params.settings:q} {params.results:q} "
-        '--out "$(dirname {output.page:q})" > {log:q} 2>&1'
+        command(
+            "rule build-report --settings {params.settings:q} {params.results:q} --out "
+            "{params.out:q}"
+        )
 
 
 rule show_timings:
     input:
-        RESULTS / "report/index.html",
+        RESULTS.report.page,
     output:
-        TIMINGS / "index.html",
+        RESULTS.timings / "index.html",
     log:
         LOGS / "show_timings.log",
     conda:
         ENV
     params:
         run=CONFIG.run,
+        timings=subpath(output[0], parent=True),
     shell:
-        'clipaffect show-timings {params.run:q} "$(dirname {output:q})" > {log:q} 2>&1'
+        command("rule show-timings {params.run:q} {params.timings:q}")

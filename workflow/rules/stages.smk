@@ -11,39 +11,29 @@ localrules:
 
 rule dataset_all:
     input:
-        expand(RESULTS / "frames/{shard}.parquet", shard=SHARDS),
+        expand(RESULTS.frames(), shard=SHARDS),
 
 
 rule faces_all:
     input:
-        expand(RESULTS / "faces/{shard}.parquet", shard=SHARDS),
+        expand(RESULTS.faces(), shard=SHARDS),
         [faces_of(shard, encoder) for encoder in CONFIG.encoders for shard in SHARDS],
 
 
 rule embeddings_all:
     input:
-        expand(
-            RESULTS / "tables/{encoder}/{task}/rows.parquet",
-            encoder=SOURCES,
-            task=TASKS,
-        ),
+        expand(RESULTS.table().rows, encoder=SOURCES, task=TASKS),
 
 
 rule training_all:
     input:
-        expand(
-            RESULTS / "models/{task}/{part}/heads.safetensors", task=TASKS, part=PARTS
-        ),
-        expand(
-            RESULTS / "references/{encoder}/{task}.parquet",
-            encoder=SOURCES,
-            task=TASKS,
-        ),
+        EVERY_HEAD,
+        expand(RESULTS.references(), encoder=SOURCES, task=TASKS),
 
 
 rule report_all:
     input:
         # It shows the whole configuration, which is a parameter of the last stage alone.
-        RESULTS / "start.html",
+        RESULTS.first_page,
         rules.build_report.output,
         SUBMISSIONS,

@@ -6,8 +6,9 @@ out: studies/index.html, and for each study its heads, scores, tables and page
 `snakemake studies` makes them; nothing else depends on them.
 """
 
-STUDY = RESULTS / "studies/{study}"
-WIDE_HEADS = RESULTS / "studies/{wide}/on/{encoder}"
+STUDY = RESULTS.study("{study}")
+WIDE_STUDY = RESULTS.study("{wide}")
+ON_ENCODER = WIDE_STUDY.on()
 
 
 wildcard_constraints:
@@ -18,55 +19,43 @@ wildcard_constraints:
 
 rule studies:
     input:
-        RESULTS / "studies/index.html",
+        RESULTS.studies_page,
 
 
-# The longest jobs, whose features are there: begun first, none of them runs on alone at the end.
+# The longest jobs, whose features are there: started first, none of them runs alone at the end.
 use rule train_heads as train_study with:
     input:
-        rows=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/rows.parquet",
-        features=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/features.npy",
-        code=lambda wildcards: STUDIES[wildcards.study].config.training.user_files(),
+        **TABLE.files(),
+        code=lambda wildcards: study_files(wildcards.study),
     output:
-        weights=STUDY / "models/{task}/{part}/heads.safetensors",
-        heads=STUDY / "models/{task}/{part}/heads.parquet",
-        history=STUDY / "models/{task}/{part}/history.parquet",
+        **STUDY.heads().files(),
     log:
         LOGS / "train_study/{study}/{task}/{part}.log",
     benchmark:
-        TIMINGS / "train_study/{study}/{task}/{part}.tsv"
+        RESULTS.timings / "train_study/{study}/{task}/{part}.tsv"
     priority: 1
     params:
-        settings=lambda wildcards: settings_json(
-            STUDIES[wildcards.study].config,
-            "heads",
-            "training",
-            f"tasks.{wildcards.task}",
+        settings=lambda wildcards: study_settings(
+            wildcards.study, "heads", wildcards.task, "training"
         ),
-        timings=str(TIMINGS / "train_study/{study}/{task}/{part}.json"),
+        table=subpath(input.rows, parent=True),
+        out=subpath(output.weights, parent=True),
+        timings=str(RESULTS.timings / "train_study/{study}/{task}/{part}.json"),
 
 
 use rule evaluate_heads as evaluate_study with:
     input:
-        rows=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/rows.parquet",
-        features=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/features.npy",
-        code=lambda wildcards: STUDIES[wildcards.study].config.training.user_files(),
-        bundles=[STUDY / "models/{task}/0/heads.safetensors"],
-        references=expand(
-            RESULTS / "references/{encoder}/{{task}}.parquet", encoder=SOURCES
-        ),
+        **TABLE.files(),
+        code=lambda wildcards: study_files(wildcards.study),
+        heads=[STUDY.heads(part=0).weights],
+        listed=[STUDY.heads(part=0).listed],
+        references=expand(RESULTS.references(), encoder=SOURCES, allow_missing=True),
     output:
-        scores=STUDY / "evaluation/{task}/scores.parquet",
-        rows=STUDY / "evaluation/{task}/rows.parquet",
-        metrics=STUDY / "evaluation/{task}/metrics.parquet",
-        clusters=STUDY / "evaluation/{task}/clusters.parquet",
-        heads=STUDY / "evaluation/{task}/heads.parquet",
-        frames=STUDY / "evaluation/{task}/frames.json",
-        source=STUDY / "evaluation/{task}/source.json",
+        **STUDY.evaluation().files(*SCORED),
     log:
         LOGS / "evaluate_study/{study}/{task}.log",
     benchmark:
-        TIMINGS / "evaluate_study/{study}/{task}.tsv"
+        RESULTS.timings / "evaluate_study/{study}/{task}.tsv"
     params:
         settings=lambda wildcards: settings_json(
             STUDIES[wildcards.study].config,
@@ -74,218 +63,205 @@ use rule evaluate_heads as evaluate_study with:
             *evaluated(CONFIG, wildcards.task),
         ),
         encoder=CONFIG.encoder,
-        bundles=lambda wildcards, input: options("--bundle", input.bundles, folder=True),
+        table=subpath(input.rows, parent=True),
+        heads=lambda wildcards, input: options("--heads", input.heads),
         references=lambda wildcards, input: options("--reference", input.references),
+        out=subpath(output.scores, parent=True),
 
 
 use rule compare_heads as compare_study with:
     input:
-        STUDY / "evaluation/{task}/clusters.parquet",
+        STUDY.evaluation().person_counts,
     output:
-        intervals=STUDY / "evaluation/{task}/intervals.parquet",
-        comparisons=STUDY / "evaluation/{task}/comparisons.parquet",
-        resolution=STUDY / "evaluation/{task}/resolution.json",
+        **STUDY.evaluation().files(*COMPARED),
     log:
         LOGS / "compare_study/{study}/{task}.log",
     benchmark:
-        TIMINGS / "compare_study/{study}/{task}.tsv"
+        RESULTS.timings / "compare_study/{study}/{task}.tsv"
     params:
-        settings=lambda wildcards: settings_json(
-            STUDIES[wildcards.study].config,
-            "comparison",
-            "training",
-            "evaluation",
-            f"tasks.{wildcards.task}",
+        settings=lambda wildcards: study_settings(
+            wildcards.study, "comparison", wildcards.task, "training", "evaluation"
         ),
         encoder=CONFIG.encoder,
+        out=subpath(output.intervals, parent=True),
 
 
 use rule write_submission as submit_own with:
     input:
-        test=RESULTS / "dataset/test/{task}.parquet",
-        rows=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/rows.parquet",
-        features=RESULTS / f"tables/{CONFIG.encoder}" / "{task}/features.npy",
+        **TABLE.files(),
+        test=RESULTS.dataset.test_frames(),
         embeddings=expand(
-            RESULTS / f"embeddings/{CONFIG.encoder}" / "{shard}.parquet", shard=SHARDS
+            RESULTS.embeddings(CONFIG.encoder), shard=SHARDS, allow_missing=True
         ),
-        code=lambda wildcards: STUDIES[wildcards.study].config.training.user_files(),
-        bundles=[STUDY / "models/{task}/0/heads.safetensors"],
+        code=lambda wildcards: study_files(wildcards.study),
+        heads=[STUDY.heads(part=0).weights],
+        listed=[STUDY.heads(part=0).listed],
     output:
-        predictions=STUDY / "submission/{task}/predictions.txt",
-        coverage=STUDY / "submission/{task}/coverage.json",
+        **STUDY.submission().files(),
     log:
         LOGS / "submit_own/{study}/{task}.log",
     benchmark:
-        TIMINGS / "submit_own/{study}/{task}.tsv"
+        RESULTS.timings / "submit_own/{study}/{task}.tsv"
     params:
-        settings=lambda wildcards: settings_json(
-            STUDIES[wildcards.study].config,
-            "submission",
-            "training",
-            "evaluation",
-            f"tasks.{wildcards.task}",
+        settings=lambda wildcards: study_settings(
+            wildcards.study, "submission", wildcards.task, "training", "evaluation"
         ),
-        bundles=lambda wildcards, input: options("--bundle", input.bundles, folder=True),
+        table=subpath(input.rows, parent=True),
+        heads=lambda wildcards, input: options("--heads", input.heads),
         embeddings=lambda wildcards, input: options("--embeddings", input.embeddings),
         variant=f"--variant {OWN}",
+        out=subpath(output.predictions, parent=True),
 
 
 rule write_study:
     input:
         submissions=lambda wildcards: expand(
-            RESULTS
-            / f"studies/{wildcards.study}/submission"
-            / "{task}/predictions.txt",
+            RESULTS.study(wildcards.study).submission().predictions,
             task=TEST_TASKS if STUDIES[wildcards.study].study.own else [],
         ),
-        summary=RESULTS / "dataset/summary.json",
-        rows=expand(
-            RESULTS / f"tables/{CONFIG.encoder}" / "{task}/rows.parquet", task=TASKS
-        ),
-        source=expand(
-            STUDY / "evaluation/{task}/source.json", task=TASKS, allow_missing=True
-        ),
-        comparisons=expand(
-            STUDY / "evaluation/{task}/comparisons.parquet",
-            task=TASKS,
-            allow_missing=True,
-        ),
+        summary=RESULTS.dataset.summary,
+        rows=expand(TABLE.rows, task=TASKS),
+        features=expand(TABLE.features, task=TASKS),
+        evaluated=lambda wildcards: [
+            path
+            for task in TASKS
+            for path in RESULTS.study(wildcards.study)
+            .evaluation(task)
+            .files(*SCORED, *COMPARED)
+            .values()
+        ],
+        steps=CHOSEN_STEPS,
     output:
-        page=STUDY / "index.html",
-        answer=STUDY / "answer.json",
+        **STUDY.files("page", "answer"),
     log:
         LOGS / "write_study/{study}.log",
     benchmark:
-        TIMINGS / "write_study/{study}.tsv"
+        RESULTS.timings / "write_study/{study}.tsv"
     conda:
         ENV
     params:
         settings=lambda wildcards: settings_json(CONFIG, "report", "config"),
         name="{study}",
         study=lambda wildcards: STUDIES[wildcards.study].study.model_dump_json(),
-        results=RESULTS,
+        results=RESULTS.folder,
+        out=subpath(output.page, parent=True),
     shell:
-        "clipaffect study page --settings {params.settings:q} {params.name:q} "
-        '{params.study:q} {params.results:q} --out "$(dirname {output.page:q})" '
-        "> {log:q} 2>&1"
+        command(
+            "rule write-study --settings {params.settings:q} {params.name:q} {params.study:q} "
+            "{params.results:q} --out {params.out:q}"
+        )
 
 
 use rule train_heads as train_wide with:
     input:
-        rows=RESULTS / "tables/{encoder}/{task}/rows.parquet",
-        features=RESULTS / "tables/{encoder}/{task}/features.npy",
-        code=lambda wildcards: STUDIES[wildcards.wide].config.training.user_files(),
+        **RESULTS.table().files(),
+        code=lambda wildcards: study_files(wildcards.wide),
     output:
-        weights=WIDE_HEADS / "models/{task}/{part}/heads.safetensors",
-        heads=WIDE_HEADS / "models/{task}/{part}/heads.parquet",
-        history=WIDE_HEADS / "models/{task}/{part}/history.parquet",
+        **ON_ENCODER.heads().files(),
     log:
         LOGS / "train_wide/{wide}/{encoder}/{task}/{part}.log",
     benchmark:
-        TIMINGS / "train_wide/{wide}/{encoder}/{task}/{part}.tsv"
+        RESULTS.timings / "train_wide/{wide}/{encoder}/{task}/{part}.tsv"
     params:
-        settings=lambda wildcards: settings_json(
-            STUDIES[wildcards.wide].config,
-            "heads",
-            "training",
-            f"tasks.{wildcards.task}",
+        settings=lambda wildcards: study_settings(
+            wildcards.wide, "heads", wildcards.task, "training"
         ),
-        timings=str(TIMINGS / "train_wide/{wide}/{encoder}/{task}/{part}.json"),
+        table=subpath(input.rows, parent=True),
+        out=subpath(output.weights, parent=True),
+        timings=str(RESULTS.timings / "train_wide/{wide}/{encoder}/{task}/{part}.json"),
 
 
 use rule evaluate_heads as evaluate_wide with:
     input:
-        rows=RESULTS / "tables/{encoder}/{task}/rows.parquet",
-        features=RESULTS / "tables/{encoder}/{task}/features.npy",
-        code=lambda wildcards: STUDIES[wildcards.wide].config.training.user_files(),
-        bundles=[WIDE_HEADS / "models/{task}/0/heads.safetensors"],
+        **RESULTS.table().files(),
+        code=lambda wildcards: study_files(wildcards.wide),
+        heads=[ON_ENCODER.heads(part=0).weights],
+        listed=[ON_ENCODER.heads(part=0).listed],
         references=[],
     output:
-        scores=WIDE_HEADS / "evaluation/{task}/scores.parquet",
-        rows=WIDE_HEADS / "evaluation/{task}/rows.parquet",
-        metrics=WIDE_HEADS / "evaluation/{task}/metrics.parquet",
-        clusters=WIDE_HEADS / "evaluation/{task}/clusters.parquet",
-        heads=WIDE_HEADS / "evaluation/{task}/heads.parquet",
-        frames=WIDE_HEADS / "evaluation/{task}/frames.json",
-        source=WIDE_HEADS / "evaluation/{task}/source.json",
+        **ON_ENCODER.evaluation().files(*SCORED),
     log:
         LOGS / "evaluate_wide/{wide}/{encoder}/{task}.log",
     benchmark:
-        TIMINGS / "evaluate_wide/{wide}/{encoder}/{task}.tsv"
+        RESULTS.timings / "evaluate_wide/{wide}/{encoder}/{task}.tsv"
     params:
-        settings=lambda wildcards: settings_json(
-            STUDIES[wildcards.wide].config,
-            "evaluation",
-            "training",
-            "evaluation",
-            f"tasks.{wildcards.task}",
+        settings=lambda wildcards: study_settings(
+            wildcards.wide, "evaluation", wildcards.task, "training", "evaluation"
         ),
         encoder="{encoder}",
-        bundles=lambda wildcards, input: options("--bundle", input.bundles, folder=True),
+        table=subpath(input.rows, parent=True),
+        heads=lambda wildcards, input: options("--heads", input.heads),
         references="",
+        out=subpath(output.scores, parent=True),
 
 
 use rule write_study as write_wide with:
     input:
-        summary=RESULTS / "dataset/summary.json",
-        rows=TABLES_OF_TASKS,
-        scores=lambda wildcards: expand(
-            RESULTS / "studies/{wide}/on/{encoder}/evaluation/{task}/scores.parquet",
-            wide=wildcards.wide,
-            encoder=STUDIES[wildcards.wide].encoders(),
-            task=TASKS,
-        ),
+        summary=RESULTS.dataset.summary,
+        tables=EVERY_TABLE,
+        scores=lambda wildcards: [
+            path
+            for encoder in STUDIES[wildcards.wide].encoders()
+            for task in TASKS
+            for path in RESULTS.study(wildcards.wide)
+            .on(encoder)
+            .evaluation(task)
+            .files("scores", "rows")
+            .values()
+        ],
     output:
-        page=RESULTS / "studies/{wide}/index.html",
-        answer=RESULTS / "studies/{wide}/answer.json",
+        **WIDE_STUDY.files("page", "answer"),
     log:
         LOGS / "write_wide/{wide}.log",
     benchmark:
-        TIMINGS / "write_wide/{wide}.tsv"
+        RESULTS.timings / "write_wide/{wide}.tsv"
     params:
         settings=lambda wildcards: settings_json(CONFIG, "report", "config"),
         name="{wide}",
         study=lambda wildcards: STUDIES[wildcards.wide].study.model_dump_json(),
-        results=RESULTS,
+        results=RESULTS.folder,
+        out=subpath(output.page, parent=True),
 
 
 use rule write_study as write_transfer with:
     input:
-        record=RESULTS / "report/run.json",
-        tables=TABLES_OF_TASKS,
-        bundles=expand(
-            RESULTS / "models/{task}/{part}/heads.safetensors", task=TASKS, part=PARTS
-        ),
-        code=CONFIG.training.user_files(),
+        record=RESULTS.report.record,
+        tables=EVERY_TABLE,
+        embeddings=expand(RESULTS.embeddings(CONFIG.encoder), shard=SHARDS),
+        heads=EVERY_HEAD,
+        listed=expand(RESULTS.heads().listed, task=TASKS, part=PARTS),
+        code=USER_FILES,
         others=lambda wildcards: records_of(STUDIES[wildcards.transfer].study.runs),
     output:
-        page=RESULTS / "studies/{transfer}/index.html",
-        answer=RESULTS / "studies/{transfer}/answer.json",
+        **RESULTS.study("{transfer}").files("page", "answer"),
     log:
         LOGS / "write_transfer/{transfer}.log",
     benchmark:
-        TIMINGS / "write_transfer/{transfer}.tsv"
+        RESULTS.timings / "write_transfer/{transfer}.tsv"
     params:
         settings=lambda wildcards: settings_json(CONFIG, "report", "config"),
         name="{transfer}",
         study=lambda wildcards: STUDIES[wildcards.transfer].study.model_dump_json(),
-        results=RESULTS,
+        results=RESULTS.folder,
+        out=subpath(output.page, parent=True),
 
 
 rule list_studies:
     input:
-        expand(RESULTS / "studies/{name}/answer.json", name=[*STUDIES, *CARDS]),
+        [RESULTS.study(name).answer for name in [*STUDIES, *CARDS]],
     output:
-        RESULTS / "studies/index.html",
+        RESULTS.studies_page,
     log:
         LOGS / "list_studies.log",
     benchmark:
-        TIMINGS / "list_studies.tsv"
+        RESULTS.timings / "list_studies.tsv"
     conda:
         ENV
     params:
         run=CONFIG.run,
         wrong=json.dumps(STUDY_ERRORS),
     shell:
-        "clipaffect study index {params.run:q} {input:q} --wrong {params.wrong:q} "
-        "--out {output:q} > {log:q} 2>&1"
+        command(
+            "rule list-studies {params.run:q} {input:q} --wrong {params.wrong:q} --out "
+            "{output:q}"
+        )

@@ -18,8 +18,8 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.faces import Faces
 from clipaffect.config.section import Section, folder_name
-from clipaffect.errors import UserError, first_line
-from clipaffect.tasks import Task
+from clipaffect.core.errors import UserError, first_line
+from clipaffect.core.tasks import Task
 
 FORMAT, VERSION = "clipaffect-bundle", 1
 AGAIN = "fetch the bundle again from where it came, as a whole"
@@ -267,21 +267,21 @@ def read_bundle(path: Path) -> Bundle:
     Raises:
         UserError: there is none, or it is not what this version of clipaffect reads.
     """
-    mend = "name a folder that 'clipaffect export' has written"
+    fix = "name a folder that 'clipaffect export' has written"
     if not path.is_file():
-        raise UserError(f"no bundle: there is no {NAME}", where=path.parent, mend=mend)
+        raise UserError(f"no bundle: there is no {NAME}", where=path.parent, fix=fix)
     if path.stat().st_size > MOST_JSON:
-        raise UserError("too large to be a bundle's", where=path, mend=mend)
+        raise UserError("too large to be a bundle's", where=path, fix=fix)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise UserError(f"not JSON: {first_line(error)}", where=path, mend=AGAIN) from None
+        raise UserError(f"not JSON: {first_line(error)}", where=path, fix=AGAIN) from None
     if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise UserError("not the file of a bundle", where=path, mend=mend)
+        raise UserError("not the file of a bundle", where=path, fix=fix)
     if values.get("version") != VERSION:
         raise UserError(
             f"format version {values.get('version')!r}; this clipaffect reads {VERSION}",
-            where=path, mend="install a newer clipaffect",
+            where=path, fix="install a newer clipaffect",
         )  # fmt: skip
     try:
         return Bundle.model_validate(values)
@@ -290,5 +290,5 @@ def read_bundle(path: Path) -> Bundle:
         key = ".".join(str(part) for part in first["loc"]) or "the bundle"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise UserError(
-            f"'{key}': {first['msg'].removeprefix('Value error, ')}{more}", where=path, mend=AGAIN
+            f"'{key}': {first['msg'].removeprefix('Value error, ')}{more}", where=path, fix=AGAIN
         ) from None

@@ -13,13 +13,13 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from clipaffect.bundle.format import AGAIN, NAME, Bundle, Heads, TaskModel, read_bundle
+from clipaffect.bundle.prediction_columns import columns
 from clipaffect.config.encoders import Encoder
-from clipaffect.digest import file_digest
-from clipaffect.errors import UserError, first_line
-from clipaffect.prediction.columns import columns
-from clipaffect.stages import VERSIONS
+from clipaffect.config.stage_keys import VERSIONS
+from clipaffect.core.errors import UserError, first_line
+from clipaffect.core.hashing import file_digest
 from clipaffect.training.checkpoint import read_under
-from clipaffect.training.head import Head
+from clipaffect.training.mlp_head import Head
 
 # Stages that a score depends on between the file and the heads.
 USED = ("frames", "detections", "embeddings", "encoders", "joined", "prediction")
@@ -61,11 +61,11 @@ def open_bundle(
     for name, stated in bundle.files.items():
         path = folder / name
         if not path.is_file():
-            raise UserError("a file of the bundle is missing", where=path, mend=AGAIN)
+            raise UserError("a file of the bundle is missing", where=path, fix=AGAIN)
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise UserError("a file of the bundle lies outside of it", where=path, mend=AGAIN)
+            raise UserError("a file of the bundle lies outside of it", where=path, fix=AGAIN)
         if path.stat().st_size != stated.bytes or file_digest(path) != stated.sha256:
-            raise UserError("a file of the bundle was altered", where=path, mend=AGAIN)
+            raise UserError("a file of the bundle was altered", where=path, fix=AGAIN)
     for name, task in bundle.tasks.items():
         _check_heads(folder / task.file, task, name)
     given = weights or {}
@@ -73,7 +73,7 @@ def open_bundle(
         if name not in bundle.encoders or bundle.encoders[name].file is None:
             raise UserError(
                 f"the bundle asks for no weights of '{name}'", where="--weights",
-                mend=f"its encoders are {', '.join(bundle.encoders)}",
+                fix=f"its encoders are {', '.join(bundle.encoders)}",
             )  # fmt: skip
     encoders = {
         name: _with_weights(encoder, name, bundle, folder, given.get(name))
@@ -118,13 +118,13 @@ def _check_heads(path: Path, task: TaskModel, name: str) -> None:
                 part = file.get_slice(key)
                 found[key] = (tuple(part.get_shape()), part.get_dtype())
     except (SafetensorError, OSError) as error:
-        raise UserError(f"not safetensors: {first_line(error)}", where=path, mend=AGAIN) from None
+        raise UserError(f"not safetensors: {first_line(error)}", where=path, fix=AGAIN) from None
     for key in sorted(set(wanted) | set(found)):
         kind = "I64" if key.endswith("num_batches_tracked") else "F32"
         if found.get(key) != (wanted.get(key), kind):
             raise UserError(
                 f"the heads of {name} are not those that {NAME} describes: {key}",
-                where=path, mend=AGAIN,
+                where=path, fix=AGAIN,
             )  # fmt: skip
 
 
@@ -138,16 +138,16 @@ def _with_weights(
         raise UserError(
             f"the bundle holds no weights of '{name}' ({encoder.model})",
             where=folder,
-            mend=f"give them: --weights {name}=FILE, whose sha256 is {encoder.sha256}",
+            fix=f"give them: --weights {name}=FILE, whose sha256 is {encoder.sha256}",
         )
     path = given or folder / encoder.file
     if not path.is_file():
-        raise UserError("no such weights file", where=path, mend="correct --weights")
+        raise UserError("no such weights file", where=path, fix="correct --weights")
     if file_digest(path) != encoder.sha256:
         raise UserError(
             f"these are not the weights that the heads of '{name}' were trained on: sha256 "
             f"{file_digest(path)}, not {encoder.sha256}",
-            where=path, mend="give the file with that sha256, or a bundle made for this encoder",
+            where=path, fix="give the file with that sha256, or a bundle made for this encoder",
         )  # fmt: skip
     return encoder.model_copy(update={"file": str(path)})
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from clipaffect.config.section import Section, folder_name, unique
-from clipaffect.tasks import AFFECTNET, CHALLENGE, RAF_DB, Task
+from clipaffect.core.tasks import AFFECTNET, CHALLENGE, RAF_DB, Task
 
 DEMO_VIDEOS = "resources/demo/videos"
 MOST_CLASSES = 127  # a label is one signed byte

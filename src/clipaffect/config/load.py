@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from clipaffect.config.models import Config
 from clipaffect.config.presets import apply_preset
-from clipaffect.errors import UserError
+from clipaffect.core.errors import UserError
 
 REFERENCE = "docs/configuration.md lists every key, its default and its bounds"
 
@@ -28,11 +28,11 @@ def load_config(path: Path) -> Config:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(
-            "no such configuration file", where=path, mend="name one that exists, under config/"
+            "no such configuration file", where=path, fix="name one that exists, under config/"
         ) from None
     except UnicodeDecodeError as error:
         raise UserError(
-            f"byte {error.start} is not UTF-8", where=path, mend="save the file as UTF-8"
+            f"byte {error.start} is not UTF-8", where=path, fix="save the file as UTF-8"
         ) from None
     try:
         values = yaml.safe_load(text)
@@ -41,7 +41,7 @@ def load_config(path: Path) -> Config:
         line = f"{path}, line {mark.line + 1}" if mark else str(path)
         problem = getattr(error, "problem", None) or "not YAML"
         raise UserError(
-            f"the file is not YAML: {problem}", where=line, mend="check indentation and colons"
+            f"the file is not YAML: {problem}", where=line, fix="check indentation and colons"
         ) from None
     return parse_config(values if values is not None else {}, str(path))
 
@@ -54,7 +54,7 @@ def parse_config(values: Any, where: str) -> Config:
     """
     if not isinstance(values, dict):
         raise UserError(
-            "a configuration is a mapping of keys to values", where=where, mend=REFERENCE
+            "a configuration is a mapping of keys to values", where=where, fix=REFERENCE
         )
     try:
         return Config.model_validate(apply_preset(values))
@@ -63,7 +63,7 @@ def parse_config(values: Any, where: str) -> Config:
         # An element that was refused also leaves its list too short: say it once.
         inner = {detail["loc"][:-1] for detail in details}
         lines = [_explain(d) for d in details if d["type"] != "too_short" or d["loc"] not in inner]
-        raise UserError("; ".join(lines), where=where, mend=REFERENCE) from None
+        raise UserError("; ".join(lines), where=where, fix=REFERENCE) from None
 
 
 def _explain(detail: ErrorDetails) -> str:

@@ -13,7 +13,7 @@ from clipaffect.config.features import Features
 from clipaffect.config.prediction import Prediction
 from clipaffect.config.section import Section, folder_name, unique
 from clipaffect.config.training import Training
-from clipaffect.tasks import Task
+from clipaffect.core.tasks import Task
 
 Missing = Literal["leave_out", "nearest", "interpolate"]
 PostprocessStep = Literal["average_encoders", "average_seeds", "smooth", "temperature", "adjust"]

@@ -10,12 +10,12 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from clipaffect.config.encoders import Encoder
+from clipaffect.config.factors import Level, Universes, combine
 from clipaffect.config.models import Config, Postprocess
 from clipaffect.config.presets import preset_values
 from clipaffect.config.section import FOLDER_NAME, Section, folder_name, messages, unique
 from clipaffect.config.training import Alpha, Recipe, Seed, Training
-from clipaffect.config.universes import Level, Universes, combine
-from clipaffect.errors import UserError
+from clipaffect.core.errors import UserError
 
 FOLDER = Path("config/studies")
 PlainName = Annotated[str, AfterValidator(folder_name)]
@@ -120,7 +120,7 @@ def usable_studies(
                 if encoders.setdefault(name, entry) != entry:
                     raise UserError(
                         f"another study has an encoder called '{name}'", where=path,
-                        mend="rename the study or the level",
+                        fix="rename the study or the level",
                     )  # fmt: skip
             planned[path.stem] = found
         except UserError as error:
@@ -134,20 +134,18 @@ def read_study(path: Path) -> Study:
     Raises:
         UserError: it is not YAML, a key or a value is wrong, or its name is not a plain one.
     """
-    mend = "docs/studies.md lists the keys"
+    fix = "docs/studies.md lists the keys"
     if not FOLDER_NAME.fullmatch(path.stem) or path.stem in CARDS:
-        raise UserError(
-            "the file's name is not a plain one, or taken", where=path, mend="rename it"
-        )
+        raise UserError("the file's name is not a plain one, or taken", where=path, fix="rename it")
     try:
         return Study.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except yaml.YAMLError as error:
-        raise UserError(f"the file is not YAML: {error}", where=path, mend=mend) from None
+        raise UserError(f"the file is not YAML: {error}", where=path, fix=fix) from None
     except ValidationError as error:
         said = "; ".join(
             f"'{'.'.join(map(str, detail['loc']))}': {detail['msg']}" for detail in error.errors()
         )
-        raise UserError(said, where=path, mend=mend) from None
+        raise UserError(said, where=path, fix=fix) from None
 
 
 def plan_study(config: Config, name: str, study: Study) -> Planned:
@@ -176,7 +174,7 @@ def plan_study(config: Config, name: str, study: Study) -> Planned:
     except ValueError as error:  # pydantic's are such, too
         said = messages(error) if isinstance(error, ValidationError) else str(error)
         raise UserError(
-            said, where=FOLDER / f"{name}.yaml", mend="docs/studies.md has the keys of a study, "
+            said, where=FOLDER / f"{name}.yaml", fix="docs/studies.md has the keys of a study, "
             "docs/training.md the recipe's",
         ) from None  # fmt: skip
     encoders = config.encoders | universes.encoders

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from clipaffect.digest import digest
-from clipaffect.errors import UserError, raise_all
+from clipaffect.core.errors import UserError, raise_all
+from clipaffect.core.hashing import digest
 
 VIDEO_SUFFIXES = frozenset(
     f".{suffix}"
@@ -29,7 +29,7 @@ def natural_order(name: str) -> tuple[tuple[tuple[int, int | str], ...], str]:
     return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in parts), name
 
 
-def read_lines(path: Path, mend: str) -> list[str]:
+def read_lines(path: Path, fix: str) -> list[str]:
     """Lines of a text file, with or without a byte-order mark.
 
     Raises:
@@ -38,7 +38,7 @@ def read_lines(path: Path, mend: str) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise UserError(f"byte {error.start} is not text", where=path, mend=mend) from None
+        raise UserError(f"byte {error.start} is not text", where=path, fix=fix) from None
 
 
 def check_name(path: Path, root: Path) -> UserError | None:
@@ -51,7 +51,7 @@ def check_name(path: Path, root: Path) -> UserError | None:
         problem = f"the file name {name!a} has control characters"
     else:
         return None
-    return UserError(problem, where=root, mend="rename the file (and its annotations)")
+    return UserError(problem, where=root, fix="rename the file (and its annotations)")
 
 
 def files_below(root: Path) -> list[Path]:
@@ -84,7 +84,7 @@ def scan_videos(root: Path) -> dict[str, Path]:
         raise UserError(
             "no such folder of videos",
             where=f"{root} (data.videos), seen from {Path.cwd()}",
-            mend="set data.videos; docs/data.md shows the layout",
+            fix="set data.videos; docs/data.md shows the layout",
         )
     problems: list[UserError] = []
     named: dict[str, list[Path]] = defaultdict(list)
@@ -102,7 +102,7 @@ def scan_videos(root: Path) -> dict[str, Path]:
                 UserError(
                     f"{len(paths)} files are the video '{name}'",
                     where=" and ".join(map(str, paths)),
-                    mend="keep one of them",
+                    fix="keep one of them",
                 )
             )
     raise_all(problems)
@@ -110,7 +110,7 @@ def scan_videos(root: Path) -> dict[str, Path]:
         raise UserError(
             "no video file (mp4, avi, mov, mkv, ...) lies below it",
             where=f"{root} (data.videos)",
-            mend="name the folder of the videos; folders of images go under data.images",
+            fix="name the folder of the videos; folders of images go under data.images",
         )
     return {name: paths[0] for name, paths in named.items()}
 
@@ -146,7 +146,7 @@ def scan_crops(roots: tuple[str, ...]) -> CropFolders:
                 UserError(
                     "no such folder of crops",
                     where=f"{root} (data.images), seen from {Path.cwd()}",
-                    mend="set data.images; docs/data.md shows the layout",
+                    fix="set data.images; docs/data.md shows the layout",
                 )
             )
             continue
@@ -154,8 +154,8 @@ def scan_crops(roots: tuple[str, ...]) -> CropFolders:
         if [folder for folder, _ in leaves] in ([], [root]):
             direct = leaves and leaves[0][1]
             what = "images lie directly in it" if direct else "it holds no folder of crops"
-            mend = "give the folder whose subfolders are named as the videos"
-            problems.append(UserError(what, where=f"{root} (data.images)", mend=mend))
+            fix = "give the folder whose subfolders are named as the videos"
+            problems.append(UserError(what, where=f"{root} (data.images)", fix=fix))
             continue
         for folder, has_frames in leaves:
             if problem := check_name(folder, root):
@@ -245,7 +245,7 @@ def list_frames(folder: Path, limit: int = 0) -> FrameFiles:
         raise UserError(
             f"'{first[1]}' and '{second[1]}' are both frame {first[0]}",
             where=folder,
-            mend="keep one of them",
+            fix="keep one of them",
         )
     last = min(last, limit) if limit else last
     return FrameFiles(numbers, [name for _, name in found], sorted(others), last)

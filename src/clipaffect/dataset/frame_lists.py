@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from clipaffect.core.errors import UserError
+from clipaffect.core.tasks import Task
 from clipaffect.dataset.files import read_lines
 from clipaffect.dataset.tree import folder_name
-from clipaffect.errors import UserError
-from clipaffect.tasks import Task
 
 LINE = re.compile(r"(?:.*/)?(?P<name>[^/]+)/0*(?P<frame>\d+)\.\w+[\s,]+(?P<labels>.+)")
 NUMBER = re.compile(r"-?\d+")
@@ -33,7 +33,7 @@ def compare_list(path: Path, found: pd.DataFrame, task: Task) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError("no such file", where=f"{path} (data.frame_lists), seen from {Path.cwd()}",
-                        mend="give the list, or remove the key")  # fmt: skip
+                        fix="give the list, or remove the key")  # fmt: skip
     folders = found[["video", "person"]].drop_duplicates().itertuples(index=False)
     codes = {folder_name(video, person): code for code, (video, person) in enumerate(folders)}
     listed, repeated = _read(path, task, codes)
@@ -80,7 +80,7 @@ def _read(path: Path, task: Task, codes: dict[str, int]) -> tuple[dict[int, int]
                 f"'{line.strip()[:80]}' is no frame with its {len(task.columns)} label"
                 f"{'s' if task.multilabel else ''}",
                 where=f"{path}, line {number}",
-                mend="write video/00001.jpg and the label, apart by a space or a comma",
+                fix="write video/00001.jpg and the label, apart by a space or a comma",
             )
         code = codes.setdefault(match["name"], len(codes))
         key = code * STRIDE + int(match["frame"])

@@ -10,12 +10,12 @@ from pathlib import Path
 import pyarrow as pa
 
 from clipaffect.config.data import Data
-from clipaffect.dataset import aff_wild2
-from clipaffect.dataset.cells import column_names, read_cells
+from clipaffect.core.errors import UserError
+from clipaffect.core.hashing import digest
+from clipaffect.core.tasks import Task
+from clipaffect.dataset.csv_cells import column_names, read_cells
 from clipaffect.dataset.files import files_below
-from clipaffect.digest import digest
-from clipaffect.errors import UserError
-from clipaffect.tasks import Task
+from clipaffect.dataset.readers import aff_wild2
 
 LISTS = frozenset((".csv", ".txt"))
 

@@ -7,7 +7,7 @@ import hashlib
 import pandas as pd
 import pyarrow as pa
 
-from clipaffect.tables import ROW_GROUP
+from clipaffect.core.parquet import ROW_GROUP
 
 # A video; an image that is a face already; a picture in which a face is searched for.
 VIDEO, IMAGE, PICTURE = "video", "image", "picture"

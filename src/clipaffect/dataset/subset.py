@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from clipaffect.config.data import Subset
+from clipaffect.core.tasks import Task
 from clipaffect.dataset.files import natural_order
 from clipaffect.dataset.test_list import TestList
 from clipaffect.dataset.tree import Tree
-from clipaffect.tasks import Task
 
 Labels = dict[str, pd.DataFrame]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from clipaffect.core.errors import UserError
+from clipaffect.core.tasks import CHALLENGE, Task
 from clipaffect.dataset.files import read_lines
-from clipaffect.errors import UserError
-from clipaffect.tasks import CHALLENGE, Task
 
 LOCATION = re.compile(r"(?P<name>[^/\\]+)/0*(?P<frame>[1-9]\d{0,8})\.(?:jpe?g|png)", re.IGNORECASE)
 FIRST = "image_location"
@@ -65,15 +65,15 @@ def read_test_list(path: Path, task: Task, who: Callable[[str], tuple[str, str]]
     """
     where = str(path)
     if not path.is_file():
-        mend = "give the organisers' sample file, or a text file with a video's name in each line"
+        fix = "give the organisers' sample file, or a text file with a video's name in each line"
         where = f"{where} (the list of {task.name}), seen from {Path.cwd()}"
-        raise UserError("no such file", where=where, mend=mend)
+        raise UserError("no such file", where=where, fix=fix)
     lines = read_lines(path, "give a text file")
     is_sample = bool(lines) and lines[0].split(",")[0].strip() == FIRST
     other = task_of_header(lines[0].strip()) if is_sample else None
     if other is not None and other != task:
         raise UserError(f"this is a file of {other.name}, not of {task.name}",
-                        where=f"{path}, line 1", mend="give the other one")  # fmt: skip
+                        where=f"{path}, line 1", fix="give the other one")  # fmt: skip
     rows: list[tuple[str, str, int, int]] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(lines[is_sample:], start=1 + is_sample):
@@ -82,20 +82,20 @@ def read_test_list(path: Path, task: Task, who: Callable[[str], tuple[str, str]]
             continue
         if value in seen:
             raise UserError(f"'{value[:80]}' again, as in line {seen[value]}",
-                            where=f"{where}, line {number}", mend="keep one")  # fmt: skip
+                            where=f"{where}, line {number}", fix="keep one")  # fmt: skip
         seen[value] = number
         match = LOCATION.fullmatch(value) if is_sample else None
         if is_sample and not match:
             raise UserError(f"'{value[:80]}' is no image", where=f"{where}, line {number}",
-                            mend="write it as video/00001.jpg")  # fmt: skip
+                            fix="write it as video/00001.jpg")  # fmt: skip
         if not is_sample and ("/" in value or "\\" in value or not value.isprintable()):
             raise UserError(f"'{value[:80]}' is no video's name", where=f"{where}, line {number}",
-                            mend="write its folder's name alone, or begin a sample file with "
+                            fix="write its folder's name alone, or begin a sample file with "
                             f"'{submission_header(task)}'")  # fmt: skip
         name, frame = (match["name"], int(match["frame"])) if match else (value, 0)
         rows.append((value, name, frame, number))
     if not rows:
-        raise UserError("it names no frame and no video", where=where, mend="complete it")
+        raise UserError("it names no frame and no video", where=where, fix="complete it")
     found = pd.DataFrame(rows, columns=["location", "name", "frame", "line"])
     found = found.astype({"frame": "int32"})
     people = {name: who(name) for name in found["name"].unique()}

@@ -1,4 +1,4 @@
-"""What lies on disk, whatever its format: videos, images, crops, and who is annotated in them."""
+"""What a data set holds on disk, whatever its format: videos, images, crops, annotated people."""
 
 from __future__ import annotations
 

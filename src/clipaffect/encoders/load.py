@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from clipaffect.assets import asset_file
 from clipaffect.config.encoders import Encoder
+from clipaffect.core.assets import asset_file
+from clipaffect.core.errors import UserError, first_line
 from clipaffect.encoders import dinov2, mobilenet
-from clipaffect.encoders.check import check_encoder, wrong_activation
-from clipaffect.encoders.hub import checked_weights
-from clipaffect.encoders.record import DTYPES, arithmetic
+from clipaffect.encoders.check_encoder import check_encoder, wrong_activation
+from clipaffect.encoders.feature_record import DTYPES, arithmetic
+from clipaffect.encoders.fetch_weights import checked_weights
 from clipaffect.encoders.untrained import create_untrained, open_clip
-from clipaffect.errors import UserError, first_line
 
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 NORMALISATIONS = {
@@ -188,7 +188,7 @@ def _load_file(model: Any, path: Path, settings: Encoder) -> None:
         raise UserError(
             f"not the weights of a {settings.model}: {first_line(error)[:200]}",
             where=path,
-            mend="give open_clip's format as safetensors or a plain state dict (code in a pickle "
+            fix="give open_clip's format as safetensors or a plain state dict (code in a pickle "
             "is never run), of the same model",
         ) from None
 

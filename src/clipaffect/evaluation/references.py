@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from clipaffect.config.models import Probe
-from clipaffect.table_split import Split
-from clipaffect.tasks import NOT_ANNOTATED, Task
+from clipaffect.core.tasks import NOT_ANNOTATED, Task
+from clipaffect.training.data import Split
 
 
 def constant_scores(labels: np.ndarray, rows: int, task: Task) -> np.ndarray:

@@ -7,8 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from clipaffect.assets import asset_file
 from clipaffect.config.faces import Faces
+from clipaffect.core.assets import asset_file
 from clipaffect.faces.detector import INSIDE, SAME_FACE, Candidate, FaceDetector, overlaps
 from clipaffect.faces.landmarks import Face, Landmarker
 from clipaffect.faces.networks import BoxNetwork, MeshNetwork

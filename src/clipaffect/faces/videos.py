@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from clipaffect.ahead import ahead, in_order
 from clipaffect.config.faces import Faces
+from clipaffect.core.frame_status import FrameStatus
+from clipaffect.core.prefetch import map_in_order, prefetch
+from clipaffect.core.progress import Progress
+from clipaffect.core.video import Frame
+from clipaffect.dataset.extract_frames import Sampler, manifest_frames
 from clipaffect.faces.detector import Candidate
+from clipaffect.faces.face_rows import DETECTIONS, face_row
 from clipaffect.faces.finder import FaceFinder, FaceFollower
 from clipaffect.faces.landmarks import Face
-from clipaffect.faces.parts import EVERY, Parts, State, restore, state_of
-from clipaffect.faces.rows import DETECTIONS, face_row
-from clipaffect.frames import Sampler, manifest_frames
-from clipaffect.outcomes import Outcome
-from clipaffect.progress import Progress
-from clipaffect.video import Frame
+from clipaffect.faces.video_checkpoint import EVERY, Parts, State, restore, state_of
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ def _rows_of(looked: _Looked, settings: Faces) -> list[dict[str, Any]]:
     frame, found = looked.frame, looked.found
     empty = {"frame": frame.number, "time": frame.time, "track": -1, "faces_in_frame": 0}
     if not looked.wanted:
-        return [empty | {"status": str(Outcome.NOT_SAMPLED)}]
+        return [empty | {"status": str(FrameStatus.NOT_SAMPLED)}]
     if looked.pixels is None:
         return [empty | {"status": str(frame.outcome)}]
     if not found:
-        return [empty | {"status": str(Outcome.NO_FACE)}]
+        return [empty | {"status": str(FrameStatus.NO_FACE)}]
     return [
         empty
         | {"track": number, "faces_in_frame": len(found)}
@@ -106,7 +106,7 @@ def detect_video(
 
     yield from parts.tables()
     rows: list[dict[str, Any]] = []
-    with ahead(decoded(), threads) as stream, in_order(threads - 1) as cut:
+    with prefetch(decoded(), threads) as stream, map_in_order(threads - 1) as cut:
         each = cut(lambda looked: (_rows_of(looked, settings), looked.state), followed(stream))
         for own, state in each:
             rows += own

@@ -14,9 +14,15 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from clipaffect.evaluation.metrics import THRESHOLD, decide, f1_per_target
+from clipaffect.core.metrics import THRESHOLD, decide, f1_per_target
+from clipaffect.core.tasks import NOT_ANNOTATED, Task
 from clipaffect.postprocess.smoothing import WINDOWS, Window, smooth
-from clipaffect.tasks import NOT_ANNOTATED, Task
+
+COLUMNS = [
+    "step", "seeds", "people", "macro_f1", "low", "high", "calibration_error", "gain", "gain_low",
+    "gain_high", "p", "p_adjusted", "inner_macro_f1", "choice",
+]  # fmt: skip
+
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the logit adjustment
 GRID = 1000  # thresholds between 0 and 1

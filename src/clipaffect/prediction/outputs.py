@@ -11,14 +11,15 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from clipaffect.outcomes import MEANING, VIDEO_OUTCOMES, Outcome
-from clipaffect.prediction.columns import Column, columns, table_schema
-from clipaffect.prediction.rows import Predicted
+from clipaffect.bundle.prediction_columns import Column, columns, table_schema
+from clipaffect.core.frame_status import MEANING, VIDEO_STATUSES, FrameStatus
+from clipaffect.core.layout import Predictions
+from clipaffect.core.parquet import whole_file, write_text
+from clipaffect.prediction.pipeline import Wanted
+from clipaffect.prediction.prediction_table import Predicted
 from clipaffect.prediction.summaries import summarise
 from clipaffect.prediction.timeline import write_timeline
-from clipaffect.prediction.work import Wanted
 from clipaffect.report.pages import page_environment
-from clipaffect.tables import whole_file, write_text
 
 RECORD = "record.json"
 WRITTEN = ("frames.parquet", "frames.csv", "persons.csv", "episodes.csv", "timeline.html", RECORD)
@@ -68,25 +69,27 @@ def _summary_rows(predicted: Predicted, start: int, stop: int) -> list[dict[str,
     rows = []
     for name, own in part.groupby("video", sort=False):
         frames, first = own["frame"], own["status"].iloc[0]
-        outcome = Outcome.OK
-        if first in VIDEO_OUTCOMES or first == Outcome.IMAGE_UNREADABLE:
-            outcome = Outcome(first)
-        elif (own["status"] == Outcome.FRAME_UNREADABLE).all():
-            outcome = Outcome.VIDEO_UNREADABLE
+        outcome = FrameStatus.OK
+        if first in VIDEO_STATUSES or first == FrameStatus.IMAGE_UNREADABLE:
+            outcome = FrameStatus(first)
+        elif (own["status"] == FrameStatus.FRAME_UNREADABLE).all():
+            outcome = FrameStatus.VIDEO_UNREADABLE
         rows.append(
             summary_row(
                 str(name), outcome,
                 frames=int(frames[frames > 0].nunique()),
-                frames_with_face=int(frames[own["status"] == Outcome.OK].nunique()),
+                frames_with_face=int(frames[own["status"] == FrameStatus.OK].nunique()),
                 people=int(own["number"].max()),
             )
         )  # fmt: skip
     return rows
 
 
-def summary_row(name: str, outcome: Outcome, message: str = "", **counts: int) -> dict[str, Any]:
+def summary_row(
+    name: str, outcome: FrameStatus, message: str = "", **counts: int
+) -> dict[str, Any]:
     """A file's row of ``summary.csv``."""
-    said = message or ("" if outcome == Outcome.OK else MEANING[outcome])
+    said = message or ("" if outcome == FrameStatus.OK else MEANING[outcome])
     empty = {"frames": 0, "frames_with_face": 0, "people": 0}
     return {"file": name, "outcome": str(outcome)} | empty | counts | {"message": said}
 
@@ -104,7 +107,7 @@ def write_summary(
     """
     opened = wanted.opened
     summary = pd.DataFrame(rows, columns=SUMMARY)
-    with whole_file(out / "summary.csv") as beside:
+    with whole_file(Predictions(out).summary) as beside:
         summary.to_csv(beside, index=False)
     _write_dictionary(columns(opened.bundle, wanted.heads), out)
     listed = [
@@ -120,7 +123,7 @@ def write_summary(
         files=listed, bundle=opened.bundle, fingerprint=opened.fingerprint,
         counts=summary["outcome"].value_counts().to_dict(), people=wanted.people,
     )  # fmt: skip
-    write_text(out / "index.html", page)
+    write_text(Predictions(out).page, page)
     return summary
 
 
@@ -133,7 +136,7 @@ def _plain(schema: pa.Schema) -> pa.Schema:
 
 def _write_dictionary(listed: list[Column], out: Path) -> None:
     """``columns.csv``: the data dictionary of ``frames.parquet`` and ``frames.csv``."""
-    with whole_file(out / "columns.csv") as beside:
+    with whole_file(Predictions(out).columns) as beside:
         table = pa.table(
             {
                 "column": [c.name for c in listed],

@@ -10,6 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from clipaffect.core.errors import UserError, raise_all
+from clipaffect.core.frame_status import FrameStatus
+from clipaffect.core.hashing import file_digest
 from clipaffect.dataset.files import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -18,11 +21,8 @@ from clipaffect.dataset.files import (
     natural_order,
 )
 from clipaffect.dataset.manifest import MANIFEST, PICTURE, VIDEO
-from clipaffect.digest import file_digest
-from clipaffect.errors import UserError, raise_all
-from clipaffect.faces.persons import EVERYBODY
-from clipaffect.outcomes import Outcome
-from clipaffect.prediction.rows import People
+from clipaffect.faces.person_tracks import EVERYBODY
+from clipaffect.prediction.prediction_table import People
 
 IMAGES = "_images"  # folder of single images, which share one table
 RESERVED = {"summary.csv", "columns.csv", "index.html", ".work", IMAGES, "_logs"}
@@ -43,7 +43,7 @@ class Source:
     name: str
     path: Path
     kind: str
-    outcome: Outcome = Outcome.OK
+    outcome: FrameStatus = FrameStatus.OK
 
 
 def find_sources(inputs: list[Path]) -> list[Source]:
@@ -57,7 +57,7 @@ def find_sources(inputs: list[Path]) -> list[Source]:
             would have one name.
     """
     problems = [
-        UserError("no such file or folder", where=path, mend="correct the path")
+        UserError("no such file or folder", where=path, fix="correct the path")
         for path in inputs if not path.exists()
     ]  # fmt: skip
     raise_all(problems)
@@ -71,7 +71,7 @@ def find_sources(inputs: list[Path]) -> list[Source]:
         except OSError as error:
             raise UserError(
                 f"the folder cannot be read: {error.strerror}", where=error.filename or path,
-                mend="get leave to read it, or name another",
+                fix="get leave to read it, or name another",
             ) from None  # fmt: skip
         prefix = f"{path.resolve().name}/" if len(inputs) > 1 else ""
         found += [_source(file, path, prefix, named=False) for file in files]
@@ -79,7 +79,7 @@ def find_sources(inputs: list[Path]) -> list[Source]:
         raise UserError(
             "no file lies there",
             where=", ".join(map(str, inputs)) or "prediction.videos",
-            mend="name a video or a folder",
+            fix="name a video or a folder",
         )
     named: dict[str, list[Path]] = defaultdict(list)
     for source in found:
@@ -88,13 +88,13 @@ def find_sources(inputs: list[Path]) -> list[Source]:
         if len({path.resolve() for path in paths}) > 1:
             raise UserError(
                 f"{len(paths)} files would be called '{name}'", where=" and ".join(map(str, paths)),
-                mend="predict them in calls of their own, with an --out for each",
+                fix="predict them in calls of their own, with an --out for each",
             )  # fmt: skip
     for source in found:
-        if source.outcome == Outcome.OK and source.name.partition("/")[0] in RESERVED:
+        if source.outcome == FrameStatus.OK and source.name.partition("/")[0] in RESERVED:
             raise UserError(
                 f"'{source.name}' is a name of the output's own", where=source.path,
-                mend="rename the file or folder",
+                fix="rename the file or folder",
             )  # fmt: skip
     unique = {source.name: source for source in found}
     return [unique[name] for name in sorted(unique, key=natural_order)]
@@ -108,12 +108,12 @@ def _source(path: Path, root: Path, prefix: str, named: bool) -> Source:
     if check_name(path, root) is not None or not (name + str(path)).isprintable():
         shown = name.encode("utf-8", "surrogateescape").decode("ascii", "backslashreplace")
         printable = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
-        return Source(printable, path, kind, Outcome.BAD_NAME)
+        return Source(printable, path, kind, FrameStatus.BAD_NAME)
     # Opening a pipe would wait for somebody to write.
     if not path.is_file() or (not named and suffix not in VIDEO_SUFFIXES | IMAGE_SUFFIXES):
-        return Source(name, path, kind, Outcome.NOT_MEDIA)
+        return Source(name, path, kind, FrameStatus.NOT_MEDIA)
     if not os.access(path, os.R_OK, effective_ids=True):
-        return Source(name, path, kind, Outcome.NO_PERMISSION)
+        return Source(name, path, kind, FrameStatus.NO_PERMISSION)
     return Source(name, path, kind)
 
 

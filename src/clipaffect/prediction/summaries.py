@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipaffect.outcomes import Outcome
-from clipaffect.prediction.rows import Predicted
+from clipaffect.core.frame_status import FrameStatus
+from clipaffect.prediction.prediction_table import Predicted
 
 GAP = 0.5  # seconds without an answer that end an episode, or one and a half frames looked at
 PERSONS = ("video", "person", "frames", "frames_with_face", "first_time", "last_time", "task",
@@ -36,11 +36,11 @@ def summarise(predicted: Predicted, start: int, stop: int) -> tuple[pd.DataFrame
     video = rows["video"].iloc[0]
     frame, time = rows["frame"].to_numpy(), rows["time"].to_numpy(float)
     status = rows["status"].to_numpy()
-    looked = status != Outcome.NOT_SAMPLED
+    looked = status != FrameStatus.NOT_SAMPLED
     step = _step(frame[looked], time[looked])
     for person in np.unique(number[number > 0]).tolist():
         mine = np.flatnonzero(number == person)
-        known = mine[status[mine] == Outcome.OK]
+        known = mine[status[mine] == FrameStatus.OK]
         at = predicted.at[start + known]
         base = {"video": video, "person": person, "frames": len(mine),
                 "frames_with_face": len(known), "first_time": _edge(time[mine], 0),

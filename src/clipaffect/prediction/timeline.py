@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from clipaffect.core.frame_status import MEANING, FrameStatus
+from clipaffect.core.parquet import write_text
 from clipaffect.faces.crops import JPEG, decode_image
-from clipaffect.outcomes import MEANING, Outcome
-from clipaffect.prediction.rows import Predicted, stretches
+from clipaffect.prediction.prediction_table import Predicted, stretches
 from clipaffect.report.pages import page_environment, records
-from clipaffect.tables import write_text
 
 BINS = 4000  # points of a curve on the page; the tables have every frame
 PEOPLE = 12  # on the page, those with the most frames
@@ -55,7 +55,7 @@ def write_timeline(
     frames = pd.Series(person[person > 0]).value_counts().sort_index()
     shown = sorted(frames.sort_values(ascending=False, kind="stable").index[:PEOPLE].tolist())
     status = rows["status"].to_numpy()
-    kinds = sorted(set(status) - {str(Outcome.OK)})
+    kinds = sorted(set(status) - {str(FrameStatus.OK)})
     people = [
         {"person": number, "frames": int(frames[number]),
          "tasks": _curves(predicted, start, np.flatnonzero(person == number), axis),
@@ -70,7 +70,7 @@ def write_timeline(
         "step": axis.step,
         "scale": SCALE,
         "status": axis.commonest(status, kinds),
-        "statuses": [{"name": name, "meaning": MEANING[Outcome(name)]} for name in kinds],
+        "statuses": [{"name": name, "meaning": MEANING[FrameStatus(name)]} for name in kinds],
         "tasks": [
             {"name": name, "targets": model.targets, "multilabel": model.multilabel,
              "colours": [_colour(k) for k in range(len(model.targets))]}
@@ -91,8 +91,8 @@ def write_timeline(
         more_people=len(frames) - len(shown),
         episodes=records(listed),
         more_episodes=len(episodes) - len(listed),
-        statuses=[(name, int((status == name).sum()), MEANING[Outcome(name)])
-                  for name in [*kinds, str(Outcome.OK)] if (status == name).any()],
+        statuses=[(name, int((status == name).sum()), MEANING[FrameStatus(name)])
+                  for name in [*kinds, str(FrameStatus.OK)] if (status == name).any()],
         frames=int((np.unique(rows["frame"]) > 0).sum()),
         unit=axis.unit,
         pictures=pictures,
@@ -139,7 +139,7 @@ class _Axis:
         counts = np.zeros((self.bins, len(kinds) + 1), int)
         for number, kind in enumerate(kinds):
             np.add.at(counts[:, number], self.of_row[status == kind], 1)
-        np.add.at(counts[:, -1], self.of_row[status == Outcome.OK], 10**6)
+        np.add.at(counts[:, -1], self.of_row[status == FrameStatus.OK], 10**6)
         best = counts.argmax(axis=1)
         return np.where(best == len(kinds), -1, best).tolist()
 

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from clipaffect.config.models import Config
+from clipaffect.core.layout import Layout
 from clipaffect.encoders.cost import encoder_cost
+from clipaffect.features.build_table import feature_dimension
 from clipaffect.report.results import Results
-from clipaffect.table import feature_dimension
 from clipaffect.training.cost import flop_per_sample
-from clipaffect.training.learner import build_head
+from clipaffect.training.trainer import build_head
 
 
 def encoder_rows(config: Config) -> list[dict[str, Any]]:
@@ -38,7 +39,7 @@ def head_rows(results: Results, folder: Path) -> list[dict[str, Any]]:
     rows = []
     for name, task in results.tasks.items():
         outputs = len(task.task.targets)
-        dimension = feature_dimension(folder / "tables" / config.encoder / name)
+        dimension = feature_dimension(Layout(folder).table(config.encoder, name).folder)
         for variant, recipe in config.training.recipes().items():
             if recipe.has_user_code:
                 continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from clipaffect.evaluation.bootstrap import FEWEST
-from clipaffect.evaluation.comparisons import PLANNED
+from clipaffect.evaluation.compare_heads import PLANNED
 from clipaffect.report.results import (
     Results,
     TaskResults,

@@ -9,7 +9,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from clipaffect.dataset.notes import class_counts, data_notes
+from clipaffect.dataset.summary_text import class_counts, data_notes
 
 
 def page_environment() -> jinja2.Environment:

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 
 from clipaffect.config.models import Config
-from clipaffect.evaluation.source import check_source
-from clipaffect.postprocess.table import COLUMNS
-from clipaffect.stages import evaluated, settings_json
-from clipaffect.tables import read_frame
-from clipaffect.tasks import Task
+from clipaffect.config.stage_keys import evaluated, settings_json
+from clipaffect.core.layout import Layout, Postprocessing, Study
+from clipaffect.core.parquet import read_table
+from clipaffect.core.tasks import Task
+from clipaffect.evaluation.score_provenance import check_provenance
+from clipaffect.postprocess.steps import COLUMNS
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ class Results:
 
 def read_summary(folder: Path) -> dict[str, Any]:
     """The data set's summary."""
-    summary: dict[str, Any] = json.loads((folder / "dataset/summary.json").read_text())
+    summary: dict[str, Any] = json.loads(Layout(folder).dataset.summary.read_text())
     return summary
 
 
@@ -223,33 +224,33 @@ def unit_of(summary: dict[str, Any]) -> str:
     return "people" if summary["names_people"] else "source videos or images"
 
 
-def _read_steps(config: Config, folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+def _read_steps(config: Config, files: Postprocessing) -> tuple[pd.DataFrame, dict[str, Any]]:
     if not config.postprocess.steps:
         return pd.DataFrame(columns=COLUMNS), {}
-    return read_frame(folder / "steps.parquet"), json.loads((folder / "choices.json").read_text())
+    return read_table(files.steps), json.loads(files.choices.read_text())
 
 
-def read_results(config: Config, folder: Path, scored: Path | None = None) -> Results:
-    """Read what the evaluation left in a results folder, or in ``scored``.
+def read_results(config: Config, folder: Path, study: Study | None = None) -> Results:
+    """Read what the evaluation of a run, or of one of its studies, has written.
 
     Raises:
         UserError: a task's scores were made by another run.
     """
     tasks = {}
     for name, task in config.tasks().items():
-        rows = folder / "tables" / config.encoder / name / "rows.parquet"
-        own = (scored or folder / "evaluation") / name
+        table = Layout(folder).table(config.encoder, name)
+        own = (study or Layout(folder)).evaluation(name)
         settings = json.loads(settings_json(config, "evaluation", *evaluated(config, name)))
-        check_source(settings, rows.parent, own)
+        check_provenance(settings, table, own)
         tasks[name] = TaskResults(
             task,
-            read_frame(own / "metrics.parquet"),
-            read_frame(own / "heads.parquet"),
-            read_frame(rows, ["split", "status"]),
-            json.loads((own / "frames.json").read_text()),
-            read_frame(own / "intervals.parquet"),
-            read_frame(own / "comparisons.parquet"),
-            json.loads((own / "resolution.json").read_text()),
-            *_read_steps(config, folder / "postprocess" / name),
+            read_table(own.metrics),
+            read_table(own.heads),
+            read_table(table.rows, ["split", "status"]),
+            json.loads(own.frames.read_text()),
+            read_table(own.intervals),
+            read_table(own.comparisons),
+            json.loads(own.resolution.read_text()),
+            *_read_steps(config, Layout(folder).postprocessing(name)),
         )
     return Results(config, read_summary(folder), tasks)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clipaffect.postprocess.table import COLUMNS
+from clipaffect.core.parquet import write_text
+from clipaffect.postprocess.steps import COLUMNS
 from clipaffect.report.results import Results, setting_name
-from clipaffect.tables import write_text
 
 METRICS = ["macro_f1", "accuracy", "macro_auc", "macro_average_precision", "calibration_error"]
 

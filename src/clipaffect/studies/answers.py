@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from clipaffect.evaluation.comparisons import EXPLORATORY
+from clipaffect.evaluation.compare_heads import EXPLORATORY
 from clipaffect.report.headline import LEVEL
 from clipaffect.report.results import TaskResults, setting_name
 

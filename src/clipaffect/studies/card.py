@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from clipaffect.core.layout import Study
+from clipaffect.core.parquet import write_text
+from clipaffect.features.build_table import folds_of
 from clipaffect.report import figures
 from clipaffect.report.pages import page_environment
 from clipaffect.report.tables import write_tables
-from clipaffect.table import folds_of
-from clipaffect.tables import write_text
 
 SHOWN = 20  # rows of a table on the page; the CSV has all
 SCORES = ("macro_f1", "low", "high", "f1")  # three decimals, however small
@@ -60,22 +61,23 @@ class Card:
     note: str
 
 
-def write_card(card: Card, run: str, out: Path) -> None:
+def write_card_page(card: Card, run: str, out: Path) -> None:
     """Write ``index.html``, ``answer.json``, ``tables/`` and ``figures/`` of a card to ``out``."""
+    files = Study(out)
     tables = {s.name: s.table for s in card.sections if s.table is not None}
-    write_tables(tables, out / "tables")
+    write_tables(tables, files.tables)
     for section in card.sections:
         if section.chart is not None:
-            figures.save(section.chart, out / "figures", section.name)
+            figures.save(section.chart, files.figures, section.name)
     page = page_environment().get_template("card.html").render(
         card=card, run=run, shown=SHOWN, script=figures.script(),
         rows={name: _rows(table) for name, table in tables.items()},
         numeric={name: _numeric(table) for name, table in tables.items()},
         charts={s.name: figures.for_page(s.chart) for s in card.sections if s.chart is not None},
     )  # fmt: skip
-    write_text(out / "index.html", page)
+    write_text(files.page, page)
     said = {"question": card.question, "answers": card.answers}
-    write_text(out / "answer.json", json.dumps(said, indent=2, ensure_ascii=False) + "\n")
+    write_text(files.answer, json.dumps(said, indent=2, ensure_ascii=False) + "\n")
 
 
 def score_dots(table: pd.DataFrame, names: Any, kind: Any = "head") -> figures.Spec:

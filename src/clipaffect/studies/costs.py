@@ -11,7 +11,7 @@ import yaml
 from clipaffect.config.models import Config
 from clipaffect.report.cost import encoder_rows, head_rows
 from clipaffect.report.results import read_results
-from clipaffect.studies.card import Card, Section, write_card
+from clipaffect.studies.card import Card, Section, write_card_page
 
 QUESTION = "What does it cost, beside other systems?"
 MILLION = 1e6
@@ -81,4 +81,4 @@ def write_costs(config: Config, folder: Path, out: Path) -> None:
         "Seconds for a million frames and memory, as they were measured on this machine, are in "
         "timings/index.html: they are no function of the data and stand apart.",
     )  # fmt: skip
-    write_card(card, config.run, out)
+    write_card_page(card, config.run, out)

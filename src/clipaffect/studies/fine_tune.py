@@ -17,22 +17,22 @@ from torch import Tensor, nn
 
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.training import Recipe, Training
-from clipaffect.devices import one_device
+from clipaffect.core.gpu import one_device
+from clipaffect.core.layout import Layout
+from clipaffect.core.parquet import write_table
+from clipaffect.core.progress import Progress
+from clipaffect.core.split_names import TRAIN, VALIDATION
+from clipaffect.core.tasks import Task
 from clipaffect.encoders.load import build_model, preparation
-from clipaffect.evaluation.clusters import NOTHING
-from clipaffect.evaluation.folds import Scored
+from clipaffect.evaluation.fold_data import Scored
+from clipaffect.evaluation.person_counts import NOTHING
 from clipaffect.faces.crops import decode_image
-from clipaffect.progress import Progress
-from clipaffect.splits import TRAIN, VALIDATION
-from clipaffect.studies.heads import head_counts, headline_heads, spread_over_people
+from clipaffect.features.build_table import KEYS, folds_of
+from clipaffect.studies.disturb_crops import find_crops
+from clipaffect.studies.headline_heads import head_counts, headline_heads, spread_over_people
 from clipaffect.studies.last_block import KeptInputs, last_block, run_from, run_keeping
-from clipaffect.studies.limits import find_crops
-from clipaffect.table import KEYS, folds_of
-from clipaffect.table_split import read_split
-from clipaffect.tables import write_frame
-from clipaffect.tasks import Task
-from clipaffect.training.data import batches, training_data
-from clipaffect.training.learner import BETAS, ReferenceLearner, build_objective
+from clipaffect.training.data import batches, read_split, training_data
+from clipaffect.training.trainer import BETAS, ReferenceLearner, build_objective
 
 FRAMES = 48  # of each person and split, evenly spread
 EPOCHS = 2
@@ -126,12 +126,12 @@ def fine_tune(
         out: Parquet file.
     """
     torch.set_num_threads(1)
-    table = folder / "tables" / name / task.name
+    table = Layout(folder).table(name, task.name).folder
     fold = folds_of(table)[0]
     train, validation = (read_split(table, task, s, fold) for s in (TRAIN, VALIDATION))
     heads = list(headline_heads(folder, settings, task, fold, train.features.shape[1]))
     if not heads:
-        write_frame(out, Scored("", "", {}).named(NOTHING))
+        write_table(out, Scored("", "", {}).named(NOTHING))
         return
     recipe, alpha = settings.recipes()[""], settings.headline_alpha
     usable = training_data(train, validation, task, recipe).rows
@@ -184,4 +184,4 @@ def fine_tune(
             ):  # fmt: skip
                 counted = head_counts(arm, x, truth, scored["group"].to_numpy(), task)
                 parts.append(Scored("head", name, {}, variant, alpha, seed).named(counted))
-    write_frame(out, pd.concat(parts, ignore_index=True))
+    write_table(out, pd.concat(parts, ignore_index=True))

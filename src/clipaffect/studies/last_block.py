@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clipaffect.errors import UserError
+from clipaffect.core.errors import UserError
 
 BLOCKS = ("transformer.resblocks", "trunk.blocks", "trunk.stages", "layer4")
 
@@ -42,7 +42,7 @@ def last_block(visual: nn.Module) -> nn.Module:
     raise UserError(
         f"a {type(visual).__name__} has none of {', '.join(BLOCKS)}",
         where="the card fine-tuning",
-        mend="choose an encoder of another family for this card",
+        fix="choose an encoder of another family for this card",
     )
 
 
@@ -116,6 +116,6 @@ class KeptInputs:
                     f"no room for {size / 1e9:.1f} GB that the card fine-tuning needs for a while "
                     f"({error.strerror})",
                     where=self.folder,
-                    mend="free it there",
+                    fix="free it there",
                 ) from None
             return np.memmap(file, np.float32, "r+", shape=(self.count, *shape))

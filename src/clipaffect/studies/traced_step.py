@@ -18,16 +18,16 @@ from torch import Tensor
 
 from clipaffect.config.models import Config
 from clipaffect.config.training import Recipe
+from clipaffect.core.layout import Layout
+from clipaffect.core.split_names import TRAIN, VALIDATION
+from clipaffect.core.tasks import NOT_ANNOTATED, Task
+from clipaffect.features.build_table import folds_of
 from clipaffect.report import figures
-from clipaffect.splits import TRAIN, VALIDATION
-from clipaffect.studies.card import Card, Section, first_fold_only, write_card
-from clipaffect.table import folds_of
-from clipaffect.table_split import read_split
-from clipaffect.tasks import NOT_ANNOTATED, Task
-from clipaffect.training.data import TrainingData, batches, training_data
+from clipaffect.studies.card import Card, Section, first_fold_only, write_card_page
+from clipaffect.training.data import TrainingData, batches, read_split, training_data
 from clipaffect.training.history import learning_rate
-from clipaffect.training.learner import ReferenceLearner, build_head, build_objective
-from clipaffect.training.step import StepTrace, frozen_statistics
+from clipaffect.training.sam import StepTrace, frozen_statistics
+from clipaffect.training.trainer import ReferenceLearner, build_head, build_objective
 
 QUESTION = "What happens in one training step?"
 
@@ -264,7 +264,7 @@ def write_traced_step(config: Config, folder: Path, out: Path) -> None:
     answers: dict[str, str] = {}
     sections: list[Section] = []
     for name, task in config.tasks().items():
-        table = folder / "tables" / config.encoder / name
+        table = Layout(folder).table(config.encoder, name).folder
         fold = folds_of(table)[0]
         train, validation = (read_split(table, task, s, fold) for s in (TRAIN, VALIDATION))
         data = training_data(train, validation, task, recipe)
@@ -288,4 +288,4 @@ def write_traced_step(config: Config, folder: Path, out: Path) -> None:
         "Taken in float64 by the plain definition that the fast training step is tested against. "
         f"{first_fold_only(folder / 'tables' / config.encoder, config.tasks())}",
     )
-    write_card(card, config.run, out)
+    write_card_page(card, config.run, out)

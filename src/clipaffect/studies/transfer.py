@@ -13,19 +13,20 @@ import torch
 
 from clipaffect.config import parse_config
 from clipaffect.config.models import Config
+from clipaffect.config.stage_keys import shard_names
 from clipaffect.config.studies import Planned
-from clipaffect.errors import UserError
-from clipaffect.evaluation.clusters import count_array
-from clipaffect.evaluation.comparisons import PLANNED, compare_pairs, interval_rows
-from clipaffect.evaluation.counted import Counted, Setting
+from clipaffect.core.errors import UserError
+from clipaffect.core.layout import Layout
+from clipaffect.core.split_names import TRAIN, VALIDATION
+from clipaffect.core.tasks import Task
+from clipaffect.evaluation.compare_heads import PLANNED, compare_pairs, interval_rows
+from clipaffect.evaluation.person_counts import Counted, Setting, count_array
+from clipaffect.features.build_table import folds_of
 from clipaffect.report.headline import LEVEL
 from clipaffect.report.results import read_summary, unit_of
-from clipaffect.splits import TRAIN, VALIDATION
-from clipaffect.studies.card import Card, Section, score_dots, write_card
-from clipaffect.studies.heads import head_counts, headline_heads
-from clipaffect.table import folds_of
-from clipaffect.table_split import Split, read_split
-from clipaffect.tasks import Task
+from clipaffect.studies.card import Card, Section, score_dots, write_card_page
+from clipaffect.studies.headline_heads import head_counts, headline_heads
+from clipaffect.training.data import Split, read_split
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,11 @@ class Run:
 
     def table(self, task: Task) -> Path:
         """The table that its heads were trained on."""
-        return self.folder / "tables" / self.config.encoder / task.name
+        return Layout(self.folder).table(self.config.encoder, task.name).folder
 
     def encoder(self) -> str:
         """Digest of the encoder that made its features."""
-        shard = min((self.folder / "embeddings" / self.config.encoder).glob("*.parquet"))
+        shard = Layout(self.folder).embeddings(self.config.encoder, shard_names(1)[0])
         return (pq.read_schema(shard).metadata or {}).get(b"encoder", b"").decode()
 
 
@@ -56,10 +57,10 @@ def read_run(folder: Path) -> Run:
     Raises:
         UserError: there is none.
     """
-    path = folder / "report/run.json"
+    path = Layout(folder).report.record
     if not path.exists():
         raise UserError(
-            "there is no finished run", where=folder, mend="run its configuration first, or take "
+            "there is no finished run", where=folder, fix="run its configuration first, or take "
             "its name out of the study's 'runs'",
         )  # fmt: skip
     return Run(parse_config(json.loads(path.read_text())["config"], str(path)), folder)
@@ -72,12 +73,12 @@ def check_alike(here: Run, there: Run, task: Task) -> None:
     if known is None or known.targets != task.targets:
         raise UserError(
             f"the run has no task {task.name} with the same classes or labels", where=where,
-            mend="take it out of the study's 'runs'",
+            fix="take it out of the study's 'runs'",
         )  # fmt: skip
     if here.encoder() != there.encoder():
         raise UserError(
             "its features were made by another encoder, or by other versions of it", where=where,
-            mend="give both configurations the same encoder",
+            fix="give both configurations the same encoder",
         )  # fmt: skip
 
 
@@ -199,4 +200,4 @@ def write_transfer(planned: Planned, run: str, folder: Path, out: Path) -> None:
         sections,
         "The same encoder makes both runs' features; crops and frame rates are each run's own.",
     )
-    write_card(card, run, out)
+    write_card_page(card, run, out)

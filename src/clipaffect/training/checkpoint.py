@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from clipaffect.tables import whole_file
+from clipaffect.core.parquet import whole_file
 
 CHECKPOINT = "checkpoint.safetensors"
 

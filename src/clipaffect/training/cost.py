@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from clipaffect.config.training import Recipe
-from clipaffect.tables import write_text
-from clipaffect.tasks import Task
+from clipaffect.core.parquet import write_text
+from clipaffect.core.tasks import Task
+from clipaffect.training.backends.sam_products import is_low_rank
 from clipaffect.training.matmul import affine
-from clipaffect.training.products import is_low_rank
 
 
 def flop_per_sample(recipe: Recipe, inputs: int, outputs: int) -> int:

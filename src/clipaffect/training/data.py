@@ -4,15 +4,57 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from clipaffect.config.training import Recipe
-from clipaffect.errors import UserError
-from clipaffect.table_split import Split
-from clipaffect.tasks import NOT_ANNOTATED, Task
+from clipaffect.core.errors import UserError
+from clipaffect.core.layout import Table
+from clipaffect.core.tasks import NOT_ANNOTATED, Task
+from clipaffect.features.build_table import KEYS, label_array, rows_of
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a table.
+
+    Attributes:
+        rows: its frames with a face: group, video, person, frame.
+        features: (n, d) float16; a view of the memory-mapped file, read as it is used.
+        labels: (n, 1) or (n, 12) int8; -1 is not annotated.
+    """
+
+    rows: pd.DataFrame
+    features: torch.Tensor
+    labels: torch.Tensor
+
+
+def read_split(table: Path, task: Task, split: str, fold: int = 0) -> Split:
+    """The usable rows of the training or validation split of a table (or of one of its folds).
+
+    Rows are sorted by split, so a split's features are one slice of the file: 1.36 million of them
+    cost no memory but the pages that are read. The training rows of a fold lie on both sides of
+    its validation rows; their features are copied (1.5 kB a row of 768).
+    """
+    found = rows_of(table, ["feature_row", "group", *KEYS, *task.columns], split, fold)
+    found = found.filter(pc.greater_equal(found["feature_row"], 0))
+    at = found["feature_row"].to_numpy()
+    # Copy on write: torch warns of memory that it may not write to.
+    features = np.load(Table(table).features, mmap_mode="c", allow_pickle=False)
+    start = int(at[0]) if len(at) else 0
+    in_one_piece = not len(at) or int(at[-1]) - start + 1 == len(at)
+    own = features[start : start + len(at)] if in_one_piece else features[at]
+    return Split(
+        found.select(["group", *KEYS]).to_pandas(),
+        torch.from_numpy(own),
+        torch.from_numpy(label_array(found, task)),
+    )
+
 
 DRAWS = 500  # of held-out videos, until one has every class on both sides
 ROWS_AT_ONCE = 8192
@@ -87,7 +129,7 @@ def inner_rows(train: Split, usable: np.ndarray, task: Task, share: float) -> np
             f"holding out {count} of {len(names)} training people or videos leaves no frame of "
             f"some class of {task.name} to train on",
             where="training.select_on",
-            mend="set select_on: last, or a smaller inner_share, or add videos",
+            fix="set select_on: last, or a smaller inner_share, or add videos",
         )
     return best[code]
 
@@ -124,7 +166,7 @@ def data_digest(train: Split, validation: Split) -> str:
                 raise UserError(
                     f"the feature of video '{row['video']}', frame {row['frame']} is not finite",
                     where=f"the table, split {name}",
-                    mend="check the encoder's weights and precision, then build the table again",
+                    fix="check the encoder's weights and precision, then build the table again",
                 )
             sha.update(part.data)
         sha.update(split.labels.numpy().data)
@@ -144,14 +186,14 @@ def check_trainable(labels: np.ndarray, task: Task, where: str = "") -> None:
         raise UserError(
             f"{len(labels)} training frames of {task.name} have both a label and a face",
             where=where,
-            mend="see the statuses in its rows.parquet; docs/outcomes.md explains them",
+            fix="see the statuses in its rows.parquet; docs/outcomes.md explains them",
         )
     for name, present in zip(task.targets, targets_shown(labels, task), strict=True):
         if not present:
             raise UserError(
                 f"no training frame shows {name}",
                 where=where,
-                mend="add videos that show it: a head cannot learn what it never sees",
+                fix="add videos that show it: a head cannot learn what it never sees",
             )
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from clipaffect.config.training import Recipe
-from clipaffect.evaluation.metrics import decide, f1_per_target
-from clipaffect.tasks import Task
+from clipaffect.core.metrics import decide, f1_per_target
+from clipaffect.core.tasks import Task
 from clipaffect.training.data import TrainingData
-from clipaffect.training.step import StepRecord
+from clipaffect.training.sam import StepRecord
 
 PROBES = 8  # steps of an epoch whose sharpness is measured
 SAMPLE = 1024  # training frames whose largest probability is averaged

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clipaffect.tasks import NOT_ANNOTATED, Task
+from clipaffect.core.tasks import NOT_ANNOTATED, Task
 
 Over = Literal["elements", "samples"]
 

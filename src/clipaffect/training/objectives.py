@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from clipaffect.config.training import Recipe
-from clipaffect.tasks import NOT_ANNOTATED, Task
+from clipaffect.core.tasks import NOT_ANNOTATED, Task
+from clipaffect.training.cvar import ChiSquare, ClassBalanced, Cvar, Focal, PublishedCvar, Risk
 from clipaffect.training.losses import single_losses
-from clipaffect.training.risks import ChiSquare, ClassBalanced, Cvar, Focal, PublishedCvar, Risk
-from clipaffect.training.step import Evaluated
+from clipaffect.training.sam import Evaluated
 
 
 def build_risk(recipe: Recipe, alpha: float, labels: Tensor, task: Task) -> Risk:

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from clipaffect.config.training import LOSSES, Recipe
-from clipaffect.one_core import take_one_core
-from clipaffect.tasks import Task
+from clipaffect.core.cpu import take_one_core
+from clipaffect.core.tasks import Task
+from clipaffect.training.backends.cpu import FastLearner
 from clipaffect.training.checkpoint import CHECKPOINT, read_checkpoint, under, write_checkpoint
 from clipaffect.training.data import TrainingData, batches
-from clipaffect.training.fast import FastLearner
-from clipaffect.training.head import Head
 from clipaffect.training.history import Row, judge, learning_rate, probe_steps, summarise, watch
-from clipaffect.training.learner import Learner, ReferenceLearner, build_head, build_objective
+from clipaffect.training.mlp_head import Head
 from clipaffect.training.objectives import build_risk
+from clipaffect.training.trainer import Learner, ReferenceLearner, build_head, build_objective
 
 
 @dataclass

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from clipaffect.config.training import Recipe
-from clipaffect.tasks import NOT_ANNOTATED, Task
+from clipaffect.core.tasks import NOT_ANNOTATED, Task
+from clipaffect.training.backends.stacked import StackedStep, graphed
 from clipaffect.training.checkpoint import CHECKPOINT, read_checkpoint, under, write_checkpoint
+from clipaffect.training.cvar import Cvar
 from clipaffect.training.data import TrainingData, batches
-from clipaffect.training.head import Head
 from clipaffect.training.history import Row, judge, learning_rate, mean_of, probe_steps, watch
+from clipaffect.training.mlp_head import Head
 from clipaffect.training.objectives import build_risk
-from clipaffect.training.risks import Cvar
-from clipaffect.training.stack import StackedStep, graphed
-from clipaffect.training.step import StepRecord
+from clipaffect.training.sam import StepRecord
 from clipaffect.training.train import TrainedHead, is_finite
 
 FIELDS = [field.name for field in dataclasses.fields(StepRecord)]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from clipaffect.config.training import USER_FILE, Recipe
-from clipaffect.digest import file_digest
-from clipaffect.errors import UserError
+from clipaffect.core.errors import UserError
+from clipaffect.core.hashing import file_digest
 
 
 def load_class(reference: str, key: str) -> Any:
@@ -28,11 +28,11 @@ def load_class(reference: str, key: str) -> Any:
         raise UserError(
             f"the file fails when it is run: {type(error).__name__}: {error}",
             where=path,
-            mend="run `python` on it; it must only define classes",
+            fix="run `python` on it; it must only define classes",
         ) from None
     if name not in found:
         raise UserError(
-            f"there is no '{name}' in the file", where=path, mend=f"define it, or correct {key}"
+            f"there is no '{name}' in the file", where=path, fix=f"define it, or correct {key}"
         )
     return found[name]
 
@@ -50,5 +50,5 @@ def user_code_digests(recipe: Recipe) -> dict[str, str]:
 def _split(reference: str, key: str) -> tuple[Path, str]:
     path, _, name = reference.rpartition(":")
     if not Path(path).is_file():
-        raise UserError("no such file", where=path, mend=f"correct {key}: {reference}")
+        raise UserError("no such file", where=path, fix=f"correct {key}: {reference}")
     return Path(path), name

@@ -1,0 +1,195 @@
+"""A trained model in Python: ``clipaffect.load_model(folder).predict(video)``."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+
+from clipaffect.bundle.load import OpenBundle, load_heads, open_bundle
+from clipaffect.bundle.prediction_columns import MODEL_COLUMN, columns, task_columns
+from clipaffect.core.assets import DEFAULT_ASSETS
+from clipaffect.core.errors import UserError
+from clipaffect.core.frame_status import FrameStatus
+from clipaffect.core.gpu import one_device
+from clipaffect.core.store import Store
+from clipaffect.dataset.manifest import PICTURE, VIDEO
+from clipaffect.features.batches import embed_crops
+from clipaffect.features.join_features import side_by_side
+from clipaffect.prediction.batch import ensure_weights, wanted_of
+from clipaffect.prediction.pipeline import loaded_encoder, predicted
+from clipaffect.prediction.prediction_table import FINGERPRINT, People, answer_columns
+from clipaffect.prediction.scoring import answer, head_scores
+from clipaffect.prediction.sources import Source, manifest
+
+
+class Model:
+    """The heads of a bundle and everything that turns pictures into their answers.
+
+    Made by ``load_model``.
+    """
+
+    def __init__(self, opened: OpenBundle, assets: Path) -> None:
+        self._opened, self._assets = opened, assets
+
+    @property
+    def tasks(self) -> dict[str, tuple[str, ...]]:
+        """The classes or labels of each task, by its name."""
+        return {name: model.targets for name, model in self._opened.bundle.tasks.items()}
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 that stands for the whole bundle."""
+        return self._opened.fingerprint
+
+    @property
+    def columns(self) -> pd.DataFrame:
+        """The data dictionary: one row for each column that ``predict`` gives."""
+        listed = columns(self._opened.bundle, heads=True)
+        return pd.DataFrame(
+            {"column": [c.name for c in listed], "unit": [c.unit for c in listed],
+             "meaning": [c.meaning for c in listed]}
+        )  # fmt: skip
+
+    def predict(
+        self,
+        video: str | os.PathLike[str],
+        *,
+        people: People = "all",
+        rate: float | None = None,
+        heads: bool = False,
+        store: str | os.PathLike[str] | None = None,
+    ) -> pd.DataFrame:
+        """Answers for a video: one row for each frame and person.
+
+        Args:
+            video: the file.
+            people: ``all``, or ``main``: the one whose face fills most of the video.
+            rate: look at so many frames a second instead of as many as the model was trained on.
+            heads: add the scores of every single head.
+            store: a work store in which finished pieces stay.
+
+        Returns:
+            The columns of ``Model.columns``; a frame without a face has a row without answers.
+
+        Raises:
+            UserError: no such file, or a file that changes while it is read.
+        """
+        return self._predicted(Path(video), VIDEO, people, rate, heads, store)
+
+    def predict_image(
+        self, image: str | os.PathLike[str], *, people: People = "all", heads: bool = False
+    ) -> pd.DataFrame:
+        """Answers for the faces of a picture, the largest first; see ``predict``."""
+        return self._predicted(Path(image), PICTURE, people, None, heads, None)
+
+    def _predicted(
+        self,
+        path: Path,
+        kind: str,
+        people: People,
+        rate: float | None,
+        heads: bool,
+        store: str | os.PathLike[str] | None,
+    ) -> pd.DataFrame:
+        if not path.is_file():
+            raise UserError("no such file", where=path, fix="correct the path")
+        ensure_weights(self._opened, self._assets)
+        wanted = wanted_of(self._opened, self._assets, people=people, rate=rate, heads=heads)
+        listed = manifest([Source(path.name, path, kind)], people)
+        with tempfile.TemporaryDirectory(prefix="clipaffect-") as folder:
+            kept = Store(Path(store) if store is not None else Path(folder) / "store")
+            with predicted(listed, wanted, kept, Path(folder) / "work") as found:
+                parts = list(found.tables(0, len(found.rows), heads))
+        return pa.concat_tables(parts).to_pandas()
+
+    def predict_faces(self, faces: np.ndarray, *, heads: bool = False) -> pd.DataFrame:
+        """Answers for faces that are cut already, each by itself (nothing is smoothed).
+
+        Args:
+            faces: (n, H, W, 3) uint8 RGB, upright faces cut as the bundle's preprocessing.json
+                says, or as nearly as can be.
+            heads: add the scores of every single head.
+
+        Returns:
+            One row a face: the answers' columns alone.
+
+        Raises:
+            UserError: another shape or type, or heads on several encoders' crops.
+        """
+        if faces.ndim != 4 or faces.shape[3] != 3 or faces.dtype != np.uint8:
+            raise UserError(
+                f"faces of shape {faces.shape} and type {faces.dtype}", where="predict_faces",
+                fix="give RGB faces as (n, height, width, 3) of uint8",
+            )  # fmt: skip
+        bundle = self._opened.bundle
+        crops_seen = {own.crop or bundle.faces.crop for own in bundle.encoders.values()}
+        if len(crops_seen) > 1:
+            raise UserError(
+                "the model's encoders see faces that are cut in two ways", where="predict_faces",
+                fix="use predict or predict_image, which cut the faces themselves",
+            )  # fmt: skip
+        ensure_weights(self._opened, self._assets)
+        torch.set_num_threads(1)
+        # PNG keeps every pixel: the encoder sees what was given.
+        crops = [cv2.imencode(".png", face[:, :, ::-1])[1].tobytes() for face in faces]
+        embedded = {}
+        for name, settings in self._opened.encoders.items():
+            with one_device(settings.kind == "open_clip") as device:
+                encoder = loaded_encoder(settings, self._assets, device)
+                embedded[name] = embed_crops(crops, encoder, settings.batch)
+        features = {
+            name: torch.from_numpy(
+                embedded[parts[0]]
+                if len(parts) == 1
+                else side_by_side([embedded[part] for part in parts])
+            )
+            for name, parts in bundle.features.items()
+        }
+        rows = pd.DataFrame(
+            {"video": [str(k) for k in range(len(faces))], "person": "", "frame": 1}
+        )
+        found: dict[str, pa.Array] = {}
+        for name, model in bundle.tasks.items():
+            own = load_heads(self._opened, name)
+            scores = {key: head_scores(features[key], by_seed, model)
+                      for key, by_seed in own.items()}  # fmt: skip
+            seeds = {key: sorted(by_seed) for key, by_seed in own.items()}
+            at = np.arange(len(faces))
+            found |= answer_columns(name, model, answer(scores, seeds, rows, model), at, heads)
+        names = [c.name for name, model in bundle.tasks.items()
+                 for c in task_columns(name, model, heads)]  # fmt: skip
+        table = pa.table({name: found[name] for name in names}).to_pandas()
+        return table.assign(**{MODEL_COLUMN.name: self.fingerprint[:FINGERPRINT]})
+
+
+def load_model(
+    folder: str | os.PathLike[str],
+    *,
+    weights: Mapping[str, str | os.PathLike[str]] | None = None,
+    assets: str | os.PathLike[str] | None = None,
+) -> Model:
+    """Open a bundle that ``clipaffect export`` has written; nothing of it is run.
+
+    Args:
+        folder: of the bundle.
+        weights: by encoder, weights that the bundle names by their sha256 and does not hold.
+        assets: where networks are fetched to; by default ``$CLIPAFFECT_ASSETS``, or ``assets`` in
+            the working folder.
+
+    Raises:
+        UserError: no bundle, or one that is altered, incomplete or of a later format.
+    """
+    given = {name: Path(path) for name, path in (weights or {}).items()}
+    place = assets or os.environ.get("CLIPAFFECT_ASSETS") or DEFAULT_ASSETS
+    return Model(open_bundle(Path(folder), given), Path(place))
+
+
+__all__ = ["FrameStatus", "Model", "load_model"]

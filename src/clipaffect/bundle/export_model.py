@@ -1,0 +1,299 @@
+"""Export the headline's heads of a finished run as a bundle (``clipaffect export``).
+
+Everything is read from the results folder: the work store is not needed, so a folder that somebody
+has pulled can be exported as well.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from clipaffect.bundle.format import FORMAT, NAME, VERSION, Bundle, read_bundle
+from clipaffect.bundle.onnx import write_onnx
+from clipaffect.bundle.prediction_columns import columns
+from clipaffect.bundle.preprocessing import describe
+from clipaffect.config import parse_config
+from clipaffect.config.encoders import Encoder
+from clipaffect.config.models import Config
+from clipaffect.config.section import FOLDER_NAME
+from clipaffect.core.assets import known_assets
+from clipaffect.core.errors import UserError
+from clipaffect.core.hashing import digest, file_digest
+from clipaffect.core.layout import Heads, Layout
+from clipaffect.core.parquet import write_text
+from clipaffect.core.tasks import Task
+from clipaffect.encoders.fetch_weights import fetched_weights
+from clipaffect.report.pages import page_environment
+from clipaffect.report.run_record import RECORD, read_record
+from clipaffect.training.checkpoint import read_under
+from clipaffect.training.train_heads import finished_heads
+
+Weights = dict[str, torch.Tensor]
+NOT_MLP = "the heads are modules of your own, whose code a bundle would have to run"
+
+
+def export_model(
+    results: Path, assets: Path, out: Path, *, include_weights: bool = False, onnx: bool = False
+) -> Path:
+    """Write a bundle into the folder ``out``; returns its ``bundle.json``.
+
+    Args:
+        results: ``results/<run>`` of a finished run.
+        assets: folder of fetched assets: the sha256 of weights that have a tag is read there.
+        out: a new folder, or an earlier bundle, which is replaced as a whole.
+        include_weights: copy encoders' weights that are files of the user's into the bundle.
+        onnx: write ONNX files too.
+
+    Raises:
+        UserError: no finished run, nothing that can be handed on, or ``out`` is something else.
+    """
+    record = read_record(results)
+    config = parse_config(record["config"], str(results / RECORD))
+    _check_exportable(config)
+    numbers = json.loads(Layout(results).report.metrics.read_text())["tasks"]
+    _check_place(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as beside:
+        folder = Path(beside) / out.name
+        folder.mkdir()
+        tasks = {
+            name: _export_task(config, task, numbers[name], results, folder)
+            for name, task in config.tasks().items()
+        }
+        names = sorted({own["features"] for task in tasks.values() for own in task["heads"]})
+        features = {name: tuple(config.features.join.get(name, (name,))) for name in names}
+        used = sorted({part for parts in features.values() for part in parts})
+        encoders = {
+            name: _exported(config.encoders[name], name, assets, folder, include_weights)
+            for name in used
+        }
+        steps = describe(config.faces, {name: config.encoders[name] for name in used})
+        write_text(folder / "preprocessing.json", json.dumps(steps, indent=2) + "\n")
+        bundle: dict[str, Any] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "run": config.run,
+            "licensed": config.data.licensed,
+            "faces": config.faces.model_dump(mode="json"),
+            "encoders": {name: one.model_dump(mode="json") for name, one in encoders.items()},
+            "features": features,
+            "tasks": tasks,
+            "cautions": _cautions(config, used),
+            "stages": record["stages"],
+            "packages": record["versions"],
+            "config": digest(record["config"]),
+            "files": {},
+        }
+        if onnx:
+            described = Bundle.model_validate(bundle | {"files": _files(folder)})
+            write_onnx(described, folder, assets, config.encoders)
+        _write_readme(bundle, config, results, folder)
+        bundle["files"] = _files(folder)
+        checked = Bundle.model_validate(bundle)
+        columns(checked, heads=True)  # whose names must differ
+        write_text(folder / NAME, json.dumps(checked.model_dump(mode="json"), indent=1) + "\n")
+        if out.exists():
+            shutil.rmtree(out)
+        folder.rename(out)
+    return out / NAME
+
+
+def _check_exportable(config: Config) -> None:
+    where = f"run '{config.run}'"
+    names = config.features.join.get(config.encoder, (config.encoder,))
+    if not set(names) <= set(config.encoders):
+        raise UserError(
+            f"the heads are on features from elsewhere ('{config.encoder}'): no video can be "
+            "answered without the encoder that made them",
+            where=f"{where}, encoder", fix="train heads on an encoder under 'encoders'",
+        )  # fmt: skip
+    if config.training.recipes()[""].head != "mlp":
+        raise UserError(
+            NOT_MLP, where=f"{where}, training.head",
+            fix="set head: mlp for heads that are handed on (a loss of your own is no hindrance)",
+        )  # fmt: skip
+    if config.data.split.by == "folds":
+        raise UserError(
+            "under k-fold evaluation no head is trained on everybody",
+            where=f"{where}, data.split",
+            fix="run once more with split: {by: hold_out}, and export that run",
+        )
+
+
+def _check_place(out: Path) -> None:
+    """See that ``out`` is new, or an earlier bundle with nothing of anybody else's beside it."""
+    if not out.exists():
+        return
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
+    ours: set[str] = set()
+    if out.is_dir() and (out / NAME).is_file():
+        with suppress(UserError):
+            ours = {NAME, *read_bundle(out / NAME).files}
+    here = Path.cwd()
+    if not out.is_dir() or files - ours or out.resolve() in (here, *here.parents):
+        raise UserError(
+            "there is something that is no bundle", where=out, fix="name another folder"
+        )
+
+
+def _export_task(
+    config: Config, task: Task, numbers: dict[str, Any], results: Path, folder: Path
+) -> dict[str, Any]:
+    """Write a task's heads; returns its entry of ``bundle.json``."""
+    alpha = config.training.headline_alpha
+    choices: dict[str, Any] = {"seeds": [], "steps": []}
+    if config.postprocess.steps:
+        choices |= json.loads(Layout(results).postprocessing(task.name).choices.read_text())
+    own = _own_heads(config, task, results, alpha)
+    # The steps were chosen on, and for, the seeds that had finished everywhere.
+    seeds = choices["seeds"] or sorted(own)
+    weights = {config.encoder: {seed: own[seed] for seed in seeds}}
+    steps = [{"step": row["step"], "choice": row["choice"]} for row in choices["steps"]]
+    others = [name for row in steps for name in row["choice"].get("with", [])]
+    if others:
+        weights |= _other_heads(Layout(results).postprocessing(task.name).heads, others)
+    file = f"heads/{task.name}.safetensors"
+    flat = {
+        f"{features}/seed={seed}/{name}": value.contiguous()
+        for features, by_seed in weights.items()
+        for seed, state in by_seed.items()
+        for name, value in state.items()
+    }
+    (folder / "heads").mkdir(exist_ok=True)
+    save_file(flat, folder / file)
+    after = numbers["postprocessed"] if steps else None
+    return {
+        "targets": task.targets,
+        "multilabel": task.multilabel,
+        "file": file,
+        "heads": [
+            {"features": features, "seeds": sorted(by_seed), **_shape(next(iter(by_seed.values())))}
+            for features, by_seed in weights.items()
+        ],
+        "alpha": alpha,
+        "steps": steps,
+        "macro_f1": numbers["headline"]["mean"],
+        "low": numbers["interval"][0],
+        "high": numbers["interval"][1],
+        "after_steps": after["macro_f1"] if after else None,
+        "protocol": _protocol(config, numbers, bool(steps)),
+    }
+
+
+def _own_heads(config: Config, task: Task, results: Path, alpha: float) -> dict[int, Weights]:
+    parts = [Layout(results).heads(task.name, part).folder for part in range(config.training.parts)]
+    listed = finished_heads(parts)
+    chosen = listed[(listed["variant"] == "") & (listed["alpha"] == alpha)]
+    chosen = chosen[chosen["status"] == "ok"]
+    if chosen.empty:
+        raise UserError(
+            f"no head of {task.name} at alpha = {alpha:g} was finished",
+            where=results, fix="see the heads' status in the report",
+        )  # fmt: skip
+    return {int(row["seed"]): _state_of(row) for _, row in chosen.iterrows()}
+
+
+def _state_of(row: pd.Series) -> Weights:
+    return read_under(Heads(Path(row["bundle"])).weights, f"{row['head']}/")
+
+
+def _other_heads(path: Path, names: list[str]) -> dict[str, dict[int, Weights]]:
+    found: dict[str, dict[int, Weights]] = {}
+    with safe_open(path, "pt") as file:
+        keys = [key.split("/")[:2] for key in file.keys()]  # noqa: SIM118 - no dictionary
+    for name in names:
+        seeds = sorted({int(seed.removeprefix("seed=")) for own, seed in keys if own == name})
+        found[name] = {seed: read_under(path, f"{name}/seed={seed}/") for seed in seeds}
+    return found
+
+
+def _shape(state: Weights) -> dict[str, int]:
+    """Dimensions of an MLP head, from its weights."""
+    layers = sum(name.startswith("linears.") and name.endswith(".weight") for name in state)
+    first = state["linears.0.weight"] if layers else state["output.weight"]
+    return {
+        "inputs": int(first.shape[1]),
+        "hidden_layers": layers,
+        "width": int(state["output.weight"].shape[1]) if layers else 1,
+    }
+
+
+def _protocol(config: Config, numbers: dict[str, Any], steps: bool) -> str:
+    frames = numbers["frames"]
+    scored = frames["with_crop"] + frames["filled"]
+    text = (
+        f"Macro F1 on {scored:,} annotated frames of {numbers['people']} validation people (or "
+        "source videos), on whom no head was trained; frames pooled; mean over "
+        f"{numbers['headline']['seeds']} seeds at the alpha fixed beforehand "
+        f"({numbers['headline_alpha']:g}); interval over people."
+    )
+    if steps:
+        text += (
+            f" Steps after the head were chosen on {config.postprocess.folds} cross-fitted parts "
+            "of the training people."
+        )
+    return text
+
+
+def _exported(
+    settings: Encoder, name: str, assets: Path, folder: Path, include_weights: bool
+) -> Encoder:
+    """An encoder as the bundle names it: its weights by sha256, never by a path of this machine."""
+    if settings.tag is not None:
+        return settings.model_copy(update={"sha256": fetched_weights(settings, assets).sha256})
+    if settings.file is None:
+        return settings
+    path = Path(settings.file)
+    if not include_weights:
+        kept = path.name if FOLDER_NAME.fullmatch(path.name) else f"{name}{path.suffix}"
+        return settings.model_copy(update={"file": kept})
+    if path.suffix != ".safetensors":
+        raise UserError(
+            "only weights as safetensors are put into a bundle: other files may hold code",
+            where=path, fix="convert it, or leave --include-weights out: the bundle then names "
+            "the file by its sha256",
+        )  # fmt: skip
+    target = f"encoders/{name}.safetensors"
+    (folder / "encoders").mkdir(exist_ok=True)
+    shutil.copyfile(path, folder / target)
+    return settings.model_copy(update={"file": target})
+
+
+def _cautions(config: Config, used: list[str]) -> list[str]:
+    assets = known_assets()
+    named = {config.encoders[name].asset for name in used} - {None}
+    return [
+        f"{name}: {assets[name].caution}"
+        for name in sorted(map(str, named)) if assets[name].caution
+    ]  # fmt: skip
+
+
+def _files(folder: Path) -> dict[str, dict[str, Any]]:
+    return {
+        path.relative_to(folder).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": file_digest(path),
+        }
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def _write_readme(bundle: dict[str, Any], config: Config, results: Path, folder: Path) -> None:
+    environment = page_environment()
+    environment.autoescape = False  # Markdown
+    cards = [Layout(results).report.card(name).read_text() for name in bundle["tasks"]]
+    text = environment.get_template("bundle.md").render(
+        bundle=bundle, config=config, cards=cards, onnx=(folder / "onnx").is_dir()
+    )
+    write_text(folder / "README.md", text)

@@ -1,0 +1,115 @@
+"""The columns of predictions: names, types, units and meanings; the data dictionary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from clipaffect.bundle.format import Bundle, TaskModel
+from clipaffect.core.errors import UserError
+from clipaffect.faces.landmarks import POINTS
+
+PIXELS = "pixels of the video, from its upper left corner"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Attributes:
+        name: in Parquet and CSV.
+        kind: of its values; every column may be empty (null) where there is nothing to say.
+        unit: of its values.
+        meaning: for a reader.
+    """
+
+    name: str
+    kind: pa.DataType
+    unit: str
+    meaning: str
+
+
+FRAME_COLUMNS = [
+    Column("video", pa.string(), "", "name of the file, below the folder that was given"),
+    Column("frame", pa.int32(), "from 1", "number of the frame in the order it is shown; 0: the "
+           "whole file could not be read"),
+    Column("time", pa.float64(), "seconds", "presentation time of the frame; empty for images"),
+    Column("person", pa.int32(), "from 1", "who it is within this video, in the order of "
+           "appearance; empty: no face in this frame. With --people main everybody else is left "
+           "out and the one person is 1"),
+    Column("status", pa.string(), "", "what became of the frame: docs/outcomes.md"),
+    Column("faces_in_frame", pa.int16(), "faces", "how many were found"),
+    Column("face_score", pa.float32(), "0 to 1", "how sure the networks are that it is a face"),
+    Column("box_left", pa.float32(), PIXELS, "of the face's box (the extent of its landmarks)"),
+    Column("box_top", pa.float32(), PIXELS, "of the face's box"),
+    Column("box_width", pa.float32(), "pixels", "of the face's box"),
+    Column("box_height", pa.float32(), "pixels", "of the face's box"),
+    *(
+        Column(f"{point}_{axis}", pa.float32(), PIXELS, f"{point.replace('_', ' ')}; right and "
+               "left are the person's own")
+        for point in POINTS for axis in ("x", "y")
+    ),
+    Column("eye_distance", pa.float32(), "pixels", "between the middles of the eyes"),
+    Column("yaw", pa.float32(), "degrees", "positive: turned to the picture's right"),
+    Column("pitch", pa.float32(), "degrees", "positive: looking down"),
+    Column("roll", pa.float32(), "degrees", "positive: clockwise in the picture"),
+    Column("visible", pa.float32(), "0 to 1", "share of the landmarks inside the picture"),
+    Column("sharpness", pa.float32(), "", "variance of the crop's Laplacian: small is blurred"),
+]  # fmt: skip
+MODEL_COLUMN = Column("model", pa.string(), "", "fingerprint of the bundle that answered")
+
+
+def task_columns(name: str, model: TaskModel, heads: bool) -> list[Column]:
+    """Columns of one task; with ``heads`` those of every single head too."""
+    kind, found = pa.float32(), []
+    if not model.multilabel:
+        found.append(
+            Column(name, pa.dictionary(pa.int16(), pa.string()), "", f"the {name} class that is "
+                   "decided: the largest probability, under the model's prior adjustment if any")
+        )  # fmt: skip
+    for target in model.targets:
+        found.append(
+            Column(f"{name}_{target}", kind, "0 to 1", f"probability of {target}, after the "
+                   "model's averaging, smoothing and temperature")
+        )  # fmt: skip
+        if model.multilabel:
+            found += [
+                Column(f"{name}_{target}_shown", pa.bool_(), "", f"whether {target} is decided to "
+                       "be shown: probability >= threshold"),
+                Column(f"{name}_{target}_threshold", kind, "0 to 1", "of that decision, chosen on "
+                       "training people"),
+            ]  # fmt: skip
+        found.append(
+            Column(f"{name}_{target}_spread", kind, "", "sample deviation over the seeds of the "
+                   "single heads' scores; empty for one seed")
+        )  # fmt: skip
+    if heads:
+        found += [
+            Column(f"{name}_{target}_seed{seed}", kind, "0 to 1", f"the score of the head of seed "
+                   f"{seed} alone, before any step: the evaluation's, to the bit")
+            for seed in model.heads[0].seeds for target in model.targets
+        ]  # fmt: skip
+    return found
+
+
+def columns(bundle: Bundle, heads: bool) -> list[Column]:
+    """Every column of ``frames.parquet`` and ``frames.csv``, in order.
+
+    Raises:
+        UserError: two would have one name.
+    """
+    tasks = [c for name, model in bundle.tasks.items() for c in task_columns(name, model, heads)]
+    found = [*FRAME_COLUMNS, *tasks, MODEL_COLUMN]
+    names = [column.name for column in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(
+            f"two columns of the predictions would be called '{twice[0]}'", where="the targets",
+            fix="rename a class or label of the data, and train again",
+        )  # fmt: skip
+    return found
+
+
+def table_schema(listed: list[Column]) -> pa.Schema:
+    """The columns as a schema."""
+    return pa.schema([(column.name, column.kind) for column in listed])

@@ -1,0 +1,1 @@
+"""The command line: commands for people, and ``clipaffect rule ...`` for the workflow's rules."""

@@ -1,0 +1,84 @@
+"""From videos of faces to expressions, action units and a report that says how sure they are.
+
+A user's mistake prints three lines (what, where, mend) and exits with 2; nothing else does.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+from typer.core import TyperCommand
+
+from clipaffect.cli import prediction, users
+from clipaffect.cli.dvc import dvc_app
+from clipaffect.cli.rules import rule_app
+from clipaffect.core.errors import UserError
+
+RUNS = "A run"
+VIDEOS = "Your own videos"
+OTHER = "Data, challenge, store"
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
+)
+
+
+class _Verbatim(TyperCommand):
+    """A command whose words go on as they are: Snakemake wants its own ``--`` before targets."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args == ["--help"]:
+            return super().parse_args(ctx, args)
+        ctx.args = list(args)
+        return ctx.args
+
+
+@app.command(cls=_Verbatim, rich_help_panel=RUNS)
+def run(context: typer.Context) -> None:
+    """Check the configuration and call Snakemake; free the lock of a run that was killed."""
+    from clipaffect.ops.launch import launch
+
+    raise typer.Exit(launch(context.args))
+
+
+store_app = typer.Typer(no_args_is_help=True, help="The work store.")
+store_app.command()(users.gc)
+
+# Help lists the panels, and the commands of each, in this order.
+PANELS = {
+    RUNS: (users.check, users.compare, users.crate, users.verify),
+    VIDEOS: (prediction.export_model, prediction.predict),
+    OTHER: (users.check_submission, users.docs),
+}
+for panel, commands in PANELS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+app.add_typer(dvc_app, name="dvc", rich_help_panel=RUNS)
+app.add_typer(store_app, name="store", rich_help_panel=OTHER)
+app.add_typer(rule_app, name="rule", rich_help_panel=OTHER)
+
+
+def main() -> None:
+    """Run a command; show a user's mistake as a message."""
+    try:
+        try:
+            app()
+        except OSError as error:  # no permission, no space, a folder that is a file, ...
+            raise UserError(
+                error.strerror or str(error),
+                where=str(error.filename or "this machine"),
+                fix="check that it exists, may be read and written, and that the disk has room",
+            ) from None
+    except UserError as error:
+        text = Text(f"{error.what}\n\nwhere: {error.where}\nfix:   {error.fix}")
+        Console(stderr=True).print(Panel(text, title="error", border_style="red"))
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,384 @@
+"""``clipaffect rule ...``: the commands that the workflow's rules call, one for each stage.
+
+Rule, command, function and module share a name: rule ``embed_faces`` runs ``clipaffect rule
+embed-faces``, which calls ``embed_faces`` in ``features/embed_faces.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipaffect.cli.options import Assets, Out, Settings, StorePath, section, whole_config
+from clipaffect.config.data import Data
+from clipaffect.config.encoders import Encoder
+from clipaffect.config.faces import Faces
+from clipaffect.config.features import FeatureFile
+from clipaffect.config.models import Evaluation, Postprocess, Probe, ZeroShot
+from clipaffect.config.training import Training
+from clipaffect.core.store import Store
+from clipaffect.core.tasks import Task
+
+if TYPE_CHECKING:
+    from clipaffect.prediction.pipeline import Wanted
+
+HeadWeights = Annotated[
+    list[Path], typer.Option("--heads", help="heads.safetensors of each part of the grid.")
+]
+
+rule_app = typer.Typer(no_args_is_help=True, help="Commands that the workflow's rules call.")
+
+
+@rule_app.command()
+def fetch_asset(name: str, out: Annotated[Path, typer.Argument()]) -> None:
+    """Fetch one pinned asset into a folder."""
+    from clipaffect.core.fetch_asset import fetch_asset
+
+    fetch_asset(name, out)
+
+
+@rule_app.command()
+def fetch_weights(model: str, tag: str, assets: Assets) -> None:
+    """Fetch the weights that open_clip has a tag for, and record their sha256."""
+    from clipaffect.encoders.fetch_weights import fetch_weights
+
+    fetch_weights(model, tag, assets)
+
+
+@rule_app.command()
+def index_dataset(settings: Settings, out: Out) -> None:
+    """Find images, videos and labels; write manifests, labels and a summary."""
+    from clipaffect.dataset.index_dataset import index_dataset
+
+    tasks = [Task.from_json(values) for values in json.loads(settings)["tasks"].values()]
+    needs_images = bool(json.loads(settings)["needs_images"])
+    index_dataset(section(settings, "data", Data), tasks, out, needs_images)
+
+
+@rule_app.command()
+def first_page(settings: Settings, results: Path, out: Out) -> None:
+    """Write the page that stands while the long work runs: data and coverage."""
+    from clipaffect.report.first_page import first_page
+
+    first_page(whole_config(settings), results, out)
+
+
+@rule_app.command()
+def extract_frames(manifest: Path, store: StorePath, out: Out) -> None:
+    """Write the frame index of a shard."""
+    from clipaffect.dataset.extract_frames import extract_frames
+
+    extract_frames(manifest, Store(store), out)
+
+
+@rule_app.command()
+def align_faces(
+    settings: Settings, manifest: Path, frames: Path, assets: Assets, store: StorePath, out: Out
+) -> None:
+    """Detect, track, align and crop the faces of a shard."""
+    from clipaffect.faces.align_faces import align_faces
+
+    align_faces(manifest, frames, section(settings, "faces", Faces), assets, Store(store), out)
+
+
+@rule_app.command()
+def embed_faces(
+    settings: Settings, manifest: Path, faces: Path, assets: Assets, store: StorePath, out: Out
+) -> None:
+    """Embed the crops of a shard with one encoder."""
+    from clipaffect.core.cpu import take_one_core
+    from clipaffect.features.embed_faces import embed_faces
+
+    take_one_core()
+    embed_faces(manifest, faces, section(settings, "encoder", Encoder), assets, Store(store), out)
+
+
+@rule_app.command()
+def import_features(
+    settings: Settings,
+    out: Out,
+    shards: Annotated[int, typer.Option(min=1)],
+    labels: Annotated[list[Path], typer.Option("--labels")],
+    test: Annotated[list[Path] | None, typer.Option("--test")] = None,
+) -> None:
+    """Bring features from elsewhere into the form of embeddings."""
+    from clipaffect.features.import_features import import_features
+
+    files = [FeatureFile.model_validate(file) for file in json.loads(settings)["feature"]]
+    import_features(tuple(files), labels, test or [], shards, out)
+
+
+@rule_app.command()
+def join_features(parts: list[Path], out: Out) -> None:
+    """Put the features of several encoders for one shard side by side."""
+    from clipaffect.features.join_features import join_features
+
+    join_features(parts, out)
+
+
+@rule_app.command()
+def build_table(labels: Path, embeddings: list[Path], out: Out) -> None:
+    """Join labels and embeddings into a training table."""
+    from clipaffect.features.build_table import build_table
+
+    build_table(labels, embeddings, out)
+
+
+@rule_app.command()
+def train_heads(
+    settings: Settings,
+    table: Path,
+    part: int,
+    store: StorePath,
+    out: Out,
+    timings: Annotated[Path | None, typer.Option(help="Where the reached rate goes.")] = None,
+) -> None:
+    """Train one part of a task's grid of heads."""
+    from clipaffect.training.train_heads import train_heads
+
+    training = section(settings, "training", Training)
+    train_heads(table, _task(settings), training, part, Store(store), out, timings)
+
+
+@rule_app.command()
+def fit_references(
+    settings: Settings, encoder: str, table: Path, assets: Assets, store: StorePath, out: Out
+) -> None:
+    """Fit the linear probe on one encoder's features; ask CLIP by prompts."""
+    from clipaffect.evaluation.fit_references import fit_references
+
+    prompts, task = None, _task(settings)
+    if "encoder" in json.loads(settings):
+        from clipaffect.encoders.prompts import has_text_tower, prompt_features
+
+        entry = section(settings, "encoder", Encoder)
+        if has_text_tower(entry):
+            stated = section(settings, "zero_shot", ZeroShot)
+            prompts = prompt_features(entry, task, stated, assets, Store(store))
+    fit_references(table, task, encoder, section(settings, "probe", Probe), prompts, out)
+
+
+@rule_app.command()
+def evaluate_heads(
+    settings: Settings,
+    encoder: str,
+    table: Path,
+    out: Out,
+    heads: HeadWeights,
+    reference: Annotated[list[Path] | None, typer.Option("--reference")] = None,
+) -> None:
+    """Score every head and reference of a task."""
+    from clipaffect.core.layout import Evaluation as Scores
+    from clipaffect.core.layout import Table
+    from clipaffect.evaluation.evaluate_heads import evaluate_heads
+    from clipaffect.evaluation.score_provenance import write_provenance
+
+    training = section(settings, "training", Training)
+    missing = section(settings, "evaluation", Evaluation).missing
+    task = _task(settings)
+    evaluate_heads(training, missing, encoder, task, table, _folders(heads), reference or [], out)
+    write_provenance(json.loads(settings), Table(table), Scores(out))
+
+
+@rule_app.command()
+def compare_heads(settings: Settings, encoder: str, counts: Path, out: Out) -> None:
+    """Intervals over people, and paired tests between settings."""
+    from clipaffect.evaluation.compare_heads import compare_heads
+
+    training = section(settings, "training", Training)
+    evaluation = section(settings, "evaluation", Evaluation)
+    compare_heads(training, evaluation, encoder, _task(settings), counts, out)
+
+
+@rule_app.command()
+def postprocess_scores(
+    settings: Settings,
+    encoder: str,
+    table: Path,
+    scored: Path,
+    store: StorePath,
+    out: Out,
+    other: Annotated[
+        list[Path] | None,
+        typer.Option("--other", help="rows.parquet of an encoder to average with."),
+    ] = None,
+) -> None:
+    """Choose the steps after the head on training people; score each on validation."""
+    from clipaffect.postprocess.postprocess_scores import postprocess_scores
+
+    training = section(settings, "training", Training)
+    how = section(settings, "postprocess", Postprocess)
+    evaluation = section(settings, "evaluation", Evaluation)
+    task, others = _task(settings), _folders(other or [])
+    postprocess_scores(
+        training, how, evaluation, encoder, task, table, others, scored, Store(store), out
+    )
+
+
+@rule_app.command()
+def write_submission(
+    settings: Settings,
+    test: Path,
+    table: Path,
+    out: Out,
+    heads: HeadWeights,
+    embeddings: Annotated[list[Path], typer.Option("--embeddings")],
+    variant: Annotated[str, typer.Option(help="Whose heads answer; the grid's own.")] = "",
+) -> None:
+    """Predict the frames of a test list in the organisers' format."""
+    from clipaffect.submission.write_submission import write_submission
+
+    training = section(settings, "training", Training)
+    missing = section(settings, "evaluation", Evaluation).missing
+    write_submission(
+        _task(settings), training, missing, test, embeddings, _folders(heads), table, out, variant
+    )
+
+
+@rule_app.command()
+def build_report(settings: Settings, results: Path, out: Out) -> None:
+    """Build the report's pages, figures and tables from a results folder."""
+    from clipaffect.report.build_report import build_report
+
+    build_report(whole_config(settings), results, out)
+
+
+@rule_app.command()
+def show_timings(run: str, timings: Path) -> None:
+    """Write a page of what each rule's jobs took."""
+    from clipaffect.report.show_timings import show_timings
+
+    show_timings(run, timings)
+
+
+@rule_app.command()
+def find_videos(settings: Settings, out: Out) -> None:
+    """Find the files of the section 'prediction'; write their manifests."""
+    from clipaffect.config.prediction import Prediction
+    from clipaffect.prediction.find_videos import find_videos
+
+    find_videos(section(settings, "prediction", Prediction), out)
+
+
+@rule_app.command()
+def predict_shard(
+    settings: Settings,
+    model: Path,
+    manifest: Path,
+    faces: Path,
+    assets: Assets,
+    out: Out,
+    embeddings: Annotated[list[Path], typer.Option("--embeddings", help="In files by encoder.")],
+) -> None:
+    """Write the tables and pages of a shard's videos."""
+    from clipaffect.prediction.predict_shard import predict_shard
+
+    by_encoder = {path.parent.name: path for path in embeddings}
+    predict_shard(_asked(settings, model, assets), manifest, faces, by_encoder, out)
+
+
+@rule_app.command()
+def list_predictions(
+    settings: Settings, model: Path, files: Path, shards: list[Path], assets: Assets, out: Out
+) -> None:
+    """Write the summary of every shard's answers, and the page that leads to them."""
+    from clipaffect.prediction.list_predictions import list_predictions
+
+    list_predictions(_asked(settings, model, assets), files, shards, out)
+
+
+@rule_app.command()
+def write_study(settings: Settings, name: str, study: str, results: Path, out: Out) -> None:
+    """Write a study's page: its question, the answer, charts and tables."""
+    from clipaffect.config.studies import Study, plan_study
+    from clipaffect.studies.registry import STUDIES, page_writer
+
+    config = whole_config(settings)
+    planned = plan_study(config, name, Study.model_validate_json(study))
+    write = page_writer(STUDIES[planned.study.answer])
+    write(planned, config.run, results, out)
+
+
+@rule_app.command()
+def write_card(settings: Settings, name: str, results: Path, out: Out) -> None:
+    """Write one of the cards."""
+    from clipaffect.studies.write_card import write_card
+
+    write_card(name, whole_config(settings), results, out)
+
+
+@rule_app.command()
+def slice_heads(settings: Settings, study: str, results: Path, out: Out) -> None:
+    """Write the card on slices of the loss around the heads of the study of sharpness."""
+    from clipaffect.config.studies import Study
+    from clipaffect.studies.slice_heads import slice_heads
+
+    slice_heads(whole_config(settings), Study.model_validate_json(study), results, out)
+
+
+@rule_app.command()
+def disturb_crops(
+    settings: Settings, results: Path, faces: list[Path], assets: Assets, out: Out
+) -> None:
+    """Score the headline's heads on disturbed crops."""
+    from clipaffect.studies.disturb_crops import disturb_crops
+
+    config = whole_config(settings)
+    name = config.encoder
+    disturb_crops(
+        config.training, config.encoders[name], name, list(config.tasks().values()), results,
+        faces, assets, out,
+    )  # fmt: skip
+
+
+@rule_app.command()
+def fine_tune(
+    settings: Settings, task: str, results: Path, faces: list[Path], assets: Assets, out: Out
+) -> None:
+    """Tune the encoder's last block with the headline's heads, beside a frozen one."""
+    from clipaffect.studies.fine_tune import fine_tune
+
+    config = whole_config(settings)
+    name = config.encoder
+    fine_tune(
+        config.training, config.encoders[name], name, config.tasks()[task], results, faces,
+        assets, out,
+    )  # fmt: skip
+
+
+@rule_app.command()
+def list_studies(
+    run: str,
+    out: Out,
+    answers: Annotated[list[Path] | None, typer.Argument()] = None,
+    wrong: Annotated[str, typer.Option(help="Studies that cannot be run, as JSON.")] = "{}",
+) -> None:
+    """Write the page that lists the studies of a run."""
+    from clipaffect.studies.list_studies import list_studies
+
+    list_studies(run, answers or [], json.loads(wrong), out)
+
+
+def _folders(files: list[Path]) -> list[Path]:
+    """The folder that each file is in."""
+    return [file.parent for file in files]
+
+
+def _task(settings: str) -> Task:
+    """The task in the settings that a rule passed."""
+    return Task.from_json(json.loads(settings)["task"])
+
+
+def _asked(settings: str, model: Path, assets: Path) -> Wanted:
+    """What the section 'prediction' asks of a bundle, whose features are there already."""
+    from clipaffect.bundle.load import open_bundle
+    from clipaffect.config.prediction import Prediction
+    from clipaffect.prediction.batch import wanted_of
+
+    asked = section(settings, "prediction", Prediction)
+    opened = open_bundle(model, with_weights=False)
+    return wanted_of(opened, assets, people=asked.people, rate=asked.rate, heads=asked.heads,
+                     pictures=asked.pictures)  # fmt: skip

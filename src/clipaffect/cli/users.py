@@ -1,0 +1,132 @@
+"""Commands for people: before a run, beside it and after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from clipaffect.config import load_config
+from clipaffect.core.errors import UserError
+from clipaffect.core.store import Store
+from clipaffect.core.tasks import CHALLENGE, Task
+
+
+def check(
+    config: Path,
+    measure: Annotated[bool, typer.Option(help="Estimate hours and disk (some seconds).")] = True,
+) -> None:
+    """Read a configuration and the data it names: what was found, will run, and will cost."""
+    from clipaffect.dataset.readers.registry import read_dataset
+    from clipaffect.dataset.summary import collect, first_searched, refuse_hopeless
+    from clipaffect.dataset.summary_text import import_note
+    from clipaffect.encoders.check_encoder import check_encoder
+    from clipaffect.features.import_features import check_import
+    from clipaffect.ops.check import show
+    from clipaffect.ops.estimate import estimate
+    from clipaffect.ops.launch import planned_jobs
+    from clipaffect.training.trainer import check_user_code
+
+    loaded = load_config(config)
+    for name, encoder in loaded.encoders.items():
+        check_encoder(encoder, name)
+    for recipe in loaded.training.recipes().values():
+        for task in loaded.tasks().values():
+            check_user_code(recipe, task, 768)  # CLIP ViT-L/14's dimension
+    tasks = list(loaded.tasks().values())
+    tree, labels = read_dataset(loaded.data, tasks)
+    facts = collect(loaded.data, tasks, tree, labels, bool(loaded.encoders))
+    test = [listed.rows for listed in tree.test.values()]
+    for name, files in loaded.features.imported.items():
+        found = check_import(files, list(labels.values()), test)
+        facts["notes"].append(import_note(name, found))
+    costs = estimate(loaded, facts, first_searched(tree), Path(loaded.paths.assets))
+    show(Console(), loaded, facts, planned_jobs(config), costs if measure else [])
+    refuse_hopeless(facts)
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="A results folder, such as results/demo.")],
+    second: Annotated[Path, typer.Argument(help="Another.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The page; by default beside the second.")
+    ] = None,
+) -> None:
+    """Two runs side by side: what differed, and which scores moved by more than noise."""
+    from clipaffect.report.compare_runs import read_run, write_comparison
+
+    page = out or second / f"beside-{first.name}.html"
+    Console().print(write_comparison(read_run(first), read_run(second), page))
+    print(page)
+
+
+def crate(results: Path) -> None:
+    """Write a finished run's provenance as an RO-Crate: ro-crate-metadata.json in its folder."""
+    from clipaffect.ops.ro_crate import write_crate
+
+    print(write_crate(results))
+
+
+def verify(results: Path) -> None:
+    """Hash a results folder again; name every file that is not as its RO-Crate says."""
+    from clipaffect.ops.ro_crate import verify
+
+    found = verify(results)
+    for word in ("changed", "missing", "added"):
+        for name in getattr(found, word):
+            print(f"{word}: {name}")
+    print(f"{found.same} files are as they were")
+    if not found.is_clean:
+        raise typer.Exit(1)
+
+
+def check_submission(
+    file: Path,
+    task: Annotated[str, typer.Option(help="EXPR or AU.")],
+    sample: Annotated[
+        Path | None, typer.Option(help="The organisers' sample file: its rows and no others.")
+    ] = None,
+) -> None:
+    """Check a submission, anybody's, line by line; names the first wrong line."""
+    from clipaffect.submission.check_submission import check_submission
+
+    found = check_submission(file, _challenge(task), sample)
+    print(f"{file}: right; {found.rows:,} rows of {found.people:,} people or videos")
+
+
+def docs(root: Annotated[Path, typer.Option(help="The repository's root.")] = Path()) -> None:
+    """Write the pages and the schema that are generated from the code."""
+    from clipaffect.ops.generated_docs import write_generated
+
+    for path in write_generated(root):
+        print(path)
+
+
+def gc(
+    path: Annotated[Path, typer.Option(help="The store's folder.")] = Path("store"),
+    days: Annotated[float, typer.Option(min=0, help="Keep what was used since.")] = 30.0,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete; without it, only list.")
+    ] = False,
+) -> None:
+    """List (or delete) finished pieces that no present stage would use, and say why."""
+    from clipaffect.config.stage_keys import VERSIONS
+
+    total = 0
+    store = Store(path)
+    for entry in store.unused(VERSIONS, days):
+        print(f"{entry.path}  {entry.bytes / 1e6:.1f} MB  {entry.reason}")
+        total += entry.bytes
+        if delete:
+            store.delete(entry.path)
+    print(f"{'deleted' if delete else 'would delete'} {total / 1e6:.1f} MB")
+
+
+def _challenge(name: str) -> Task:
+    task = CHALLENGE.get(name.upper())
+    if task is None:
+        fix = " or ".join(CHALLENGE)
+        raise UserError(f"the challenge has no task '{name}'", where="--task", fix=fix)
+    return task

@@ -1,0 +1,75 @@
+"""Stage versions and the settings each stage depends on: what makes a rule run again.
+
+A rule gets the version and its sections as one JSON text. A version is raised by hand when a
+stage's output changes (golden tests fail otherwise), so that mending a docstring does not cost
+two weeks of embedding.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import asdict
+
+from clipaffect.config.models import Config
+from clipaffect.core.hashing import canonical_json
+
+# Keyed by the kind of piece in the work store, which is the stage's name.
+VERSIONS = {
+    "dataset": 3,
+    "frames": 1,
+    "detections": 3,
+    "embeddings": 3,
+    "encoders": 1,
+    "imported": 1,
+    "joined": 1,
+    "table": 2,
+    "heads": 5,
+    "prompts": 1,
+    "references": 3,
+    "evaluation": 6,
+    "comparison": 1,
+    "postprocess": 2,
+    "limits": 1,
+    "fine_tuning": 3,
+    "submission": 1,
+    "model": 1,
+    "prediction": 1,
+    "report": 7,
+}
+
+
+def shard_names(shards: int) -> list[str]:
+    """File names, without suffix, of a run's shards."""
+    return [f"{number:04d}" for number in range(shards)]
+
+
+def settings_json(config: Config, stage: str, *sections: str) -> str:
+    """The named sections of a configuration and the stage's version, as canonical JSON.
+
+    A section is a top-level key; ``encoders.NAME`` is that encoder, as ``encoder``; ``tasks`` the
+    tasks that are trained, ``tasks.NAME`` one of them, as ``task``; ``features.NAME`` the files of
+    an import, as ``feature``; ``needs_images`` whether an encoder looks at them; ``config`` is
+    everything.
+    """
+    values = config.model_dump(mode="json")
+    # Spelt out: JSON's sorted keys would lose the order in which the tasks are named.
+    values["training"]["tasks"] = list(config.tasks())
+    everything = deepcopy(values)
+    del everything["prediction"]  # no result of the run depends on it
+    values["features"] = values["features"]["import"]
+    values["needs_images"] = bool(config.encoders)
+    values["tasks"] = {name: asdict(task) for name, task in config.tasks().items()}
+    chosen: dict[str, object] = {"version": VERSIONS[stage]}
+    for section in sections:
+        head, _, name = section.partition(".")
+        if name:
+            chosen[head.removesuffix("s")] = values[head][name]
+        else:
+            chosen[section] = everything if section == "config" else values[section]
+    return canonical_json(chosen)
+
+
+def evaluated(config: Config, task: str) -> list[str]:
+    """The sections that a task's scores depend on, for ``settings_json``."""
+    encoder = [f"encoders.{config.encoder}"] if config.encoder in config.encoders else []
+    return ["training", "evaluation", f"tasks.{task}", *encoder]

@@ -1,0 +1,55 @@
+"""Copies on a node's own disk of the files that a job reads in random order.
+
+A training job draws its batches from all over a table. From a shared file system each draw is a
+round trip; a copy costs one reading from end to end.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from clipaffect.core.errors import UserError
+
+VARIABLE = "CLIPAFFECT_SCRATCH"  # the workflow sets it to ``paths.scratch``
+
+
+@contextmanager
+def scratch_copy(folder: Path, names: list[str]) -> Iterator[Path]:
+    """A folder with copies of the named files of ``folder`` on the node's disk; removed behind.
+
+    It is ``folder`` itself where no scratch is configured, where ``paths.scratch`` names a
+    variable that this machine does not set, or where the disk has no room for the files.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    setting = os.environ.get(VARIABLE, "")
+    place = Path(os.path.expandvars(setting))
+    named = re.findall(r"\$\{?(\w+)", setting)
+    if not setting or not all(os.environ.get(name) for name in named):
+        yield folder
+        return
+    if not (place.is_absolute() and place.is_dir()):
+        raise UserError(
+            "no such folder on this machine, or not named from the root",
+            where=f"paths.scratch: {setting} ({place})",
+            fix="name the folder that the cluster makes for each job, such as $SLURM_TMPDIR or "
+            "$TMPDIR, or leave paths.scratch out",
+        )  # fmt: skip
+    size = sum((folder / name).stat().st_size for name in names)
+    if shutil.disk_usage(place).free < size:
+        print(f"{place} has no room for {size / 1e9:.1f} GB: reading {folder}", file=sys.stderr)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="clipaffect-", dir=place) as copied:
+        for name in names:
+            shutil.copyfile(folder / name, Path(copied) / name)
+        print(f"{size / 1e9:.1f} GB copied to {copied}", file=sys.stderr)
+        yield Path(copied)

@@ -1,0 +1,186 @@
+"""The work store: finished pieces of work, keyed by everything they depend on.
+
+A piece lives in ``store/<kind>/<first two digits>/<digest>/`` and its key beside it in
+``key.json``. Jobs assemble their declared outputs from pieces and make only what is missing.
+Snakemake deletes the outputs of an interrupted job and DVC deletes a stage's outputs before it
+runs; the store lies outside both, so a killed job, one more seed or one corrected label costs
+only itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from clipaffect.core.errors import UserError
+from clipaffect.core.hashing import canonical_json, digest
+
+KEY_FILE = "key.json"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+@dataclass(frozen=True)
+class Unused:
+    """A piece that garbage collection would delete, and why."""
+
+    path: Path
+    bytes: int
+    reason: str
+
+
+@contextmanager
+def locked(entry: Path) -> Iterator[None]:
+    """Hold a piece's lock.
+
+    Raises:
+        UserError: the file system has no locks.
+    """
+    lock = FileLock(entry.with_suffix(".lock"))
+    try:
+        with warnings.catch_warnings():
+            # It would fall back to a file, which stays behind a killed job and stops all others.
+            warnings.filterwarnings("error", message="flock not supported")
+            lock.acquire()
+    except (OSError, NotImplementedError, UserWarning) as error:
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            raise
+        raise UserError(
+            f"the file system has no locks ({error}): two jobs could write one piece",
+            where=entry.parents[2],
+            fix="set paths.store to a folder on a disk that has: a local one, NFS version 4, or "
+            "Lustre mounted with flock; what was finished may be copied there",
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class Store:
+    """Pieces of finished work under one folder, shared by runs and by people.
+
+    Args:
+        root: the folder (``store.path`` in the configuration).
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, kind: str, key: dict[str, Any]) -> Path:
+        """Where the piece of this key lies, made or not."""
+        name = digest({"kind": kind, **key})
+        return self.root / kind / name[:2] / name
+
+    def has(self, kind: str, key: dict[str, Any]) -> bool:
+        """Whether the piece is finished."""
+        return (self.path(kind, key) / KEY_FILE).is_file()
+
+    def get_or_make(
+        self,
+        kind: str,
+        key: dict[str, Any],
+        make: Callable[[Path], None],
+        *,
+        keep_partial: bool = False,
+    ) -> Path:
+        """The finished piece's folder; ``make(folder)`` fills it when it is missing.
+
+        A piece is made in a folder beside its place and renamed when it is whole, under a lock:
+        two jobs that want the same piece make it once. The operating system frees the lock of a
+        killed process.
+
+        Args:
+            kind: the piece's stage, a folder name.
+            key: JSON values that decide the piece's bytes, the stage version among them.
+            make: writes the piece's files into the folder it is given.
+            keep_partial: hand an interrupted attempt's folder to ``make`` again (checkpoints)
+                instead of an empty one.
+        """
+        entry = self.path(kind, key)
+        if self.has(kind, key):
+            os.utime(entry / KEY_FILE)  # garbage collection goes by the last use
+            return entry
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with locked(entry):
+            if self.has(kind, key):
+                return entry
+            partial = entry.with_suffix(".part")
+            if partial.exists() and not keep_partial:
+                shutil.rmtree(partial)
+            partial.mkdir(exist_ok=True)
+            make(partial)
+            (partial / KEY_FILE).write_text(canonical_json({"kind": kind, **key}) + "\n")
+            if entry.exists():  # left by a file system that tore a rename: not whole, no key
+                shutil.rmtree(entry)
+            partial.rename(entry)
+        entry.with_suffix(".lock").unlink(missing_ok=True)
+        return entry
+
+    @contextmanager
+    def attempt(self, kind: str, key: dict[str, Any]) -> Iterator[Path]:
+        """A locked folder for checkpoints of work whose results are pieces of other kinds.
+
+        It is there again after a kill, and gone when the block ends well.
+        """
+        place = self.path(kind, key)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with locked(place):
+            partial = place.with_suffix(".part")
+            partial.mkdir(exist_ok=True)
+            yield partial
+            shutil.rmtree(partial)
+        place.with_suffix(".lock").unlink(missing_ok=True)
+
+    def delete(self, entry: Path) -> None:
+        """Remove a piece; killed half way, it is no longer a piece.
+
+        A job that is reading it will fail and can be started again.
+        """
+        with locked(entry):
+            (entry / KEY_FILE).unlink(missing_ok=True)
+            shutil.rmtree(entry)
+        entry.with_suffix(".lock").unlink(missing_ok=True)
+
+    def entries(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Every finished piece and its key."""
+        for path in sorted(self.root.glob(f"*/*/*/{KEY_FILE}")):
+            if path.parent.suffix != ".part":
+                yield path.parent, json.loads(path.read_text())
+
+    def unused(self, versions: dict[str, int], days: float) -> list[Unused]:
+        """Pieces of another stage version or not used for ``days``, and abandoned attempts."""
+        found = []
+        for partial in sorted(self.root.glob("*/*/*.part")):
+            if _age_days(partial) > days:
+                reason = f"an attempt abandoned {_age_days(partial):.0f} days ago"
+                found.append(Unused(partial, _size(partial), reason))
+        for entry, key in self.entries():
+            age = _age_days(entry / KEY_FILE)
+            current = versions.get(key["kind"])
+            if current is not None and key.get("version") != current:
+                reason = f"stage version {key.get('version')}, now {current}"
+            elif age > days:
+                reason = f"not used for {age:.0f} days"
+            else:
+                continue
+            found.append(Unused(entry, _size(entry), reason))
+        return found
+
+
+def _age_days(path: Path) -> float:
+    return (time.time() - path.stat().st_mtime) / 86400
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -1,0 +1,101 @@
+"""Cells of CSV and Parquet files as text, with the line that each row stands in."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipaffect.core.errors import UserError
+
+PARQUET = (".parquet", ".pq")
+
+
+def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Lines of a CSV file that are not empty: the line's number and its cells.
+
+    Raises:
+        UserError: not UTF-8, or no CSV.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            for row in reader:
+                if any(row):
+                    yield reader.line_num, row
+    except UnicodeDecodeError as error:
+        raise UserError(f"byte {error.start} is not UTF-8", where=path,
+                        fix="save it as 'CSV UTF-8' (an .xlsx is no CSV)") from None  # fmt: skip
+    except csv.Error as error:
+        raise UserError(f"the file is no CSV table: {error}", where=path,
+                        fix="save it as CSV again") from None  # fmt: skip
+
+
+def column_names(path: Path) -> list[str]:
+    """The names in a table's header, as they are written.
+
+    Raises:
+        UserError: the file is neither CSV nor Parquet, or names a column twice.
+    """
+    if path.suffix.lower() in PARQUET:
+        try:
+            names = list(pq.read_schema(path).names)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(f"the file is not Parquet: {error}", where=path,
+                            fix="write it again, or give a CSV file") from None  # fmt: skip
+    else:
+        names = next(csv_rows(path), (1, []))[1]
+    bare = [name.strip() for name in names]
+    if twice := [name for name in bare if bare.count(name) > 1]:
+        raise UserError(f"two columns are called '{twice[0]}'", where=f"{path}, the header",
+                        fix="rename or remove one")  # fmt: skip
+    return names
+
+
+def read_cells(
+    path: Path, names: list[str], wanted: set[str]
+) -> tuple[pd.DataFrame, Callable[[int], str]]:
+    """The wanted columns as text, '' where there is nothing, and how a row is called.
+
+    Args:
+        path: a CSV or Parquet file.
+        names: see ``column_names``.
+        wanted: names without blanks around them.
+
+    Raises:
+        UserError: a row with more or fewer cells than the header, or no row at all.
+    """
+    kept = [name for name in names if name.strip() in wanted]
+    if path.suffix.lower() in PARQUET:
+        table = pq.read_table(path, columns=kept)
+        columns = {name.strip(): list(map(_text, table[name].to_pylist())) for name in kept}
+        cells = pd.DataFrame(columns, dtype=object)
+        where: Callable[[int], str] = lambda row: f"{path}, row {row + 1}"  # noqa: E731
+    else:
+        lines, rows = [], []
+        at = [names.index(name) for name in kept]
+        for line, row in csv_rows(path):
+            if len(row) != len(names):
+                raise UserError(
+                    f"{len(row)} cells, the header has {len(names)}",
+                    where=f"{path}, line {line}",
+                    fix="an empty cell keeps its comma; a cell with a comma needs quotes",
+                )
+            lines.append(line)
+            rows.append([row[k] for k in at])
+        del lines[:1], rows[:1]  # the header
+        cells = pd.DataFrame(rows, columns=[name.strip() for name in kept], dtype=object)
+        where = lambda row: f"{path}, line {lines[row]}"  # noqa: E731
+    if cells.empty:
+        raise UserError("no row follows the header", where=path, fix="complete the table")
+    return cells, where
+
+
+def _text(value: object) -> str:
+    if value is None or value != value:  # noqa: PLR0124 - not a number
+        return ""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

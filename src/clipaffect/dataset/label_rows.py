@@ -1,0 +1,340 @@
+"""Data as a list of rows: an image or a video (whole, at a frame, at a time) and its labels.
+
+Every format but Aff-Wild2's is read into a ``Listing``; here it becomes what the chain works on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from clipaffect.config.data import Data
+from clipaffect.core.errors import UserError
+from clipaffect.core.split_names import TRAIN, VALIDATION, fold_split
+from clipaffect.core.tasks import NOT_ANNOTATED, Task
+from clipaffect.core.video import presentation_times
+from clipaffect.dataset.files import CropFolders, natural_order
+from clipaffect.dataset.tree import Annotation, Tree
+
+
+def label_schema(task: Task) -> pa.Schema:
+    """Columns of the file. ``group`` is who or what a split must not cut."""
+    keys = [(name, pa.string()) for name in ("split", "group", "video", "person")]
+    labels = [(column, pa.int8()) for column in task.columns]
+    return pa.schema([*keys, ("frame", pa.int32()), *labels, ("annotated", pa.bool_())])
+
+
+def label_rows(
+    rows: pd.DataFrame,
+    task: Task,
+    keys: dict[str, list[str]],
+    sizes: list[int] | None = None,
+) -> pd.DataFrame:
+    """Put names in front of ``rows`` (frame and label columns), and whether a row has any label.
+
+    Names become categories, in natural order: three million rows take 100 MB.
+
+    Args:
+        rows: (n,) frame, label columns.
+        task: whose label columns they are.
+        keys: split, group, video and person of each run of rows.
+        sizes: rows of each run; 1 where left out.
+    """
+    rows = rows.copy(deep=False)
+    for column in reversed(keys):
+        names, codes = np.unique(np.array(keys[column], object).astype(str), return_inverse=True)
+        order = sorted(range(len(names)), key=lambda k: natural_order(str(names[k])))
+        place = np.empty(len(names), np.int64)
+        place[order] = np.arange(len(names))
+        codes = place[codes] if sizes is None else np.repeat(place[codes], sizes)
+        rows.insert(0, column, pd.Categorical.from_codes(codes, names[order].tolist()))
+    # A frame counts as annotated if any of its labels is: the losses mask the others.
+    rows["annotated"] = (rows[list(task.columns)] != NOT_ANNOTATED).any(axis=1)
+    return rows
+
+
+TEST = "test"
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), TRAIN),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), VALIDATION),
+    **dict.fromkeys(("test", "testing"), TEST),
+}
+SIDES = ("", "left", "right")
+MOST_FRAMES = 2**31 - 2
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Rows of a data set.
+
+    Attributes:
+        path: the file or folder that holds the labels.
+        root: folder that the rows' paths are relative to.
+        rows: (n,) ``source`` (path of an image or video, '/' between folders), ``is_image``;
+            ``frame`` (0: every frame), ``time`` (seconds, NaN: by frame), ``side`` (which of two
+            people in the picture), ``person`` ('' unknown), ``split``, ``fold``; and the label
+            columns of every task, its name in front: ``mood/label``, ``units/AU1``.
+        where: from a row's number to the words of an error message.
+        notes: facts for the reader of the report.
+    """
+
+    path: Path
+    root: Path
+    rows: pd.DataFrame
+    where: Callable[[int], str]
+    notes: tuple[str, ...] = ()
+
+
+def blank_rows(sources: Sequence[str], *, is_image: bool) -> pd.DataFrame:
+    """Rows without labels, of unknown people and splits, each for every frame of its source."""
+    return pd.DataFrame(
+        {
+            "source": np.array(sources, object),
+            "is_image": is_image,
+            "frame": 0,
+            "time": np.nan,
+            "side": "",
+            "person": "",
+            "split": "",
+            "fold": "",
+        }
+    )
+
+
+def arrange(
+    listing: Listing, data: Data, tasks: Sequence[Task]
+) -> tuple[Tree, dict[str, pd.DataFrame]]:
+    """The tree and the labels by task (see ``labels.label_schema``) of a listing.
+
+    A row without frame and time holds for every frame of its video; a time means the frame nearest
+    to it. People and videos that belong together (one person in two videos, two people in one) are
+    one group. An image without any label is left alone.
+
+    Raises:
+        UserError: a path that leaves the root, a wrong value, or two labels of one frame.
+    """
+    if listing.rows.empty:
+        raise UserError("it names no image and no video", where=listing.path,
+                        fix="see docs/own-data.md for what is looked for")  # fmt: skip
+    _check_sources(listing)
+    rows = listing.rows
+    rows = rows.assign(split=_splits(listing, data.split.by), group=_groups(rows))
+    notes = listing.notes
+    if data.split.by == "given" and not (_words(listing.rows) == VALIDATION).any():
+        notes += ("There is no validation split: the test split is scored. Choose nothing on it.",)
+    if left := int((rows["split"] == TEST).sum()):
+        notes += (f"{left:,} rows of the test split are left alone.",)
+    labelled = np.zeros(len(rows), bool)
+    for task in tasks:
+        labelled |= (_labels(rows, task) != NOT_ANNOTATED).any(axis=1)
+    rows = rows[labelled & (rows["split"] != TEST).to_numpy()]
+    if rows.empty:
+        raise UserError("no row has a label", where=listing.path, fix="see docs/own-data.md")
+    files = {source: listing.root / source for source in rows["source"].unique()}
+    there = {source: path for source, path in files.items() if _is_file(path)}
+    is_image = dict(zip(rows["source"], rows["is_image"], strict=True))
+    videos = {source: path for source, path in there.items() if not is_image[source]}
+    images = {source: path for source, path in there.items() if is_image[source]}
+    rows = _every_frame(rows, videos, data.frame_limit)
+    labels = {task.name: _of_task(listing, rows, task) for task in tasks}
+    annotations = [
+        Annotation(listing.path, name, str(split), str(video), str(person))
+        for name, found in labels.items()
+        for split, video, person in found[["split", "video", "person"]]
+        .drop_duplicates()
+        .itertuples(index=False)
+    ]
+    tree = Tree(
+        videos,
+        CropFolders({}, {}),
+        annotations,
+        {},
+        images,
+        notes,
+        root=listing.root,
+        names_people=bool((listing.rows["person"] != "").all()),
+    )
+    return tree, labels
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file system would take
+        return False
+
+
+def _labels(rows: pd.DataFrame, task: Task) -> np.ndarray:
+    return rows[[f"{task.name}/{column}" for column in task.columns]].to_numpy()
+
+
+def _check_sources(listing: Listing) -> None:
+    """Refuse paths that a table could not show, or that leave the root."""
+    first = listing.rows["source"].drop_duplicates()
+    for at, source in zip(first.index, first, strict=True):
+        path = PurePosixPath(source)
+        if path.is_absolute() or ".." in path.parts:
+            kind = "begins at the disk's root" if path.is_absolute() else "leaves the data's folder"
+            what = f"the path '{source[:120]}' {kind}"
+            fix = f"give paths relative to {listing.root} (data.root), without '..'"
+        elif not source.isprintable():
+            what = f"the path {source[:120]!a} has a character that cannot be printed"
+            fix = "rename the file"
+        else:
+            continue
+        raise UserError(what, where=listing.where(at), fix=fix)
+
+
+def _splits(listing: Listing, by: str) -> np.ndarray:
+    """(n,) split of each row; '' where splits are to be made."""
+    rows = listing.rows
+    if by == "folds" and (rows["fold"] != "").any():
+        return _given_folds(listing)
+    splits = _words(rows)
+    words = rows["split"].str.strip()
+    if by != "given":  # what is marked for a last test is not dealt, unless everything is
+        test = (splits == TEST) & ~(splits == TEST).all()
+        return np.where(test, TEST, "").astype(object)
+    wrong = np.flatnonzero(splits.isna())
+    if len(wrong) == len(rows) and (words == "").all():
+        raise UserError(
+            "the data has no splits",
+            where=listing.path,
+            fix="set data.split.by to hold_out or folds, which make them of whole people, or give "
+            "each row a split (train or validation)",
+        )
+    if len(wrong):
+        at = int(wrong[0])
+        raise UserError(
+            f"'{rows['split'].iloc[at]}' is no split",
+            where=listing.where(at),
+            fix="write train, validation or test",
+        )
+    if not (
+        splits == VALIDATION
+    ).any():  # many sets have a test split alone: heads are scored on it
+        splits = splits.replace(TEST, VALIDATION)
+    return splits.to_numpy(object)
+
+
+def _words(rows: pd.DataFrame) -> pd.Series:
+    """The split that each row's word means; missing where it means none."""
+    return rows["split"].str.strip().str.casefold().map(SPLIT_WORDS)
+
+
+def _given_folds(listing: Listing) -> np.ndarray:
+    folds = listing.rows["fold"].str.strip()
+    wrong = np.flatnonzero(folds == "")
+    if len(wrong):
+        raise UserError("the row has no fold", where=listing.where(int(wrong[0])),
+                        fix="give every row one, or none at all")  # fmt: skip
+    names = sorted(folds.unique(), key=natural_order)
+    if len(names) < 2:
+        raise UserError("the column 'fold' has one value", where=listing.path,
+                        fix="give at least two folds, or remove the column")  # fmt: skip
+    return folds.map({name: fold_split(k) for k, name in enumerate(names, start=1)}).to_numpy(
+        object
+    )
+
+
+def _groups(rows: pd.DataFrame) -> np.ndarray:
+    """(n,) name of the group that a row belongs to: its person, or else its image or video.
+
+    Groups are the connected parts of the graph of people and sources.
+    """
+    source, sources = pd.factorize(rows["source"])
+    known = rows["person"].to_numpy() != ""
+    person, people = pd.factorize(rows["person"].to_numpy()[known])
+    size = len(sources) + len(people)
+    edges = coo_array(
+        (np.ones(known.sum()), (source[known], len(sources) + person)), shape=(size, size)
+    )
+    _, part = connected_components(edges, directed=False)
+    # Each is called by its first person, or by its source if nobody is named.
+    names: dict[int, str] = {}
+    for number, name in zip(part[len(sources) :].tolist(), people, strict=True):
+        names.setdefault(number, str(name))
+    for number, name in zip(part[: len(sources)].tolist(), sources, strict=True):
+        names.setdefault(number, str(name))
+    return np.array([names[number] for number in part[source].tolist()], object)
+
+
+def _every_frame(rows: pd.DataFrame, videos: dict[str, Path], limit: int) -> pd.DataFrame:
+    """Rows with a frame each: of images 1, of whole videos all, of times the nearest one's."""
+    frame = rows["frame"].to_numpy().copy()
+    time = rows["time"].to_numpy()
+    by_time = ~np.isnan(time)
+    whole = (frame == 0) & ~by_time & ~rows["is_image"].to_numpy()
+    frame[rows["is_image"].to_numpy()] = 1
+    repeats = np.ones(len(rows), np.int64)
+    sources = rows["source"].to_numpy()
+    asked = pd.Series(np.flatnonzero(by_time | whole)).groupby(sources[by_time | whole]).indices
+    positions = np.flatnonzero(by_time | whole)
+    for source, within in asked.items():
+        at = positions[within]
+        times = presentation_times(videos[source]) if source in videos else np.zeros(0)
+        timed = at[by_time[at]]
+        if len(times):  # seconds are counted from the first frame, as players count them
+            frame[timed] = nearest_frames(times - times[0], time[timed])
+        else:
+            frame[timed] = np.unique(time[timed], return_inverse=True)[1] + 1
+        # A video that cannot be read keeps its row, as frame 1.
+        repeats[at[whole[at]]] = max(1, len(times))
+    index = np.repeat(np.arange(len(rows)), repeats)
+    starts = np.repeat(np.cumsum(repeats) - repeats, repeats)
+    counted = np.arange(len(index)) - starts + 1
+    found = rows.iloc[index].assign(frame=np.where(whole[index], counted, frame[index]))
+    found = found.assign(row=rows.index.to_numpy()[index])
+    return found[found["frame"] <= limit] if limit else found
+
+
+def nearest_frames(times: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Numbers (n,), counted from 1, of the frames shown nearest to some times (the earlier of two).
+
+    A time more than half a frame behind the last one is given a number beyond it.
+
+    Args:
+        times: (frames,) presentation times in seconds, ascending; at least one.
+        asked: (n,) seconds.
+    """
+    after = np.clip(np.searchsorted(times, asked), 0, len(times) - 1)
+    before = np.maximum(after - 1, 0)
+    number = np.where(asked - times[before] <= times[after] - asked, before, after)
+    step = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
+    behind = np.ceil((asked - times[-1]) / max(step, 1e-6) - 0.5)
+    behind = np.clip(behind, 0, MOST_FRAMES - len(times)).astype(np.int64)
+    found: np.ndarray = np.where(behind > 0, len(times) - 1 + behind, number) + 1
+    return found
+
+
+def _of_task(listing: Listing, rows: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """A task's rows: one for each frame and person; a frame with labels has them once."""
+    values = pd.DataFrame(_labels(rows, task).astype(np.int8), columns=list(task.columns))
+    values.insert(0, "frame", rows["frame"].to_numpy(np.int32))
+    keys = {"split": "split", "group": "group", "video": "source", "person": "side"}
+    names = {name: rows[column].astype(str).to_numpy() for name, column in keys.items()}
+    found = label_rows(values, task, names).set_axis(rows["row"].to_numpy())
+    order = ["video", "person", "frame"]
+    found = found.sort_values(
+        [*order, "annotated"], ascending=[True, True, True, False], kind="stable"
+    )
+    twice = found[found["annotated"] & found.duplicated(order)]
+    if len(twice):
+        second = twice.iloc[0]
+        same = found[(found[order] == second[order]).all(axis=1)]
+        first = listing.where(int(same.index[0]))
+        rows_named = f"{first} and {listing.where(int(second.name))}"
+        raise UserError(
+            f"frame {second['frame']} of '{second['video']}' has two labels of {task.name}",
+            where=rows_named,
+            fix="keep one row for each image, or for each frame (and side) of a video: of labels "
+            "that are closer in time than the frames, keep the nearest",
+        )
+    return found.drop_duplicates(order).reset_index(drop=True)

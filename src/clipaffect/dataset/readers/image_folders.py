@@ -1,0 +1,84 @@
+"""Readers of data sets that are folders of images: a folder a class, RAF-DB, AffectNet.
+
+Their layouts as their authors give them out: Li et al. 2017 (RAF-DB), Mollahosseini et al. 2017
+(AffectNet). None of them names its people.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from clipaffect.config.data import Data
+from clipaffect.core.errors import UserError
+from clipaffect.dataset.files import IMAGE_SUFFIXES, files_below, natural_order
+from clipaffect.dataset.label_rows import SPLIT_WORDS, Listing, blank_rows
+
+NO_PEOPLE = (
+    "The data does not say who is in an image: every image counts as another person, and splits "
+    "may share people."
+)
+
+
+def _root(data: Data) -> Path:
+    root = Path(data.root or "")
+    if not root.is_dir():
+        raise UserError(
+            "no such folder", where=f"{root} (data.root), seen from {Path.cwd()}",
+            fix="set data.root to the data set's folder (write it in full: ~ is not expanded)",
+        )  # fmt: skip
+    return root
+
+
+def _listing(
+    path: Path, root: Path, found: Iterable[tuple[str, str, int, str]], task: str, *notes: str
+) -> Listing:
+    """A listing of single-label images from (source, split, label, where)."""
+    rows = list(found)
+    frame = blank_rows([source for source, *_ in rows], is_image=True)
+    frame["split"] = [split for _, split, *_ in rows]
+    frame[f"{task}/label"] = np.array([label for _, _, label, _ in rows], np.int8)
+    where: Callable[[int], str] = lambda row: rows[row][3]  # noqa: E731 - it holds the rows
+    return Listing(path, root, frame, where, (*notes, NO_PEOPLE))
+
+
+def read_folders(data: Data) -> Listing:
+    """A folder of images for each class, below a folder for each split or not.
+
+    Raises:
+        UserError: a folder that is no class (or split), or a class without a folder.
+    """
+    root = _root(data)
+    name, task = next(iter(data.known_tasks().items()))
+    top = [p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    with_splits = bool(top) and all(folder.name.casefold() in SPLIT_WORDS for folder in top)
+    parents = {folder: folder.name for folder in top} if with_splits else {root: ""}
+    rows = []
+    seen: set[str] = set()
+    for parent, split in parents.items():
+        for folder in sorted(parent.iterdir()):
+            if folder.name.startswith(".") or not folder.is_dir():
+                continue
+            if folder.name not in task.targets:
+                close = difflib.get_close_matches(folder.name, task.targets, n=1)
+                hint = f"did you mean '{close[0]}'? " if close else ""
+                raise UserError(
+                    f"the folder '{folder.name}' is no class: {', '.join(task.targets)}",
+                    where=folder,
+                    fix=f"{hint}correct data.tasks.{name}.classes (letter by letter), or move it",
+                )
+            seen.add(folder.name)
+            label = task.targets.index(folder.name)
+            for path in sorted(files_below(folder), key=lambda p: natural_order(str(p))):
+                if path.suffix.lower() in IMAGE_SUFFIXES:
+                    rows.append((path.relative_to(root).as_posix(), split, label, str(path)))
+    if missing := [target for target in task.targets if target not in seen]:
+        raise UserError(
+            f"no folder is called {', '.join(missing)}",
+            where=f"{root} (data.root)",
+            fix=f"add it, or take it out of data.tasks.{name}.classes",
+        )
+    return _listing(root, root, rows, name)

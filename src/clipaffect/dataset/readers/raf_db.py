@@ -1,0 +1,44 @@
+"""RAF-DB, as its authors give it out (Li et al. 2017)."""
+
+from __future__ import annotations
+
+import re
+
+from clipaffect.config.data import Data
+from clipaffect.core.errors import UserError
+from clipaffect.dataset.files import read_lines
+from clipaffect.dataset.label_rows import Listing
+from clipaffect.dataset.readers.image_folders import _listing, _root
+
+RAF_LIST = "EmoLabel/list_patition_label.txt"  # so spelt by its authors
+
+
+RAF_LINE = re.compile(r"(?P<split>train|test)_(?P<number>\w+)\.jpe?g\s+(?P<label>[1-7])")
+
+
+def read_raf_db(data: Data) -> Listing:
+    """RAF-DB's basic set: its list of labels, and its aligned images (originals to search).
+
+    Raises:
+        UserError: no list, or a line that is none of its.
+    """
+    root = _root(data)
+    if not (root / RAF_LIST).is_file() and (root / "basic" / RAF_LIST).is_file():
+        root /= "basic"
+    path = root / RAF_LIST
+    if not path.is_file():
+        raise UserError("RAF-DB's list of labels is not there", where=path,
+                        fix="set data.root to the folder of EmoLabel and Image")  # fmt: skip
+    original = data.faces == "search" or not (root / "Image/aligned").is_dir()
+    rows = []
+    for number, line in enumerate(read_lines(path, "give RAF-DB's own list"), start=1):
+        if not line.strip():
+            continue
+        match = RAF_LINE.fullmatch(line.strip())
+        if not match:
+            raise UserError(f"'{line[:60]}' is no line of the list", where=f"{path}, line {number}",
+                            fix="write it as 'train_00001.jpg 5', the label 1 to 7")  # fmt: skip
+        stem = f"{match['split']}_{match['number']}"
+        image = f"Image/original/{stem}.jpg" if original else f"Image/aligned/{stem}_aligned.jpg"
+        rows.append((image, match["split"], int(match["label"]) - 1, f"{path}, line {number}"))
+    return _listing(path, root, rows, "EXPR")

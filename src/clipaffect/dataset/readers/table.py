@@ -1,0 +1,220 @@
+"""``data.format: table``: a CSV or Parquet file with a row for each label.
+
+Columns: ``image`` or ``video`` (a path below ``data.root``); optional ``frame`` (from 1) or
+``time`` (seconds), ``side`` (left, right: which of two people in the picture), ``person``,
+``split``, ``fold``; and the columns of the tasks in ``data.tasks``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from clipaffect.config.data import Data
+from clipaffect.core.errors import UserError
+from clipaffect.core.tasks import NOT_ANNOTATED, Task
+from clipaffect.dataset.csv_cells import column_names, read_cells
+from clipaffect.dataset.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from clipaffect.dataset.label_rows import SIDES, Listing, blank_rows
+
+COLUMNS = ("image", "video", "frame", "time", "side", "person", "split", "fold")
+EMPTY = ("", "nan", "none", "na", "n/a", "null", "<na>", "nat")
+YES_NO = {"1": 1, "1.0": 1, "true": 1, "yes": 1, "0": 0, "0.0": 0, "false": 0, "no": 0}
+
+
+def read_label_table(data: Data) -> Listing:
+    """Read the table that ``data.table`` names.
+
+    Raises:
+        UserError: a column that is missing or a value that is none, by its row.
+    """
+    path = Path(data.table or "")
+    if not path.is_file():
+        raise UserError(
+            "no such table", where=f"{path} (data.table), seen from {Path.cwd()}",
+            fix="name a CSV or Parquet file (write paths in full: ~ is not expanded)",
+        )  # fmt: skip
+    names = column_names(path)
+    there = [name.strip() for name in names]
+    _check_columns(path, there, data)
+    used = set(COLUMNS)
+    for task in data.known_tasks().values():
+        used |= set(task.targets) if task.multilabel else {_column(data, task)}
+    cells, where = read_cells(path, names, used)
+    rows = _sources(cells, where)
+    frame, time = _numbers(cells, "frame", where, True), _numbers(cells, "time", where, False)
+    if both := np.flatnonzero((frame > 0) & ~np.isnan(time)).tolist():
+        raise UserError("the row has a frame and a time", where=where(both[0]),
+                        fix="give one of the two")  # fmt: skip
+    placed = np.flatnonzero(rows["is_image"].to_numpy() & ((frame > 0) | ~np.isnan(time))).tolist()
+    if placed:
+        raise UserError("an image has no frame or time", where=where(placed[0]),
+                        fix="leave them empty, or name the video instead")  # fmt: skip
+    rows = rows.assign(frame=frame.astype(np.int64), time=time)
+    for column in ("side", "person", "split", "fold"):
+        if column in cells:
+            rows[column] = cells[column].str.strip()
+    rows["side"] = rows["side"].str.casefold()
+    if wrong := np.flatnonzero(~rows["side"].isin(SIDES)).tolist():
+        raise UserError(f"'{rows['side'].iloc[wrong[0]]}' is no side", where=where(wrong[0]),
+                        fix="write left or right, or leave it empty")  # fmt: skip
+    if sided := np.flatnonzero(rows["is_image"] & (rows["side"] != "")).tolist():
+        raise UserError("an image has no side", where=where(sided[0]),
+                        fix="leave it empty: sides tell apart two people of a video")  # fmt: skip
+    for task in data.known_tasks().values():
+        found = _labels(cells, task, _column(data, task), where)
+        rows = rows.join(pd.DataFrame(found, columns=[f"{task.name}/{c}" for c in task.columns]))
+    unused = sorted(set(there) - used)
+    notes = []
+    if unused:
+        notes.append(f"Columns of {path} that are not used: {', '.join(unused[:12])}.")
+    unknown = int((rows["person"] == "").sum())
+    if unknown:
+        who = f"{unknown:,} of {len(rows):,} rows of {path} name no person"
+        notes.append(
+            f"{who}: their videos (or images) each count as another person. Where one person is in "
+            "several, splits may share people: fill the column 'person'."
+        )
+    root = Path(data.root) if data.root else path.parent
+    if not root.is_dir():
+        raise UserError(
+            "no such folder", where=f"{root} (data.root), seen from {Path.cwd()}",
+            fix="set data.root to the folder that the table's paths are relative to (write it in "
+            "full: ~ is not expanded)",
+        )  # fmt: skip
+    return Listing(path, root, rows, where, tuple(notes))
+
+
+def _column(data: Data, task: Task) -> str:
+    """The column that a task's classes stand in."""
+    return data.tasks[task.name].column or task.name
+
+
+def _check_columns(path: Path, there: list[str], data: Data) -> None:
+    for name in there:
+        if name not in COLUMNS and name.casefold() in COLUMNS and name.casefold() not in there:
+            raise UserError(f"the column '{name}' is not called '{name.casefold()}'",
+                            where=f"{path}, the header",
+                            fix="write it in small letters, or rename it")  # fmt: skip
+    if len(there) == 1 and any(mark in there[0] for mark in ";\t"):
+        raise UserError("the cells are not separated by commas", where=f"{path}, line 1",
+                        fix="save the table with commas")  # fmt: skip
+    if not {"image", "video"} & set(there):
+        raise UserError(
+            f"no column 'image' or 'video' among {', '.join(there)[:300]}",
+            where=f"{path}, the header",
+            fix="name the column with the files' paths so",
+        )
+    for name, own in data.tasks.items():
+        wanted = own.labels if own.labels is not None else (own.column or name,)
+        for column in wanted:
+            if column not in there:
+                close = difflib.get_close_matches(column, there, n=1)
+                hint = f"did you mean '{close[0]}'? " if close else ""
+                fix = "rename the column, or correct data.tasks"
+                raise UserError(
+                    f"no column '{column}' among {', '.join(there)[:300]}",
+                    where=f"{path}, the header (data.tasks.{name})",
+                    fix=hint + (fix if own.labels else f"{fix}.{name}.column"),
+                )
+
+
+def _sources(cells: pd.DataFrame, where: Callable[[int], str]) -> pd.DataFrame:
+    empty = pd.Series("", index=cells.index)
+    image = cells["image"].str.strip() if "image" in cells else empty
+    video = cells["video"].str.strip() if "video" in cells else empty
+    wrong = np.flatnonzero((image == "") == (video == "")).tolist()
+    if wrong:
+        both = image.iloc[wrong[0]] != ""
+        raise UserError(
+            f"the row names {'an image and a video' if both else 'no image and no video'}",
+            where=where(wrong[0]),
+            fix="give one of the two",
+        )
+    is_image = (image != "").to_numpy()
+    sources = image.where(image != "", video)
+    plain = {path: str(PurePosixPath(path.replace("\\", "/"))) for path in sources.unique()}
+    sources = sources.map(plain)
+    for column, at, suffixes, other in (
+        ("image", is_image, VIDEO_SUFFIXES, "video"),
+        ("video", ~is_image, IMAGE_SUFFIXES, "image"),
+    ):
+        kinds = sources[at].map(lambda path: PurePosixPath(path).suffix.lower())
+        if wrong := kinds.index[kinds.isin(suffixes)].tolist():
+            raise UserError(f"'{sources[wrong[0]]}' is no {column}", where=where(wrong[0]),
+                            fix=f"name it in the column '{other}'")  # fmt: skip
+    rows = blank_rows(sources.tolist(), is_image=False).assign(is_image=is_image)
+    mixed = rows.groupby("source")["is_image"].nunique()
+    if (mixed > 1).any():
+        source = mixed.index[mixed > 1][0]
+        at = int(np.flatnonzero(rows["source"] == source)[0])
+        raise UserError(f"'{source}' is an image in one row and a video in another",
+                        where=where(at), fix="put it into one column")  # fmt: skip
+    return rows
+
+
+def _numbers(
+    cells: pd.DataFrame, column: str, where: Callable[[int], str], whole: bool
+) -> np.ndarray:
+    """(n,) float64; nothing is 0 for whole numbers from 1, and NaN for others from 0."""
+    if column not in cells:
+        return np.full(len(cells), 0.0 if whole else np.nan)
+    text = cells[column].str.strip()
+    text = text.mask(text.str.casefold().isin(EMPTY), "")
+    values = pd.to_numeric(text.mask(text == ""), errors="coerce").to_numpy(np.float64)
+    blank = (text == "").to_numpy()
+    right = np.isfinite(values) & (values >= (1 if whole else 0))
+    if whole:
+        right &= (values == np.floor(values)) & (values < 2**31)
+    if wrong := np.flatnonzero(~blank & ~right).tolist():
+        kind = "a whole number from 1" if whole else "seconds from 0"
+        raise UserError(f"'{text.iloc[wrong[0]][:40]}' is no {column}: {kind}",
+                        where=where(wrong[0]), fix="correct the value")  # fmt: skip
+    found: np.ndarray = np.where(blank, 0.0 if whole else np.nan, values)
+    return found
+
+
+def _labels(
+    cells: pd.DataFrame, task: Task, column: str, where: Callable[[int], str]
+) -> np.ndarray:
+    """(n, columns) int8 of a task; nothing and -1 are not annotated."""
+    if task.multilabel:
+        words = YES_NO
+        names, meaning = task.targets, "0 or 1"
+    else:
+        words = {name.casefold(): number for number, name in enumerate(task.targets)}
+        names, meaning = (column,), f"one of {', '.join(task.targets)}"
+        if any(_is_number(name) for name in words):  # 1 is the class '1', also where it is 1.0
+            words |= {f"{name}.0": k for name, k in words.items() if name.isdecimal()}
+        else:
+            meaning += ", or its number from 0"
+            words |= {str(number): number for number in range(len(task.targets))}
+            words |= {f"{number}.0": number for number in range(len(task.targets))}
+    words = words | {"": NOT_ANNOTATED, "-1": NOT_ANNOTATED, "-1.0": NOT_ANNOTATED}
+    found = np.empty((len(cells), len(names)), np.int8)
+    for place, name in enumerate(names):
+        text = cells[name].str.strip().str.casefold()
+        # A class may be called 'none': nothing is what is no class.
+        text = text.mask(text.isin(EMPTY) & ~text.isin(words), "")
+        values = text.map(words)
+        if wrong := np.flatnonzero(values.isna()).tolist():
+            raise UserError(
+                f"'{cells[name].iloc[wrong[0]][:60]}' in column '{name}' is no label of "
+                f"{task.name}: {meaning[:300]}; empty or -1 where not annotated",
+                where=where(wrong[0]),
+                fix="correct the value, or add it to data.tasks",
+            )
+        found[:, place] = values.to_numpy(np.int8)
+    return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,295 @@
+"""What a data set holds, frame by frame, before any image is opened: names and numbers alone."""
+
+from __future__ import annotations
+
+import contextlib
+import unicodedata
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from clipaffect.config.data import Data
+from clipaffect.core.errors import UserError
+from clipaffect.core.split_names import TRAIN, VALIDATION, folds_among, in_split
+from clipaffect.core.tasks import Task
+from clipaffect.core.video import stated_frames
+from clipaffect.dataset import published
+from clipaffect.dataset.duplicates import COMPARED, find_duplicates, in_two_splits
+from clipaffect.dataset.files import FrameFiles, list_frames, natural_order
+from clipaffect.dataset.frame_lists import compare_list
+from clipaffect.dataset.published import published_counts, verdict
+from clipaffect.dataset.tree import Tree, folder_name
+
+FEW, SAMPLED = 5, 50
+
+
+def collect(
+    data: Data,
+    tasks: Sequence[Task],
+    tree: Tree,
+    labels: dict[str, pd.DataFrame],
+    needs_images: bool = True,
+) -> dict[str, Any]:
+    """Everything that the preflight says of the data, as JSON values.
+
+    Args:
+        data: the configuration's section.
+        tasks: the tasks.
+        tree: what lies on disk.
+        labels: every annotation row by task.
+        needs_images: whether anything looks at them; imported features do not.
+    """
+    limit = data.frame_limit
+
+    @cache
+    def files(folder: Path) -> FrameFiles:
+        return list_frames(folder, limit)
+
+    @cache
+    def video_frames(video: str) -> int:
+        stated = stated_frames(tree.videos[video])
+        return min(stated, limit) if limit else stated
+
+    # Of data that is said to be the edition whose sizes are known, and whole.
+    compare = data.edition == published.EDITION and data.subset is None
+    compare = compare and data.split.by == "given"
+    found: dict[str, dict[str, Any]] = {}
+    lists = {}
+    for task in tasks:
+        name, rows = task.name, labels[task.name]
+        if needs_images:
+            has_image, beyond = _images(tree, rows, files, video_frames)
+            if data.faces == "search":  # which pictures show a face is known after detection
+                has_image[rows["video"].isin(list(tree.images)).to_numpy()] = np.nan
+        else:
+            has_image, beyond = np.full(len(rows), np.nan), np.zeros(len(rows), bool)
+        found[name] = {
+            split: _split(task, split, rows.iloc[at], has_image[at], beyond[at], compare)
+            for split, at in _positions(rows["split"]).items()
+        }
+        for split in (TRAIN, VALIDATION):
+            if name in data.frame_lists and not data.subset:
+                at = ((rows["split"] == split) & rows["annotated"]).to_numpy()
+                path = Path(getattr(data.frame_lists[name], split))
+                known = np.nan_to_num(has_image, nan=1.0).astype(bool)
+                lists[f"{name} {split}"] = compare_list(path, rows[at & known], task)
+    people = [(video, person) for video, own in tree.people().items() for person in own]
+    searched = _searched(tree)
+    folders = [folder for owner in people if (folder := tree.crop_folder(*owner))]
+    missing = sorted(folder_name(*p) for p in people if needs_images and tree.is_missing(*p))
+    images = [tree.images[video] for video, _ in people if video in tree.images]
+    search = data.faces == "search"
+    duplicates = find_duplicates(tree, folders, files)
+    odd = {str(folder): files(folder).others for folder in folders if files(folder).others}
+    return {
+        "videos_found": len(tree.videos),
+        "crop_folders_found": len(tree.crops.used),
+        "crop_folders_used": len(folders),
+        "images_used": sum(len(files(folder).numbers) for folder in folders)
+        + (0 if search else len(images)),
+        "single_images": len(images),
+        "crop_sizes": _crop_sizes(folders, files, images),
+        "frames_to_decode": sum(video_frames(video) for video in searched)
+        + (len(images) if search else 0),
+        "frames_to_search": sum(video_frames(video) * n for video, n in searched.items())
+        + (len(images) if search else 0),
+        "videos_missing": missing,
+        "first_missing": str(tree.root / missing[0]) if tree.root and missing else "",
+        "names_people": tree.names_people,
+        "near_names": _near_names(missing, tree),
+        "empty": sorted(
+            [str(tree.videos[name]) for name in searched
+             if not tree.videos[name].stat().st_size]
+            + [str(folder) for folder in folders if not files(folder).last]
+            + [str(image) for image in images if not image.stat().st_size]
+        ),
+        "videos_not_annotated": len(tree.videos.keys() - {video for video, _ in people}),
+        "shadowed": {n: [str(p) for p in paths] for n, paths in tree.crops.shadowed.items()},
+        "files_of_other_names": {folder: names[:FEW] for folder, names in odd.items()},
+        "other_annotation_files": [str(path) for path in tree.other_files],
+        "duplicates": duplicates,
+        "duplicates_in_both_splits": in_two_splits(duplicates, labels),
+        "images_compared": len(tree.images) <= COMPARED,
+        "in_test_and_training": _leaks(tree, labels),
+        "notes": list(tree.notes),
+        "tasks": found,
+        "test": {
+            task: {
+                "people": len(listed.people()),
+                "rows": int((listed.rows["frame"] > 0).sum()),
+                "without_image": _rows_without_image(listed.rows, tree, files),
+            }
+            for task, listed in tree.test.items()
+        },
+        "frame_lists": lists,
+    }  # fmt: skip
+
+
+def _positions(column: pd.Series) -> dict[str, np.ndarray]:
+    """Training first, then validation or the folds in order."""
+    order = sorted(map(str, column.unique()), key=lambda s: (s != TRAIN, natural_order(s)))
+    return {value: np.flatnonzero(column == value) for value in order}
+
+
+def _searched(tree: Tree) -> dict[str, int]:
+    """Videos that are decoded, and how many people without crops are looked for in each."""
+    found: dict[str, int] = {}
+    for video, people in tree.people().items():
+        count = sum(tree.crop_folder(video, person) is None for person in people)
+        if count and video in tree.videos:
+            found[video] = count
+    return found
+
+
+def first_searched(tree: Tree) -> Path | None:
+    """A video that will be decoded, if there is one."""
+    return next((tree.videos[video] for video in _searched(tree)), None)
+
+
+def _images(
+    tree: Tree,
+    rows: pd.DataFrame,
+    files: Callable[[Path], FrameFiles],
+    video_frames: Callable[[str], int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each label row: 1 with an image, 0 without, NaN not known before detection; beyond."""
+    has_image, beyond = np.full(len(rows), np.nan), np.zeros(len(rows), bool)
+    frames = rows["frame"].to_numpy()
+    single = rows["video"].isin(list(tree.images)).to_numpy()
+    has_image[single] = 1
+    rows = rows.assign(at=np.arange(len(rows)))[~single]
+    groups = {
+        owner: own["at"].to_numpy()
+        for owner, own in rows.groupby(["video", "person"], observed=True)
+    }
+    for (video, person), at in groups.items():
+        folder = tree.crop_folder(video, person)
+        if folder is not None:
+            own = files(folder)
+            has_image[at] = np.isin(frames[at], own.numbers)
+            beyond[at] = frames[at] > own.last
+        elif video in tree.videos:
+            beyond[at] = frames[at] > video_frames(video)
+            has_image[at[beyond[at]]] = 0
+        else:
+            has_image[at] = 0
+    return has_image, beyond
+
+
+def _split(
+    task: Task,
+    split: str,
+    rows: pd.DataFrame,
+    has_image: np.ndarray,
+    beyond: np.ndarray,
+    compare: bool,
+) -> dict[str, Any]:
+    annotated = rows["annotated"].to_numpy()
+    known = not np.isnan(has_image).any()
+    there = np.nan_to_num(has_image, nan=1.0).astype(bool)
+    counts = task.frames_showing(rows[annotated & there])
+    with_image = int((annotated & there).sum()) if known else None
+    kind, text = "other", ""
+    if compare:
+        kind, text = verdict(task.name, split, int(annotated.sum()), with_image, counts)
+    return {
+        "videos": int(rows["video"].nunique()),
+        "people": len(rows[["group", "person"]].drop_duplicates()),
+        "rows": len(rows),
+        "annotated": int(annotated.sum()),
+        "with_image": with_image,
+        "without_image": int((annotated & ~there & ~beyond).sum()),
+        "beyond": int((annotated & beyond).sum()),
+        "counts": counts,
+        "published": published_counts(task.name, split) if compare else None,
+        "verdict": kind,
+        "sentence": text,
+    }
+
+
+def refuse_hopeless(facts: dict[str, Any]) -> None:
+    """Stop before any work where heads cannot be trained or scored.
+
+    Raises:
+        UserError: a class that no training frame with an image shows, or no frame to score.
+    """
+    for task, splits in facts["tasks"].items():
+        absent = _never_trained(splits)
+        nothing = [split for split, found in splits.items() if found["with_image"] == 0]
+        if not nothing and not absent:
+            continue
+        if nothing:
+            what = f"no annotated frame of {task} has an image: {' and '.join(nothing)}"
+            if facts["first_missing"]:
+                what += f" (there is no {facts['first_missing']})"
+            if any(splits[s]["beyond"] == splits[s]["annotated"] for s in nothing):
+                what += ": every label lies behind the end of its video (is the time in seconds?)"
+        else:
+            what = f"no training frame of {task} with an image shows {', '.join(absent)}"
+        raise UserError(
+            what,
+            where="the images and videos that the labels name",
+            fix="complete the crops (a folder's name is the annotation file's), or give the "
+            "videos too; a table's paths are relative to data.root",
+        )
+
+
+def _never_trained(splits: dict[str, Any]) -> list[str]:
+    """Classes or labels that no training frame with an image shows, in some fold."""
+    absent: set[str] = set()
+    for fold in folds_among(splits):
+        training = [found for name, found in splits.items() if in_split(name, TRAIN, fold)]
+        counts = pd.DataFrame([found["counts"] for found in training]).sum()
+        absent |= set(counts.index[counts == 0])
+    first = next(iter(splits.values()))["counts"]
+    return [name for name in first if name in absent]
+
+
+def _crop_sizes(
+    folders: list[Path], files: Callable[[Path], FrameFiles], images: list[Path]
+) -> list[list[int]]:
+    """Widths and heights among some images, of folders the first ones, from their headers."""
+    sizes = set()
+    few = folders[:: max(1, len(folders) // SAMPLED)]
+    paths = [folder / name for folder in few for name in files(folder).names[:1]]
+    for path in [*paths, *images[:: max(1, len(images) // SAMPLED)]]:
+        with contextlib.suppress(OSError), Image.open(path) as image:
+            sizes.add(image.size)
+    return sorted(map(list, sizes))
+
+
+def _rows_without_image(rows: pd.DataFrame, tree: Tree, files: Callable[[Path], FrameFiles]) -> int:
+    """Rows of a sample file, of people with crops or of nobody, that have no image."""
+    count = 0
+    for (video, person), own in rows[rows["frame"] > 0].groupby(["video", "person"]):
+        folder = tree.crop_folder(video, person)
+        if folder is not None:
+            count += int((~own["frame"].isin(files(folder).numbers)).sum())
+        elif video not in tree.videos:
+            count += len(own)
+    return count
+
+
+def _near_names(missing: list[str], tree: Tree) -> dict[str, str]:
+    """Names there are that differ from a missing one in capitals or accents' spelling alone."""
+
+    def plain(name: str) -> str:
+        return unicodedata.normalize("NFKD", name).casefold()
+
+    there = {plain(name): name for name in [*tree.videos, *tree.images, *tree.crops.used]}
+    return {name: there[plain(name)] for name in missing if plain(name) in there}
+
+
+def _leaks(tree: Tree, labels: dict[str, pd.DataFrame]) -> list[str]:
+    """Videos that are to be predicted for a task and that its heads are trained on."""
+    found = []
+    for task, listed in tree.test.items():
+        rows = labels[task]
+        trained = set(rows["video"][rows["split"] != VALIDATION].unique())
+        found += [f"{v} ({task})" for v in {video for video, _ in listed.people()} & trained]
+    return sorted(found)

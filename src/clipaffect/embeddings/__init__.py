@@ -1,1 +1,0 @@
-"""Crops of faces become features: batches of the network, pieces of the work store, the stage."""

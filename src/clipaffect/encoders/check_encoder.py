@@ -1,0 +1,89 @@
+"""What can be told of an encoder's configuration before any weights are loaded."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+from clipaffect.config.encoders import Encoder
+from clipaffect.core.errors import UserError
+from clipaffect.core.hashing import file_digest
+from clipaffect.encoders.untrained import know_own_models, open_clip
+
+
+def check_encoder(settings: Encoder, name: str) -> None:
+    """Check what can be checked without loading weights, before any work is done for them.
+
+    Raises:
+        UserError: unknown model or tag, an activation that is not the one the model runs or the
+            tag was trained with, or a file that is missing or another one.
+    """
+    if settings.kind == "pixels":
+        return
+    where = f"encoders.{name}"
+    know_own_models()
+    config = open_clip().get_model_config(settings.model)
+    if config is None:
+        raise UserError(
+            f"open_clip {version('open_clip_torch')} has no model '{settings.model}'",
+            where=f"{where}.model",
+            fix="python -c 'import open_clip; print(open_clip.list_models())' lists them",
+        )
+    vision = config["vision_cfg"]
+    # These image towers have an activation of their own, told from the loaded network.
+    own = isinstance(vision.get("layers"), list) or "timm_model_name" in vision
+    runs = "quickgelu" if config.get("quick_gelu", False) else "gelu"
+    if settings.tag is not None:
+        check_tag(settings.model, settings.tag, where)
+        _check_trained(settings, where)
+    if not own and runs != settings.activation:
+        raise wrong_activation(settings, {runs}, where)
+    if settings.file is not None:
+        _check_file(Path(settings.file), settings, where)
+
+
+def check_tag(model: str, tag: str, where: str) -> None:
+    """Check that open_clip has weights of a model under a tag."""
+    tags = open_clip().list_pretrained_tags_by_model(model)
+    if tag not in tags:
+        raise UserError(
+            f"open_clip has no weights '{tag}' for '{model}'",
+            where=f"{where}.tag",
+            fix=f"one of: {', '.join(tags) or 'none; give a file'}",
+        )
+
+
+def _check_trained(settings: Encoder, where: str) -> None:
+    trained = open_clip().get_pretrained_cfg(settings.model, settings.tag).get("quick_gelu", False)
+    if trained != (settings.activation == "quickgelu"):
+        right = "quickgelu" if trained else "gelu"
+        raise UserError(
+            f"the weights '{settings.tag}' were trained with {right}, not {settings.activation}",
+            where=f"{where}.activation",
+            fix=f"set activation: {right}"
+            + (" and a model name that ends in -quickgelu" if trained else ""),
+        )
+
+
+def _check_file(path: Path, settings: Encoder, where: str) -> None:
+    if not path.is_file():
+        raise UserError(
+            "no such weights file", where=path, fix=f"fetch it, or correct {where}.file"
+        )
+    found = file_digest(path)
+    if found != settings.sha256:
+        raise UserError(
+            f"the weights have sha256 {found}, not {settings.sha256}",
+            where=path,
+            fix=f"fetch the right file, or correct {where}.sha256 if this one is meant",
+        )
+
+
+def wrong_activation(settings: Encoder, runs: set[str], where: str) -> UserError:
+    """An encoder whose weights were trained with another activation than the model runs."""
+    return UserError(
+        f"'{settings.model}' runs {' and '.join(sorted(runs))}, the weights are said to be "
+        f"trained with {settings.activation}: every embedding would be off",
+        where=f"{where}.model and .activation",
+        fix="use the model name with -quickgelu for quickgelu weights, without it for gelu",
+    )

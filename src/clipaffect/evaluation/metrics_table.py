@@ -1,0 +1,79 @@
+"""One row for each (method, setting, seed, fold, metric, target): ``metrics.parquet``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from clipaffect.core import metrics
+from clipaffect.core.tasks import Task
+from clipaffect.evaluation.fold_data import Fold, Scored
+
+Row = dict[str, Any]
+RANKING = ("auc", "average_precision", "macro_auc", "macro_average_precision")
+
+
+def pooled(scored: Scored, folds: list[Fold]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Labels and scores of all folds together; None where a fold has no score."""
+    if any(fold.number not in scored.scores for fold in folds):
+        return None
+    labels = np.concatenate([fold.labels for fold in folds])
+    return labels, np.concatenate([scored.scores[fold.number] for fold in folds])
+
+
+def tidy_rows(scored: Scored, folds: list[Fold], task: Task) -> Iterator[Row]:
+    """Metrics over all folds together, unless one of them has no score, and of each fold.
+
+    Counts of decisions are pooled. AUC and average precision of all folds are the folds' mean: the
+    scores of different heads in one ranking would bias them downwards (Forman & Scholz 2010).
+    """
+    own: list[Row] = []
+    for fold in folds:
+        if fold.number and fold.number in scored.scores:
+            own += _metrics(scored, fold.number, fold.labels, scored.scores[fold.number], task)
+    together = pooled(scored, folds)
+    if together is not None:
+        for row in _metrics(scored, 0, *together, task):
+            if own and row["metric"] in RANKING:
+                kind = (row["metric"], row["target"])
+                alike = [r["value"] for r in own if (r["metric"], r["target"]) == kind]
+                row["value"] = metrics.mean_known(np.array(alike))
+            yield row
+    yield from own
+
+
+def _metrics(
+    scored: Scored, fold: int, labels: np.ndarray, scores: np.ndarray, task: Task
+) -> Iterator[Row]:
+    base = {"task": task.name, **scored.columns, "fold": fold, "split": "validation"}
+
+    def row(metric: str, value: float, target: str = "") -> Row:
+        return base | {"metric": metric, "target": target, "value": float(value)}
+
+    decisions = metrics.decide(scores, task)
+    f1 = metrics.f1_per_target(labels, decisions, task)
+    auc, precision = metrics.ranking_per_target(labels, scores, task)
+    yield row("frames", len(labels))
+    yield row("macro_f1", f1.mean())
+    yield row("accuracy", metrics.accuracy(labels, decisions))
+    yield row("macro_auc", metrics.mean_known(auc))
+    yield row("macro_average_precision", metrics.mean_known(precision))
+    bins = metrics.reliability(labels, scores, task)
+    yield row("calibration_error", metrics.expected_calibration_error(bins))
+    for name, *values in zip(task.targets, f1, auc, precision, strict=True):
+        for metric, value in zip(("f1", "auc", "average_precision"), values, strict=True):
+            yield row(metric, value, name)
+    for number, (count, confidence, share) in enumerate(bins):
+        if count:
+            target = f"{number:02d}"
+            yield row("reliability_frames", count, target)
+            yield row("reliability_confidence", confidence, target)
+            yield row("reliability_share", share, target)
+    for position, count in np.ndenumerate(metrics.confusion(labels, decisions, task)):
+        if task.multilabel:
+            target = f"{task.targets[position[0]]}:{position[1]}>{position[2]}"
+        else:
+            target = f"{task.targets[position[0]]}>{task.targets[position[1]]}"
+        yield row("count", count, target)

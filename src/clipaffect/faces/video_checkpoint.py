@@ -1,0 +1,102 @@
+"""Detections of a video so far: a job that is killed goes on from the last part.
+
+A part holds the rows of ``EVERY`` frames and the state of whoever follows the faces behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipaffect.core.parquet import whole_file, write_batches
+from clipaffect.faces.face_rows import DETECTIONS
+from clipaffect.faces.finder import FaceFollower
+from clipaffect.faces.landmarks import Face, Region
+from clipaffect.faces.tracks import Track
+
+EVERY = 500  # frames of a part
+State = dict[str, np.ndarray]
+
+
+def state_of(follower: FaceFollower) -> State:
+    """Everything the faces of the next frame depend on besides its pixels."""
+    tracks = follower.tracker.tracks
+    counts = np.array([follower.count, follower.tracker.frame, len(tracks)])
+    if not tracks:
+        return {"counts": counts}
+    faces = [track.face for track in tracks]
+    return {
+        "counts": counts,
+        "seen": np.array([track.seen for track in tracks]),
+        "look": np.stack([track.look for track in tracks]),
+        "velocity": np.stack([track.velocity for track in tracks]),
+        "box": np.stack([face.box for face in faces]),
+        "points": np.stack([face.points for face in faces]),
+        "pose": np.stack([face.pose for face in faces]),
+        "centre": np.stack([face.region.centre for face in faces]),
+        "numbers": np.array(
+            [[face.score, face.visible, face.region.side, face.region.angle] for face in faces]
+        ),
+    }
+
+
+def restore(follower: FaceFollower, state: State) -> None:
+    """Go on from a ``state_of``."""
+    follower.count, follower.tracker.frame, tracks = map(int, state["counts"])
+    follower.tracker.tracks = []
+    for k in range(tracks):
+        score, visible, side, angle = map(float, state["numbers"][k])
+        face = Face(
+            state["box"][k], score, state["points"][k], state["pose"][k], visible,
+            Region(state["centre"][k], side, angle),
+        )  # fmt: skip
+        track = Track(face, state["look"][k], int(state["seen"][k]), state["velocity"][k])
+        follower.tracker.tracks.append(track)
+
+
+class Parts:
+    """The finished parts of a video's detections, in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _rows(self, part: int) -> Path:
+        return self.folder / f"part-{part:06d}.parquet"
+
+    def _state(self, part: int) -> Path:
+        return self.folder / f"part-{part:06d}.npz"
+
+    def __len__(self) -> int:
+        """How many there are, from the first on; the state is written last."""
+        part = 0
+        while self._rows(part).is_file() and self._state(part).is_file():
+            part += 1
+        return part
+
+    def state(self) -> State | None:
+        """The state behind the last part; None where there is none."""
+        if not len(self):
+            return None
+        with np.load(self._state(len(self) - 1), allow_pickle=False) as saved:
+            return dict(saved)
+
+    def add(self, rows: pa.Table, state: State) -> None:
+        """One more part."""
+        part = len(self)
+        write_batches(self._rows(part), DETECTIONS, [rows])
+        with whole_file(self._state(part)) as beside, beside.open("wb") as file:
+            np.savez(file, **state)  # type: ignore[arg-type] # names are mine
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The rows of all parts."""
+        for part in range(len(self)):
+            yield pq.read_table(self._rows(part))
+
+    def clear(self) -> None:
+        """Remove them, once their rows are elsewhere."""
+        for path in self.folder.glob("part-*"):
+            path.unlink()

@@ -1,0 +1,1 @@
+"""From face crops or files of features to one table for each encoder and task."""

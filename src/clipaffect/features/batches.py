@@ -1,0 +1,110 @@
+"""Crops through the network, in batches of one size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from clipaffect.core.errors import UserError, first_line
+from clipaffect.encoders.load import LoadedEncoder
+from clipaffect.faces.crops import decode_image
+
+Map = Callable[[Callable[..., Any], Iterator[Any]], Iterator[Any]]
+
+
+class NotFinite(Exception):
+    """The feature of crop ``args[0]`` is not finite."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Network input of some crops: ``places`` (n,) of those that could be decoded, ``inputs``.
+
+    The inputs are None where none could be decoded.
+    """
+
+    places: np.ndarray
+    inputs: torch.Tensor | None
+
+
+def prepare_batch(crops: list[bytes], start: int, encoder: LoadedEncoder, batch: int) -> Batch:
+    """Decode and preprocess the crops from ``start`` on.
+
+    Every batch has the same size, padded with zeros: with another size the matrix products take
+    another path and the last bits of a row would depend on how many neighbours it has.
+    """
+    places: list[int] = []
+    inputs: torch.Tensor | None = None
+    for place, crop in enumerate(crops[start : start + batch], start):
+        picture = decode_image(crop)
+        if picture is None:
+            continue
+        if inputs is None:
+            inputs = encoder.room(batch)
+        # Straight into its place: to stack and then to pad would each copy the batch.
+        inputs[len(places)] = encoder.prepare(picture)
+        places.append(place)
+    if inputs is not None:
+        inputs[len(places) :] = 0
+    return Batch(np.array(places, np.int64), inputs)
+
+
+def embed_batches(
+    batches: Iterator[Batch], count: int, encoder: LoadedEncoder, each: Map = map
+) -> np.ndarray:
+    """Features (count, dimension) float16; NaN where a crop is damaged.
+
+    ``each`` is a ``map`` in order, such as ``ahead.in_order``, whose threads have a batch each: a
+    batch's features do not depend on the others.
+
+    Raises:
+        NotFinite: a feature is not finite.
+        UserError: the device's memory is too small for the batch.
+    """
+    features = np.full((count, encoder.dimension), np.nan, np.float16)
+
+    def embedded(batch: Batch) -> tuple[Batch, np.ndarray | None]:
+        if batch.inputs is None:
+            return batch, None
+        return batch, _embed(encoder, batch.inputs)[: len(batch.places)].numpy()
+
+    for batch, result in each(embedded, batches):
+        if result is None:
+            continue
+        values = result.astype(np.float16)
+        finite = np.isfinite(values).all(axis=1)
+        if not finite.all():
+            raise NotFinite(int(batch.places[np.flatnonzero(~finite)[0]]))
+        features[batch.places] = values
+    return features
+
+
+def embed_crops(crops: list[bytes], encoder: LoadedEncoder, batch: int) -> np.ndarray:
+    """Features (n, dimension) float16 of encoded crops; see ``embed_batches``."""
+    batches = (prepare_batch(crops, k, encoder, batch) for k in range(0, len(crops), batch))
+    return embed_batches(batches, len(crops), encoder)
+
+
+def _embed(encoder: LoadedEncoder, inputs: torch.Tensor) -> torch.Tensor:
+    try:
+        return encoder.embed(inputs)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"the memory does not hold a batch of {len(inputs)}: {first_line(error)}",
+            where="encoders.<name>.batch",
+            fix="make it smaller (half, say); the features of what is done already stay in the "
+            "store under the old size, and everything is embedded with one size",
+        ) from None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device's memory, or the host's, does not hold a batch."""
+    # The last two are cuBLAS's and cuDNN's words, whose workspaces did not fit.
+    said = ("out of memory", "allocate memory", "STATUS_ALLOC_FAILED", "ALLOCATION_FAILED")
+    return isinstance(error, MemoryError) or any(words in str(error) for words in said)

@@ -1,0 +1,134 @@
+"""Stage ``table``: labels and features of one task and encoder, joined for training.
+
+A table is a folder: ``rows.parquet`` has every annotated frame with its status, ``features.npy``
+the features of those with a face, memory-mappable; ``feature_row`` links the two (-1: none).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from clipaffect.core.errors import UserError
+from clipaffect.core.frame_status import VIDEO_STATUSES, FrameStatus
+from clipaffect.core.layout import Table
+from clipaffect.core.parquet import read_table, whole_file, write_table
+from clipaffect.core.split_names import folds_among, in_split
+from clipaffect.core.tasks import Task
+
+KEYS = ["video", "person", "frame"]
+
+
+def build_table(labels: Path, embeddings: list[Path], out: Path) -> None:
+    """Join ``labels`` with the shards of ``embeddings`` into the folder ``out``.
+
+    Raises:
+        UserError: a shard was embedded by another encoder, or a feature is not finite.
+    """
+    encoders: dict[tuple[bytes, int], Path] = {}
+    for shard in embeddings:
+        metadata = pq.read_schema(shard).metadata or {}
+        encoders.setdefault((metadata.get(b"encoder", b""), _dimension(shard)), shard)
+    if len(encoders) > 1:
+        raise UserError(
+            f"the shards come from {len(encoders)} encoders (or versions of one), with features of "
+            f"length {', '.join(str(dimension) for _, dimension in encoders)}",
+            where=", ".join(map(str, encoders.values())),
+            fix="remove these files and run again",
+        )
+    rows = read_table(labels)
+    rows = rows[rows["annotated"]].drop(columns="annotated")
+    found = pd.concat([read_table(shard, [*KEYS, "status"]) for shard in embeddings])
+    # A video that cannot be read at all has one row, frame 0, for each person.
+    whole = found[(found["frame"] == 0) & found["status"].isin(VIDEO_STATUSES)]
+    rows = rows.merge(found, on=KEYS, how="left", validate="one_to_one")
+    rows = rows.merge(
+        whole[["video", "person", "status"]],
+        on=["video", "person"],
+        how="left",
+        suffixes=("", "_of_video"),
+        validate="many_to_one",
+    )
+    rows["status"] = (
+        rows["status"].fillna(rows.pop("status_of_video")).fillna(str(FrameStatus.BEYOND_VIDEO))
+    )
+    rows = rows.sort_values(["split", "video", "person", "frame"], ignore_index=True)
+    usable = (rows["status"] == FrameStatus.OK).to_numpy()
+    rows["feature_row"] = np.where(usable, np.cumsum(usable) - 1, -1).astype(np.int64)
+    write_table(Table(out).rows, rows)
+    with whole_file(Table(out).features) as beside:
+        _write_features(beside, rows[usable], embeddings)
+
+
+def _write_features(path: Path, rows: pd.DataFrame, embeddings: list[Path]) -> None:
+    dimension = _dimension(embeddings[0])
+    features = np.lib.format.open_memmap(path, "w+", np.float16, (len(rows), dimension))
+    place = rows.set_index(KEYS)["feature_row"]
+    for shard in embeddings:
+        table = pq.read_table(shard, columns=[*KEYS, "feature"])
+        keys = pd.MultiIndex.from_frame(table.select(KEYS).to_pandas())
+        at = place.reindex(keys).to_numpy(float)
+        wanted = np.flatnonzero(~np.isnan(at))
+        column = table["feature"].combine_chunks().take(wanted)
+        values = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dimension)
+        if not np.isfinite(values).all():
+            first = wanted[np.flatnonzero(~np.isfinite(values).all(axis=1))[0]]
+            raise UserError(
+                f"the feature of {_shown(keys[first])} is not finite",
+                where=shard,
+                fix="check the encoder's weights and precision, then remove this file",
+            )
+        features[at[wanted].astype(np.int64)] = values
+    features.flush()
+
+
+def _shown(key: tuple[str, str, int]) -> str:
+    video, person, frame = key
+    return f"video '{video}'{f', person {person}' if person else ''}, frame {frame}"
+
+
+def _dimension(shard: Path) -> int:
+    return int(pq.read_schema(shard).field("feature").type.list_size)
+
+
+def folds_of(table: Path) -> list[int]:
+    """The folds of a table, from 1; ``[0]`` where it has a training and a validation split."""
+    splits = pq.read_table(Table(table).rows, columns=["split"], read_dictionary=["split"])
+    return folds_among(pc.unique(splits["split"]).to_pylist())
+
+
+def feature_dimension(table: Path) -> int:
+    """Length of a table's features."""
+    features = np.load(Table(table).features, mmap_mode="r", allow_pickle=False)
+    return int(features.shape[1])
+
+
+def rows_of(table: Path, columns: list[str], split: str, fold: int) -> pa.Table:
+    """Some columns of the rows of a split of a table (or of one of its folds), in their order."""
+    # Names repeat a million times: as categories they cost a byte or two a row.
+    names = ["split", *(name for name in ("group", "video", "person") if name in columns)]
+    found = pq.read_table(Table(table).rows, columns=["split", *columns], read_dictionary=names)
+    own = [s for s in pc.unique(found["split"]).to_pylist() if in_split(s, split, fold)]
+    return found.filter(pc.is_in(found["split"].cast(pa.string()), pa.array(own, pa.string())))
+
+
+def label_array(rows: pa.Table, task: Task) -> np.ndarray:
+    """(n, 1) class numbers or (n, labels) bits, int8."""
+    return np.stack([rows[name].to_numpy().astype(np.int8) for name in task.columns], axis=1)
+
+
+def read_annotated(
+    table: Path, task: Task, split: str, fold: int = 0
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Every annotated frame of a split, with a face or not, in the order of the usable ones.
+
+    Returns:
+        Columns group, video, person, frame, status; labels (n, 1) or (n, 12) int8.
+    """
+    found = rows_of(table, ["status", "group", *KEYS, *task.columns], split, fold)
+    return found.select(["group", *KEYS, "status"]).to_pandas(), label_array(found, task)

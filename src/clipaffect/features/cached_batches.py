@@ -1,0 +1,168 @@
+"""Features of some crops at a time, as pieces of the work store.
+
+A piece is known by the bytes of its crops and the encoder, wherever the crops come from: runs and
+people share features, and a killed job goes on behind the last piece.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from clipaffect.config.encoders import Encoder
+from clipaffect.config.stage_keys import VERSIONS
+from clipaffect.core.gpu import one_device
+from clipaffect.core.hashing import digest
+from clipaffect.core.parquet import ROW_GROUP
+from clipaffect.core.prefetch import map_in_order
+from clipaffect.core.store import Store
+from clipaffect.encoders.check_encoder import check_encoder
+from clipaffect.encoders.feature_record import encoder_record
+from clipaffect.encoders.load import LoadedEncoder, load_encoder
+from clipaffect.features.batches import Batch, Map, embed_batches, prepare_batch
+
+BATCHES_PER_ENTRY = 4  # so that at most every fourth batch is padded
+ONE_THREAD = partial(torch.set_num_threads, 1)  # it holds for the thread that says it
+Load = Callable[[Encoder, Path, str], LoadedEncoder]
+
+
+def rows_per_entry(settings: Encoder) -> int:
+    """Of how many rows of a video the crops are embedded together."""
+    return max(ROW_GROUP, BATCHES_PER_ENTRY * settings.batch)
+
+
+@dataclass
+class Entry:
+    """Crops that are embedded together.
+
+    Attributes:
+        crops: the different ones among them; ``which`` (n,) of these each is.
+        key: the piece's, in the work store.
+        waiting: its batches while they are prepared; none where the store has the piece.
+    """
+
+    crops: list[bytes]
+    which: np.ndarray
+    key: dict[str, Any]
+    waiting: list[Future[Batch]] = field(default_factory=list)
+
+
+class Entries:
+    """The pieces of one encoder; made by ``open_pieces``.
+
+    The network is loaded only if a piece is missing.
+    """
+
+    def __init__(
+        self,
+        settings: Encoder,
+        assets: Path,
+        store: Store,
+        device: str,
+        pool: ThreadPoolExecutor,
+        each: Map,
+        load: Load,
+    ) -> None:
+        self.settings, self.store, self.pool, self.each = settings, store, pool, each
+        self.record = encoder_record(settings, assets, device)
+        self._load = partial(load, settings, assets, device)
+        self._begun: set[str] = set()
+
+    @cached_property
+    def encoder(self) -> LoadedEncoder:
+        """The network."""
+        return self._load()
+
+    @cached_property
+    def dimension(self) -> int:
+        """Of a feature."""
+
+        def write(folder: Path) -> None:
+            (folder / "dimension.json").write_text(json.dumps(self.encoder.dimension))
+
+        key = {"version": VERSIONS["encoders"], "encoder": self.record}
+        stored = self.store.get_or_make("encoders", key, write)
+        return int(json.loads((stored / "dimension.json").read_text()))
+
+    def entry(self, crops: list[bytes]) -> Entry:
+        """The piece of some encoded crops (n)."""
+        hashes = [hashlib.sha256(crop).hexdigest() for crop in crops]
+        different = dict(zip(hashes, crops, strict=True))  # in the order of their first rows
+        number = {name: k for k, name in enumerate(different)}
+        key = {
+            "version": VERSIONS["embeddings"],
+            "encoder": self.record,
+            "crops": digest(list(different)),
+        }
+        which = np.array([number[name] for name in hashes], np.int64)
+        return Entry(list(different.values()), which, key)
+
+    def begin(self, entry: Entry) -> None:
+        """Begin to decode and preprocess a missing piece's crops, on threads of their own."""
+        name = entry.key["crops"]
+        if name not in self._begun and not self.store.has("embeddings", entry.key):
+            self._begun.add(name)
+            self._prepare(entry)
+
+    def _prepare(self, entry: Entry) -> None:
+        entry.waiting = [
+            self.pool.submit(prepare_batch, entry.crops, start, self.encoder, self.settings.batch)
+            for start in range(0, len(entry.crops), self.settings.batch)
+        ]
+
+    def features(self, entry: Entry) -> np.ndarray:
+        """Features (n, dimension) float16 of a piece's crops; NaN where one is damaged.
+
+        Raises:
+            NotFinite: the feature of one of ``piece.crops`` is not finite.
+            UserError: the device's memory is too small for a batch.
+        """
+
+        def make(folder: Path) -> None:
+            if not entry.waiting:  # the store had it, and somebody has deleted it since
+                self._prepare(entry)
+            batches = _as_they_come(entry)
+            found = embed_batches(batches, len(entry.crops), self.encoder, self.each)
+            np.save(folder / "features.npy", found)
+
+        made = self.store.get_or_make("embeddings", entry.key, make)
+        found: np.ndarray = np.load(made / "features.npy", allow_pickle=False)
+        return found[entry.which]
+
+
+@contextmanager
+def open_entries(
+    settings: Encoder, assets: Path, store: Store, load: Load | None = None, threads: int = 1
+) -> Iterator[Entries]:
+    """The pieces of an encoder, within a block that has a device.
+
+    Args:
+        settings: the encoder.
+        assets: folder of fetched assets.
+        store: the work store.
+        load: stands in for ``load_encoder``, such as one that remembers.
+        threads: that run the network side by side, on a CPU.
+    """
+    check_encoder(settings, "<name>")  # also where every feature comes from the store
+    with (
+        one_device(settings.kind == "open_clip") as device,
+        ThreadPoolExecutor(settings.workers) as pool,
+        map_in_order(threads if threads > 1 and device == "cpu" else 0, ONE_THREAD) as each,
+    ):
+        yield Entries(settings, assets, store, device, pool, each, load or load_encoder)
+
+
+def _as_they_come(entry: Entry) -> Iterator[Batch]:
+    """A piece's batches, each forgotten once it is handed out."""
+    while entry.waiting:
+        yield entry.waiting.pop(0).result()

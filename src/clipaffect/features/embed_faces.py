@@ -1,0 +1,125 @@
+"""Stage ``embeddings``: one row for every row of a shard's faces, with the crop's feature."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from clipaffect.config.encoders import Encoder
+from clipaffect.core.errors import UserError
+from clipaffect.core.frame_status import FrameStatus
+from clipaffect.core.hashing import digest
+from clipaffect.core.parquet import read_table, take_rows, write_batches
+from clipaffect.core.progress import Progress
+from clipaffect.core.store import Store
+from clipaffect.dataset.manifest import VIDEO, runs_of_images
+from clipaffect.faces.crops import read_crops
+from clipaffect.features.batches import NotFinite
+from clipaffect.features.cached_batches import Entries, Entry, Load, open_entries, rows_per_entry
+from clipaffect.features.columns import KEYS, schema
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some rows of a video (or of single images), and the piece of their crops.
+
+    Attributes:
+        rows: of the shard's faces, with their numbers in it as the index.
+        found: (n,) numbers of the rows with a face.
+        piece: of these rows' crops.
+    """
+
+    rows: pd.DataFrame
+    found: np.ndarray
+    entry: Entry
+
+
+def embed_faces(
+    manifest: Path,
+    faces: Path,
+    settings: Encoder,
+    assets: Path,
+    store: Store,
+    out: Path,
+    load: Load | None = None,
+    threads: int = 1,
+) -> None:
+    """Write ``out``: the features of every row of ``faces``, in its order.
+
+    Identical crops among the rows of a piece are embedded once. While the network works on one
+    piece, the crops of the next are decoded and preprocessed on threads of their own. See
+    ``open_pieces`` for ``load`` and ``threads``.
+    """
+    torch.set_num_threads(1)  # one job is one thread: its bytes do not depend on the machine's load
+    with open_entries(settings, assets, store, load, threads) as entries:
+        rows = read_table(faces, list(KEYS))
+
+        def tables() -> Iterator[pa.Table]:
+            with Progress("crops", len(rows)) as progress:
+                for part in _one_ahead(_parts(rows, manifest, faces, entries), entries):
+                    try:
+                        features = entries.features(part.entry)
+                    except NotFinite as error:
+                        row = part.found[np.flatnonzero(part.entry.which == error.args[0])[0]]
+                        raise _not_finite(rows.loc[row]) from None
+                    yield _with_features(part.rows, features)
+                    progress.advance(len(part.rows))
+
+        write_batches(out, schema(entries.dimension, digest(entries.record)), tables())
+
+
+def _parts(rows: pd.DataFrame, manifest: Path, faces: Path, entries: Entries) -> Iterator[_Part]:
+    """The rows of a shard in parts, in order, each with its crops."""
+    table = pq.ParquetFile(faces)
+    listed = read_table(manifest, ["video", "kind"])
+    single = ~rows["video"].isin(listed["video"][listed["kind"] == VIDEO])
+    source = rows["video"].where(~single, runs_of_images(rows["video"][single]))
+    length = rows_per_entry(entries.settings)
+    for _, own in rows.groupby(source, sort=False):
+        for start in range(0, len(own), length):
+            part = own.iloc[start : start + length]
+            found = part.index[part["status"] == FrameStatus.OK].to_numpy()
+            crops = read_crops(take_rows(table, found, ["crop", "image"])) if len(found) else []
+            yield _Part(part, found, entries.entry(crops))
+
+
+def _one_ahead(parts: Iterator[_Part], entries: Entries) -> Iterator[_Part]:
+    """The parts, each begun before the one in front of it is handed out."""
+    before = None
+    for part in parts:
+        entries.begin(part.entry)
+        if before is not None:
+            yield before
+        before = part
+    if before is not None:
+        yield before
+
+
+def _not_finite(row: pd.Series) -> UserError:
+    return UserError(
+        f"the feature of '{row['video']}', frame {row['frame']} is not finite",
+        where="encoders.<name>.precision, or the weights",
+        fix="set precision: fp32, or check the encoder's weights",
+    )
+
+
+def _with_features(part: pd.DataFrame, features: np.ndarray) -> pa.Table:
+    """The key columns of ``part`` and the features of its rows with a face; null elsewhere."""
+    has_face = (part["status"] == FrameStatus.OK).to_numpy(copy=True)
+    values = np.zeros((len(part), features.shape[1]), np.float16)
+    values[has_face] = features
+    damaged = np.isnan(values[:, 0])
+    values[damaged], has_face[damaged] = 0, False
+    part = part.assign(status=part["status"].mask(damaged, str(FrameStatus.IMAGE_UNREADABLE)))
+    column = pa.FixedSizeListArray.from_arrays(
+        pa.array(values.ravel()), features.shape[1], mask=pa.array(~has_face)
+    )
+    keys = pa.Table.from_pandas(part[list(KEYS)], preserve_index=False)
+    return keys.append_column("feature", column)

@@ -1,0 +1,140 @@
+"""Files of features that somebody else has made: HDF5, NumPy, Parquet. No pickle is ever read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipaffect.config.features import FeatureFile
+from clipaffect.core.errors import UserError
+from clipaffect.dataset.csv_cells import PARQUET
+
+AT_ONCE = 8192
+HDF5, NUMPY = (".h5", ".hdf5"), (".npy",)
+
+
+@dataclass(frozen=True)
+class Source:
+    """An open file of features.
+
+    Attributes:
+        rows: how many.
+        dimension: of a feature.
+        blocks: reads them in order, at most ``AT_ONCE`` (n, dimension) at a time.
+    """
+
+    rows: int
+    dimension: int
+    blocks: Callable[[], Iterator[np.ndarray]]
+
+
+@contextmanager
+def open_features(settings: FeatureFile) -> Iterator[Source]:
+    """Open a file of features; nothing is read but what is asked for.
+
+    Raises:
+        UserError: no such file, another format, or no table of numbers.
+    """
+    path = Path(settings.file)
+    suffix = path.suffix.lower()
+    if not path.is_file():
+        raise UserError("no such file of features", where=f"{path}, seen from {Path.cwd()}",
+                        fix="correct features.import")  # fmt: skip
+    if suffix in NUMPY:
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise UserError(f"the file is no array of numbers: {error}", where=path,
+                            fix="save it with numpy.save, as float32") from None  # fmt: skip
+        yield _source(array, path)
+    elif suffix in HDF5:
+        try:
+            file = h5py.File(path, "r")
+        except OSError as error:
+            raise UserError(f"the file is not HDF5: {error}", where=path,
+                            fix="copy it again") from None  # fmt: skip
+        with file:
+            yield _source(_data_set(file, settings, path), path)
+    elif suffix in PARQUET:
+        with _parquet(path) as parquet:
+            yield _parquet_source(parquet, path)
+    else:
+        known = ", ".join((*HDF5, *NUMPY, *PARQUET))
+        raise UserError(f"'{path.suffix}' is no known format of features", where=path,
+                        fix=f"give {known}; pickles are never read")  # fmt: skip
+
+
+def _data_set(file: h5py.File, settings: FeatureFile, path: Path) -> h5py.Dataset:
+    found: list[str] = []
+
+    def note(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset):
+            found.append(name)
+
+    file.visititems(note)
+    wanted = settings.dataset
+    if wanted is None and len(found) == 1:
+        wanted = found[0]
+    if wanted not in found:
+        what = f"no data set '{wanted}'" if wanted else f"{len(found)} data sets"
+        raise UserError(f"{what}: the file has {', '.join(found) or 'none'}", where=path,
+                        fix="name the features' one under features.import: dataset")  # fmt: skip
+    if file[wanted].is_virtual or file[wanted].external:
+        raise UserError(f"the data set '{wanted}' lies in other files", where=path,
+                        fix="copy the features into this one")  # fmt: skip
+    return file[wanted]
+
+
+def _source(array: Any, path: Path) -> Source:
+    shape: tuple[int, ...] = getattr(array, "shape", ())  # an .npz has none
+    dtype = getattr(array, "dtype", np.dtype(object))
+    if len(shape) != 2 or not shape[0] or not shape[1] or not np.issubdtype(dtype, np.floating):
+        raise UserError(
+            f"features of shape {tuple(shape)} and type {dtype}", where=path,
+            fix="give one array with a row for each frame, of float16, float32 or float64",
+        )  # fmt: skip
+
+    def blocks() -> Iterator[np.ndarray]:
+        for start in range(0, shape[0], AT_ONCE):
+            yield np.asarray(array[start : start + AT_ONCE])
+
+    return Source(shape[0], shape[1], blocks)
+
+
+def _parquet(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"the file is not Parquet: {error}", where=path,
+                        fix="write it again") from None  # fmt: skip
+
+
+def _parquet_source(file: pq.ParquetFile, path: Path) -> Source:
+    names = file.schema_arrow.names
+    kind = file.schema_arrow.field("feature").type if "feature" in names else pa.null()
+    is_list = pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not (is_list or pa.types.is_large_list(kind)) or not pa.types.is_floating(kind.value_type):
+        raise UserError(
+            f"no column 'feature' with lists of floating-point numbers among {', '.join(names)}",
+            where=path, fix="write one list of numbers a row",
+        )  # fmt: skip
+    first = next(file.iter_batches(1, columns=["feature"]), None)
+    width = len(first["feature"][0].as_py() or ()) if first is not None and len(first) else 0
+
+    def blocks() -> Iterator[np.ndarray]:
+        for batch in file.iter_batches(AT_ONCE, columns=["feature"]):
+            values = batch["feature"].flatten().to_numpy(zero_copy_only=False)
+            if not width or len(values) != width * len(batch) or batch["feature"].null_count:
+                raise UserError("the lists in the column 'feature' differ in length", where=path,
+                                fix="write as many numbers in each row")  # fmt: skip
+            yield values.reshape(len(batch), width)
+
+    return Source(file.metadata.num_rows, width, blocks)

@@ -1,0 +1,1 @@
+"""Around a run: launching, the preflight check, DVC, RO-Crates, conda environments."""

@@ -1,0 +1,150 @@
+"""The DVC stages of a run with a configuration of its own: runs/<run>/{config.yaml,dvc.yaml}.
+
+The root's dvc.yaml is for config/config.yaml. Another run's is made from it: other paths, its own
+configuration, and where the data is licensed ``push: false`` on every output, so that no label,
+crop or feature of it reaches a remote.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from clipaffect.config import load_config
+from clipaffect.config.models import Config
+from clipaffect.core.errors import UserError
+from clipaffect.core.parquet import write_text
+from clipaffect.dataset.inventory import inventory
+
+RUN = "clipaffect run"
+ROOT_RUN, ROOT_CONFIG, ROOT_DATA = "results/demo/", "config/config.yaml", "resources/demo"
+HEADER = """\
+# The run '{run}' as DVC stages: dvc repro {folder}/dvc.yaml
+# Written by `clipaffect dvc stages`; to be written again when the configuration gets a new key.
+"""
+
+
+def write_stages(configfile: Path, root: Path) -> Path:
+    """Write a run's ``config.yaml`` and ``dvc.yaml``; returns their folder.
+
+    Args:
+        configfile: the run's configuration.
+        root: the repository, with the dvc.yaml to start from.
+
+    Raises:
+        UserError: the configuration is wrong, or is the demo's, which the root's dvc.yaml runs.
+    """
+    config = load_config(configfile)
+    if (root / ROOT_CONFIG).exists() and configfile.resolve() == (root / ROOT_CONFIG).resolve():
+        raise UserError(
+            f"{ROOT_CONFIG} is run by the dvc.yaml at the top",
+            where=configfile,
+            fix="call 'dvc repro', or name a configuration of your own",
+        )
+    folder = root / "runs" / config.run
+    copy = folder / "config.yaml"
+    folder.mkdir(parents=True, exist_ok=True)
+    if configfile.resolve() != copy.resolve():
+        shutil.copyfile(configfile, copy)
+    write_text(folder / "dvc.yaml", stages_text(copy, root))
+    return folder
+
+
+def check_stages(configfile: Path, root: Path) -> None:
+    """Refuse a dvc.yaml that lies beside ``configfile`` and is not what that makes.
+
+    DVC watches the keys that the configuration gave when its stages were written. One that came
+    later would change the results without a stage that runs.
+    """
+    stages = configfile.parent / "dvc.yaml"
+    if stages.is_file() and stages.read_text(encoding="utf-8") != stages_text(configfile, root):
+        raise UserError(
+            "the stages were written for another configuration: keys, licence, tests or files of "
+            "your own have come or gone since",
+            where=stages,
+            fix=f"call 'clipaffect dvc stages {configfile}' again",
+        )
+
+
+def stages_text(configfile: Path, root: Path) -> str:
+    """The dvc.yaml of a run's own configuration."""
+    config = load_config(configfile)
+    template = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))
+    given = yaml.safe_load(configfile.read_text(encoding="utf-8")) or {}
+    relative = f"runs/{config.run}"
+    stages = {"inventory": _inventory(relative)}
+    for name, stage in template["stages"].items():
+        stages[name] = _stage(name, stage, config, given, relative)
+    head = HEADER.format(run=config.run, folder=relative)
+    # Paths of plots are relative to the file that names them; those of stages to their wdir.
+    plots = yaml.safe_dump({"plots": template["plots"]}, sort_keys=False)
+    plots = plots.replace(ROOT_RUN, f"../../results/{config.run}/")
+    return head + yaml.safe_dump({"stages": stages}, sort_keys=False) + plots
+
+
+def write_inventory(configfile: Path, out: Path) -> None:
+    """Write the digest of the names, sizes and times of a run's data: what its index depends on.
+
+    DVC itself would read three million images at every call.
+    """
+    config = load_config(configfile)
+    write_text(out, inventory(config.data, list(config.tasks().values())) + "\n")
+
+
+def _inventory(folder: str) -> dict[str, Any]:
+    return {
+        "desc": "See whether the data has changed",
+        "wdir": "../..",
+        "cmd": f"clipaffect dvc inventory {folder}/config.yaml --out {folder}/inventory.txt",
+        "always_changed": True,
+        "outs": [{f"{folder}/inventory.txt": {"cache": False}}],
+    }
+
+
+def _stage(
+    name: str, stage: dict[str, Any], config: Config, given: dict[str, Any], folder: str
+) -> dict[str, Any]:
+    def moved(path: str) -> str:
+        return path.replace(ROOT_RUN, f"results/{config.run}/")
+
+    command = stage["cmd"].replace(RUN, f"{RUN} --configfile {folder}/config.yaml", 1)
+    deps = [moved(path) for path in stage["deps"] if not path.startswith(ROOT_DATA)]
+    outs = [moved(path) for path in stage["outs"]]
+    if name == "dataset":
+        deps.insert(0, f"{folder}/inventory.txt")
+    if name == "report" and not config.postprocess.steps:
+        outs.remove(f"results/{config.run}/postprocess")
+    if name == "report" and config.data.test:
+        command = command.replace("build_report ", "build_report write_submission ", 1)
+        outs.append(f"results/{config.run}/submission")
+        deps += [f"results/{config.run}/embeddings", "src/clipaffect/submission"]
+    if name == "embeddings":
+        deps += [path for name in config.features.imported for path in config.features.files(name)]
+    keys = [key for parameters in stage["params"] for key in next(iter(parameters.values()))]
+    if name in ("training", "report"):
+        deps += config.training.user_files()
+    if name in ("embeddings", "report"):
+        keys.append("features")
+    if name == "faces" and any(encoder.crop for encoder in config.encoders.values()):
+        keys.append("encoders")
+    keys = [key for key in keys if _has(given, key)]
+    stays = config.data.licensed and not config.data.may_push
+    made: dict[str, Any] = {"desc": stage["desc"], "wdir": "../..", "cmd": command, "deps": deps}
+    if keys:  # an empty list would mean every key of the file
+        made["params"] = [{f"{folder}/config.yaml": keys}]
+    made["outs"] = [{path: {"push": False}} for path in outs] if stays else outs
+    if "metrics" in stage:
+        metrics = [moved(path) for path in stage["metrics"]]
+        made["metrics"] = [{path: {"push": False}} for path in metrics] if stays else metrics
+    return made
+
+
+def _has(given: dict[str, Any], key: str) -> bool:
+    """Whether a configuration file itself gives a (dotted) key: DVC refuses one that it lacks."""
+    head, _, rest = key.partition(".")
+    if head not in given:
+        return False
+    return not rest or (isinstance(given[head], dict) and _has(given[head], rest))

@@ -1,0 +1,265 @@
+"""What a run will cost on this machine, from the sizes of the data and a few seconds of measuring.
+
+Embedding: a few crops through a network of the encoder's shape. Training: a second of real steps.
+Detection: a few frames of a real video, if the networks are there. An estimate is within a factor
+of two, not more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+
+from clipaffect.config.models import Config
+from clipaffect.config.training import Recipe
+from clipaffect.core.assets import MANIFEST
+from clipaffect.core.cpu import take_one_core
+from clipaffect.core.gpu import full_float32
+from clipaffect.core.split_names import TRAIN, folds_among, in_split
+from clipaffect.core.tasks import Task
+from clipaffect.core.video import read_frames
+from clipaffect.encoders.cost import encoder_cost
+from clipaffect.encoders.load import LoadedEncoder, stand_in
+from clipaffect.faces.crops import encode_crop
+from clipaffect.faces.finder import FaceFinder, FaceFollower
+from clipaffect.features.batches import is_out_of_memory, prepare_batch
+from clipaffect.features.external_files import open_features
+from clipaffect.training.data import Split, TrainingData
+from clipaffect.training.train import make_learner
+from clipaffect.training.trainer import build_head
+
+CROP_BYTES = 76  # of a JPEG, for each pixel of its side: 8.5 kB at 112
+ASSUMED_DETECTION = 0.01  # seconds a frame and core, where it cannot be measured
+FEW_FRAMES, STEPS = 12, 12
+ENOUGH = 1.0  # seconds of a network's work
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One line of the estimate.
+
+    Attributes:
+        work: what is done, how often.
+        hours: of one core, or of the GPU; None where it was not estimated.
+        on: ``core`` or the GPU's name.
+        disk: bytes, in the results and the work store together.
+        note: how it was found.
+    """
+
+    work: str
+    hours: float | None
+    on: str
+    disk: float
+    note: str
+
+
+def estimate(
+    config: Config, facts: dict[str, Any], video: Path | None, assets: Path
+) -> Iterator[Cost]:
+    """The costly stages of a run, in order.
+
+    Args:
+        config: the run.
+        facts: see ``dataset.facts.collect``.
+        video: one that will be decoded, if any.
+        assets: folder of fetched assets.
+    """
+    take_one_core()
+    face_seconds = None
+    if facts["frames_to_decode"] and config.encoders:
+        detection = _detection(config, facts, video, assets)
+        face_seconds = (detection.hours or 0) * 3600 / max(1, facts["frames_to_search"])
+        yield detection
+    # At most: how many frames a rate leaves out is known only from the videos' times.
+    crops = ceil((facts["images_used"] + facts["frames_to_search"]) / config.faces.stride)
+    for name in config.encoders:
+        yield _embedding(config, name, crops, facts, face_seconds)
+    dimension = _dimension(config)
+    for name, task in config.tasks().items():
+        yield from _training(config, task, facts["tasks"][name], dimension)
+
+
+def _dimension(config: Config) -> int:
+    """Of the features that heads are trained on."""
+    parts = config.features.join.get(config.encoder, (config.encoder,))
+    if parts[0] in config.encoders:
+        return sum(encoder_cost(config.encoders[part]).dimension for part in parts)
+    with open_features(config.features.imported[config.encoder][0]) as source:
+        return source.dimension
+
+
+def _detection(config: Config, facts: dict[str, Any], video: Path | None, assets: Path) -> Cost:
+    frames = facts["frames_to_decode"]
+    searched = ceil(frames / config.faces.stride)
+    seconds, note = ASSUMED_DETECTION, "assumed: there is no video, or no network yet, to try"
+    if video is not None and (assets / "face-networks" / MANIFEST).is_file():
+        found = _detection_seconds(video, config, assets)
+        if found is not None:
+            seconds, note = found, f"measured on {FEW_FRAMES} frames of {video.name}"
+    if config.faces.rate is not None:
+        note += "; without `faces.rate`, which leaves some out"
+    crops = ceil(facts["frames_to_search"] / config.faces.stride)
+    disk = 2.0 * crops * CROP_BYTES * config.faces.size
+    return Cost(f"faces in {searched:,} frames", searched * seconds / 3600, "core", disk, note)
+
+
+def _detection_seconds(video: Path, config: Config, assets: Path) -> float | None:
+    follower = FaceFollower(FaceFinder(assets, config.faces))
+    frames = read_frames(video)
+    first = next(frames)
+    if first.pixels is None:
+        return None
+    follower(first.pixels)
+    started, count = time.process_time(), 0
+    for frame in islice(frames, FEW_FRAMES):
+        pixels = frame.pixels
+        if pixels is not None:
+            follower(pixels)
+            count += 1
+    return (time.process_time() - started) / count if count else None
+
+
+def _embedding(
+    config: Config, name: str, crops: int, facts: dict[str, Any], face_seconds: float | None
+) -> Cost:
+    encoder = config.encoders[name]
+    annotated = sum(s["annotated"] for splits in facts["tasks"].values() for s in splits.values())
+    disk = 2.0 * encoder_cost(encoder).dimension * (2 * crops + annotated)
+    work = f"{crops:,} crops by {name}"
+    on_gpu = encoder.kind == "open_clip" and torch.cuda.is_available()
+    on = torch.cuda.get_device_name() if on_gpu else "core"
+    try:
+        # Beside a job that may hold the GPU: a check does not wait for it.
+        with full_float32():
+            network = stand_in(encoder, "cuda" if on_gpu else "cpu")
+            prepared = _crop_seconds(network, config)
+            computed = network_seconds(network, encoder.batch, on_gpu)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return Cost(work, None, on, disk, "not measured: the memory does not hold it now")
+    if on_gpu:
+        note = f"measured; {feeding(computed, encoder.workers, prepared, face_seconds)}"
+        return Cost(work, crops * computed / 3600, on, disk, note)
+    seconds = prepared + computed
+    note = f"measured: {1 / seconds:,.{1 if seconds > 0.1 else 0}f} crops a second and core"
+    return Cost(work, crops * seconds / 3600, on, disk, note)
+
+
+def network_seconds(network: LoadedEncoder, batch: int, on_gpu: bool) -> float:
+    """Seconds that a network needs for a crop: in a batch, or in as many as take a second."""
+    clock = time.perf_counter if on_gpu else time.process_time
+
+    def seconds(crops: torch.Tensor) -> float:
+        started = clock()
+        network.embed(crops)  # its features are on the host: a GPU is done
+        return clock() - started
+
+    one = network.room(1).zero_()
+    alone = min(seconds(one) for _ in range(2))
+    crops = network.room(max(1, min(batch, round(ENOUGH / max(alone, 1e-6))))).zero_()
+    return min(seconds(crops) for _ in range(2)) / len(crops)
+
+
+def feeding(gpu: float, workers: int, crop: float, face: float | None) -> str:
+    """What keeps one GPU busy: decoding threads of its job, and detection jobs beside it.
+
+    Args:
+        gpu: seconds that the GPU needs for a crop.
+        workers: the threads it has now (``encoders.<name>.workers``).
+        crop: seconds of a core to decode and preprocess a crop.
+        face: seconds of a core to find the faces that one crop comes from; None: crops are there.
+    """
+    threads = ceil(crop / gpu)
+    found = f"{1 / gpu:,.0f} crops a second need {threads} decoding threads (workers: {workers})"
+    if face is None:
+        return found
+    return f"{found} and {ceil(face / gpu)} align_faces jobs side by side"
+
+
+def _crop_seconds(network: LoadedEncoder, config: Config) -> float:
+    """Seconds of a core to decode and preprocess one crop."""
+    side = config.faces.size
+    noise = np.random.default_rng(0).integers(0, 255, (side // 8, side // 8, 3), np.uint8)
+    jpeg = encode_crop(cv2.resize(noise, (side, side)))
+    started = time.process_time()
+    prepare_batch([jpeg] * STEPS, 0, network, STEPS)
+    return (time.process_time() - started) / STEPS
+
+
+def _training(config: Config, task: Task, splits: dict[str, Any], dimension: int) -> Iterator[Cost]:
+    training = config.training
+    folds = folds_among(splits)
+    # Training rows of all folds, and the rows that are scored.
+    rows = sum(
+        found["annotated"] - found["without_image"] - found["beyond"]
+        for fold in folds
+        for name, found in splits.items()
+        if in_split(name, TRAIN, fold)
+    )
+    validation = sum(s["annotated"] for name, s in splits.items() if folds != [0] or name != TRAIN)
+    grid = training.heads()
+    for variant, recipe in training.recipes().items():
+        heads = sum(name == variant for name, _, _ in grid)
+        scored = 4.0 * len(task.targets) * heads * validation
+        work = f"{heads * len(folds)} heads for {task.name}" + (
+            f", variant {variant}" if variant else ""
+        )
+        if recipe.has_user_code:
+            yield Cost(work, None, "core", scored, "code of your own is not measured")
+            continue
+        rate = _rate(task, recipe, dimension)
+        weights = sum(p.numel() for p in _head(recipe, dimension, task).parameters())
+        hours = heads * recipe.epochs * rows / rate / 3600
+        note = f"measured: {rate:,.0f} frames a second and core, {recipe.epochs} epochs"
+        yield Cost(work, hours, "core", scored + 8.0 * heads * len(folds) * weights, note)
+        if variant or not config.postprocess.steps:
+            continue
+        parts = config.postprocess.folds
+        others = len(config.postprocess.encoders)
+        heads, whole = parts * len(training.seeds) * (1 + others), len(training.seeds) * others
+        share = 1 - 1 / parts
+        work = f"{heads * len(folds)} cross-fitted heads for {task.name}"
+        if whole:
+            work += f", {whole * len(folds)} on other encoders"
+        disk = 4.0 * (heads + whole) * len(folds) * weights
+        note = f"at the same rate, each on {share:.0%} of the frames (postprocess)"
+        samples = (heads * share + whole) * recipe.epochs * rows
+        yield Cost(work, samples / rate / 3600, "core", disk, note)
+
+
+def _head(recipe: Recipe, dimension: int, task: Task) -> torch.nn.Module:
+    with torch.device("meta"):
+        return build_head(recipe, dimension, len(task.targets), 0)
+
+
+def _rate(task: Task, recipe: Recipe, dimension: int) -> float:
+    """Frames a second of real steps on random features."""
+    rng = np.random.default_rng(0)
+    count = max(64, recipe.batch)
+    x = torch.from_numpy(rng.normal(size=(count, dimension)).astype(np.float16))
+    high = 2 if task.multilabel else len(task.targets)
+    labels = rng.integers(0, high, (count, len(task.columns))).astype(np.int8)
+    if not task.multilabel:
+        labels[:high, 0] = np.arange(high)
+    y = torch.from_numpy(labels)
+    rows = np.arange(count)
+    data = TrainingData(x, y, rows, rows[:0], Split(pd.DataFrame(), x[:0], y[:0]))
+    learner = make_learner(data, task, recipe, 0.5, 0)
+    at = torch.arange(recipe.batch)
+    started = 0.0
+    for step in range(STEPS + 3):
+        if step == 3:
+            started = time.process_time()
+        learner.step(x[at].float(), y[at], step, recipe.learning_rate, False)
+    return STEPS * recipe.batch / (time.process_time() - started)

@@ -1,0 +1,277 @@
+"""Stage ``postprocess``: what each step after the head is, and what it brought."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+from safetensors.torch import save_file
+
+from clipaffect.config.models import Evaluation, Postprocess
+from clipaffect.config.training import Training
+from clipaffect.core import layout
+from clipaffect.core.layout import Postprocessing
+from clipaffect.core.metrics import decide, expected_calibration_error, reliability
+from clipaffect.core.parquet import read_table, whole_file, write_batches, write_table, write_text
+from clipaffect.core.store import Store
+from clipaffect.core.tasks import Task
+from clipaffect.evaluation.bootstrap import FEWEST, holm, intervals, macro_f1, swap_test
+from clipaffect.evaluation.fold_data import Scored, read_scores, score_schema, score_table
+from clipaffect.evaluation.person_counts import cluster_counts, count_array
+from clipaffect.features.build_table import folds_of
+from clipaffect.postprocess.cross_fitting import CannotChoose, CrossFitted, cross_fit
+from clipaffect.postprocess.encoder_ensemble import Other, other_scores
+from clipaffect.postprocess.smoothing import sequences
+from clipaffect.postprocess.steps import COLUMNS, STEPS, Choice, Rows
+
+RAW = "heads alone"
+KEYS = ["fold", "video", "person", "frame"]
+
+
+def postprocess_scores(
+    settings: Training,
+    how: Postprocess,
+    evaluation: Evaluation,
+    encoder: str,
+    task: Task,
+    table: Path,
+    others: list[Path],
+    scored: Path,
+    store: Store,
+    out: Path,
+) -> None:
+    """Write ``steps.parquet``, ``choices.json`` and the last step's ``scores.parquet`` to ``out``.
+
+    And ``cross.parquet``, the scores that the choices were made on, and ``heads.safetensors``, the
+    heads of the other encoders.
+
+    Every choice is made on cross-fitted scores of the training people; the validation scores of
+    the evaluation are then taken through the steps. Under k-fold evaluation each fold has choices
+    of its own, made on its own training people. Where choices cannot be made (too few people for
+    every part to be left out, no finished head) the tables are empty and ``choices.json`` has a
+    note.
+
+    Args:
+        settings: the ``training`` section.
+        how: the ``postprocess`` section.
+        evaluation: how many resamples.
+        encoder: the one that the heads were trained on.
+        task: the task.
+        table: of that encoder.
+        others: tables of the encoders of ``how.encoders``, in that order.
+        scored: the task's folder of the evaluation.
+        store: the work store.
+        out: a folder.
+    """
+    torch.set_num_threads(1)
+    try:
+        rows, scores, seeds = _headline_scores(scored, settings, task)
+        crossed = {
+            fold: cross_fit(table, task, fold, settings, how.folds, store)
+            for fold in folds_of(table)
+        }
+        beside = {
+            fold: {
+                name: other_scores(
+                    other, task, fold, settings, how.folds, store, fitted,
+                    rows[rows["fold"] == fold], seeds,
+                )
+                for name, other in zip(how.encoders, others, strict=True)
+            }
+            for fold, fitted in crossed.items()
+        }  # fmt: skip
+    except CannotChoose as error:
+        _write_note(error, task, out)
+        _write_heads({}, out)
+        return
+    labels = rows[list(task.columns)].to_numpy()
+    stages: list[list[np.ndarray]] = [[] for _ in range(len(how.steps) + 1)]
+    inner: list[list[float]] = [[] for _ in stages]
+    choices: list[dict[str, Any]] = []
+    for fold, fitted in crossed.items():
+        own = np.flatnonzero(rows["fold"] == fold)
+        mine = rows.iloc[own].reset_index(drop=True)
+        inside = {name: other.training for name, other in beside[fold].items()}
+        outside = {name: other.validation for name, other in beside[fold].items()}
+        at = Rows(fitted.labels, sequences(fitted.rows), task, inside)
+        there = Rows(labels[own], sequences(mine), task, outside)
+        chosen_on, applied_to = fitted.scores, scores[:, own]
+        stages[0].append(applied_to)
+        inner[0].append(at.macro_f1(chosen_on))
+        for number, name in enumerate(how.steps, start=1):
+            choose, apply = STEPS[name]
+            choice = choose(chosen_on, at)
+            chosen_on, applied_to = apply(chosen_on, choice, at), apply(applied_to, choice, there)
+            stages[number].append(applied_to)
+            inner[number].append(at.macro_f1(chosen_on))
+            choices.append({"fold": fold, "step": name, "choice": choice})
+    together = [np.concatenate(parts, axis=1) for parts in stages]
+    order = np.concatenate([np.flatnonzero(rows["fold"] == fold) for fold in crossed])
+    rows = rows.iloc[order].reset_index(drop=True)
+    groups = rows["group"].to_numpy()
+    frame = _steps([RAW, *how.steps], together, labels[order], groups, task, evaluation.resamples)
+    frame["inner_macro_f1"] = [float(np.mean(values)) for values in inner]
+    frame["choice"] = [json.dumps({})] + [_said(choices, name) for name in how.steps]
+    write_table(Postprocessing(out).steps, frame[COLUMNS])
+    write_text(
+        Postprocessing(out).choices, json.dumps({"seeds": seeds, "steps": choices}, indent=2) + "\n"
+    )
+    parts = (_cross_table(fitted, fold, task) for fold, fitted in crossed.items())
+    write_batches(Postprocessing(out).cross_fitted, _cross_schema(task), parts, 65536)
+    _write_scores(together[-1], seeds, rows, encoder, settings, task, out)
+    # Under k-fold evaluation no head is trained on everybody: there is none to hand on.
+    _write_heads(beside.get(0, {}), out)
+
+
+def _write_heads(others: dict[str, Other], out: Path) -> None:
+    """``heads.safetensors``: weights by ``<encoder>/seed=<seed>/<name>``; perhaps none."""
+    weights = {
+        f"{encoder}/seed={seed}/{name}": value.contiguous()
+        for encoder, other in others.items()
+        for seed, head in other.heads.items()
+        for name, value in head.state_dict().items()
+    }
+    with whole_file(Postprocessing(out).heads) as beside:
+        save_file(weights, beside)
+
+
+def _write_note(error: CannotChoose, task: Task, out: Path) -> None:
+    """Empty tables: the scores of the evaluation stand without these, and the report says why."""
+    write_table(Postprocessing(out).steps, pd.DataFrame(columns=COLUMNS))
+    note = {"note": f"{error.what} ({error.where}): {error.fix}", "seeds": [], "steps": []}
+    write_text(Postprocessing(out).choices, json.dumps(note, indent=2) + "\n")
+    write_batches(Postprocessing(out).scores, score_schema(task), [], 65536)
+    write_batches(Postprocessing(out).cross_fitted, _cross_schema(task), [], 65536)
+
+
+def _headline_scores(
+    folder: Path, settings: Training, task: Task
+) -> tuple[pd.DataFrame, np.ndarray, list[int]]:
+    """The rows that were scored, and probabilities (S, n, targets) of the headline's seeds."""
+    rows = read_table(layout.Evaluation(folder).rows)
+    frame, scores = read_scores(
+        layout.Evaluation(folder).scores, method="head", variant="", alpha=settings.headline_alpha
+    )
+    place = pd.MultiIndex.from_frame(rows[KEYS])
+    found, seeds = [], []
+    for seed, part in frame.groupby("seed", sort=True):
+        at = place.get_indexer(pd.MultiIndex.from_frame(part[KEYS]))
+        if len(at) < len(rows):  # a fold's head failed
+            continue
+        values = np.empty((len(rows), len(task.targets)), np.float32)
+        values[at] = scores[part.index]
+        found.append(values)
+        seeds.append(int(str(seed)))
+    if not found:
+        raise CannotChoose(
+            f"no head of {task.name} at alpha = {settings.headline_alpha:g} was finished",
+            where="postprocess", fix="see why heads fail, in heads.parquet",
+        )  # fmt: skip
+    return rows, np.stack(found), seeds
+
+
+def _said(choices: list[dict[str, Any]], name: str) -> str:
+    """One step's choice as JSON; under k-fold evaluation that of every fold."""
+    own: list[Choice] = [row["choice"] for row in choices if row["step"] == name]
+    return json.dumps(own[0] if len(own) == 1 else own)
+
+
+def _steps(
+    names: list[str],
+    scores: list[np.ndarray],
+    labels: np.ndarray,
+    groups: np.ndarray,
+    task: Task,
+    resamples: int,
+) -> pd.DataFrame:
+    """One row a step: its scores on validation, and its gain over the step before."""
+    people = sorted(set(groups))
+    counts = [
+        [
+            count_array(cluster_counts(labels, decide(one, task), groups, task), people,
+                        task.targets)
+            for one in step
+        ]
+        for step in scores
+    ]  # fmt: skip
+    members = {f"{k}/{s}": c for k, step in enumerate(counts) for s, c in enumerate(step)}
+    means = [{f"{k}/{s}": 1 / len(step) for s in range(len(step))} for k, step in enumerate(counts)]
+    gains = [
+        {name: -share for name, share in before.items()} | after
+        for before, after in pairwise(means)
+    ]
+    found = intervals(members, [*means, *gains], resamples)
+    rows = []
+    for number, name in enumerate(names):
+        interval = found[number]
+        gain = found[len(names) + number - 1] if number else None
+        tested = number and len(people) >= FEWEST
+        p = swap_test(counts[number], counts[number - 1], resamples) if tested else float("nan")
+        bins = [
+            expected_calibration_error(reliability(labels, one, task)) for one in scores[number]
+        ]
+        seeds = [float(macro_f1(c.sum(axis=0))) for c in counts[number]]
+        rows.append(
+            {"step": name, "seeds": len(seeds), "people": len(people),
+             "macro_f1": interval.estimate, "low": interval.low, "high": interval.high,
+             "calibration_error": float(np.mean(bins)),
+             "gain": gain.estimate if gain else float("nan"),
+             "gain_low": gain.low if gain else float("nan"),
+             "gain_high": gain.high if gain else float("nan"), "p": p}
+        )  # fmt: skip
+    table = pd.DataFrame(rows)
+    table["p_adjusted"] = float("nan")
+    known = table["p"].notna()
+    table.loc[known, "p_adjusted"] = holm(table.loc[known, "p"].tolist())
+    return table
+
+
+def _cross_schema(task: Task) -> pa.Schema:
+    """Columns of ``cross.parquet``: training rows, their labels, the seeds' mean probabilities."""
+    return pa.schema(
+        [
+            ("fold", pa.int32()),
+            *((name, pa.string()) for name in ("group", "video", "person")),
+            ("frame", pa.int32()),
+            *((name, pa.int8()) for name in task.columns),
+            ("scores", pa.list_(pa.float32(), len(task.targets))),
+        ]
+    )
+
+
+def _cross_table(fitted: CrossFitted, fold: int, task: Task) -> pa.Table:
+    labels = dict(zip(task.columns, fitted.labels.T, strict=True))
+    columns = ["fold", "group", "video", "person", "frame", *task.columns]
+    frame = fitted.rows.assign(fold=fold, **labels)[columns]
+    mean = pa.array(fitted.scores.mean(axis=0).astype(np.float32).ravel())
+    column = pa.FixedSizeListArray.from_arrays(mean, len(task.targets))
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    return table.append_column("scores", column).cast(_cross_schema(task))
+
+
+def _write_scores(
+    scores: np.ndarray,
+    seeds: list[int],
+    rows: pd.DataFrame,
+    encoder: str,
+    settings: Training,
+    task: Task,
+    out: Path,
+) -> None:
+    """The probabilities behind the last step; averaged seeds have the seed -1."""
+
+    def tables() -> Any:
+        for seed, own in zip(seeds if len(scores) == len(seeds) else [-1], scores, strict=True):
+            for fold, part in rows.groupby("fold", sort=True):
+                number = int(str(fold))
+                scored = Scored("postprocessed", encoder, {number: own[part.index]},
+                                alpha=settings.headline_alpha, seed=seed)  # fmt: skip
+                yield score_table(scored, number, part, task)
+
+    write_batches(Postprocessing(out).scores, score_schema(task), tables(), 65536)

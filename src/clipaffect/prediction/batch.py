@@ -1,0 +1,224 @@
+"""``clipaffect predict``: many files, side by side, each with its outcome; it goes on where it was.
+
+A finished file has a record in its folder and is not worked on again. The pieces of an unfinished
+one are kept beside the output until it is whole (or in a store that is named, for good).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import queue
+import threading
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pandas as pd
+import torch
+
+from clipaffect.bundle.load import OpenBundle
+from clipaffect.config.encoders import weights_folder
+from clipaffect.core.assets import MANIFEST, known_assets
+from clipaffect.core.errors import UserError
+from clipaffect.core.fetch_asset import ensure_asset
+from clipaffect.core.frame_status import FrameStatus
+from clipaffect.core.progress import Progress
+from clipaffect.core.video import stated_frames
+from clipaffect.dataset.manifest import PICTURE, VIDEO
+from clipaffect.encoders.fetch_weights import fetch_weights
+from clipaffect.faces.finder import ASSET
+from clipaffect.prediction.output_lock import alone, check_apart, check_writable, named_errors
+from clipaffect.prediction.outputs import remove_outputs, summary_row, write_summary
+from clipaffect.prediction.pipeline import Wanted
+from clipaffect.prediction.prediction_table import People
+from clipaffect.prediction.sources import IMAGES, Source, find_sources
+from clipaffect.prediction.video_job import Place, Row, Unit, finished, work_on
+
+
+def predict_files(
+    inputs: list[Path], wanted: Wanted, out: Path, store: Path | None, jobs: int
+) -> pd.DataFrame:
+    """Predict every file that is named, or lies below a folder; write everything into ``out``.
+
+    Args:
+        inputs: videos, images and folders.
+        wanted: what is asked.
+        out: a folder. ``summary.csv`` in it has every file's outcome, ``index.html`` leads to the
+            pages of the videos, each of which has a folder of its file's name.
+        store: a work store for the finished pieces; None: one beside the outputs, of which
+            nothing stays.
+        jobs: processes at a time.
+
+    Returns:
+        The summary: file, outcome, frames, frames with a face, people, message.
+
+    Raises:
+        UserError: nothing to predict, no place to write, a full disk, no weights.
+    """
+    sources = find_sources(inputs)
+    check_writable(out, inputs)
+    with named_errors(out), alone(out):
+        ensure_weights(wanted.opened, wanted.assets)
+        place, mark = Place(out, store), wanted.fingerprint()
+        units = _units([source for source in sources if source.outcome == FrameStatus.OK])
+        rows = [
+            summary_row(source.name, source.outcome)
+            for source in sources if source.outcome != FrameStatus.OK
+        ]  # fmt: skip
+        for source in sources:
+            if source.outcome != FrameStatus.OK:
+                remove_outputs(out / source.name)
+        todo = []
+        folders = {source.name: unit.folder for unit in units for source in unit.sources}
+        check_apart((out / unit.folder for unit in units), (source.path for source in sources))
+        for unit in units:
+            done = finished(unit, out, mark)
+            if done is None:
+                todo.append(unit)
+            else:
+                rows += done
+        jobs = min(jobs, max(len(todo), 1))
+        threads = max(cores() // jobs, 1)
+        rows += _run(todo, replace(wanted, threads=threads), place, mark, jobs)
+        by_name = {row["file"]: row for row in rows}
+        in_order = [by_name[source.name] for source in sources]
+        summary = write_summary(in_order, folders, wanted, out)
+    return summary
+
+
+def ensure_weights(opened: OpenBundle, assets: Path) -> None:
+    """Fetch what is missing of the networks that a bundle needs."""
+    wanted = {ASSET} | {own.asset for own in opened.encoders.values() if own.asset is not None}
+    known = known_assets()
+    for name in sorted(wanted):
+        if not known[name].ships:
+            ensure_asset(name, assets)
+    for own in opened.encoders.values():
+        if own.tag is None:
+            continue
+        if not (assets / weights_folder(own.model, own.tag) / MANIFEST).is_file():
+            fetch_weights(own.model, own.tag, assets)
+
+
+def _units(sources: list[Source]) -> list[Unit]:
+    units = [
+        Unit([source], source.name, max(stated_frames(source.path), 1))
+        for source in sources if source.kind == VIDEO
+    ]  # fmt: skip
+    images = [source for source in sources if source.kind == PICTURE]
+    if images:
+        units.append(Unit(images, IMAGES, len(images)))
+    return units
+
+
+def _run(units: list[Unit], wanted: Wanted, place: Place, mark: str, jobs: int) -> list[Row]:
+    total = sum(unit.frames for unit in units)
+    if not units:
+        return []
+    with Progress("frames", total) as bar:
+        if jobs <= 1:
+            rows: list[Row] = []
+            for unit in units:
+                before = bar.done
+
+                def tell(share: float, unit: Unit = unit, before: int = before) -> None:
+                    bar.advance(before + round(share * unit.frames) - bar.done)
+
+                rows += work_on(unit, wanted, place, mark, tell)
+                tell(1.0)
+            return rows
+        return _side_by_side(units, wanted, place, mark, jobs, bar)
+
+
+def _side_by_side(
+    units: list[Unit], wanted: Wanted, place: Place, mark: str, jobs: int, bar: Progress
+) -> list[Row]:
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    told: Any = context.Queue()
+    shares = dict.fromkeys(range(len(units)), 0.0)
+    rows: list[Row] = []
+    with ProcessPoolExecutor(jobs, context, _begin, (told,)) as pool:
+        # The longest first: what begins last should be short.
+        order = sorted(range(len(units)), key=lambda k: -units[k].frames)
+        running: dict[Future[list[Row]], int] = {
+            pool.submit(_in_process, k, units[k], wanted, place, mark): k for k in order
+        }
+        try:
+            while running:
+                done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                for future in done:
+                    shares[running.pop(future)] = 1.0
+                    rows += future.result()
+                for k, share in _drained(told):
+                    shares[k] = max(shares[k], share)
+                reached = sum(round(share * units[k].frames) for k, share in shares.items())
+                bar.advance(max(reached - bar.done, 0))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()  # what it was at is taken up again next time
+            raise
+    return rows
+
+
+_told: list[Any] = []
+
+
+def _begin(told: Any) -> None:
+    _told.append(told)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    """A killed call leaves nobody behind who works on in its folder."""
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _in_process(k: int, unit: Unit, wanted: Wanted, place: Place, mark: str) -> list[Row]:
+    return work_on(unit, wanted, place, mark, lambda share: _told[0].put((k, share)))
+
+
+def _drained(told: Any) -> Iterator[tuple[int, float]]:
+    while True:
+        try:
+            yield told.get_nowait()
+        except queue.Empty:
+            return
+
+
+def is_failure(summary: pd.DataFrame) -> bool:
+    """Whether a video or image could not be answered; files of other kinds are no failure."""
+    return bool((~summary["outcome"].isin([FrameStatus.OK, FrameStatus.NOT_MEDIA])).any())
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def wanted_of(
+    opened: OpenBundle,
+    assets: Path,
+    *,
+    people: People = "all",
+    rate: float | None = None,
+    heads: bool = False,
+    pictures: bool = True,
+) -> Wanted:
+    """What is asked, with the bundle's own settings for the rest."""
+    if people not in get_args(People):
+        raise UserError(
+            f"people is {people!r}", where="people", fix=f"one of {', '.join(get_args(People))}"
+        )
+    if rate is not None and not 0 < rate < float("inf"):
+        raise UserError(f"a rate of {rate} frames a second", where="rate", fix="give one above 0")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    faces = opened.bundle.faces.at_rate(rate)
+    return Wanted(opened, faces, people, heads, pictures, assets, device)

@@ -1,0 +1,102 @@
+"""From features of faces to one task's answers, by the heads and steps of a bundle.
+
+The heads are scored and the steps applied by the very functions of the evaluation, so a frame gets
+the scores that the evaluation gave it. Smoothing looks at all frames of a video here, where the
+evaluation has annotated ones alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from clipaffect.bundle.format import TaskModel, Thresholds
+from clipaffect.core.metrics import THRESHOLD, decide
+from clipaffect.postprocess.smoothing import sequences
+from clipaffect.postprocess.steps import STEPS, Rows
+from clipaffect.training.history import probabilities
+from clipaffect.training.mlp_head import Head
+from clipaffect.training.trainer import evaluator
+
+ByFeatures = dict[str, dict[int, Head]]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers of one task for n faces.
+
+    Attributes:
+        probability: (n, targets) float32 of each class or label, behind the steps but for the
+            last one's shift (``adjust``), which only moves decisions.
+        decision: (n, 1) a class's number, or (n, targets) bits.
+        threshold: (targets,) from which probability on a label is decided to be shown.
+        spread: (n, targets) sample deviation of the heads' own scores over the seeds; NaN for one.
+        final: (n, targets) behind every step: what the evaluation scores, at 0.5 or the largest.
+        heads: (S, n, targets) the heads' own scores, seed by seed.
+    """
+
+    probability: np.ndarray
+    decision: np.ndarray
+    threshold: np.ndarray
+    spread: np.ndarray
+    final: np.ndarray
+    heads: np.ndarray
+
+
+def head_scores(features: torch.Tensor, heads: dict[int, Head], model: TaskModel) -> np.ndarray:
+    """Probabilities (S, n, targets) float32 of some heads, in the order of their seeds."""
+    at, task = np.arange(len(features)), model.task("")
+    in_order = [evaluator(head) for _, head in sorted(heads.items())]
+    return np.stack([probabilities(logits, features, at, task) for logits in in_order])
+
+
+def answer(
+    scores: dict[str, np.ndarray], seeds: dict[str, list[int]], rows: pd.DataFrame, model: TaskModel
+) -> Answers:
+    """Take the heads' scores through the steps of a bundle.
+
+    Args:
+        scores: by features, ``head_scores`` of the same n faces.
+        seeds: whose they are, by features.
+        rows: columns video, person and frame of the faces.
+        model: the task's part of the bundle.
+    """
+    own, *others = [heads.features for heads in model.heads]
+    beside = {name: _of_seeds(scores[name], seeds[name], seeds[own]) for name in others}
+    task = model.task("")
+    at = Rows(np.zeros((len(rows), 1), np.int8), sequences(rows), task, beside)
+    values = before = scores[own]
+    for step in model.steps:
+        before = values
+        _, apply = STEPS[step.step]
+        values = apply(values, step.choice.model_dump(), at)
+    # A threshold is one of the mean's only where the seeds have been averaged before.
+    adjusted = bool(model.steps) and model.steps[-1].step == "adjust" and len(before) == 1
+    if not adjusted:
+        before = values
+    final = _one(values)
+    threshold = np.full(len(model.targets), THRESHOLD)
+    if adjusted and isinstance(model.steps[-1].choice, Thresholds):
+        threshold = np.array(model.steps[-1].choice.thresholds)
+    spread = scores[own].std(axis=0, ddof=1) if len(scores[own]) > 1 else np.nan * scores[own][0]
+    return Answers(
+        _one(before).astype(np.float32), decide(final, task), threshold,
+        spread.astype(np.float32), final, scores[own],
+    )  # fmt: skip
+
+
+def _one(scores: np.ndarray) -> np.ndarray:
+    """The mean of what seeds are left, as a submission takes it."""
+    return np.asarray(scores[0] if len(scores) == 1 else scores.mean(axis=0))
+
+
+def _of_seeds(scores: np.ndarray, seeds: list[int], wanted: list[int]) -> np.ndarray:
+    """Another encoder's scores, seed by seed of the run's own; NaN of one that it lacks."""
+    found = np.full((len(wanted), *scores.shape[1:]), np.nan, np.float32)
+    for index, seed in enumerate(wanted):
+        if seed in seeds:
+            found[index] = scores[seeds.index(seed)]
+    return found

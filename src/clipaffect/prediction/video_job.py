@@ -1,0 +1,186 @@
+"""One video, or all single images: from the files to their outputs, whatever becomes of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipaffect.core.errors import UserError, first_line
+from clipaffect.core.frame_status import FrameStatus
+from clipaffect.core.hashing import digest, file_digest
+from clipaffect.core.parquet import write_text
+from clipaffect.core.progress import Listener, reported_to
+from clipaffect.core.store import Store
+from clipaffect.dataset.manifest import VIDEO
+from clipaffect.prediction.output_lock import WORK, is_full
+from clipaffect.prediction.outputs import (
+    WRITTEN,
+    read_record,
+    remove_outputs,
+    summary_row,
+    write_outputs,
+    write_record,
+)
+from clipaffect.prediction.pipeline import Wanted, predicted, state_of
+from clipaffect.prediction.sources import Source, manifest
+
+LOGS = "_logs"  # below the output: of errors of the program
+# What part of a frame's work each stage is; measured with the tiny CLIP on 640x360.
+SHARES = {"videos": (0.0, 0.1), "frames": (0.1, 0.6), "crops": (0.7, 0.3)}
+Row = dict[str, Any]
+Tell = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one process works on at a time: a video, or all single images.
+
+    Attributes:
+        sources: the files.
+        folder: where its outputs go, below the output's folder.
+        frames: about how many.
+    """
+
+    sources: list[Source]
+    folder: str
+    frames: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where outputs go, and where finished pieces are kept; None: beside the outputs, for now."""
+
+    out: Path
+    store: Path | None
+
+    def work(self, unit: Unit) -> Path:
+        """A folder for what is not finished of a unit."""
+        return self.out / WORK / digest(unit.folder)[:16]
+
+    def store_of(self, unit: Unit) -> Store:
+        """The store of a unit's pieces."""
+        return Store(self.store or self.work(unit) / "store")
+
+    def forget(self, unit: Unit) -> None:
+        """Remove a unit's pieces, unless they are kept for good."""
+        if self.store is None:
+            shutil.rmtree(self.work(unit), ignore_errors=True)
+
+
+def _state(unit: Unit, out: Path) -> dict[str, list[str]]:
+    """By name, where a unit's files lie as their page says it, and their sha256."""
+    return {
+        source.name: [os.path.relpath(source.path.resolve(), out.resolve()),
+                      file_digest(source.path)]
+        for source in unit.sources
+    }  # fmt: skip
+
+
+def finished(unit: Unit, out: Path, mark: str) -> list[Row] | None:
+    """Summary rows of a unit that was finished before, of the same files; None if it was not."""
+    record = read_record(out / unit.folder)
+    if record is None or record.get("made_by") != mark:
+        return None
+    try:
+        same = record["files"] == _state(unit, out)
+    except OSError:
+        return None
+    there = all((out / unit.folder / name).is_file() for name in record["written"])
+    return list(record["rows"]) if same and there else None
+
+
+def _listener(tell: Tell, encoders: int) -> Listener:
+    """Tells of the share of a unit's work that is done, from the progress of its stages."""
+    reached, through = 0.0, 0
+
+    def listen(kind: str, done: int, total: int) -> None:
+        nonlocal reached, through
+        start, length = SHARES.get(kind, (0.0, 0.0))
+        part = done / max(total, 1)
+        if kind == "crops":
+            part = (through + part) / encoders
+            through += done >= total
+        share = start + length * min(part, 1)
+        if share - reached > 0.005:
+            reached = share
+            tell(share)
+
+    return listen
+
+
+def work_on(unit: Unit, wanted: Wanted, place: Place, mark: str, tell: Tell) -> list[Row]:
+    """Predict a unit; returns its files' summary rows. An error of the program is an outcome."""
+    torch.set_num_threads(1)
+    out = place.out / unit.folder
+    before = {source.name: _state_of(source.path) for source in unit.sources}
+    trouble: Exception | None = None
+    outcome = FrameStatus.VIDEO_CHANGED
+    try:
+        files = _state(unit, place.out)
+        with reported_to(_listener(tell, len(wanted.opened.encoders))):
+            rows = _answered(unit, wanted, place, out)
+        left_out = _changed(unit, before)
+    except PermissionError as error:
+        trouble, outcome = error, FrameStatus.NO_PERMISSION
+        left_out = {s.name for s in unit.sources if not os.access(s.path, os.R_OK)}
+    except FileNotFoundError as error:
+        trouble, left_out = error, {s.name for s in unit.sources if not s.path.exists()}
+    except UserError as error:
+        trouble, left_out = error, _changed(unit, before)
+    except Exception as error:  # one file's trouble is not that of a thousand others
+        if is_full(error):
+            raise
+        return _crashed(unit, place, error)
+    if trouble is not None and not left_out:
+        if not isinstance(trouble, UserError):
+            return _crashed(unit, place, trouble)
+        remove_outputs(out)
+        said = f"{trouble.what}: {trouble.fix}"
+        return [summary_row(source.name, FrameStatus.FAILED, said) for source in unit.sources]
+    if left_out:
+        # Of many images the others are answered.
+        remove_outputs(out)
+        place.forget(unit)
+        rows = [summary_row(s.name, outcome) for s in unit.sources if s.name in left_out]
+        rest = [source for source in unit.sources if source.name not in left_out]
+        again = replace(unit, sources=rest)
+        return rows + (work_on(again, wanted, place, mark, tell) if rest else [])
+    written = sorted(path.name for path in out.iterdir() if path.name in WRITTEN)
+    write_record(out, {"made_by": mark, "files": files, "rows": rows, "written": written})
+    place.forget(unit)
+    return rows
+
+
+def _answered(unit: Unit, wanted: Wanted, place: Place, out: Path) -> list[Row]:
+    write_record(out, {"made_by": "nobody yet"})
+    listed = manifest(unit.sources, wanted.people)
+    video = unit.sources[0].path if unit.sources[0].kind == VIDEO else None
+    with predicted(listed, wanted, place.store_of(unit), place.work(unit)) as found:
+        return write_outputs(found, 0, len(found.rows), out, wanted, video)
+
+
+def _state_of(path: Path) -> tuple[int, int] | None:
+    try:
+        return state_of(path)
+    except OSError:
+        return None
+
+
+def _changed(unit: Unit, before: dict[str, tuple[int, int] | None]) -> set[str]:
+    """Files that are no longer as they were when the work on them began."""
+    return {source.name for source in unit.sources if _state_of(source.path) != before[source.name]}
+
+
+def _crashed(unit: Unit, place: Place, error: BaseException) -> list[Row]:
+    remove_outputs(place.out / unit.folder)
+    log = place.out / LOGS / f"{digest(unit.folder)[:16]}.log"
+    write_text(log, "".join(traceback.format_exception(error)))
+    said = f"{first_line(error)} ({log})"
+    return [summary_row(source.name, FrameStatus.FAILED, said) for source in unit.sources]

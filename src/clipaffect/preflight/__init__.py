@@ -1,1 +1,0 @@
-"""What a run will find, do and cost, told before any work."""

@@ -1,0 +1,190 @@
+"""Stage ``report``: the page with its figures and tables."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from clipaffect.config.models import Config
+from clipaffect.config.presets import preset_changes
+from clipaffect.config.stage_keys import shard_names
+from clipaffect.core.assets import known_assets
+from clipaffect.core.frame_status import MEANING, FrameStatus
+from clipaffect.core.layout import Layout, Report
+from clipaffect.core.parquet import read_table, take_rows, write_text
+from clipaffect.core.split_names import TRAIN
+from clipaffect.core.tasks import Task
+from clipaffect.dataset.summary_text import import_note
+from clipaffect.encoders.prompts import task_prompts
+from clipaffect.evaluation.bootstrap import FEWEST
+from clipaffect.faces.crops import read_crops
+from clipaffect.report import figures
+from clipaffect.report.cost import encoder_rows, head_rows
+from clipaffect.report.first_page import config_yaml
+from clipaffect.report.headline import answer, headline
+from clipaffect.report.pages import page_environment, records
+from clipaffect.report.results import Results, read_results, unit_of
+from clipaffect.report.run_record import fingerprint, run_record, weight_digests
+from clipaffect.report.tables import (
+    comparisons_table,
+    coverage_table,
+    runs_table,
+    scores_table,
+    steps_table,
+    targets_table,
+    write_tables,
+)
+
+PICTURES_PER_CLASS = 3
+MISSING = {
+    "leave_out": "those without a crop of the annotated person are left out",
+    "nearest": "those without a crop of the annotated person take the score of that person's "
+    "nearest frame with one",
+    "interpolate": "those without a crop of the annotated person take a score interpolated between "
+    "that person's neighbouring frames with one",
+}
+
+
+def _write_figures(results: Results, folder: Path) -> dict[str, dict[str, figures.Spec]]:
+    """Write every figure; returns the charts for the page, by task and name."""
+    alpha = results.config.training.headline_alpha
+    found: dict[str, dict[str, figures.Spec]] = {}
+    for name, task in results.tasks.items():
+        drawn = {
+            "beside": figures.beside(task),
+            "alpha": figures.alpha_curve(task, alpha),
+            "targets": figures.target_bars(task, alpha),
+            "confusion": figures.confusion_map(task, alpha),
+            "calibration": figures.calibration(task, alpha),
+        }
+        for kind, chart in drawn.items():
+            figures.save(chart, folder, f"{kind}_{name}")
+        found[name] = {kind: figures.for_page(chart) for kind, chart in drawn.items()}
+    return found
+
+
+def _data_uri(data: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _pictures(config: Config, folder: Path) -> list[tuple[str, list[str]]]:
+    """A few validation crops of each class, each of another person, as data URIs."""
+    task = _pictured(config)
+    if config.data.licensed or task is None or not config.encoders:
+        return []
+    labels = read_table(Layout(folder).table(config.encoder, task.name).rows)
+    labels = labels[(labels["split"] != TRAIN) & (labels["status"] == FrameStatus.OK)]
+    # The middle one of the frames that show it is near the expression's apex.
+    keys = ["label", "video", "person"]
+    place = labels.groupby(keys).cumcount()
+    count = labels.groupby(keys)["frame"].transform("size")
+    wanted = labels[place == count // 2].sort_values(keys)[[*keys, "frame"]]
+    wanted = wanted.groupby("label").head(PICTURES_PER_CLASS)
+    crops: dict[tuple[str, str, int], str] = {}
+    for shard in shard_names(config.data.shards):
+        path = Layout(folder).faces(shard)
+        rows = read_table(path, ["video", "person", "frame", "status"]).reset_index(names="at")
+        rows = rows[rows["status"] == FrameStatus.OK].merge(wanted, on=["video", "person", "frame"])
+        taken = take_rows(pq.ParquetFile(path), rows["at"].to_numpy(), ["crop", "image"])
+        for row, data in zip(rows.itertuples(), read_crops(taken), strict=True):
+            kind = "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
+            crops[row.video, row.person, row.frame] = _data_uri(data, kind)
+    pictures = []
+    for index, name in enumerate(task.targets):
+        rows = wanted[wanted["label"] == index]
+        places = [(row.video, row.person, row.frame) for row in rows.itertuples()]
+        # Imported features may be of frames in which no face was found here.
+        found = [crops[place] for place in places if place in crops]
+        pictures.append((name, found))
+    return pictures
+
+
+def _pictured(config: Config) -> Task | None:
+    """The first task with classes: its validation crops are shown."""
+    return next((task for task in config.tasks().values() if not task.multilabel), None)
+
+
+def build_report(config: Config, folder: Path, out: Path) -> None:
+    """Write the page, its figures and tables, ``metrics.json`` and ``run.json`` to ``out``.
+
+    Args:
+        config: what was run.
+        folder: results/<run>.
+        out: the report's folder.
+    """
+    results = read_results(config, folder)
+    out.mkdir(parents=True, exist_ok=True)
+    tables = {
+        "scores": scores_table(results),
+        "comparisons": comparisons_table(results),
+        "steps": steps_table(results),
+        "targets": targets_table(results),
+        "runs": runs_table(results),
+        "coverage": coverage_table(results),
+    }
+    files = Report(out)
+    write_tables(tables, files.tables)
+    numbers = headline(results)
+    write_text(files.metrics, json.dumps(numbers, indent=2) + "\n")
+    write_text(files.record, json.dumps(run_record(config, folder), indent=2) + "\n")
+    assets = known_assets()
+    unit = unit_of(results.summary)
+    answers = [answer(name, own, unit) for name, own in numbers["tasks"].items()]
+    context = {
+        "config": config,
+        "numbers": numbers,
+        "answers": answers,
+        "unit": unit,
+        "fewest": FEWEST,
+        "missing": MISSING[config.evaluation.missing],
+        "tasks": {name: found.task for name, found in results.tasks.items()},
+        "summary": results.summary,
+        "meaning": {str(outcome): text for outcome, text in MEANING.items()},
+        "fingerprint": fingerprint(config),
+        "config_yaml": config_yaml(config),
+        "preset_changes": preset_changes(config),
+        "prompts": _prompts(results),
+        "costs": [*encoder_rows(config), *head_rows(results, folder)],
+        "step_notes": [t.choices["note"] for t in results.tasks.values() if "note" in t.choices],
+        "cautions": [
+            f"{name}: {assets[encoder.asset].caution}"
+            for name, encoder in config.encoders.items()
+            if encoder.asset is not None and assets[encoder.asset].caution
+        ],
+        "imports": [
+            import_note(name, json.loads(Layout(folder).import_counts(name).read_text()))
+            for name in config.features.imported
+        ],
+    } | {name: records(table) for name, table in tables.items()}
+    environment = page_environment()
+    page = environment.get_template("report.html").render(
+        **context,
+        figures=_write_figures(results, files.figures),
+        script=figures.script(),
+        pictures=_pictures(config, folder),
+    )
+    write_text(files.page, page)
+    environment.autoescape = False
+    write_text(files.markdown, environment.get_template("report.md").render(**context))
+    for said, (name, own) in zip(answers, numbers["tasks"].items(), strict=True):
+        task = results.tasks[name]
+        card = environment.get_template("card.md").render(
+            **context, name=name, t=own, task=task.task, support=task.support(), said=said,
+            weights=weight_digests(config, folder, name),
+        )  # fmt: skip
+        write_text(files.card(name), card)
+
+
+def _prompts(results: Results) -> dict[str, list[tuple[str, list[str], list[str]]]]:
+    """By task, the prompts of each target, where an encoder was asked by them."""
+    found = {}
+    for name, task in results.tasks.items():
+        if (task.metrics["method"] == "zero_shot").any():
+            prompts = task_prompts(task.task, results.config.zero_shot)
+            found[name] = [
+                (target, *own) for target, own in zip(task.task.targets, prompts, strict=True)
+            ]
+    return found

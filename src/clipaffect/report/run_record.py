@@ -1,0 +1,84 @@
+"""What a run's numbers are a function of, written down beside them: ``run.json``."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from clipaffect._version import __version__
+from clipaffect.config.models import Config
+from clipaffect.config.stage_keys import VERSIONS
+from clipaffect.core.errors import UserError
+from clipaffect.core.hashing import digest, file_digest
+from clipaffect.core.layout import Layout
+
+RECORD = "report/run.json"  # below results/<run>
+PACKAGES = ("torch", "open_clip_torch", "timm", "av", "ai-edge-litert", "scikit-learn", "pyarrow",
+            "pandas", "numpy", "snakemake")  # fmt: skip
+
+
+def fingerprint(config: Config) -> dict[str, Any]:
+    """Configuration and versions."""
+    values = config.settings()
+    versions = {name: version(name) for name in PACKAGES} | {"clipaffect": __version__}
+    return {"config": digest(values), "versions": versions}
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What a finished run says of itself: the ``run_record`` in results/<run>.
+
+    Raises:
+        UserError: the folder holds no finished report, or that of another version.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        raise UserError(
+            f"no finished run: there is no {RECORD}", where=folder,
+            fix="name a folder such as results/demo whose report is built",
+        )  # fmt: skip
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not all(kind in record for kind in ("config", "stages", "data", "code")):
+            raise ValueError("it lacks a part")
+        if "run" not in record["config"] or "clipaffect" not in record["versions"]:
+            raise ValueError("it names no run or version")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"it is not the record of a run by this version ({error})", where=path,
+            fix="build the report again: clipaffect run",
+        ) from error  # fmt: skip
+    return record
+
+
+def run_record(config: Config, folder: Path) -> dict[str, Any]:
+    """Everything that two runs are compared by: settings, versions, stages, data, own code.
+
+    The labels' files say which frames, people and splits there are; ``tables`` what every
+    annotated frame became; the features are what the heads were trained on.
+
+    Args:
+        config: what was run.
+        folder: results/<run>.
+    """
+    layout = Layout(folder)
+    tables = {name: layout.table(config.encoder, name) for name in config.tasks()}
+    files = {f"labels {name}": layout.dataset.labels(name) for name in tables}
+    files |= {f"tables {name}": table.rows for name, table in tables.items()}
+    return {
+        "config": config.settings(),
+        "versions": fingerprint(config)["versions"],
+        "stages": VERSIONS,
+        "tasks": list(config.tasks()),
+        "data": {name: file_digest(path) for name, path in files.items()},
+        "made": {f"features {name}": file_digest(table.features) for name, table in tables.items()},
+        "code": {path: file_digest(Path(path)) for path in config.training.user_files()},
+    }
+
+
+def weight_digests(config: Config, folder: Path, task: str) -> dict[str, str]:
+    """sha256 of the bundles of a task's heads."""
+    parts = range(config.training.parts)
+    paths = [Layout(folder).heads(task, part).weights for part in parts]
+    return {path.relative_to(folder).as_posix(): file_digest(path) for path in paths}

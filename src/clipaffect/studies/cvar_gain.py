@@ -1,0 +1,157 @@
+"""The card on where a task's gain comes from: classes, how frequent they are, people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from scipy.stats import kendalltau
+
+from clipaffect.config.models import Config
+from clipaffect.core.layout import Layout
+from clipaffect.evaluation.compare_heads import PLANNED, TARGETS, people_f1
+from clipaffect.evaluation.person_counts import Counted, Setting, read_counts
+from clipaffect.report import figures
+from clipaffect.report.results import Results, TaskResults, read_results, unit_of
+from clipaffect.studies.card import Card, Section, write_card_page
+
+QUESTION = "Why does one task gain more from CVaR than the other?"
+
+
+def target_gains(task: TaskResults, alpha: float) -> pd.DataFrame:
+    """One row a class or label, the rarest first: its frames, F1 of both, the gain over ERM."""
+    own = task.comparisons[task.comparisons["family"] == TARGETS].set_index("target")
+    frames = pd.Series(task.support())
+    table = pd.DataFrame(
+        {"target": list(task.task.targets),
+         "frames": [int(frames[name]) for name in task.task.targets],
+         "f1_of_erm": task.f1_of_targets(1.0), "f1": task.f1_of_targets(alpha)}
+    )  # fmt: skip
+    scored = task.frames["with_crop"] + task.frames["filled"]
+    table.insert(2, "share_of_frames", table["frames"] / scored)
+    for name in ("difference", "low", "high", "p_adjusted"):
+        table[name] = table["target"].map(own[name])
+    return table.sort_values(["frames", "target"], ignore_index=True)
+
+
+def people_gains(counted: Counted, headline: Setting, erm: Setting) -> pd.DataFrame:
+    """One row a person: F1 over their own answers under both, those who gain most first."""
+    mine, theirs = (people_f1(list(counted.seeds[s].values())) for s in (headline, erm))
+    answers = counted.cells[headline].sum(axis=1).astype(int)
+    table = pd.DataFrame(
+        {"person": counted.people, "answers": answers, "f1_of_erm": theirs, "f1": mine,
+         "difference": mine - theirs}
+    )  # fmt: skip
+    return table.sort_values(["difference", "person"], ascending=[False, True], ignore_index=True)
+
+
+def gain_answer(name: str, targets: pd.DataFrame, overall: pd.Series) -> str:
+    """What the tables say of one task.
+
+    Args:
+        name: of the task.
+        targets: see ``target_gains``.
+        overall: the planned comparison of the headline with ERM.
+    """
+    text = f"{name}: CVaR at alpha = {overall['alpha']:g} differs from ERM by "
+    text += f"{overall['difference']:+.3f}"
+    if not np.isnan(overall["low"]):
+        text += f" (95 % interval {overall['low']:+.3f} to {overall['high']:+.3f})"
+    # Macro F1 is the mean over targets: each half's part adds up to the whole.
+    parts = targets["difference"] / len(targets)
+    half = len(targets) // 2
+    rare, frequent = float(parts[:half].sum()), float(parts[half:].sum())
+    if not half:
+        return f"{text}."
+    text += (
+        f". The {half} rarest of {len(targets)} classes or labels bring {rare:+.3f} of it, the "
+        f"others {frequent:+.3f}"
+    )
+    found = kendalltau(targets["frames"], targets["difference"]).statistic
+    if np.isnan(found):
+        return f"{text}; no gain is larger than another."
+    # Classes scored on the same people are not independent: tau describes, and is not tested.
+    said = "more for frequent" if found > 0 else "more for rare"
+    return f"{text}; it is {said} ones (Kendall's tau of gain and frequency {found:+.2f})."
+
+
+def between_answer(rows: dict[str, pd.Series]) -> str:
+    """Which task gains most and which least; differences between tasks are not tested."""
+    order = sorted(rows, key=lambda name: -rows[name]["difference"])
+    first, last = order[0], order[-1]
+    by = rows[first]["difference"] - rows[last]["difference"]
+    return f"{first} gains more than {last} by {by:.3f}, which is described and not tested."
+
+
+def _chart(table: pd.DataFrame) -> figures.Spec:
+    base = figures.chart_of(table)
+    x = alt.X("share_of_frames:Q", title="share of the frames", scale=alt.Scale(type="symlog",
+              constant=0.01), axis=alt.Axis(format="%"))  # fmt: skip
+    y = alt.Y("difference:Q", title="F1 less ERM's")
+    bars = [
+        known.mark_rule(color=figures.SOFT).encode(x=x, y=alt.Y("low:Q", title=""), y2="high:Q")
+        for known in figures.with_interval(table)
+    ]
+    points = base.mark_point(filled=True, color=figures.ACCENT, opacity=1, size=60).encode(
+        x=x, y=y,
+        tooltip=figures.tooltips(("target:N", "class or label"), ("difference:Q", "difference"),
+                                 ("low:Q", "low"), ("high:Q", "high"), ("frames:Q", "frames")),
+    )  # fmt: skip
+    names = base.mark_text(align="left", dx=7, dy=-5).encode(x=x, y=y, text="target:N")
+    return figures.finish(
+        alt.layer(*bars, points, names),
+        "Scatter plot of each class or label: its share of the frames against the difference of "
+        "its F1 to plain ERM; the same numbers are in the table below.",
+        280,
+    )
+
+
+def write_gain(config: Config, folder: Path, out: Path) -> None:
+    """Write the card to ``out`` from the evaluation in ``folder``, ``results/<run>``."""
+    results = read_results(config, folder)
+    alpha, unit = config.training.headline_alpha, unit_of(results.summary)
+    answers: dict[str, str] = {}
+    sections: list[Section] = []
+    overall: dict[str, pd.Series] = {}
+    for name, task in results.tasks.items():
+        row = _overall(results, task)
+        if row is None:
+            answers[name] = f"{name}: there is no head of another alpha than 1 to compare with ERM."
+            continue
+        overall[name] = row
+        targets = target_gains(task, alpha)
+        answers[name] = gain_answer(name, targets, row)
+        counted = read_counts(Layout(folder).evaluation(name).person_counts)
+        headline, erm = (Setting("head", config.encoder, "", a) for a in (alpha, 1.0))
+        sections += [
+            Section(name, f"targets_{name}", "Difference of F1 to ERM, over how frequent a class "
+                    f"or label is; bars: 95 % intervals over {unit}. p is adjusted for all "
+                    "classes and labels of the task.", targets, _chart(targets)),
+            Section("", f"people_{name}", f"The same by {unit}: F1 over all of one's answers, mean "
+                    "over seeds.", people_gains(counted, headline, erm)),
+        ]  # fmt: skip
+    if len(overall) > 1:
+        answers["between"] = between_answer(overall)
+    card = Card(
+        QUESTION,
+        f"The headline's heads (alpha = {alpha:g}) beside plain ERM, by class, frequency and "
+        "person.",
+        answers,
+        sections,
+        "On the validation split, paired seed by seed. A gain by class is what happened to these "
+        "people; a cause is not shown by it.",
+    )
+    write_card_page(card, config.run, out)
+
+
+def _overall(results: Results, task: TaskResults) -> pd.Series | None:
+    table = task.comparisons
+    own = table[
+        (table["family"] == PLANNED)
+        & (table["second_method"] == "head")
+        & (table["second_alpha"] == 1)
+        & (table["alpha"] == results.config.training.headline_alpha)
+    ]
+    return None if own.empty else own.iloc[0]

@@ -1,0 +1,117 @@
+"""Check a submission: its first wrong line, and what it lacks of the organisers' sample file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipaffect.core.errors import UserError
+from clipaffect.core.tasks import Task
+from clipaffect.dataset.test_list import LOCATION, read_test_list, submission_header, task_of_header
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a right file holds."""
+
+    rows: int
+    people: int
+
+
+def check_submission(path: Path, task: Task, sample: Path | None = None) -> Checked:
+    """Read a submission as strictly as an evaluation script might.
+
+    Args:
+        path: the file.
+        task: EXPR (one class number a row) or AU (twelve bits).
+        sample: the organisers' sample file: every row of it must be there, and no other.
+
+    Raises:
+        UserError: the first wrong line, by its number and with what is wrong in it.
+    """
+    wanted = None if sample is None else _locations(sample, task)
+    seen: dict[str, int] = {}
+    lines = _lines(path)
+    header = submission_header(task)
+    _, first = next(lines, (1, ""))
+    other = task_of_header(first)
+    if other is not None and other != task:
+        raise _wrong(path, 1, f"a file of {other.name}", f"check it with --task {other.name}")
+    if first.startswith("\ufeff"):
+        raise _wrong(path, 1, "a byte-order mark before the header", "save it as UTF-8 without one")
+    if first != header:
+        raise _wrong(
+            path, 1, f"{first[:120]!a}", f"the header is '{header}', and nothing before it"
+        )
+    for number, line in lines:
+        location, *values = line.split(",")
+        match = LOCATION.fullmatch(location)
+        if not match or not match["name"].isprintable():
+            raise _wrong(path, number, f"'{location[:80]}'", "a row begins with video/00001.jpg")
+        if location in seen:
+            raise _wrong(path, number, f"'{location}' again, as in line {seen[location]}",
+                         "one row a frame")  # fmt: skip
+        seen[location] = number
+        if wanted is not None and location not in wanted:
+            fix = f"write it as in {sample} (names are compared letter by letter), or leave it out"
+            raise _wrong(path, number, f"'{location}' is no row of the sample file", fix)
+        _check_values(path, number, values, task)
+    if not seen:
+        raise _wrong(path, 2, "nothing after the header", "one row a frame")
+    if wanted is not None and len(seen) < len(wanted):
+        location = next(location for location in wanted if location not in seen)
+        raise UserError(
+            f"{len(wanted) - len(seen)} rows of the sample file are missing, the first is "
+            f"'{location}' (its line {wanted[location]})",
+            where=path,
+            fix="give every row of the sample file, frames without a face too",
+        )
+    people = {location.rpartition("/")[0] for location in seen}
+    return Checked(len(seen), len(people))
+
+
+def _check_values(path: Path, number: int, values: list[str], task: Task) -> None:
+    count = len(task.columns)
+    if len(values) != count:
+        fix = f"give {count} for {task.name}, apart by commas, behind the image's name"
+        raise _wrong(path, number, f"{len(values)} values", fix)
+    allowed = {"0", "1"} if task.multilabel else {str(k) for k in range(len(task.targets))}
+    for place, value in enumerate(values):
+        if value not in allowed:
+            what = f"'{value[:40]}'" + (f" for {task.targets[place]}" if task.multilabel else "")
+            fix = f"a whole number from 0 to {len(allowed) - 1}, without spaces"
+            raise _wrong(path, number, what, fix)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines without their ends; the last may lack one, none may be empty."""
+    if not path.is_file():
+        what = "a folder, not a file" if path.is_dir() else "no such file"
+        raise UserError(what, where=path, fix="name the submission's text file")
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                line = raw.decode("utf-8")
+            except UnicodeDecodeError:
+                raise _wrong(path, number, "bytes that are not text", "write UTF-8") from None
+            line = line.removesuffix("\n").removesuffix("\r")
+            if not line:
+                raise _wrong(path, number, "an empty line", "remove it")
+            yield number, line
+
+
+def _locations(sample: Path, task: Task) -> dict[str, int]:
+    """The sample file's rows and their lines, as the run itself reads them."""
+    rows = read_test_list(sample, task, lambda name: (name, "")).rows
+    if (rows["frame"] == 0).any():
+        raise UserError(
+            "this is no sample file: it does not begin with 'image_location'",
+            where=f"{sample}, line 1",
+            fix="give the organisers' file with a row for each frame",
+        )
+    return dict(zip(rows["location"].tolist(), rows["line"].tolist(), strict=True))
+
+
+def _wrong(path: Path, number: int, what: str, expected: str) -> UserError:
+    return UserError(f"line {number}: {what}", where=f"{path}, line {number}", fix=expected)

@@ -1,1 +1,0 @@
-"""A CLIP of the project's own, small enough to ship: trained on rendered heads with captions."""

@@ -1,0 +1,321 @@
+"""Stage ``training``: the heads of one part of the grid, as one bundle.
+
+A part's bundle is ``heads.safetensors`` (every head's weights under its name), ``heads.parquet``
+(one row a head: settings, status, kept epoch) and ``history.parquet`` (one row a head and epoch).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from clipaffect.config.stage_keys import VERSIONS
+from clipaffect.config.training import Recipe, Training
+from clipaffect.core.errors import UserError
+from clipaffect.core.gpu import one_device
+from clipaffect.core.layout import Heads
+from clipaffect.core.node_scratch import scratch_copy
+from clipaffect.core.parquet import read_table, whole_file, write_table, write_text
+from clipaffect.core.progress import Progress
+from clipaffect.core.split_names import TRAIN, VALIDATION
+from clipaffect.core.store import Store
+from clipaffect.core.tasks import Task
+from clipaffect.features.build_table import feature_dimension, folds_of
+from clipaffect.training.checkpoint import CHECKPOINT, read_under
+from clipaffect.training.cost import Timings
+from clipaffect.training.data import (
+    Split,
+    TrainingData,
+    check_trainable,
+    data_digest,
+    read_split,
+    training_data,
+)
+from clipaffect.training.history import is_collapsed
+from clipaffect.training.train import TrainedHead, train_head
+from clipaffect.training.train_stack import train_stack
+from clipaffect.training.trainer import build_head, check_user_code
+from clipaffect.training.user_code import user_code_digests
+
+# Of these a head's bytes depend on: products, the order of batches, the published search.
+PACKAGES = ("torch", "numpy", "scipy")
+
+
+@dataclass(frozen=True)
+class HeadId:
+    """Which head of a task.
+
+    Attributes:
+        variant: ``""`` for the grid's own recipe.
+        alpha: CVaR's level; NaN for losses that have none.
+        seed: of initialisation, batches and dropout.
+        fold: whose validation rows it is not trained on; 0 where there are no folds.
+    """
+
+    variant: str
+    alpha: float
+    seed: int
+    fold: int = 0
+
+    @property
+    def name(self) -> str:
+        """Name in bundles and tables."""
+        variant = f"{self.variant}," if self.variant else ""
+        alpha = "" if math.isnan(self.alpha) else f"alpha={self.alpha:g},"
+        fold = f",fold={self.fold}" if self.fold else ""
+        return f"{variant}{alpha}seed={self.seed}{fold}"
+
+    def columns(self) -> dict[str, Any]:
+        """Columns of the tables."""
+        return {"head": self.name, **asdict(self)}
+
+
+def grid(settings: Training, folds: list[int], part: int) -> list[HeadId]:
+    """The heads of a part, fold by fold; parts are dealt in turn."""
+    heads = [HeadId(*head, fold) for fold in folds for head in settings.heads()]
+    return heads[part :: settings.parts]
+
+
+def train_heads(
+    table: Path,
+    task: Task,
+    settings: Training,
+    part: int,
+    store: Store,
+    out: Path,
+    timings: Path | None = None,
+) -> None:
+    """Train the heads of ``part`` and write their bundle into the folder ``out``.
+
+    Each head is a piece of the work store, keyed by all it depends on; an unfinished one goes on
+    from its last epoch.
+
+    Args:
+        timings: where the rate that was reached is written, which no result depends on.
+    """
+    recipes = settings.recipes()
+    heads = grid(settings, folds_of(table), part)
+    measured = Timings(task, feature_dimension(table))
+    entries: dict[HeadId, Path] = {}
+    epochs = sum(recipes[head.variant].epochs for head in heads)
+    with (
+        one_device(settings.device == "cuda") as device,
+        scratch_copy(table, ["rows.parquet", "features.npy"]) as near,
+        Progress(f"{task.name} epochs of {len(heads)} heads", epochs) as progress,
+    ):
+        for fold in sorted({head.fold for head in heads}):
+            own = [head for head in heads if head.fold == fold]
+            train, validation = (read_split(near, task, s, fold) for s in (TRAIN, VALIDATION))
+            entries |= train_entries(
+                own, train, validation, task, settings, device, store, measured, progress
+            )
+    _write_bundle(entries, recipes, settings.device, task, out)
+    if timings is not None:
+        measured.write(timings)
+
+
+def train_entries(
+    heads: list[HeadId],
+    train: Split,
+    validation: Split,
+    task: Task,
+    settings: Training,
+    device: str,
+    store: Store,
+    measured: Timings,
+    progress: Progress,
+) -> dict[HeadId, Path]:
+    """The store's pieces of some heads that share their training rows; those missing are trained.
+
+    Args:
+        heads: which.
+        train: what they are trained on.
+        validation: what is watched and never used.
+        task: the task.
+        settings: the ``training`` section.
+        device: ``cpu``, or the GPU that this job holds.
+        store: the work store.
+        measured: where rates are noted.
+        progress: told of every epoch.
+    """
+    if settings.device == "cuda" and device == "cpu":
+        raise UserError(
+            "torch finds no GPU", where="training.device", fix="set device: cpu, or install a "
+            "CUDA build of torch on a machine with an NVIDIA GPU",
+        )  # fmt: skip
+    check_trainable(train.labels.numpy(), task)
+    every = settings.recipes()
+    recipes = {head.variant: every[head.variant] for head in heads}
+    for recipe in recipes.values():
+        check_user_code(recipe, task, train.features.shape[1])
+    data = {name: training_data(train, validation, task, r) for name, r in recipes.items()}
+    base: dict[str, Any] = {
+        "version": VERSIONS["heads"],
+        "task": task.name,
+        "data": data_digest(train, validation),
+        "versions": {name: version(name) for name in PACKAGES},
+        "device": settings.device,
+    }
+    keys = {
+        head: base
+        | {
+            "recipe": recipes[head.variant].model_dump(mode="json"),
+            "code": user_code_digests(recipes[head.variant]),
+            "alpha": None if math.isnan(head.alpha) else head.alpha,
+            "seed": head.seed,
+        }
+        for head in heads
+    }
+    if settings.device == "cuda":
+        train_stacks(device, keys, data, task, recipes, store, measured)
+    entries = {}
+    for head in heads:
+        recipe = recipes[head.variant]
+        make = _maker(head, data[head.variant], task, recipe, measured, progress.advance)
+        before = progress.done
+        entries[head] = store.get_or_make("heads", keys[head], make, keep_partial=True)
+        progress.advance(before + recipe.epochs - progress.done)
+    return entries
+
+
+def _maker(
+    head: HeadId,
+    data: TrainingData,
+    task: Task,
+    recipe: Recipe,
+    measured: Timings,
+    after_epoch: Callable[[], None],
+) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        trained = train_head(data, task, recipe, head.alpha, head.seed, folder, after_epoch)
+        measured.add(recipe, trained.samples, trained.seconds)
+        _write_entry(trained, folder)
+
+    return make
+
+
+def _write_entry(trained: TrainedHead, folder: Path) -> None:
+    """The files of a finished head; then its checkpoint has done its work."""
+    with whole_file(folder / "head.safetensors") as beside:
+        save_file(trained.weights, beside)
+    write_table(folder / "history.parquet", pd.DataFrame(trained.history))
+    record = {"status": trained.status, "kept_epoch": trained.kept}
+    write_text(folder / "record.json", json.dumps(record))
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def train_stacks(
+    device: str,
+    keys: dict[HeadId, dict[str, Any]],
+    data: dict[str, TrainingData],
+    task: Task,
+    recipes: dict[str, Recipe],
+    store: Store,
+    measured: Timings,
+) -> None:
+    """Train the missing heads of each recipe together, into the store.
+
+    Which heads those are is written down first: a job that is killed while the finished stack is
+    being stored goes on with the same stack.
+    """
+    for variant, recipe in recipes.items():
+        heads = {head.name: head for head in keys if head.variant == variant}
+        if all(store.has("heads", keys[head]) for head in heads.values()):
+            continue
+        with store.attempt("stacks", {"heads": [keys[h] for h in heads.values()]}) as folder:
+            plan = folder / "plan.json"
+            if not plan.exists():
+                missing = [n for n, head in heads.items() if not store.has("heads", keys[head])]
+                write_text(plan, json.dumps(missing))
+            stacked = [heads[name] for name in json.loads(plan.read_text())]
+            pairs = [(head.alpha, head.seed) for head in stacked]
+            with Progress(f"{task.name} epochs of {len(pairs)} heads", recipe.epochs) as progress:
+                stack = train_stack(
+                    data[variant], task, recipe, pairs, device, folder, progress.advance
+                )
+            for head, trained in zip(stacked, stack, strict=True):
+                measured.add(recipe, trained.samples, trained.seconds)
+                store.get_or_make("heads", keys[head], partial(_write_entry, trained))
+
+
+def _write_bundle(
+    entries: dict[HeadId, Path], recipes: dict[str, Recipe], device: str, task: Task, out: Path
+) -> None:
+    weights: dict[str, torch.Tensor] = {}
+    rows: list[dict[str, Any]] = []
+    histories = []
+    for head, entry in entries.items():
+        record = json.loads((entry / "record.json").read_text())
+        history = read_table(entry / "history.parquet")
+        histories.append(history.assign(**head.columns()))
+        how = {"products": recipes[head.variant].products, "device": device}
+        kept = _kept(history, record["kept_epoch"], task)
+        rows.append(head.columns() | how | record | kept)
+        state = load_file(entry / "head.safetensors")
+        weights |= {f"{head.name}/{key}": value for key, value in state.items()}
+    with whole_file(Heads(out).weights) as beside:
+        save_file(weights, beside)
+    write_table(Heads(out).listed, pd.DataFrame(rows))
+    write_table(Heads(out).history, pd.concat(histories, ignore_index=True))
+
+
+def _kept(history: pd.DataFrame, kept: int, task: Task) -> dict[str, Any]:
+    """What the tables say of the kept epoch, and the best one on validation beside it."""
+    nothing = {
+        "mean_largest_probability": float("nan"),
+        "collapsed": False,
+        "inner_macro_f1": float("nan"),
+        "best_validation_epoch": 0,
+        "best_validation_macro_f1": float("nan"),
+    }
+    if not kept:
+        return nothing
+    epoch = history.set_index("epoch").loc[kept]
+    largest = float(epoch["mean_largest_probability"])
+    found = {
+        "mean_largest_probability": largest,
+        "collapsed": is_collapsed(largest, task),
+        "inner_macro_f1": float(epoch["inner_macro_f1"]),
+    }
+    watched = history.dropna(subset=["validation_macro_f1"])
+    if len(watched):
+        best = watched.loc[watched["validation_macro_f1"].idxmax()]
+        found["best_validation_epoch"] = int(best["epoch"])
+        found["best_validation_macro_f1"] = float(best["validation_macro_f1"])
+    return nothing | found
+
+
+def finished_heads(bundles: list[Path]) -> pd.DataFrame:
+    """One row a head of some bundles, also those that failed; ``bundle`` is where it lies."""
+    parts = [read_table(Heads(path).listed).assign(bundle=str(path)) for path in bundles]
+    found = pd.concat(parts, ignore_index=True)
+    return found.sort_values(["variant", "alpha", "seed", "fold"], ignore_index=True)
+
+
+def load_entry(entry: Path, recipe: Recipe, task: Task, inputs: int, seed: int) -> nn.Module | None:
+    """The head of a piece of the work store, in evaluation mode; None if it failed."""
+    if json.loads((entry / "record.json").read_text())["status"] != "ok":
+        return None
+    head = build_head(recipe, inputs, len(task.targets), seed)
+    head.load_state_dict(load_file(entry / "head.safetensors"))
+    return head.eval()
+
+
+def load_head(row: pd.Series, task: Task, settings: Training, inputs: int) -> nn.Module:
+    """The head of a row of ``finished_heads`` whose status is ok, in evaluation mode."""
+    weights = read_under(Heads(Path(row["bundle"])).weights, f"{row['head']}/")
+    recipe = settings.recipes()[row["variant"]]
+    head = build_head(recipe, inputs, len(task.targets), int(row["seed"]))
+    head.load_state_dict(weights)
+    return head.eval()
