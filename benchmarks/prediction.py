@@ -47,11 +47,14 @@ RATE = 25
 SHORT = 64  # frames of the video that tells what the start takes
 # Encoder, dimension, frames of video: whole batches, since a padded one costs as much.
 ENCODERS = {
-    "tiny": (Encoder(model="clipaffect-tiny", asset="tiny-clip", activation="relu", batch=32), 256,
-             3008),
+    "tiny": (
+        Encoder(model="clipaffect-tiny", asset="tiny-clip", activation="relu", batch=32),
+        256,
+        3008,
+    ),
     "ViT-B/32": (Encoder(model="ViT-B-32-quickgelu", random=0, activation="quickgelu"), 512, 512),
     "ViT-L/14": (Encoder(model="ViT-L-14-quickgelu", random=0, activation="quickgelu"), 768, 128),
-}  # fmt: skip
+}
 FER = """
 import json, sys, time, types
 for name in ("moviepy", "moviepy.editor"):  # fer imports it to write videos, which nobody asks for
@@ -97,32 +100,69 @@ def bundle(folder: Path, encoder: Encoder, inputs: int) -> Path:
             flat |= {f"e/seed={seed}/{k}": v.contiguous() for k, v in state.items()}
         save_file(flat, folder / f"heads/{task.name}.safetensors")
         tasks[task.name] = {
-            "targets": task.targets, "multilabel": task.multilabel, "alpha": 0.5, "protocol": "",
-            "file": f"heads/{task.name}.safetensors", "macro_f1": None, "low": None, "high": None,
-            "after_steps": None, "steps": [{"step": "average_seeds", "choice": {}}],
-            "heads": [{"features": "e", "seeds": [0, 1, 2], "inputs": inputs, "hidden_layers": 3,
-                       "width": inputs}],
-        }  # fmt: skip
+            "targets": task.targets,
+            "multilabel": task.multilabel,
+            "alpha": 0.5,
+            "protocol": "",
+            "file": f"heads/{task.name}.safetensors",
+            "macro_f1": None,
+            "low": None,
+            "high": None,
+            "after_steps": None,
+            "steps": [{"step": "average_seeds", "choice": {}}],
+            "heads": [
+                {
+                    "features": "e",
+                    "seeds": [0, 1, 2],
+                    "inputs": inputs,
+                    "hidden_layers": 3,
+                    "width": inputs,
+                }
+            ],
+        }
     (folder / "preprocessing.json").write_text(json.dumps(describe(Faces(), {"e": encoder})))
     files = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size,
-                                              "sha256": file_digest(path)}
-        for path in sorted(folder.rglob("*")) if path.is_file()
-    }  # fmt: skip
+        path.relative_to(folder).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": file_digest(path),
+        }
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
     values = {
-        "format": "clipaffect-bundle", "version": 1, "run": "benchmark", "licensed": False,
-        "faces": Faces().model_dump(mode="json"), "encoders": {"e": encoder.model_dump()},
-        "features": {"e": ["e"]}, "tasks": tasks, "cautions": [], "stages": VERSIONS,
-        "packages": {}, "config": "0" * 64, "files": files,
-    }  # fmt: skip
+        "format": "clipaffect-bundle",
+        "version": 1,
+        "run": "benchmark",
+        "licensed": False,
+        "faces": Faces().model_dump(mode="json"),
+        "encoders": {"e": encoder.model_dump()},
+        "features": {"e": ["e"]},
+        "tasks": tasks,
+        "cautions": [],
+        "stages": VERSIONS,
+        "packages": {},
+        "config": "0" * 64,
+        "files": files,
+    }
     (folder / "bundle.json").write_text(Bundle.model_validate(values).model_dump_json())
     return folder
 
 
 def predict(video: Path, model: Path, out: Path) -> tuple[float, float]:
     """Wall seconds and peak resident gigabytes (of all its processes) of the command."""
-    command = [sys.executable, "-m", "clipaffect", "predict", str(video), "--model", str(model),
-               "--out", str(out), "--assets", str(ASSETS)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "clipaffect",
+        "predict",
+        str(video),
+        "--model",
+        str(model),
+        "--out",
+        str(out),
+        "--assets",
+        str(ASSETS),
+    ]
     started, peak = time.perf_counter(), 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         watched = psutil.Process(run.pid)
@@ -180,13 +220,16 @@ def main() -> None:
                 shutil.rmtree(folder / used)
         native = mediapipe_rate([videos[256]])
         figures["realtime_factor_mediapipe_landmarks"] = native["rate"] / RATE
-        table.add_row("MediaPipe's landmarks alone, one core", f"{60 * RATE / native['rate']:.0f}",
-                      "", "", "")  # fmt: skip
+        table.add_row(
+            "MediaPipe's landmarks alone, one core", f"{60 * RATE / native['rate']:.0f}", "", "", ""
+        )
         if "FER_PYTHON" in os.environ:
             done = subprocess.run(
-                [os.environ["FER_PYTHON"], "-c", FER, str(videos[256])], check=True,
-                capture_output=True, text=True,
-            )  # fmt: skip
+                [os.environ["FER_PYTHON"], "-c", FER, str(videos[256])],
+                check=True,
+                capture_output=True,
+                text=True,
+            )
             fer = json.loads(done.stdout.strip().splitlines()[-1])["rate"]
             figures["realtime_factor_fer"] = fer / RATE
             table.add_row("fer 22.5.1, expressions alone", f"{60 * RATE / fer:.0f}", "", "", "")

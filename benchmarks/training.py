@@ -122,15 +122,18 @@ def compare(folder: Path, pool: multiprocessing.pool.Pool) -> tuple[Figures, lis
     loop.train(5)
     runs: dict[str, list[float]] = {}
     shares: dict[str, list[float]] = {}
-    grids = [("grid", 32, "fp32"), ("grid_bf16", 32, "bf16"), ("grid_b256_bf16", 256, "bf16"),
-             ("b1024", 1024, "fp32")]  # fmt: skip
+    grids = [
+        ("grid", 32, "fp32"),
+        ("grid_bf16", 32, "bf16"),
+        ("grid_b256_bf16", 256, "bf16"),
+        ("b1024", 1024, "fp32"),
+    ]
     for _ in range(REPEATS):
         torch.set_num_threads(CORES)
         profile = loop.train(150)
         for name, seconds in profile.parts.items():
             shares.setdefault(name, []).append(seconds / profile.total)
-        found = {"published": profile.samples / profile.total,
-                 "published_eval": loop.evaluate(150)}  # fmt: skip
+        found = {"published": profile.samples / profile.total, "published_eval": loop.evaluate(150)}
         # in a process of its own: the loop keeps the allocator as it finds it
         found["one_head"] = pool.apply(engine_rate, (folder, 32, "fp32", 4.0))
         found["eval_grid"] = on_all_cores(pool, evaluation_rate, folder)
@@ -159,10 +162,16 @@ def compare(folder: Path, pool: multiprocessing.pool.Pool) -> tuple[Figures, lis
         "eval_vs_published": ratio("eval_grid", "published_eval"),
     }
     rows = [[name, f"{statistics.median(values):,.0f}"] for name, values in runs.items()]
-    rows += [[f"published: share of {name}", f"{100 * statistics.median(values):.0f} %"]
-             for name, values in shares.items()]  # fmt: skip
-    rows.append(["bf16 products, batch 256: share of the bf16 peak",
-                 f"{100 * ratio('grid_b256_bf16', 'peak_bf16', flop[256]):.0f} %"])  # fmt: skip
+    rows += [
+        [f"published: share of {name}", f"{100 * statistics.median(values):.0f} %"]
+        for name, values in shares.items()
+    ]
+    rows.append(
+        [
+            "bf16 products, batch 256: share of the bf16 peak",
+            f"{100 * ratio('grid_b256_bf16', 'peak_bf16', flop[256]):.0f} %",
+        ]
+    )
     return figures, rows
 
 
@@ -194,11 +203,24 @@ def write_au_table(folder: Path) -> None:
 
 def full_size(folder: Path) -> Figures:
     """One epoch of one AU head at full size through the stage; peak memory and time."""
-    settings = Training(**recipe(1024, "bf16").model_dump(), tasks=(AU.name,), alphas=(1.0,),
-                        seeds=(0,), headline_alpha=1.0, parts=1)  # fmt: skip
+    settings = Training(
+        **recipe(1024, "bf16").model_dump(),
+        tasks=(AU.name,),
+        alphas=(1.0,),
+        seeds=(0,),
+        headline_alpha=1.0,
+        parts=1,
+    )
     started = time.perf_counter()
-    train_heads(folder / "au", AU, settings, 0, Store(folder / "store"), folder / "out",
-                folder / "timings.json")  # fmt: skip
+    train_heads(
+        folder / "au",
+        AU,
+        settings,
+        0,
+        Store(folder / "store"),
+        folder / "out",
+        folder / "timings.json",
+    )
     return {
         "rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
         "seconds": time.perf_counter() - started,
@@ -224,8 +246,10 @@ def growth(folder: Path) -> tuple[float, list[list[str]]]:
             times[size].append(time.perf_counter() - started)
     medians = [statistics.median(times[size]) for size in sizes]
     slope = float(np.polyfit(np.log(sizes), np.log(medians), 1)[0])
-    lines = [[f"epoch of {size:,} AU rows, batch 1024, bf16", f"{t:.2f} s"]
-             for size, t in zip(sizes, medians, strict=True)]  # fmt: skip
+    lines = [
+        [f"epoch of {size:,} AU rows, batch 1024, bf16", f"{t:.2f} s"]
+        for size, t in zip(sizes, medians, strict=True)
+    ]
     return slope, lines
 
 
@@ -234,9 +258,18 @@ def solo_gap(folder: Path) -> float:
     table = folder / "small"
     table.mkdir()
     count = 600
-    rows = pd.DataFrame({"split": ["train"] * count, "group": "v", "video": "v", "person": "",
-                         "frame": range(count), "status": "ok", "label": np.arange(count) % 8,
-                         "feature_row": range(count)})  # fmt: skip
+    rows = pd.DataFrame(
+        {
+            "split": ["train"] * count,
+            "group": "v",
+            "video": "v",
+            "person": "",
+            "frame": range(count),
+            "status": "ok",
+            "label": np.arange(count) % 8,
+            "feature_row": range(count),
+        }
+    )
     write_table(table / "rows.parquet", rows)
     np.save(table / "features.npy", features(count))
     common = recipe(epochs=2).model_dump()

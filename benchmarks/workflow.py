@@ -76,9 +76,13 @@ def timed(folder: Path, *command: str) -> tuple[float, float, str]:
     )
     started = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", script, *command], cwd=folder, capture_output=True, text=True,
-        check=False, env=os.environ | {"COLUMNS": "160", "PYTHONPATH": str(ROOT / "src")},
-    )  # fmt: skip
+        [sys.executable, "-c", script, *command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"COLUMNS": "160", "PYTHONPATH": str(ROOT / "src")},
+    )
     seconds = time.perf_counter() - started
     if done.returncode:
         sys.exit(done.stdout[-3000:] + done.stderr[-3000:])

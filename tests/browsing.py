@@ -69,8 +69,13 @@ class Browser:
 
     def resize(self, width: int, height: int) -> None:
         """Set the size of the view, also below the smallest window."""
-        self.command("Emulation.setDeviceMetricsOverride", width=width, height=height,
-                     deviceScaleFactor=1, mobile=False)  # fmt: skip
+        self.command(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
 
     def media(self, kind: str = "screen", scheme: str = "light") -> None:
         """Show the page as on a screen or in print, light or dark."""

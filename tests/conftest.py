@@ -40,9 +40,19 @@ TREE = ("Snakefile", "workflow", "config", "src", "resources", "tests", "profile
 
 # Files of half a minute and more, the longest first: what begins last should be short, or one
 # process waits. The others, and the tests within a file, come in the order of pytest-randomly.
-LONG = ("test_reuse", "test_study_pages", "test_micro", "test_prediction_files", "test_prediction",
-        "test_report_page", "test_compare", "test_other_data", "test_crops", "test_finder",
-        "test_demo")  # fmt: skip
+LONG = (
+    "test_reuse",
+    "test_study_pages",
+    "test_micro",
+    "test_prediction_files",
+    "test_prediction",
+    "test_report_page",
+    "test_compare",
+    "test_other_data",
+    "test_crops",
+    "test_finder",
+    "test_demo",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

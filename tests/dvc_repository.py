@@ -17,8 +17,11 @@ RESULTS, STAGES, CONFIG = Path("results/micro"), "runs/micro/dvc.yaml", "runs/mi
 def surroundings() -> dict[str, str]:
     """What an activated environment gives, by the preloaded Python, and somebody who commits."""
     tools = f"{Path(python()).parent}{os.pathsep}{os.environ['PATH']}"
-    person = {f"GIT_{who}_{what}": "tester@localhost" for who in ("AUTHOR", "COMMITTER")
-              for what in ("NAME", "EMAIL")}  # fmt: skip
+    person = {
+        f"GIT_{who}_{what}": "tester@localhost"
+        for who in ("AUTHOR", "COMMITTER")
+        for what in ("NAME", "EMAIL")
+    }
     return environment() | person | {"PATH": tools}
 
 

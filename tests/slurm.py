@@ -105,9 +105,13 @@ def wait_for(what: str, true: Callable[[], object], seconds: float = 600) -> Non
 # The profile asks SLURM every 40 s or less often: jobs of seconds want to be seen sooner. Without
 # accounting, squeue is asked.
 WATCHED = (
-    "--slurm-status-command", "squeue",
-    "--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1",
-)  # fmt: skip
+    "--slurm-status-command",
+    "squeue",
+    "--slurm-init-seconds-before-status-checks",
+    "1",
+    "--seconds-between-status-checks",
+    "1",
+)
 
 
 class Cluster:
@@ -140,10 +144,13 @@ class Cluster:
         )
         (self.folder / "slurm.conf").write_text(
             CONFIGURATION.format(
-                host=socket.gethostname().partition(".")[0], user=getpass.getuser(), ports=ports,
-                folder=self.folder, nodes="\n".join(nodes),
+                host=socket.gethostname().partition(".")[0],
+                user=getpass.getuser(),
+                ports=ports,
+                folder=self.folder,
+                nodes="\n".join(nodes),
             )
-        )  # fmt: skip
+        )
         for name, text in (("task-prolog", TASK_PROLOG), ("bin/srun", SRUN)):
             script = self.folder / name
             script.write_text(text.format(folder=self.folder, srun=shutil.which("srun", path=PATH)))
@@ -155,9 +162,16 @@ class Cluster:
     def start(self) -> None:
         """Start everything; returns when every node is idle."""
         at = self.folder
-        self._daemon("munged", "--foreground", "--force", f"--socket={at}/munge.socket",
-                     f"--key-file={at}/munge.key", f"--pid-file={at}/munge.pid",
-                     f"--log-file={at}/munge.log", f"--seed-file={at}/munge.seed")  # fmt: skip
+        self._daemon(
+            "munged",
+            "--foreground",
+            "--force",
+            f"--socket={at}/munge.socket",
+            f"--key-file={at}/munge.key",
+            f"--pid-file={at}/munge.pid",
+            f"--log-file={at}/munge.log",
+            f"--seed-file={at}/munge.seed",
+        )
         wait_for("munge", (at / "munge.socket").exists)
         self.start_controller()
         for name in (*CPU_NODES, GPU_NODE):
@@ -176,9 +190,13 @@ class Cluster:
     def _daemon(self, name: str, *arguments: str, program: str | None = None) -> None:
         with (self.folder / f"{name}.out").open("ab") as out:
             self.daemons[name] = subprocess.Popen(
-                [program or name, *arguments], stdout=out, stderr=out, stdin=subprocess.DEVNULL,
-                env=os.environ | self.environment, start_new_session=True,
-            )  # fmt: skip
+                [program or name, *arguments],
+                stdout=out,
+                stderr=out,
+                stdin=subprocess.DEVNULL,
+                env=os.environ | self.environment,
+                start_new_session=True,
+            )
 
     def ask(self, *command: str) -> subprocess.CompletedProcess:
         """Call one of SLURM's commands."""
@@ -254,13 +272,25 @@ def start_run(cluster: Cluster, folder: Path, *arguments: str) -> Iterator[subpr
 
     One that still runs behind the block is killed, and its jobs are cancelled.
     """
-    command = [sys.executable, "-m", "clipaffect", "run", "--profile", "profiles/slurm",
-               *WATCHED, *arguments]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "clipaffect",
+        "run",
+        "--profile",
+        "profiles/slurm",
+        *WATCHED,
+        *arguments,
+    ]
     with (folder / "said").open("ab") as said:
         started = subprocess.Popen(
-            command, cwd=folder, stdout=said, stderr=said, start_new_session=True,
+            command,
+            cwd=folder,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
             env=os.environ | cluster.environment,
-        )  # fmt: skip
+        )
     try:
         yield started
     finally:

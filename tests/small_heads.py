@@ -15,8 +15,9 @@ from clipaffect.core.tasks import EXPR, Task
 from clipaffect.training.data import Split, TrainingData, training_data
 from clipaffect.training.train import TrainedHead, train_head
 
-GRID = Training(hidden_layers=2, width=16, epochs=4, batch=16, alphas=(0.5, 1.0), seeds=(0, 1),
-                parts=1)  # fmt: skip
+GRID = Training(
+    hidden_layers=2, width=16, epochs=4, batch=16, alphas=(0.5, 1.0), seeds=(0, 1), parts=1
+)
 RECIPE = GRID.recipes()[""]
 
 
@@ -25,10 +26,15 @@ def small_table(folder: Path, task: Task = EXPR, n: int = 130, d: int = 6) -> Pa
     rng = np.random.default_rng(0)
     split = np.where(np.arange(n) < n * 2 // 3, "train", "validation")
     rows = pd.DataFrame(
-        {"split": split, "group": [f"{s}{k % 5}" for k, s in enumerate(split)],
-         "video": [f"{s}{k % 5}" for k, s in enumerate(split)], "person": "",
-         "frame": np.arange(n, dtype=np.int32), "status": "ok"}
-    )  # fmt: skip
+        {
+            "split": split,
+            "group": [f"{s}{k % 5}" for k, s in enumerate(split)],
+            "video": [f"{s}{k % 5}" for k, s in enumerate(split)],
+            "person": "",
+            "frame": np.arange(n, dtype=np.int32),
+            "status": "ok",
+        }
+    )
     if task.multilabel:
         labels = rng.integers(0, 2, (n, 12))
         features = labels[:, :d] + rng.normal(size=(n, d)) * 0.5

@@ -143,8 +143,18 @@ def main() -> None:
     places, pictures = list(crops), list(crops.values())
     shards = sorted((RUN / "faces").glob("*.parquet"))
     table = Table(title="Linear probes on encoders, the demo and two real clips")
-    for column in ("encoder", "EXPR", "AU", "real EXPR", "real AU AUC", "crops/CPU-s", "GFLOP",
-                   "million", "length", "download MB"):  # fmt: skip
+    for column in (
+        "encoder",
+        "EXPR",
+        "AU",
+        "real EXPR",
+        "real AU AUC",
+        "crops/CPU-s",
+        "GFLOP",
+        "million",
+        "length",
+        "download MB",
+    ):
         table.add_column(column, justify="left" if column == "encoder" else "right")
     with Progress("encoders", len(ENCODERS)) as progress, tempfile.TemporaryDirectory() as name:
         for encoder_name, settings in ENCODERS.items():

@@ -54,9 +54,12 @@ class Model:
         """The data dictionary: one row for each column that ``predict`` gives."""
         listed = columns(self._opened.bundle, heads=True)
         return pd.DataFrame(
-            {"column": [c.name for c in listed], "unit": [c.unit for c in listed],
-             "meaning": [c.meaning for c in listed]}
-        )  # fmt: skip
+            {
+                "column": [c.name for c in listed],
+                "unit": [c.unit for c in listed],
+                "meaning": [c.meaning for c in listed],
+            }
+        )
 
     def predict(
         self,
@@ -126,16 +129,18 @@ class Model:
         """
         if faces.ndim != 4 or faces.shape[3] != 3 or faces.dtype != np.uint8:
             raise UserError(
-                f"faces of shape {faces.shape} and type {faces.dtype}", where="predict_faces",
+                f"faces of shape {faces.shape} and type {faces.dtype}",
+                where="predict_faces",
                 fix="give RGB faces as (n, height, width, 3) of uint8",
-            )  # fmt: skip
+            )
         bundle = self._opened.bundle
         crops_seen = {own.crop or bundle.faces.crop for own in bundle.encoders.values()}
         if len(crops_seen) > 1:
             raise UserError(
-                "the model's encoders see faces that are cut in two ways", where="predict_faces",
+                "the model's encoders see faces that are cut in two ways",
+                where="predict_faces",
                 fix="use predict or predict_image, which cut the faces themselves",
-            )  # fmt: skip
+            )
         ensure_weights(self._opened, self._assets)
         torch.set_num_threads(1)
         # PNG keeps every pixel: the encoder sees what was given.
@@ -159,13 +164,15 @@ class Model:
         found: dict[str, pa.Array] = {}
         for name, model in bundle.tasks.items():
             own = load_heads(self._opened, name)
-            scores = {key: head_scores(features[key], by_seed, model)
-                      for key, by_seed in own.items()}  # fmt: skip
+            scores = {
+                key: head_scores(features[key], by_seed, model) for key, by_seed in own.items()
+            }
             seeds = {key: sorted(by_seed) for key, by_seed in own.items()}
             at = np.arange(len(faces))
             found |= answer_columns(name, model, answer(scores, seeds, rows, model), at, heads)
-        names = [c.name for name, model in bundle.tasks.items()
-                 for c in task_columns(name, model, heads)]  # fmt: skip
+        names = [
+            c.name for name, model in bundle.tasks.items() for c in task_columns(name, model, heads)
+        ]
         table = pa.table({name: found[name] for name in names}).to_pandas()
         return table.assign(**{MODEL_COLUMN.name: self.fingerprint[:FINGERPRINT]})
 

@@ -107,8 +107,9 @@ def test_nothing_is_wider_than_the_window(browser: Browser, page: Path, width: i
     assert browser.run("return document.querySelector('div.chart svg').clientWidth") <= width
 
 
-@pytest.mark.parametrize(("kind", "scheme"), [("screen", "light"), ("screen", "dark"),
-                                              ("print", "dark")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "scheme"), [("screen", "light"), ("screen", "dark"), ("print", "dark")]
+)
 def test_text_can_be_read(browser: Browser, page: Path, kind: str, scheme: str) -> None:
     browser.open(page)
     browser.media(kind, scheme)

@@ -122,10 +122,13 @@ def test_keys_move_by_frames_and_seconds(browser: Browser, pages: dict[str, Path
     playable(browser)
     panels = browser.driver.find_element(By.ID, "panels")
     for keys, expected in (
-        ([Keys.ARROW_RIGHT], 1 / 15), ([Keys.ARROW_RIGHT] * 2, 3 / 15), ([Keys.ARROW_LEFT], 2 / 15),
-        ([Keys.SHIFT, Keys.ARROW_RIGHT, Keys.SHIFT], 1 + 2 / 15), ([Keys.END], 104 / 15),
+        ([Keys.ARROW_RIGHT], 1 / 15),
+        ([Keys.ARROW_RIGHT] * 2, 3 / 15),
+        ([Keys.ARROW_LEFT], 2 / 15),
+        ([Keys.SHIFT, Keys.ARROW_RIGHT, Keys.SHIFT], 1 + 2 / 15),
+        ([Keys.END], 104 / 15),
         ([Keys.HOME], 0),
-    ):  # fmt: skip
+    ):
         panels.send_keys(*keys)
         assert browser.run(NOW) == pytest.approx(expected, abs=0.011)
     assert panels.get_attribute("role") == "slider"

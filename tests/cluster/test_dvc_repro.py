@@ -82,9 +82,12 @@ def test_one_setting_costs_what_depends_on_it_and_a_killed_repro_goes_on(
     shutil.rmtree(logs)
     with (repository / "said").open("wb") as out:
         repro = subprocess.Popen(
-            ["dvc", "repro", STAGES], cwd=repository, stdout=out, stderr=out,
+            ["dvc", "repro", STAGES],
+            cwd=repository,
+            stdout=out,
+            stderr=out,
             env=surroundings(),
-        )  # fmt: skip
+        )
         while not logs.exists() and repro.poll() is None:
             time.sleep(0.01)
         kill_all()
@@ -109,17 +112,24 @@ def test_stages_submit_their_jobs_to_slurm(
 ) -> None:
     """Through the variable that names a profile, here one that also asks for states more often."""
     profile = yaml.safe_load((ROOT / "profiles/slurm/profile.yaml").read_text())
-    profile |= {"slurm-status-command": "squeue", "seconds-between-status-checks": 1,
-                "slurm-init-seconds-before-status-checks": 1}  # fmt: skip
+    profile |= {
+        "slurm-status-command": "squeue",
+        "seconds-between-status-checks": 1,
+        "slurm-init-seconds-before-status-checks": 1,
+    }
     (tmp_path / "profile.yaml").write_text(yaml.safe_dump(profile))
     set_epochs(repository)
     before = set(cluster.jobs())
     environment = cluster.environment | {"SNAKEMAKE_PROFILE": str(tmp_path)}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     done = subprocess.run(
-        ["dvc", "repro", STAGES], cwd=repository, capture_output=True, text=True,
-        env=surroundings() | environment, check=False,
-    )  # fmt: skip
+        ["dvc", "repro", STAGES],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        env=surroundings() | environment,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     assert made(repository) == made(longer)
     jobs = {name: job for name, job in cluster.jobs().items() if name not in before}
@@ -157,8 +167,16 @@ def s3(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         holder.bind(("127.0.0.1", 0))
         port = holder.getsockname()[1]
     rclone = Path(sys.executable).parent / "rclone"
-    command = [str(rclone), "serve", "s3", "--addr", f"127.0.0.1:{port}",
-               "--auth-key", "key,secret", str(folder)]  # fmt: skip
+    command = [
+        str(rclone),
+        "serve",
+        "s3",
+        "--addr",
+        f"127.0.0.1:{port}",
+        "--auth-key",
+        "key,secret",
+        str(folder),
+    ]
     with (tmp_path / "rclone.log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
         try:
@@ -180,8 +198,12 @@ def test_another_machine_pulls_the_results_and_snakemake_agrees(
     if kind == "s3":
         address, served = request.getfixturevalue("s3")
         run(repository, "dvc", "remote", "add", "-q", "-d", "shared", "s3://bucket/clipaffect")
-        for name, value in (("endpointurl", address), ("access_key_id", "key"),
-                            ("secret_access_key", "secret"), ("region", "us-east-1")):  # fmt: skip
+        for name, value in (
+            ("endpointurl", address),
+            ("access_key_id", "key"),
+            ("secret_access_key", "secret"),
+            ("region", "us-east-1"),
+        ):
             run(repository, "dvc", "remote", "modify", "-q", "shared", name, value)
     else:
         served = tmp_path / "remote"

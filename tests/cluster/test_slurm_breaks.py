@@ -191,9 +191,15 @@ def test_a_job_that_cannot_run_is_named_with_its_log(
     cluster: Cluster, untrained: Path, micro_run: Path
 ) -> None:
     code, said = whole_run(
-        cluster, untrained, "training_all", *MICRO, "--retries", "0", "--set-resources",
+        cluster,
+        untrained,
+        "training_all",
+        *MICRO,
+        "--retries",
+        "0",
+        "--set-resources",
         "train_heads:mem_mb=150",
-    )  # fmt: skip
+    )
     assert code == 1
     assert "Error in rule train_heads" in said
     logs = set(re.findall(r"[\w./-]+\.log", said.partition("Error in rule train_heads")[2]))

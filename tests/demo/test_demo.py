@@ -209,9 +209,11 @@ def test_its_heads_read_a_real_clip_as_one_does_by_eye(
     assert len(found) == 472
     crying, laughing = found.loc[:5.0], found.loc[16.5:]
     for column, more, less in (
-        ("EXPR_Happiness", laughing, crying), ("AU_AU12", laughing, crying),
-        ("AU_AU6", laughing, crying), ("AU_AU4", crying, laughing),
-    ):  # fmt: skip
+        ("EXPR_Happiness", laughing, crying),
+        ("AU_AU12", laughing, crying),
+        ("AU_AU6", laughing, crying),
+        ("AU_AU4", crying, laughing),
+    ):
         assert more[column].mean() > less[column].mean() + 0.3, column
     assert (laughing["EXPR"] == "Happiness").mean() > 0.7
 

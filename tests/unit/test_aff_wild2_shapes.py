@@ -38,8 +38,12 @@ def crop_tree(tmp_path: Path) -> Path:
     crops(tmp_path / "cropped_aligned_new_50_vids/batch2/video99", 1, 2)
     crops(tmp_path / "cropped/video99", 1)
     (tmp_path / "cropped/.DS_Store").write_text("")
-    for name, split in (("1-30-1280x720", "Train_Set"), ("4-30_left", "Train_Set"),
-                        ("4-30_right", "Train_Set"), ("video99", "Validation_Set")):  # fmt: skip
+    for name, split in (
+        ("1-30-1280x720", "Train_Set"),
+        ("4-30_left", "Train_Set"),
+        ("4-30_right", "Train_Set"),
+        ("video99", "Validation_Set"),
+    ):
         for task, rows in ((EXPR, EVERY_CLASS), (AU, EVERY_UNIT)):
             write_annotation(annotation(tmp_path, task, split, name), task.header, rows)
     return tmp_path
@@ -47,8 +51,11 @@ def crop_tree(tmp_path: Path) -> Path:
 
 def data(root: Path, **changes: object) -> Data:
     roots = ("cropped_aligned", "cropped_aligned_new_50_vids", "cropped")
-    values = {"images": [str(root / r) for r in roots], "annotations": str(root / "annotations"),
-              "shards": 1}  # fmt: skip
+    values = {
+        "images": [str(root / r) for r in roots],
+        "annotations": str(root / "annotations"),
+        "shards": 1,
+    }
     return Data.model_validate(values | changes)
 
 
@@ -278,8 +285,14 @@ def test_damaged_images_are_told_from_whole_ones() -> None:
     whole = encode_crop(picture)
     assert decode_image(whole).shape == (112, 112, 3)
     assert decode_image(whole + b"\0" * 16).shape == (112, 112, 3)
-    for broken in (b"", whole[:200], whole[: len(whole) // 2], whole[:-2], b"no image",
-                   b"junk" + whole[-40:]):  # fmt: skip
+    for broken in (
+        b"",
+        whole[:200],
+        whole[: len(whole) // 2],
+        whole[:-2],
+        b"no image",
+        b"junk" + whole[-40:],
+    ):
         assert decode_image(broken) is None
 
 
@@ -291,8 +304,11 @@ def test_a_subset_has_a_validation_video_of_each_task(tmp_path: Path) -> None:
         crops(tmp_path / "crops" / name, *range(1, 13))
         write_annotation(annotation(tmp_path, EXPR, expr, name), EXPR.header, EVERY_CLASS)
         write_annotation(annotation(tmp_path, AU, au, name), AU.header, EVERY_UNIT)
-    settings = {"images": [str(tmp_path / "crops")], "annotations": str(tmp_path / "annotations"),
-                "subset": Subset(train=1, validation=1)}  # fmt: skip
+    settings = {
+        "images": [str(tmp_path / "crops")],
+        "annotations": str(tmp_path / "annotations"),
+        "subset": Subset(train=1, validation=1),
+    }
     _, labels = read_dataset(Data.model_validate(settings), (EXPR, AU))
     for rows in labels.values():
         assert set(rows["split"]) == {"train", "validation"}

@@ -90,9 +90,15 @@ def test_the_interval_is_that_of_a_loop_over_frames() -> None:
     drawn = rng.integers(0, 3, len(names)).astype(float)
     weights = drawn[np.searchsorted(names, groups)]
     assert score(drawn) == pytest.approx(
-        f1_score(labels[:, 0], decisions[:, 0], average="macro", sample_weight=weights,
-                 labels=range(8), zero_division=0)
-    )  # fmt: skip
+        f1_score(
+            labels[:, 0],
+            decisions[:, 0],
+            average="macro",
+            sample_weight=weights,
+            labels=range(8),
+            zero_division=0,
+        )
+    )
 
     def error(weight: np.ndarray) -> float:
         """Standard error by numerical derivatives, one for each person drawn."""
@@ -177,9 +183,13 @@ def test_p_is_scipys_over_every_exchange() -> None:
 
     # scipy exchanges, person by person, the number of the method whose answers are counted.
     exact = stats.permutation_test(
-        (np.zeros(9), np.ones(9)), statistic, permutation_type="samples", vectorized=False,
-        n_resamples=np.inf, alternative="two-sided",
-    )  # fmt: skip
+        (np.zeros(9), np.ones(9)),
+        statistic,
+        permutation_type="samples",
+        vectorized=False,
+        n_resamples=np.inf,
+        alternative="two-sided",
+    )
     found = swap_test([first], [second], 20_000)
     assert 0.005 < exact.pvalue < 0.9
     assert found == pytest.approx(exact.pvalue, abs=0.01)

@@ -57,8 +57,11 @@ def by_hand(task: str) -> np.ndarray:
     small = np.round(np.round(grey).reshape(3, 8, 8, 8, 8).mean(axis=(2, 4))) / 255
     scores = []
     for seed in (0, 3):
-        w = {k.rpartition("seed=")[2].partition("/")[2]: v for k, v in weights.items()
-             if f"seed={seed}/" in k}  # fmt: skip
+        w = {
+            k.rpartition("seed=")[2].partition("/")[2]: v
+            for k, v in weights.items()
+            if f"seed={seed}/" in k
+        }
         x = small.reshape(3, 64) @ w["linears.0.weight"].T + w["linears.0.bias"]
         x = (x - w["norms.0.running_mean"]) / np.sqrt(w["norms.0.running_var"] + 1e-5)
         x = np.maximum(x * w["norms.0.weight"] + w["norms.0.bias"], 0)
@@ -89,9 +92,8 @@ def test_a_bundle_of_the_first_version_gives_what_it_gave() -> None:
         shown = found[f"AU_{target}_shown"].astype(bool)
         assert shown.equals(found[f"AU_{target}"] >= limit)
     assert found.columns.tolist() == [
-        name for name in model.columns["column"]
-        if name in found.columns and "seed" not in name
-    ]  # fmt: skip
+        name for name in model.columns["column"] if name in found.columns and "seed" not in name
+    ]
 
 
 def test_an_earlier_face_does_not_change_a_later_one() -> None:
@@ -179,23 +181,33 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
         {"pixels": {"model": "local-dir:/etc", "random": 0, "activation": "gelu"}}
     ),
     "weights elsewhere": lambda v: v["encoders"].update(
-        {"pixels": {"model": "ViT-B-32", "file": "/etc/passwd", "sha256": "0" * 64,
-                    "activation": "gelu"}}
+        {
+            "pixels": {
+                "model": "ViT-B-32",
+                "file": "/etc/passwd",
+                "sha256": "0" * 64,
+                "activation": "gelu",
+            }
+        }
     ),
     "a mean over half a frame": lambda v: v["tasks"]["AU"]["steps"][1]["choice"].update(
         {"kind": "mean", "width": 0.5}
     ),
     "seeds out of order": lambda v: v["tasks"]["AU"]["heads"][0].update({"seeds": [3, 0]}),
     "weights that may be code": lambda v: v["encoders"].update(
-        {"pixels": {"model": "ViT-B-32", "file": "README.md", "sha256": "0" * 64,
-                    "activation": "gelu"}}
+        {
+            "pixels": {
+                "model": "ViT-B-32",
+                "file": "README.md",
+                "sha256": "0" * 64,
+                "activation": "gelu",
+            }
+        }
     ),
     "a target twice": lambda v: v["tasks"]["AU"].update({"targets": ["AU1"] * 12}),
     "features of nobody": lambda v: v["features"].update({"pixels": ["other"]}),
-    "not a number": lambda v: v["tasks"]["AU"]["steps"][2]["choice"].update(
-        {"temperature": "nan"}
-    ),
-}  # fmt: skip
+    "not a number": lambda v: v["tasks"]["AU"]["steps"][2]["choice"].update({"temperature": "nan"}),
+}
 
 
 @pytest.mark.parametrize("case", HOSTILE)
@@ -231,11 +243,13 @@ def test_a_link_that_leaves_the_bundle_is_refused(bundle: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "not JSON"), ("[]", "not the file of a bundle"), ("[" * 100_000, "not JSON"),
+        ("{", "not JSON"),
+        ("[]", "not the file of a bundle"),
+        ("[" * 100_000, "not JSON"),
         ('{"format": "clipaffect-bundle", "version": 2}', "format version 2"),
         ("x" * (5 << 20), "too large"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_bundle_is_said(bundle: Path, text: str, said: str) -> None:
     (bundle / "bundle.json").write_text(text)
     with pytest.raises(UserError, match=said):
@@ -247,8 +261,12 @@ def test_what_is_no_bundle_is_said(bundle: Path, text: str, said: str) -> None:
 def test_weights_that_a_bundle_only_names_must_be_the_ones(bundle: Path, tmp_path: Path) -> None:
     own = tmp_path / "mine.safetensors"
     save_file({"x": np.zeros(3, np.float32)}, own)
-    entry = {"model": "ViT-B-32", "file": "mine.safetensors", "activation": "gelu",
-             "sha256": file_digest(own)}  # fmt: skip
+    entry = {
+        "model": "ViT-B-32",
+        "file": "mine.safetensors",
+        "activation": "gelu",
+        "sha256": file_digest(own),
+    }
     change(bundle, lambda v: v["encoders"].update({"pixels": entry}))
     with pytest.raises(UserError, match="holds no weights of 'pixels'") as raised:
         open_bundle(bundle)

@@ -144,12 +144,23 @@ def test_the_rise_is_the_gradients_for_a_small_step(task: Task) -> None:
 
 def heads_table(own: float, plain: float) -> pd.DataFrame:
     rows = [
-        {"recipe": name, "rho": rho, "seed": seed, "rise_random": rise + seed / 100,
-         "rise_gradient": rise, "macro_f1": 0.5 - rise / 10}
-        for name, rho, rise in (("the run's own", 0.05, own), ("no-sam", 0.0, plain),
-                                ("a", 0.1, 0.1), ("b", 0.2, 0.2), ("c", 0.3, 0.9))
+        {
+            "recipe": name,
+            "rho": rho,
+            "seed": seed,
+            "rise_random": rise + seed / 100,
+            "rise_gradient": rise,
+            "macro_f1": 0.5 - rise / 10,
+        }
+        for name, rho, rise in (
+            ("the run's own", 0.05, own),
+            ("no-sam", 0.0, plain),
+            ("a", 0.1, 0.1),
+            ("b", 0.2, 0.2),
+            ("c", 0.3, 0.9),
+        )
         for seed in (0, 1)
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows)
 
 
@@ -168,12 +179,16 @@ def test_the_slices_answer_follows_its_table() -> None:
 def gains(sign: float) -> tuple[pd.DataFrame, pd.Series]:
     names = [f"c{k}" for k in range(8)]
     table = pd.DataFrame(
-        {"target": names, "frames": np.arange(10, 90, 10),
-         "difference": sign * np.linspace(0.08, -0.06, 8)}
-    )  # fmt: skip
+        {
+            "target": names,
+            "frames": np.arange(10, 90, 10),
+            "difference": sign * np.linspace(0.08, -0.06, 8),
+        }
+    )
     whole = table["difference"].mean()
-    overall = pd.Series({"alpha": 0.5, "difference": whole, "low": whole - 0.01,
-                         "high": whole + 0.01})  # fmt: skip
+    overall = pd.Series(
+        {"alpha": 0.5, "difference": whole, "low": whole - 0.01, "high": whole + 0.01}
+    )
     return table, overall
 
 

@@ -20,9 +20,11 @@ from clipaffect.evaluation.compare_heads import compare_heads, interval_rows, pe
 from clipaffect.evaluation.person_counts import Counted, Setting
 
 SETTINGS = Training(
-    alphas=(0.5, 0.9, 1.0), seeds=(0, 1), parts=1, variants={"no-sam": {"rho": 0},
-                                                           "focal": {"loss": "focal"}},
-)  # fmt: skip
+    alphas=(0.5, 0.9, 1.0),
+    seeds=(0, 1),
+    parts=1,
+    variants={"no-sam": {"rho": 0}, "focal": {"loss": "focal"}},
+)
 EVALUATION = Evaluation(resamples=1000)
 NAN = float("nan")
 
@@ -31,12 +33,17 @@ def rows(counts: np.ndarray, **keys: object) -> pd.DataFrame:
     people = [f"p{k:02d}" for k in range(len(counts))]
     parts = [
         pd.DataFrame(
-            {"group": person, "target": list(EXPR.targets), "hits": own[:, 0],
-             "false_alarms": own[:, 1], "misses": own[:, 2],
-             "annotated": (own[:, 0] + own[:, 2]).sum()}
+            {
+                "group": person,
+                "target": list(EXPR.targets),
+                "hits": own[:, 0],
+                "false_alarms": own[:, 1],
+                "misses": own[:, 2],
+                "annotated": (own[:, 0] + own[:, 2]).sum(),
+            }
         )
         for person, own in zip(people, counts.astype(int), strict=True)
-    ]  # fmt: skip
+    ]
     return pd.concat(parts).assign(**keys)
 
 

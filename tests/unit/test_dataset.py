@@ -134,8 +134,9 @@ def test_several_faults_are_told_at_once(tree: Path) -> None:
 
 
 def test_a_subsets_test_list_has_its_first_videos_and_frames() -> None:
-    rows = pd.DataFrame([(v, frame) for v in ("a", "b", "c") for frame in range(1, 6)],
-                        columns=["video", "frame"])  # fmt: skip
+    rows = pd.DataFrame(
+        [(v, frame) for v in ("a", "b", "c") for frame in range(1, 6)], columns=["video", "frame"]
+    )
     tree = Tree({}, None, [], {"AU": TestList(Path("list.txt"), rows)})
     found = _narrow(tree, {}, Subset(train=1, validation=2, frames=3)).test["AU"].rows
     assert list(found.itertuples(index=False, name=None)) == [

@@ -39,8 +39,9 @@ def test_variants_with_a_head_and_a_loss_of_ones_own(
     values = yaml.safe_load(blocks("yaml")[0])
     small = {"width": 16, "epochs": 2, "seeds": [0], "alphas": [0.5, 1.0], "parts": 1}
     settings = parse_config({"training": values["training"] | small}, "x").training
-    train_heads(small_table(tmp_path / "table"), EXPR, settings, 0, Store(tmp_path / "s"),
-                tmp_path / "out")  # fmt: skip
+    train_heads(
+        small_table(tmp_path / "table"), EXPR, settings, 0, Store(tmp_path / "s"), tmp_path / "out"
+    )
     heads = read_table(tmp_path / "out/heads.parquet")
     assert set(heads["variant"]) == {"", "focal", "no-sam", "mine"}
     assert (heads["status"] == "ok").all()

@@ -325,8 +325,9 @@ def test_pixels_are_the_shrunk_grey_crop() -> None:
 
 
 def test_fp16_on_a_cpu_is_float32_on_rounded_weights() -> None:
-    settings = Encoder(model="clipaffect-micro", random=0, activation="gelu", normalise="clip",
-                       precision="fp16")  # fmt: skip
+    settings = Encoder(
+        model="clipaffect-micro", random=0, activation="gelu", normalise="clip", precision="fp16"
+    )
     full = settings.model_copy(update={"precision": "fp32"})
     picture = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     half, exact = (load_encoder(s, Path(), "cpu") for s in (settings, full))
@@ -349,7 +350,10 @@ def test_features_of_another_precision_have_another_key() -> None:
         keys = [
             {k: v for k, v in record.items() if k != "arithmetic"}
             for precision in ("fp32", "bf16", "fp16")
-            for record in [encoder_record(
-                settings.model_copy(update={"precision": precision}), NOWHERE, device)]
-        ]  # fmt: skip
+            for record in [
+                encoder_record(
+                    settings.model_copy(update={"precision": precision}), NOWHERE, device
+                )
+            ]
+        ]
         assert keys[0] != keys[1] != keys[2] != keys[0]

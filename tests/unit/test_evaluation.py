@@ -158,8 +158,9 @@ def test_a_probe_knows_only_annotated_rows() -> None:
     alone = labels.copy()
     alone[:, :] = 1  # what is not asked about
     alone[:, unit] = labels[:, unit]
-    part = Split(queries.rows[known], features[torch.from_numpy(known)],
-                 torch.from_numpy(alone[known]))  # fmt: skip
+    part = Split(
+        queries.rows[known], features[torch.from_numpy(known)], torch.from_numpy(alone[known])
+    )
     assert found == pytest.approx(probe_scores(part, queries, AU, Probe())[:, unit], abs=1e-6)
     assert 0.05 < found.mean() < 0.95
 
@@ -174,8 +175,9 @@ def test_rankings_are_sklearns_and_over_folds_their_mean() -> None:
         return Fold(number, 80, pd.DataFrame(index=range(80)), own, None, None, own)
 
     def values(found: list[dict], number: int, metric: str) -> dict[str, float]:
-        return {r["target"]: r["value"] for r in found
-                if (r["fold"], r["metric"]) == (number, metric)}  # fmt: skip
+        return {
+            r["target"]: r["value"] for r in found if (r["fold"], r["metric"]) == (number, metric)
+        }
 
     alone = list(tidy_rows(Scored("head", "e", {0: scores[1]}), [fold(0, labels[0])], AU))
     folds = [fold(k + 1, own) for k, own in enumerate(labels)]

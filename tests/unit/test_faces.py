@@ -247,9 +247,10 @@ def test_every_second_image_of_a_folder_from_the_first_on(tmp_path: Path) -> Non
     for number in range(1, 8):
         (tmp_path / f"{number:05d}.jpg").write_bytes(b"x")
     rows = [
-        row for table in _of_crops({"video": "v", "frame_limit": 0}, "", tmp_path, 2)
+        row
+        for table in _of_crops({"video": "v", "frame_limit": 0}, "", tmp_path, 2)
         for row in table.to_pylist()
-    ]  # fmt: skip
+    ]
     assert [row["frame"] for row in rows if row["status"] == "ok"] == [1, 3, 5, 7]
     assert [row["frame"] for row in rows if row["status"] == "not_sampled"] == [2, 4, 6]
 

@@ -19,8 +19,11 @@ def spec() -> figures.Spec:
     )
     base = alt.Chart(alt.InlineData(table.to_dict("records")))
     points = base.mark_point(opacity=0.4).encode(x="x:Q", y="y:Q", color="name:N")
-    return figures.finish(alt.layer(points, base.mark_line(opacity=0.2).encode(x="x:Q", y="y:Q")),
-                           "Twelve points.", 200)  # fmt: skip
+    return figures.finish(
+        alt.layer(points, base.mark_line(opacity=0.2).encode(x="x:Q", y="y:Q")),
+        "Twelve points.",
+        200,
+    )
 
 
 def test_files_are_the_same_bytes_each_time(spec: figures.Spec, tmp_path: Path) -> None:

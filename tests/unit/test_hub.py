@@ -27,8 +27,13 @@ from clipaffect.encoders.load import load_encoder
 from clipaffect.encoders.untrained import create_untrained, open_clip
 
 # A tag of this test for the smallest model: what open_clip's own tags are for the large ones.
-CARD = {"hf_hub": "somebody/micro/", "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 0.5),
-        "interpolation": "bilinear", "resize_mode": "squash"}  # fmt: skip
+CARD = {
+    "hf_hub": "somebody/micro/",
+    "mean": (0.1, 0.2, 0.3),
+    "std": (0.5, 0.5, 0.5),
+    "interpolation": "bilinear",
+    "resize_mode": "squash",
+}
 FETCH = """
 import json, sys
 from clipaffect.encoders.untrained import open_clip
@@ -80,8 +85,13 @@ def hub(weights: bytes) -> Iterator[str]:
 def fetch(folder: Path, address: str, script: str = FETCH) -> subprocess.CompletedProcess:
     """Fetch into the folder as the workflow does: called in it, with a relative path."""
     command = [sys.executable, "-c", script, json.dumps(CARD)]
-    own = {"HF_ENDPOINT": address, "PYTHONPATH": str(ROOT / "src"), "HF_HUB_DISABLE_XET": "1",
-           "HF_HUB_ETAG_TIMEOUT": "1", "NO_PROXY": "127.0.0.1"}  # fmt: skip
+    own = {
+        "HF_ENDPOINT": address,
+        "PYTHONPATH": str(ROOT / "src"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_ETAG_TIMEOUT": "1",
+        "NO_PROXY": "127.0.0.1",
+    }
     return subprocess.run(
         [*command, "rule", "fetch-weights", "clipaffect-micro", "mine", "--assets", "."],
         capture_output=True,

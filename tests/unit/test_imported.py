@@ -30,10 +30,17 @@ SHARDS = 3
 def labels(tmp_path: Path) -> Path:
     """Two people's annotated frames; one more is not annotated."""
     rows = [
-        {"split": "train", "group": video, "video": video, "person": person, "frame": frame,
-         "label": frame % 8, "annotated": True}
+        {
+            "split": "train",
+            "group": video,
+            "video": video,
+            "person": person,
+            "frame": frame,
+            "label": frame % 8,
+            "annotated": True,
+        }
         for video, person, frame in FRAMES
-    ]  # fmt: skip
+    ]
     rows.append(rows[0] | {"frame": 7, "label": -1, "annotated": False})
     write_table(tmp_path / "labels.parquet", pd.DataFrame(rows))
     return tmp_path / "labels.parquet"
@@ -90,8 +97,13 @@ def test_each_frame_gets_its_own_feature(kind: str, labels: Path, tmp_path: Path
             assert found.loc[key, "status"] == "ok"
             np.testing.assert_array_equal(found.loc[key, "feature"], feature)
     counts = json.loads((tmp_path / "out/import.json").read_text())
-    assert counts == {"rows": 9, "used": 8, "of_no_annotated_frame": 1,
-                      "frames_without_feature": 1, "dimension": 5}  # fmt: skip
+    assert counts == {
+        "rows": 9,
+        "used": 8,
+        "of_no_annotated_frame": 1,
+        "frames_without_feature": 1,
+        "dimension": 5,
+    }
     assert checked == counts
     shards = [tmp_path / f"out/{name}.parquet" for name in shard_names(SHARDS)]
     build_table(labels, shards, tmp_path / "table")
@@ -112,8 +124,18 @@ def test_several_files_are_one_import(labels: Path, tmp_path: Path) -> None:
 
 def test_images_are_named_by_their_path(tmp_path: Path) -> None:
     names = ["my images/a, 1.jpg", "b/2.jpg", "b/3.jpg"]
-    rows = [{"split": "train", "group": n, "video": n, "person": "", "frame": 1, "label": 0,
-             "annotated": True} for n in names]  # fmt: skip
+    rows = [
+        {
+            "split": "train",
+            "group": n,
+            "video": n,
+            "person": "",
+            "frame": 1,
+            "label": 0,
+            "annotated": True,
+        }
+        for n in names
+    ]
     write_table(tmp_path / "labels.parquet", pd.DataFrame(rows))
     np.save(tmp_path / "f.npy", drawn(3))
     text = "b/3.jpg 4\n/home/me/my images/a, 1.jpg 0,1,-1\nset/b/2.jpg,1\n"
@@ -128,11 +150,28 @@ def test_images_are_named_by_their_path(tmp_path: Path) -> None:
 
 def test_videos_in_folders_are_named_with_or_without_their_ending(tmp_path: Path) -> None:
     names = ["clips/a.mp4", "a.mp4", "x/b.avi"]
-    rows = [{"split": "train", "group": n, "video": n, "person": "", "frame": 1 + k, "label": 0,
-             "annotated": True} for n in names for k in range(2)]  # fmt: skip
+    rows = [
+        {
+            "split": "train",
+            "group": n,
+            "video": n,
+            "person": "",
+            "frame": 1 + k,
+            "label": 0,
+            "annotated": True,
+        }
+        for n in names
+        for k in range(2)
+    ]
     write_table(tmp_path / "labels.parquet", pd.DataFrame(rows))
-    lines = ["/d/clips/a.mp4/00001.jpg", "clips/a/2.jpg 3", "a.mp4/1.jpg", "a/00002.jpg",
-             "x/b/1.png", "v1/00001.jpg 3 x/b/2.png"]  # fmt: skip
+    lines = [
+        "/d/clips/a.mp4/00001.jpg",
+        "clips/a/2.jpg 3",
+        "a.mp4/1.jpg",
+        "a/00002.jpg",
+        "x/b/1.png",
+        "v1/00001.jpg 3 x/b/2.png",
+    ]
     file = array(tmp_path, drawn(6), "\n".join(lines))
     import_features((file,), [tmp_path / "labels.parquet"], [], SHARDS, tmp_path / "out")
     found = result(tmp_path / "out")
@@ -183,21 +222,29 @@ def array(folder: Path, values: Any, text: str, **how: Any) -> FeatureFile:
 
 MISTAKES = {
     "too few lines": (lambda f: array(f, drawn(3), lines(FRAMES[:2])), ["2 frames", "3 rows"]),
-    "a frame twice": (lambda f: array(f, drawn(3), lines([*FRAMES[:2], FRAMES[0]])),
-                      ["two rows of features", "row 3"]),
+    "a frame twice": (
+        lambda f: array(f, drawn(3), lines([*FRAMES[:2], FRAMES[0]])),
+        ["two rows of features", "row 3"],
+    ),
     "no frame of ours": (lambda f: array(f, drawn(1), "x/00001.jpg\n"), ["none of the 1 rows"]),
     "whole numbers": (lambda f: array(f, np.zeros((2, 3), int), lines(FRAMES[:2])), ["int64"]),
     "a pickle": (lambda f: array(f, np.array([{}], object), "", allow_pickle=True), ["no array"]),
     "two data sets": (broken_h5, ["a, b", "dataset"]),
     "another format": (lambda f: FeatureFile(file=str(f / "labels.parquet")), ["not said"]),
     "not there": (lambda f: FeatureFile(file="gone.h5"), ["no such file"]),
-    "too large for float16": (lambda f: array(f, drawn(2) * 1e6, lines(FRAMES[:2])),
-                              ["65,504", "row 1"]),
-    "not a number": (lambda f: array(f, drawn(2) / [[1], [np.nan]], lines(FRAMES[:2])),
-                     ["not a number", "row 2"]),
-    "a pkl file": (lambda f: (f / "f.pkl").write_text("") or FeatureFile(file=str(f / "f.pkl")),
-                   ["'.pkl'", "pickles are never read"]),
-}  # fmt: skip
+    "too large for float16": (
+        lambda f: array(f, drawn(2) * 1e6, lines(FRAMES[:2])),
+        ["65,504", "row 1"],
+    ),
+    "not a number": (
+        lambda f: array(f, drawn(2) / [[1], [np.nan]], lines(FRAMES[:2])),
+        ["not a number", "row 2"],
+    ),
+    "a pkl file": (
+        lambda f: (f / "f.pkl").write_text("") or FeatureFile(file=str(f / "f.pkl")),
+        ["'.pkl'", "pickles are never read"],
+    ),
+}
 
 
 @pytest.mark.parametrize("name", MISTAKES)
@@ -227,11 +274,17 @@ def test_an_import_takes_the_place_of_the_encoders() -> None:
     assert again == config
     for values, words in (
         ({"data": data}, "needs 'videos' or 'images'"),
-        ({"features": {"import": {"pixels": part}}, "encoders": {"pixels": {"kind": "pixels"}},
-          "encoder": "pixels"}, "names two of encoders, features.import and .join"),
+        (
+            {
+                "features": {"import": {"pixels": part}},
+                "encoders": {"pixels": {"kind": "pixels"}},
+                "encoder": "pixels",
+            },
+            "names two of encoders, features.import and .join",
+        ),
         ({"features": {"imports": {}}}, "did you mean 'import'"),
         ({"features": {"import": {"theirs": []}}}, "at least 1"),
         ({"encoders": {}}, "names 'tiny-clip'"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(UserError, match=words):
             parse_config(values, "c")

@@ -26,9 +26,14 @@ def write(path: Path, length: int, scale: float, missing: dict[int, str], first:
         status = missing.get(k, "ok")
         feature = (rng.normal(size=length) * scale).astype(np.float16)
         rows.append(
-            {"video": "v", "person": "", "frame": first + k, "status": status,
-             "feature": feature if status == "ok" else None}
-        )  # fmt: skip
+            {
+                "video": "v",
+                "person": "",
+                "frame": first + k,
+                "status": status,
+                "feature": feature if status == "ok" else None,
+            }
+        )
     kind = schema(length, f"encoder of {length}")
     write_batches(path, kind, [pa.Table.from_pylist(rows, kind)])
     return path

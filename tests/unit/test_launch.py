@@ -37,5 +37,11 @@ def test_a_partition_that_is_not_there_is_named_beside_those_that_are(cluster: P
         launch(["--profile", str(ROOT / "profiles/slurm")])
     assert raised.value.where.endswith("profile.yaml: slurm_partition")
     with pytest.raises(UserError, match="no partition gpu or short"):
-        launch(["--profile", str(ROOT / "profiles/slurm"), "--default-resources",
-                "slurm_partition=short"])  # fmt: skip
+        launch(
+            [
+                "--profile",
+                str(ROOT / "profiles/slurm"),
+                "--default-resources",
+                "slurm_partition=short",
+            ]
+        )

@@ -33,8 +33,14 @@ from clipaffect.studies.robustness import disturbance_table, limits_answer
 from clipaffect.training.data import Split
 from clipaffect.training.mlp_head import Head
 
-MICRO = Encoder(model="clipaffect-micro", random=0, activation="gelu", normalise="clip",
-                precision="fp32", batch=8)  # fmt: skip
+MICRO = Encoder(
+    model="clipaffect-micro",
+    random=0,
+    activation="gelu",
+    normalise="clip",
+    precision="fp32",
+    batch=8,
+)
 
 
 def picture(size: int = 112) -> np.ndarray:
@@ -53,9 +59,13 @@ def error(crop: np.ndarray) -> float:
 
 @pytest.mark.parametrize(
     ("kind", "measure", "rises"),
-    [("blur", detail, False), ("noise", error, True), ("compression", error, True),
-     ("darkness", np.mean, False)],
-)  # fmt: skip
+    [
+        ("blur", detail, False),
+        ("noise", error, True),
+        ("compression", error, True),
+        ("darkness", np.mean, False),
+    ],
+)
 def test_each_degree_is_worse(
     kind: str, measure: Callable[[np.ndarray], float], rises: bool
 ) -> None:
@@ -93,8 +103,9 @@ def test_a_box_covers_what_it_says() -> None:
 
 
 def test_frames_are_spread_over_every_person() -> None:
-    rows = pd.DataFrame({"group": ["a"] * 500 + ["b"] * 7, "video": "v", "person": "",
-                         "frame": np.arange(507)})  # fmt: skip
+    rows = pd.DataFrame(
+        {"group": ["a"] * 500 + ["b"] * 7, "video": "v", "person": "", "frame": np.arange(507)}
+    )
     split = Split(rows, torch.zeros(507, 2), torch.zeros(507, 1, dtype=torch.int8))
     own = sample_frames(split, EXPR, 0).rows
     assert own.groupby("group").size().to_dict() == {"a": FRAMES, "b": 7}
@@ -106,11 +117,15 @@ def test_crops_are_found_in_any_shard(tmp_path: Path) -> None:
     shards = []
     for shard in range(2):
         rows = [
-            {"video": f"v{shard}", "person": "left", "frame": k,
-             "crop": encode_crop(np.full((32, 32, 3), 40 * shard + 10 * k, np.uint8)),
-             "image": None}
+            {
+                "video": f"v{shard}",
+                "person": "left",
+                "frame": k,
+                "crop": encode_crop(np.full((32, 32, 3), 40 * shard + 10 * k, np.uint8)),
+                "image": None,
+            }
             for k in range(3)
-        ]  # fmt: skip
+        ]
         path = tmp_path / f"{shard}.parquet"
         write_table(path, pa.Table.from_pylist(rows).to_pandas())
         shards.append(path)
@@ -129,9 +144,17 @@ def counted(values: dict[str, float], people: int = 24) -> Counted:
     seeds = {}
     for variant, chance in values.items():
         said = np.where(dice < chance, truth, (truth + 1) % 8)
-        cells = [[[((t == c) & (s == c)).sum(), ((t != c) & (s == c)).sum(),
-                   ((t == c) & (s != c)).sum()] for c in range(8)]
-                 for t, s in zip(truth, said, strict=True)]  # fmt: skip
+        cells = [
+            [
+                [
+                    ((t == c) & (s == c)).sum(),
+                    ((t != c) & (s == c)).sum(),
+                    ((t == c) & (s != c)).sum(),
+                ]
+                for c in range(8)
+            ]
+            for t, s in zip(truth, said, strict=True)
+        ]
         seeds[Setting("head", "x", variant, 0.5)] = {0: np.array(cells, float)}
     names = [f"p{k}" for k in range(people)]
     return Counted(names, EXPR.targets, seeds, {s: np.zeros((people, 8)) for s in seeds})
@@ -175,9 +198,14 @@ def test_a_tower_without_blocks_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("model", "side"),
-    [("clipaffect-micro", 64), ("clipaffect-tiny", 112), ("ViT-B-32", 224), ("RN50", 224),
-     ("clipaffect-mobilenet-v2", 224)],
-)  # fmt: skip
+    [
+        ("clipaffect-micro", 64),
+        ("clipaffect-tiny", 112),
+        ("ViT-B-32", 224),
+        ("RN50", 224),
+        ("clipaffect-mobilenet-v2", 224),
+    ],
+)
 def test_a_tower_entered_at_its_last_block_is_the_whole_tower(model: str, side: int) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -198,8 +226,9 @@ def test_a_tower_entered_at_its_last_block_is_the_whole_tower(model: str, side: 
     entered = run_from(visual, pictures[1:2], inputs.clone())
     torch.testing.assert_close(entered, moved)
     entered.square().sum().backward()
-    torch.testing.assert_close([weight.grad for weight in block.parameters()], whole,
-                               rtol=1e-4, atol=1e-4)  # fmt: skip
+    torch.testing.assert_close(
+        [weight.grad for weight in block.parameters()], whole, rtol=1e-4, atol=1e-4
+    )
     assert all(weight.grad is None for weight in set(visual.parameters()) - set(block.parameters()))
 
 
@@ -233,11 +262,21 @@ def test_only_the_block_and_the_head_move() -> None:
     assert all(torch.equal(w, before[name]) for name, w in visual.state_dict().items())
     assert sum(done) == 80
     tune(None, again, lambda rows: frozen[rows], labels, EXPR, recipe, 0.5, 0, done.append)
-    assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), again.parameters(),
-                                                 strict=True))  # fmt: skip
+    assert all(
+        torch.equal(a, b) for a, b in zip(alone.parameters(), again.parameters(), strict=True)
+    )
     tuned = deepcopy(head)
-    tune(visual, tuned, lambda rows: visual(pictures[rows]), labels, EXPR, recipe, 0.5, 0,
-         done.append)  # fmt: skip
+    tune(
+        visual,
+        tuned,
+        lambda rows: visual(pictures[rows]),
+        labels,
+        EXPR,
+        recipe,
+        0.5,
+        0,
+        done.append,
+    )
     moved = {name for name, w in visual.state_dict().items() if not torch.equal(w, before[name])}
     assert moved
     assert all(name.startswith("transformer.resblocks.1.") for name in moved)
@@ -271,9 +310,13 @@ def test_published_costs_name_their_sources() -> None:
 
 def test_the_cost_answer_follows_its_table() -> None:
     rows = pd.DataFrame(
-        {"what": ["encoder e", "head, EXPR"], "million_parameters": [2.0, 0.2],
-         "gflop": [0.16203, 0.002], "times": ""}
-    )  # fmt: skip
+        {
+            "what": ["encoder e", "head, EXPR"],
+            "million_parameters": [2.0, 0.2],
+            "gflop": [0.16203, 0.002],
+            "times": "",
+        }
+    )
     said = cost_answer("EXPR", rows, "e", published_costs())
     assert said.endswith("the paper's ViT-L/14 takes 1,000 times as much.")
     large = rows.assign(gflop=[324.06, 0.002])

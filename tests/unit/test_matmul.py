@@ -9,8 +9,15 @@ from clipaffect.training import matmul
 from clipaffect.training.matmul import affine
 
 
-@pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.skipif(
-    not matmul.HAS_ONEDNN, reason="a torch without oneDNN"))], ids=["mm", "oneDNN"])  # fmt: skip
+@pytest.fixture(
+    params=[
+        False,
+        pytest.param(
+            True, marks=pytest.mark.skipif(not matmul.HAS_ONEDNN, reason="a torch without oneDNN")
+        ),
+    ],
+    ids=["mm", "oneDNN"],
+)
 def either_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both of them, whichever this processor takes."""
     monkeypatch.setattr(matmul, "TAKES_ONEDNN", request.param)

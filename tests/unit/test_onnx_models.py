@@ -59,23 +59,47 @@ def made_bundle(folder: Path, precision: str) -> Path:
             flat |= {f"tiny/seed={seed}/{k}": v.contiguous() for k, v in state.items()}
         save_file(flat, folder / f"heads/{task.name}.safetensors")
         tasks[task.name] = {
-            "targets": task.targets, "multilabel": task.multilabel,
-            "file": f"heads/{task.name}.safetensors", "alpha": 0.5, "macro_f1": None, "low": None,
-            "high": None, "after_steps": None, "protocol": "",
-            "heads": [{"features": "tiny", "seeds": [0, 1], "inputs": 256, "hidden_layers": 2,
-                       "width": 32}],
-            "steps": [{"step": "average_seeds", "choice": {}},
-                      {"step": "temperature", "choice": {"temperature": 0.8}},
-                      {"step": "adjust", "choice": STEPS[task.name]}],
-        }  # fmt: skip
+            "targets": task.targets,
+            "multilabel": task.multilabel,
+            "file": f"heads/{task.name}.safetensors",
+            "alpha": 0.5,
+            "macro_f1": None,
+            "low": None,
+            "high": None,
+            "after_steps": None,
+            "protocol": "",
+            "heads": [
+                {
+                    "features": "tiny",
+                    "seeds": [0, 1],
+                    "inputs": 256,
+                    "hidden_layers": 2,
+                    "width": 32,
+                }
+            ],
+            "steps": [
+                {"step": "average_seeds", "choice": {}},
+                {"step": "temperature", "choice": {"temperature": 0.8}},
+                {"step": "adjust", "choice": STEPS[task.name]},
+            ],
+        }
     described = describe(Faces(), encoders)
     (folder / "preprocessing.json").write_text(json.dumps(described))
     values = {
-        "format": "clipaffect-bundle", "version": 1, "run": "made", "licensed": False,
-        "faces": Faces().model_dump(mode="json"), "features": {"tiny": ["tiny"]}, "tasks": tasks,
-        "encoders": {k: v.model_dump(mode="json") for k, v in encoders.items()}, "cautions": [],
-        "stages": VERSIONS, "packages": {}, "config": "0" * 64, "files": files_of(folder),
-    }  # fmt: skip
+        "format": "clipaffect-bundle",
+        "version": 1,
+        "run": "made",
+        "licensed": False,
+        "faces": Faces().model_dump(mode="json"),
+        "features": {"tiny": ["tiny"]},
+        "tasks": tasks,
+        "encoders": {k: v.model_dump(mode="json") for k, v in encoders.items()},
+        "cautions": [],
+        "stages": VERSIONS,
+        "packages": {},
+        "config": "0" * 64,
+        "files": files_of(folder),
+    }
     write_onnx(Bundle.model_validate(values), folder, Path(), encoders)
     values["files"] = files_of(folder)
     (folder / "bundle.json").write_text(Bundle.model_validate(values).model_dump_json())
@@ -84,10 +108,13 @@ def made_bundle(folder: Path, precision: str) -> Path:
 
 def files_of(folder: Path) -> dict[str, dict[str, object]]:
     return {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size,
-                                              "sha256": file_digest(path)}
-        for path in sorted(folder.rglob("*")) if path.is_file()
-    }  # fmt: skip
+        path.relative_to(folder).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": file_digest(path),
+        }
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +129,9 @@ def faces(real_clips: Path, face_networks: Path) -> list[np.ndarray]:
     group = cv2.imread(str(real_clips / "group.jpg"))[:, :, ::-1]
     pictures = [np.ascontiguousarray(group)]
     pictures += [f.pixels for f in read_frames(real_clips / "laughing.mp4") if f.number % 100 == 1]
-    crops = [cut_face(picture, face, Faces())[0] for picture in pictures
-             for face in finder(picture)]  # fmt: skip
+    crops = [
+        cut_face(picture, face, Faces())[0] for picture in pictures for face in finder(picture)
+    ]
     return [cv2.imdecode(np.frombuffer(crop, np.uint8), 1)[:, :, ::-1] for crop in crops]
 
 
@@ -111,8 +139,10 @@ def prepared(faces: list[np.ndarray], bundle: Path) -> np.ndarray:
     """By preprocessing.json alone."""
     (stated,) = json.loads((bundle / "preprocessing.json").read_text())["encoders"].values()
     height, width = stated["size"]
-    small = [Image.fromarray(np.ascontiguousarray(face)).resize((width, height), Image.BICUBIC)
-             for face in faces]  # fmt: skip
+    small = [
+        Image.fromarray(np.ascontiguousarray(face)).resize((width, height), Image.BICUBIC)
+        for face in faces
+    ]
     values = np.stack([np.asarray(picture, np.float32) for picture in small]) / 255
     values = (values - np.float32(stated["mean"])) / np.float32(stated["std"])
     return values.transpose(0, 3, 1, 2)
@@ -190,9 +220,12 @@ def test_the_script_needs_neither_torch_nor_this_project(
         Image.fromarray(np.ascontiguousarray(face)).save(paths[-1])
     done = subprocess.run(
         [sys.executable, str(bundle / "onnx/run.py"), *map(str, paths)],
-        capture_output=True, text=True, check=True, cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
-    )  # fmt: skip
+    )
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     model = clipaffect.load_model(bundle)
     expected: pd.DataFrame = model.predict_faces(

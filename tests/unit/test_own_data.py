@@ -88,10 +88,14 @@ i/3.png,validation,calm,true,no
     path = table(tmp_path, text)
     _, from_csv = read(settings(path, tasks))
     frame = pd.DataFrame(
-        {"image": [f"i/{k}.png" for k in range(4)], "split": ["train"] * 3 + ["validation"],
-         "mood": [0, 1, 2, 0], "smile": [1.0, 0.0, None, 1.0],
-         "frown": pd.array([0, None, 1, 0], "Int64")}
-    )  # fmt: skip
+        {
+            "image": [f"i/{k}.png" for k in range(4)],
+            "split": ["train"] * 3 + ["validation"],
+            "mood": [0, 1, 2, 0],
+            "smile": [1.0, 0.0, None, 1.0],
+            "frown": pd.array([0, None, 1, 0], "Int64"),
+        }
+    )
     frame.to_parquet(tmp_path / "labels.parquet")
     _, from_parquet = read(settings(tmp_path / "labels.parquet", tasks))
     for task in tasks:
@@ -106,34 +110,61 @@ MISTAKES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "no such column": (SIX.replace("mood", "moods"), {}, ["no column 'mood'", "'moods'"]),
     "no image": (SIX.replace("image,", "picture,"), {}, ["'image' or 'video'", "picture"]),
     "semicolons": (SIX.replace(",", ";"), {}, ["not separated by commas"]),
-    "a cell too many": (SIX.replace("cid,validation,calm", "cid,validation,calm,x"), {},
-                        ["5 cells, the header has 4", "line 5"]),
-    "a cell too few": (SIX.replace("i/5.png,dov,validation,\n", "i/5.png,dov\n"), {},
-                       ["2 cells", "line 7"]),
+    "a cell too many": (
+        SIX.replace("cid,validation,calm", "cid,validation,calm,x"),
+        {},
+        ["5 cells, the header has 4", "line 5"],
+    ),
+    "a cell too few": (
+        SIX.replace("i/5.png,dov,validation,\n", "i/5.png,dov\n"),
+        {},
+        ["2 cells", "line 7"],
+    ),
     "a path that leaves": (SIX.replace("i/2.png", "../i/2.png"), {}, ["leaves", "line 4"]),
     "an absolute path": (SIX.replace("i/2.png", "/etc/passwd"), {}, ["disk's root", "line 4"]),
-    "a split that is none": (SIX.replace("validation,TENSE", "check,TENSE"), {},
-                             ["'check' is no split", "line 6"]),
+    "a split that is none": (
+        SIX.replace("validation,TENSE", "check,TENSE"),
+        {},
+        ["'check' is no split", "line 6"],
+    ),
     "one person in two splits": (SIX.replace("cid", "ann"), {}, ["more than one split", "ann"]),
-    "an image twice": (SIX + "i/0.png,ann,train,tense\n", {}, ["two labels of mood", "line 2",
-                                                               "line 8"]),
-    "a frame of an image": ("image,frame,mood\ni/0.png,3,calm\n", {}, ["no frame or time",
-                                                                       "line 2"]),
+    "an image twice": (
+        SIX + "i/0.png,ann,train,tense\n",
+        {},
+        ["two labels of mood", "line 2", "line 8"],
+    ),
+    "a frame of an image": (
+        "image,frame,mood\ni/0.png,3,calm\n",
+        {},
+        ["no frame or time", "line 2"],
+    ),
     "nothing but the header": ("image,mood\n", {}, ["no row follows"]),
     "nobody is labelled": ("image,split,mood\ni/0.png,train,\n", {}, ["no row has a label"]),
     "no splits": ("image,mood\ni/0.png,calm\n", {}, ["no splits", "hold_out"]),
     "too few people": (SIX, {"split": {"by": "folds", "folds": 5}}, ["3 people", "5 parts"]),
     "a class that only one fold has": (
-        SIX, {"split": {"by": "folds", "folds": 2}}, ["no training frame of fold", "bored"]),
-    "a side of an image": ("image,side,split,mood\ni/0.png,left,train,0\n", {},
-                           ["an image has no side", "line 2"]),
-    "a person called NA in two splits": (SIX.replace("ann", "NA").replace("cid", "NA"), {},
-                                         ["more than one split", "NA"]),
-    "a path written in two ways": (SIX.replace("i/3.png,cid", "i//./0.png,cid"), {},
-                                   ["two labels of mood", "line 2", "line 5"]),
+        SIX,
+        {"split": {"by": "folds", "folds": 2}},
+        ["no training frame of fold", "bored"],
+    ),
+    "a side of an image": (
+        "image,side,split,mood\ni/0.png,left,train,0\n",
+        {},
+        ["an image has no side", "line 2"],
+    ),
+    "a person called NA in two splits": (
+        SIX.replace("ann", "NA").replace("cid", "NA"),
+        {},
+        ["more than one split", "NA"],
+    ),
+    "a path written in two ways": (
+        SIX.replace("i/3.png,cid", "i//./0.png,cid"),
+        {},
+        ["two labels of mood", "line 2", "line 5"],
+    ),
     "two columns of one name": (SIX.replace("person", "mood", 1), {}, ["two columns", "mood"]),
     "no such table": ("", {"table": "gone.csv"}, ["no such table"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", MISTAKES)
@@ -211,8 +242,14 @@ def test_what_is_odd_in_a_table_is_said(tmp_path: Path) -> None:
 
 def test_people_join_the_videos_they_are_in(tmp_path: Path) -> None:
     # ann is in a and b, b also shows bea, who is in c: one group; dov has d alone
-    rows = ["a.mp4,,ann,0", "b.mp4,left,ann,1", "b.mp4,right,bea,2", "c.mp4,,bea,0",
-            "d.mp4,,dov,{d}", "e.mp4,,,{e}"]  # fmt: skip
+    rows = [
+        "a.mp4,,ann,0",
+        "b.mp4,left,ann,1",
+        "b.mp4,right,bea,2",
+        "c.mp4,,bea,0",
+        "d.mp4,,dov,{d}",
+        "e.mp4,,,{e}",
+    ]
     for name in "abcde":
         write_video(tmp_path / f"{name}.mp4", frames=3)
 
@@ -226,8 +263,10 @@ def test_people_join_the_videos_they_are_in(tmp_path: Path) -> None:
     found = labels["mood"]
     by_group = found.groupby("group", observed=True)["video"].agg(lambda v: {*v.astype(str)})
     assert by_group.to_dict() == {
-        "ann": {"a.mp4", "b.mp4", "c.mp4"}, "dov": {"d.mp4"}, "e.mp4": {"e.mp4"}
-    }  # fmt: skip
+        "ann": {"a.mp4", "b.mp4", "c.mp4"},
+        "dov": {"d.mp4"},
+        "e.mp4": {"e.mp4"},
+    }
     assert found.groupby("group", observed=True)["split"].nunique().max() == 1
 
 
@@ -294,5 +333,10 @@ def test_a_configuration_of_own_data_is_checked(data: dict[str, Any], words: lis
 def test_a_time_between_two_frames_is_the_earlier_ones() -> None:
     times = np.array([0.0, 1.0, 2.0])
     assert nearest_frames(times, np.array([0.4, 0.5, 0.6, 1.5, 2.4, 3.6])).tolist() == [
-        1, 1, 2, 2, 3, 5,
-    ]  # fmt: skip
+        1,
+        1,
+        2,
+        2,
+        3,
+        5,
+    ]

@@ -31,8 +31,9 @@ def finder(face_networks: Path) -> FaceFinder:
 def seen(follower: FaceFollower, frames: list[np.ndarray]) -> list:
     return [
         (number, face.box.tolist(), face.points.tolist(), face.score, face.pose.tolist())
-        for frame in frames for number, face in follower(frame)
-    ]  # fmt: skip
+        for frame in frames
+        for number, face in follower(frame)
+    ]
 
 
 def test_a_state_holds_everything_the_next_frame_depends_on(

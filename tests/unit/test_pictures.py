@@ -47,8 +47,14 @@ def pictures(tmp_path: Path, real_clips: Path) -> Path:
     whole = (tmp_path / "turned.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     write_video(tmp_path / "blank.mp4", frames=2)
-    rows = [("a.png", "train"), ("b.webp", "validation"), ("empty.jpg", "train"),
-            ("turned.jpg", "train"), ("cut.jpg", "validation"), ("gone.jpg", "train")]  # fmt: skip
+    rows = [
+        ("a.png", "train"),
+        ("b.webp", "validation"),
+        ("empty.jpg", "train"),
+        ("turned.jpg", "train"),
+        ("cut.jpg", "validation"),
+        ("gone.jpg", "train"),
+    ]
     table = pd.DataFrame(rows, columns=["image", "split"]).assign(mood=[0, 1, 1, 0, 0, 0])
     table["video"] = ""
     table.loc[len(table)] = {"image": "", "video": "blank.mp4", "split": "train", "mood": 1}
@@ -58,9 +64,14 @@ def pictures(tmp_path: Path, real_clips: Path) -> Path:
 
 def settings(root: Path, faces: str) -> Data:
     return Data.model_validate(
-        {"format": "table", "table": str(root / "labels.csv"), "faces": faces, "shards": 1,
-         "tasks": {"mood": {"classes": ["calm", "tense"]}}}
-    )  # fmt: skip
+        {
+            "format": "table",
+            "table": str(root / "labels.csv"),
+            "faces": faces,
+            "shards": 1,
+            "tasks": {"mood": {"classes": ["calm", "tense"]}},
+        }
+    )
 
 
 def faces_of(data: Data, root: Path, assets: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -83,9 +94,14 @@ def test_the_face_of_a_picture_is_that_of_the_same_video_frame(
     rows, table = faces_of(settings(pictures, "search"), pictures, face_networks)
     status = table.set_index("video")["status"].to_dict()
     assert status == {
-        "a.png": "ok", "b.webp": "ok", "turned.jpg": "ok", "empty.jpg": "no_face",
-        "cut.jpg": "image_unreadable", "gone.jpg": "video_missing", "blank.mp4": "no_face",
-    }  # fmt: skip
+        "a.png": "ok",
+        "b.webp": "ok",
+        "turned.jpg": "ok",
+        "empty.jpg": "no_face",
+        "cut.jpg": "image_unreadable",
+        "gone.jpg": "video_missing",
+        "blank.mp4": "no_face",
+    }
     assert (
         rows.loc["a.png", KEYS]
         .drop("crop")

@@ -233,8 +233,18 @@ def run(
     settings: Training = SMALL,
     others: Sequence[Path] = (),
 ):
-    postprocess_scores(settings, how, EVALUATION, "x", EXPR, table, list(others), scored,
-                       Store(folder / "store"), folder / "out")  # fmt: skip
+    postprocess_scores(
+        settings,
+        how,
+        EVALUATION,
+        "x",
+        EXPR,
+        table,
+        list(others),
+        scored,
+        Store(folder / "store"),
+        folder / "out",
+    )
     steps = read_table(folder / "out/steps.parquet")
     return steps, json.loads((folder / "out/choices.json").read_text())
 
@@ -287,12 +297,22 @@ def test_another_encoders_heads_are_averaged_frame_by_frame(table: Path, tmp_pat
     steps, choices = run(table, scored, tmp_path, how, others=[other])
     assert choices["steps"] == [{"fold": 0, "step": "average_encoders", "choice": {"with": ["y"]}}]
     keys = ["seed", "video", "person", "frame"]
-    evaluate_heads(SMALL, "leave_out", "y", EXPR, other, bundles_of(other, tmp_path / "y"), [],
-                   tmp_path / "scored_y")  # fmt: skip
+    evaluate_heads(
+        SMALL,
+        "leave_out",
+        "y",
+        EXPR,
+        other,
+        bundles_of(other, tmp_path / "y"),
+        [],
+        tmp_path / "scored_y",
+    )
     own, theirs = (
-        read_table(folder / "scores.parquet").query("method == 'head' and alpha == 0.5")
-        .set_index(keys)["scores"] for folder in (scored, tmp_path / "scored_y")
-    )  # fmt: skip
+        read_table(folder / "scores.parquet")
+        .query("method == 'head' and alpha == 0.5")
+        .set_index(keys)["scores"]
+        for folder in (scored, tmp_path / "scored_y")
+    )
     averaged = read_table(tmp_path / "out/scores.parquet").set_index(keys)["scores"]
     assert len(averaged) == len(own) > len(theirs)
     for key, values in averaged.items():
@@ -336,17 +356,22 @@ def test_another_variant_does_not_stop_the_headlines_steps(table: Path, tmp_path
     scored = evaluated(table, tmp_path)
     (tmp_path / "broken.py").write_text("raise RuntimeError")
     broken = {"mine": {"loss": f"{tmp_path / 'broken.py'}:Loss"}}
-    steps, _ = run(table, scored, tmp_path, Postprocess(),
-                   SMALL.model_copy(update={"variants": broken}))  # fmt: skip
+    steps, _ = run(
+        table, scored, tmp_path, Postprocess(), SMALL.model_copy(update={"variants": broken})
+    )
     assert len(steps) == 5
 
 
 def test_training_people_are_dealt_whole_with_all_their_videos() -> None:
     count = 24 * 16
     rows = pd.DataFrame(
-        {"group": [f"p{k // 32}" for k in range(count)], "person": "",
-         "video": [f"v{k // 16}" for k in range(count)], "frame": np.arange(count)}
-    )  # fmt: skip
+        {
+            "group": [f"p{k // 32}" for k in range(count)],
+            "person": "",
+            "video": [f"v{k // 16}" for k in range(count)],
+            "frame": np.arange(count),
+        }
+    )
     labels = torch.from_numpy((np.arange(count)[:, None] % 8).astype(np.int8))
     train = Split(rows, torch.zeros(count, 2), labels)
     part = _deal(train, EXPR, 3)

@@ -40,16 +40,23 @@ def written(path: Path, features: np.ndarray, status: list[str], name: str) -> P
         pa.array(features.astype(np.float16).ravel()), features.shape[1], mask=pa.array(~have)
     )
     table = pa.table(
-        {"video": ["v"] * N, "person": ["1"] * N, "frame": list(range(1, N + 1)),
-         "status": status, "feature": column}
-    )  # fmt: skip
+        {
+            "video": ["v"] * N,
+            "person": ["1"] * N,
+            "frame": list(range(1, N + 1)),
+            "status": status,
+            "feature": column,
+        }
+    )
     write_batches(path, schema(features.shape[1], name), [table])
     return path
 
 
 def faces(path: Path) -> Path:
-    rows = [{"video": "v", "person": "1", "frame": k + 1, "time": k / 25, "status": "ok"}
-            for k in range(N)]  # fmt: skip
+    rows = [
+        {"video": "v", "person": "1", "frame": k + 1, "time": k / 25, "status": "ok"}
+        for k in range(N)
+    ]
     write_batches(path, SCHEMA, [pa.Table.from_pylist(rows, SCHEMA)])
     return path
 
@@ -73,8 +80,10 @@ def bundle(folder: Path, features: dict[str, list[str]], heads: dict[str, int]) 
                     size=(8, length)
                 ).astype(np.float32)
         save_file(weights, folder / task["file"])
-        task["heads"] = [{"features": own, "seeds": [0, 3], "inputs": length, "hidden_layers": 1,
-                          "width": 8} for own, length in heads.items()]  # fmt: skip
+        task["heads"] = [
+            {"features": own, "seeds": [0, 3], "inputs": length, "hidden_layers": 1, "width": 8}
+            for own, length in heads.items()
+        ]
         task["steps"] = [{"step": "average_seeds", "choice": {}}]
         if len(heads) > 1:
             others = {"step": "average_encoders", "choice": {"with": list(heads)[1:]}}
@@ -90,8 +99,9 @@ def units(folder: Path, own: str, x: np.ndarray) -> np.ndarray:
     """AU probabilities of the heads on some features, by numpy alone."""
     weights, found = load_file(folder / "heads/AU.safetensors"), []
     for seed in (0, 3):
-        w = {k.split("/", 2)[2]: v for k, v in weights.items()
-             if k.startswith(f"{own}/seed={seed}/")}  # fmt: skip
+        w = {
+            k.split("/", 2)[2]: v for k, v in weights.items() if k.startswith(f"{own}/seed={seed}/")
+        }
         hidden = x @ w["linears.0.weight"].T + w["linears.0.bias"]
         hidden = (hidden - w["norms.0.running_mean"]) / np.sqrt(w["norms.0.running_var"] + 1e-5)
         hidden = np.maximum(hidden * w["norms.0.weight"] + w["norms.0.bias"], 0)
@@ -107,8 +117,9 @@ def test_joined_features_are_scaled_as_in_training(tmp_path: Path) -> None:
     opened = open_bundle(folder)
     ok = ["ok"] * N
     files = {"a": written(tmp_path / "a", a, ok, "a"), "b": written(tmp_path / "b2", b, ok, "b")}
-    found = predict_rows(opened, faces(tmp_path / "f"), features_of(opened.bundle, files, tmp_path),
-                         "all")  # fmt: skip
+    found = predict_rows(
+        opened, faces(tmp_path / "f"), features_of(opened.bundle, files, tmp_path), "all"
+    )
     scaled = [x / np.sqrt((x**2).mean(1, keepdims=True)) for x in (a, b)]
     expected = units(folder, "j", np.concatenate(scaled, axis=1))
     assert found.answers["AU"].probability == pytest.approx(expected, abs=0.01)
@@ -120,8 +131,10 @@ def test_where_another_encoder_saw_no_face_the_own_heads_answer(tmp_path: Path) 
     folder = bundle(tmp_path / "b", {"a": ["a"], "b": ["b"]}, {"b": 4, "a": 6})
     opened = open_bundle(folder)
     blurred = ["face_blurred" if k % 7 == 0 else "ok" for k in range(N)]
-    files = {"a": written(tmp_path / "fa", a, blurred, "a"),
-             "b": written(tmp_path / "fb", b, ["ok"] * N, "b")}  # fmt: skip
+    files = {
+        "a": written(tmp_path / "fa", a, blurred, "a"),
+        "b": written(tmp_path / "fb", b, ["ok"] * N, "b"),
+    }
     found = predict_rows(opened, faces(tmp_path / "f"), files, "all")
     assert (found.at >= 0).all()
     own, other = units(folder, "b", b), units(folder, "a", a)

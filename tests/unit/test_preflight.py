@@ -48,9 +48,15 @@ def test_frames_with_and_without_an_image(crop_tree: Path) -> None:
     assert found["without_image"] == 3 + 1
     assert found["beyond"] == 1 + 11 + 10
     assert found["counts"] == {
-        "Neutral": 2, "Anger": 2, "Disgust": 1, "Fear": 1, "Happiness": 1, "Sadness": 1,
-        "Surprise": 1, "Other": 1,
-    }  # fmt: skip
+        "Neutral": 2,
+        "Anger": 2,
+        "Disgust": 1,
+        "Fear": 1,
+        "Happiness": 1,
+        "Sadness": 1,
+        "Surprise": 1,
+        "Other": 1,
+    }
 
 
 def test_a_run_without_hope_is_refused(crop_tree: Path) -> None:
@@ -94,8 +100,14 @@ def test_what_looks_wrong_is_said(crop_tree: Path) -> None:
         for frame in (1, 2):
             path = crops(crop_tree / "cropped_aligned" / name) / f"{frame:05d}.jpg"
             path.write_bytes(encode_crop(picture))
-    names = [("empty", "Train_Set"), ("twin", "Train_Set"), ("twin2", "Validation_Set"),
-             ("big", "Train_Set"), ("nowhere", "Train_Set"), ("BIG", "Train_Set")]  # fmt: skip
+    names = [
+        ("empty", "Train_Set"),
+        ("twin", "Train_Set"),
+        ("twin2", "Validation_Set"),
+        ("big", "Train_Set"),
+        ("nowhere", "Train_Set"),
+        ("BIG", "Train_Set"),
+    ]
     for name, split in names:
         write_annotation(annotation(crop_tree, EXPR, split, name), EXPR.header, ["0", "1"])
     (crop_tree / "test.txt").write_text("twin\n")
@@ -167,16 +179,25 @@ def test_rows_of_a_sample_file_without_an_image_are_counted(crop_tree: Path) -> 
 
 
 def test_published_lists_row_by_row(crop_tree: Path) -> None:
-    lines = ["cropped_aligned/1-30-1280x720/00001.jpg 0", "1-30-1280x720/00002.jpg,1",
-             "/home/x/4-30_left/00001.jpg  5", "gone/00001.jpg 2"]  # fmt: skip
+    lines = [
+        "cropped_aligned/1-30-1280x720/00001.jpg 0",
+        "1-30-1280x720/00002.jpg,1",
+        "/home/x/4-30_left/00001.jpg  5",
+        "gone/00001.jpg 2",
+    ]
     (crop_tree / "expr_train.txt").write_text("\n".join(lines) + "\n")
     (crop_tree / "expr_val.txt").write_text("video99/00001.jpg 0\nvideo99/00002.jpg 1\n")
-    lists = {"EXPR": {"train": str(crop_tree / "expr_train.txt"),
-                      "validation": str(crop_tree / "expr_val.txt")}}  # fmt: skip
+    lists = {
+        "EXPR": {
+            "train": str(crop_tree / "expr_train.txt"),
+            "validation": str(crop_tree / "expr_val.txt"),
+        }
+    }
     facts = facts_of(data(crop_tree, frame_lists=lists))
     found = facts["frame_lists"]["EXPR train"]
-    counts = [found[k] for k in ("listed", "found", "same", "other_label", "only_listed",
-                                 "only_found")]  # fmt: skip
+    counts = [
+        found[k] for k in ("listed", "found", "same", "other_label", "only_listed", "only_found")
+    ]
     assert counts == [4, 10, 2, 1, 1, 7]
     assert found["examples"]["other label"] == ["4-30_left/00001.jpg"]
     assert found["examples"]["only listed"] == ["gone/00001.jpg"]
@@ -227,8 +248,9 @@ def test_parameters_are_those_of_open_clips_table(
 
 
 def test_every_costly_stage_is_estimated(micro_config: Path, face_networks: Path) -> None:
-    settings = Encoder(model="clipaffect-micro", random=0, activation="gelu", normalise="clip",
-                       precision="fp32")  # fmt: skip
+    settings = Encoder(
+        model="clipaffect-micro", random=0, activation="gelu", normalise="clip", precision="fp32"
+    )
     config = load_config(micro_config)
     settings_, tasks = config.data, list(config.tasks().values())
     tree, labels = read_dataset(settings_, tasks)

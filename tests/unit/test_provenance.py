@@ -62,8 +62,10 @@ def test_another_library_reads_what_was_run_and_what_came_out(folder: Path) -> N
     assert len(files) == 4
     hashed = subprocess.run(
         ["sha256sum", *(path for path in folder.rglob("*") if path.is_file())],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     for entity in files:
         assert entity["sha256"] in hashed
 

@@ -54,8 +54,9 @@ class Published:
         layers.append(nn.Linear(WIDTH, len(task.targets)))
         layers[-1].load_state_dict(head.output.state_dict())
         self.model = nn.Sequential(*layers).to(dtype).train()
-        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=1e-3, betas=(0.9, 0.999),
-                                           weight_decay=1e-4)  # fmt: skip
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=1e-3, betas=(0.9, 0.999), weight_decay=1e-4
+        )
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
             self.optimiser, T_max=EPOCHS / 4, eta_min=1e-5
         )
@@ -105,9 +106,11 @@ def by_layer(state: dict[str, Tensor]) -> list[Tensor]:
     layers = sorted({name.split(".")[1] for name in state if name.startswith("linears")})
     order = [f"{kind}.{k}." for k in layers for kind in ("linears", "norms")] + ["output."]
     return [
-        value for prefix in order for name, value in state.items()
+        value
+        for prefix in order
+        for name, value in state.items()
         if name.startswith(prefix) and value.is_floating_point()
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("task", [EXPR, AU], ids=lambda t: t.name)

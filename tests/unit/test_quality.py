@@ -61,8 +61,14 @@ def test_stride_and_rate_together_are_refused() -> None:
         Faces(stride=2, rate=5)
 
 
-GOOD = {"eye_distance": 40.0, "yaw": 5.0, "pitch": -5.0, "roll": 0.0, "visible": 1.0,
-        "sharpness": 80.0}  # fmt: skip
+GOOD = {
+    "eye_distance": 40.0,
+    "yaw": 5.0,
+    "pitch": -5.0,
+    "roll": 0.0,
+    "visible": 1.0,
+    "sharpness": 80.0,
+}
 
 
 @pytest.mark.parametrize(

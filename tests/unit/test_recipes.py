@@ -38,8 +38,9 @@ def read(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, **data: Any) 
         subprocess.run([sys.executable, "-c", program], cwd=folder, check=True)
     monkeypatch.chdir(folder)
     values["data"] |= data
-    config = parse_config(values | {"encoders": {"pixels": {"kind": "pixels"}},
-                                    "encoder": "pixels"}, "recipe")  # fmt: skip
+    config = parse_config(
+        values | {"encoders": {"pixels": {"kind": "pixels"}}, "encoder": "pixels"}, "recipe"
+    )
     assert config.data.licensed
     return read_dataset(config.data, list(config.tasks().values()))
 
@@ -56,8 +57,18 @@ def fer2013(folder: Path) -> None:
     votes = np.zeros((21, 10), int)
     votes[np.arange(21), np.arange(21) % 8] = 6  # more than half
     votes[0, 0], votes[0, 1] = 5, 5  # nobody's majority
-    names = ["neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt",
-             "unknown", "NF"]  # fmt: skip
+    names = [
+        "neutral",
+        "happiness",
+        "surprise",
+        "sadness",
+        "anger",
+        "disgust",
+        "fear",
+        "contempt",
+        "unknown",
+        "NF",
+    ]
     plus = pd.DataFrame(votes, columns=names)
     plus.insert(0, "Usage", [row["Usage"] for row in rows])
     plus.to_csv(folder / "data/fer2013/fer2013new.csv", index=False)
@@ -74,8 +85,16 @@ def test_fer2013_and_ferplus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert image.ravel().tolist() == list(map(int, pixels.split()))
     plus = pd.read_csv(tmp_path / "data/fer2013/labels_plus.csv", keep_default_na=False)
     assert plus["EXPR"].iloc[:9].tolist() == [
-        "", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "neutral"
-    ]  # fmt: skip
+        "",
+        "happiness",
+        "surprise",
+        "sadness",
+        "anger",
+        "disgust",
+        "fear",
+        "contempt",
+        "neutral",
+    ]
 
 
 DISFA = [1, 2, 4, 5, 6, 9, 12, 15, 17, 20, 25, 26]

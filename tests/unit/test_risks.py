@@ -191,8 +191,9 @@ def test_chi_square_is_the_dual_minimum_and_the_best_weights_in_the_ball(
         return eta + np.sqrt(1 + radius) * spread
 
     low = losses.max() - 100 / np.sqrt(radius)
-    found = minimize_scalar(dual, bounds=(low, losses.max()), method="bounded",
-                            options={"xatol": 1e-10})  # fmt: skip
+    found = minimize_scalar(
+        dual, bounds=(low, losses.max()), method="bounded", options={"xatol": 1e-10}
+    )
     weighed = weigh(ChiSquare(radius), torch.from_numpy(losses))
     assert float(weighed.value) == pytest.approx(found.fun, abs=1e-6)
     q = weighed.weights.numpy()
@@ -201,8 +202,14 @@ def test_chi_square_is_the_dual_minimum_and_the_best_weights_in_the_ball(
     if n == 5:
         ball = {"type": "ineq", "fun": lambda p: radius - n * ((p - 1 / n) ** 2).sum()}
         whole = {"type": "eq", "fun": lambda p: p.sum() - 1}
-        best = minimize(lambda p: -(p @ losses), np.full(n, 1 / n), bounds=[(0, 1)] * n,
-                        constraints=[ball, whole], method="SLSQP", tol=1e-12)  # fmt: skip
+        best = minimize(
+            lambda p: -(p @ losses),
+            np.full(n, 1 / n),
+            bounds=[(0, 1)] * n,
+            constraints=[ball, whole],
+            method="SLSQP",
+            tol=1e-12,
+        )
         assert float(weighed.value) == pytest.approx(-best.fun, abs=1e-5)
 
 

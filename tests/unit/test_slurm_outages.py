@@ -28,9 +28,11 @@ def executor_class() -> type[slurm.Executor]:
     class Executor(slurm.Executor):
         def __init__(self) -> None:
             settings = SimpleNamespace(
-                status_command="squeue", status_attempts=5, init_seconds_before_status_checks=1,
+                status_command="squeue",
+                status_attempts=5,
+                init_seconds_before_status_checks=1,
                 keep_successful_logs=True,
-            )  # fmt: skip
+            )
             self.ends: dict[str, str] = {}
             scheduler = SimpleNamespace(
                 finish_callback=lambda job: self.ends.update({job: "success"}),

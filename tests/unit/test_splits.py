@@ -210,8 +210,14 @@ def test_a_reference_is_scored_on_its_own_frames(folds: Path, tmp_path: Path) ->
 def test_a_submission_is_the_mean_of_every_folds_heads(folds: Path, tmp_path: Path) -> None:
     bundles = bundles_of(folds, tmp_path)
     features = np.random.default_rng(3).normal(size=(5, 6)).astype(np.float16)
-    keys = pa.table({"video": ["t"] * 5, "person": [""] * 5, "frame": pa.array(range(1, 6), "i4"),
-                     "status": ["ok"] * 5})  # fmt: skip
+    keys = pa.table(
+        {
+            "video": ["t"] * 5,
+            "person": [""] * 5,
+            "frame": pa.array(range(1, 6), "i4"),
+            "status": ["ok"] * 5,
+        }
+    )
     column = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), 6)
     shard = tmp_path / "shard.parquet"
     pq.write_table(keys.append_column("feature", column).cast(schema(6, "x")), shard)

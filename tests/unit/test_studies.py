@@ -27,13 +27,21 @@ def results(rows: list[tuple[str, float, float, float]], **curve: Any) -> TaskRe
     second = {"second_method": "head", "second_encoder": "x", "second_variant": ""}
     comparisons = pd.DataFrame(
         [
-            {"method": "head", "encoder": "x", "variant": variant, "alpha": alpha,
-             "family": "exploratory", "target": "", "difference": difference, "p_adjusted": p,
-             "p": p}
+            {
+                "method": "head",
+                "encoder": "x",
+                "variant": variant,
+                "alpha": alpha,
+                "family": "exploratory",
+                "target": "",
+                "difference": difference,
+                "p_adjusted": p,
+                "p": p,
+            }
             | second
             for variant, alpha, difference, p in rows
         ]
-    )  # fmt: skip
+    )
     curve = curve or {"alpha": [0.5, 1.0], "estimate": [0.6, 0.6], "collapsed": [False, False]}
     heads = pd.DataFrame(curve).assign(variant="", status="ok")
     intervals = pd.DataFrame(curve).assign(method="head", encoder="x", variant="", target="")
@@ -41,8 +49,12 @@ def results(rows: list[tuple[str, float, float, float]], **curve: Any) -> TaskRe
     return TaskResults(EXPR, nothing, heads, nothing, {}, intervals, comparisons, {}, nothing, {})
 
 
-ROWS = [("deep", 0.5, 0.031, 0.01), ("wide", 0.5, -0.02, 0.03), ("flat", 0.5, 0.004, 0.7),
-        ("thin", 0.5, -0.006, 0.4)]  # fmt: skip
+ROWS = [
+    ("deep", 0.5, 0.031, 0.01),
+    ("wide", 0.5, -0.02, 0.03),
+    ("flat", 0.5, 0.004, 0.7),
+    ("thin", 0.5, -0.006, 0.4),
+]
 
 
 def flipped(task: TaskResults) -> TaskResults:
@@ -86,8 +98,11 @@ def test_variants_are_read_at_the_headlines_alpha() -> None:
 
 
 def test_the_course_over_alpha() -> None:
-    curve = {"alpha": [0.01, 0.5, 1.0], "estimate": [0.2, 0.61, 0.6],
-             "collapsed": [True, False, False]}  # fmt: skip
+    curve = {
+        "alpha": [0.01, 0.5, 1.0],
+        "estimate": [0.2, 0.61, 0.6],
+        "collapsed": [True, False, False],
+    }
     rows = [("", 0.01, -0.4, 0.001), ("", 0.5, 0.01, 0.6)]
     said = study_answer("EXPR", results(rows, **curve), "alpha", 0.5)
     assert said == (
@@ -128,8 +143,9 @@ def test_the_shipped_studies_fit_the_shipped_configurations(name: str) -> None:
 
 
 def test_a_study_that_does_not_fit_is_named_and_stops_nobody() -> None:
-    config = parse_config({"training": {"loss_over": "samples", "headline_alpha": 0.4,
-                                        "alphas": [0.4, 1.0]}}, "test")  # fmt: skip
+    config = parse_config(
+        {"training": {"loss_over": "samples", "headline_alpha": 0.4, "alphas": [0.4, 1.0]}}, "test"
+    )
     studies, wrong = usable_studies(config, ROOT / "config/studies")
     assert list(wrong) == ["losses"]
     assert "class_balanced weighs single units" in wrong["losses"]
@@ -140,9 +156,13 @@ def test_a_study_that_does_not_fit_is_named_and_stops_nobody() -> None:
 def test_heads_that_failed_or_collapsed_are_told() -> None:
     task = results(ROWS)
     heads = pd.DataFrame(
-        {"variant": ["", "deep", "deep", "wide"], "status": ["ok", "failed", "ok", "ok"],
-         "collapsed": [False, False, False, True], "alpha": 0.5}
-    )  # fmt: skip
+        {
+            "variant": ["", "deep", "deep", "wide"],
+            "status": ["ok", "failed", "ok", "ok"],
+            "collapsed": [False, False, False, True],
+            "alpha": 0.5,
+        }
+    )
     said = study_answer("EXPR", replace(task, heads=heads), "variants", 0.5)
     assert said.endswith("Heads that failed: 1 of deep. Heads that collapsed: 1 of wide.")
 

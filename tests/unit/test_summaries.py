@@ -21,10 +21,14 @@ FIRST = open_bundle(ROOT / "tests/data/bundle-v1")
 def video(decided: list[int | None], step: float = 0.1) -> Predicted:
     """One person; of each frame the class, None where there is no face."""
     rows = pd.DataFrame(
-        {"video": "v", "person": ["" if d is None else "1" for d in decided],
-         "frame": range(1, len(decided) + 1), "time": np.arange(len(decided)) * step,
-         "status": ["no_face" if d is None else "ok" for d in decided]}
-    )  # fmt: skip
+        {
+            "video": "v",
+            "person": ["" if d is None else "1" for d in decided],
+            "frame": range(1, len(decided) + 1),
+            "time": np.arange(len(decided)) * step,
+            "status": ["no_face" if d is None else "ok" for d in decided],
+        }
+    )
     known = [d for d in decided if d is not None]
     at = np.full(len(decided), -1)
     at[[d is not None for d in decided]] = np.arange(len(known))
@@ -36,8 +40,14 @@ def video(decided: list[int | None], step: float = 0.1) -> Predicted:
         decision = np.array(known)[:, None]
         if model.multilabel:
             decision = np.eye(size, dtype=int)[known]
-        answers[name] = Answers(probability, decision, np.full(size, 0.5), probability * 0,
-                                probability, probability[None])  # fmt: skip
+        answers[name] = Answers(
+            probability,
+            decision,
+            np.full(size, 0.5),
+            probability * 0,
+            probability,
+            probability[None],
+        )
     return Predicted(FIRST, "all", Path(), rows, at, answers)
 
 
@@ -46,8 +56,10 @@ def test_an_episode_is_a_run_of_frames_and_lasts_until_the_next() -> None:
     own = episodes[episodes["task"] == "EXPR"]
     found = own[["target", "start_frame", "end_frame", "frames", "peak_frame"]].to_numpy().tolist()
     assert found == [
-        ["Neutral", 1, 2, 2, 2], ["Neutral", 6, 6, 1, 6], ["Happiness", 3, 5, 3, 5],
-    ]  # fmt: skip
+        ["Neutral", 1, 2, 2, 2],
+        ["Neutral", 6, 6, 1, 6],
+        ["Happiness", 3, 5, 3, 5],
+    ]
     happy = own[own["target"] == "Happiness"].iloc[0]
     assert (happy["start_time"], happy["end_time"]) == (pytest.approx(0.2), pytest.approx(0.5))
     assert happy["seconds"] == pytest.approx(0.3)

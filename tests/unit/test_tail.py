@@ -29,9 +29,16 @@ def made(late: int = 0, noise: float = 0.05, seed: int = 0) -> pd.DataFrame:
         scores = np.full((FRAMES, 8), 0.02)
         seen = np.where(rng.random(FRAMES) < noise, rng.integers(0, 8, FRAMES), truth[late:])
         scores[np.arange(FRAMES), seen] = 0.86
-        rows = pd.DataFrame({"fold": 0, "group": f"p{person}", "video": f"v{person}",
-                             "person": "", "frame": np.arange(1, FRAMES + 1),
-                             "label": truth[:FRAMES]})  # fmt: skip
+        rows = pd.DataFrame(
+            {
+                "fold": 0,
+                "group": f"p{person}",
+                "video": f"v{person}",
+                "person": "",
+                "frame": np.arange(1, FRAMES + 1),
+                "label": truth[:FRAMES],
+            }
+        )
         parts.append(rows.assign(scores=list(scores)))
     return pd.concat(parts, ignore_index=True)
 

@@ -61,8 +61,14 @@ def test_other_words_are_unknown_and_the_rest_is_padding() -> None:
 def test_a_caption_names_what_is_seen_and_how_strong(intensity: float) -> None:
     rng = np.random.default_rng(1)
     texts = {caption("", {12: intensity, 4: 0.0}, rng) for _ in range(50)}
-    words = {0.19: None, 0.2: "slight", 0.44: "slight", 0.46: "marked", 0.74: "marked",
-             0.76: "extreme"}[intensity]  # fmt: skip
+    words = {
+        0.19: None,
+        0.2: "slight",
+        0.44: "slight",
+        0.46: "marked",
+        0.74: "marked",
+        0.76: "extreme",
+    }[intensity]
     assert all("brow" not in text for text in texts)
     assert all((f"{words} lip corner puller" in text) == (words is not None) for text in texts)
 

@@ -120,15 +120,21 @@ def test_one_more_seed_trains_only_that_seed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "recipe",
-    [{}, {"cvar": Cvar(gradient="published")}, {"loss": "focal"}, {"loss": "class_balanced"},
-     {"loss": "chi_square"}],
-)  # fmt: skip
+    [
+        {},
+        {"cvar": Cvar(gradient="published")},
+        {"loss": "focal"},
+        {"loss": "class_balanced"},
+        {"loss": "chi_square"},
+    ],
+)
 def test_features_that_overflow_end_the_head_in_its_first_epoch(
     tmp_path: Path, recipe: dict[str, Any]
 ) -> None:
     rows, changed = data(**recipe)
-    huge = TrainingData(rows.features.float() * 1e38, rows.labels, rows.rows, rows.inner,
-                        rows.validation)  # fmt: skip
+    huge = TrainingData(
+        rows.features.float() * 1e38, rows.labels, rows.rows, rows.inner, rows.validation
+    )
     found = train_head(huge, EXPR, changed, 0.5, 0, tmp_path)
     assert found.status == "non_finite"
     assert [row["epoch"] for row in found.history] == [1]

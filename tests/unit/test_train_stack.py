@@ -120,8 +120,11 @@ def test_training_on_a_gpu_that_is_not_there(tmp_path: Path) -> None:
         train_heads(table, EXPR, settings, 0, Store(tmp_path / "s"), tmp_path / "out")
 
 
-@pytest.mark.parametrize("change", [{}, {"loss": "class_balanced"}, {"loss": "chi_square"},
-                                    {"perturbation": "sign", "rho": 1e-3}], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"loss": "class_balanced"}, {"loss": "chi_square"}, {"perturbation": "sign", "rho": 1e-3}],
+    ids=str,
+)
 @pytest.mark.parametrize("task", [EXPR, AU], ids=lambda t: t.name)
 def test_by_the_rules_of_a_gpu_a_stack_trains_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: Task, change: dict[str, Any]
@@ -158,10 +161,15 @@ def test_a_step_that_a_gpu_would_refuse_is_refused(monkeypatch: pytest.MonkeyPat
             x + torch.ones(4)
         graph = torch.cuda.CUDAGraph()
         for wrong in (
-            lambda: x.sum().item(), lambda: x[x > 1], x.nonzero, x.cpu,
-            lambda: torch.bincount(x.long()), lambda: torch.as_tensor([1.0], device=DEVICE),
-            lambda: torch.ones(4).to(DEVICE), lambda: torch.tensor([1.0], device=DEVICE),
-        ):  # fmt: skip
+            lambda: x.sum().item(),
+            lambda: x[x > 1],
+            x.nonzero,
+            x.cpu,
+            lambda: torch.bincount(x.long()),
+            lambda: torch.as_tensor([1.0], device=DEVICE),
+            lambda: torch.ones(4).to(DEVICE),
+            lambda: torch.tensor([1.0], device=DEVICE),
+        ):
             with pytest.raises(Refused, match="meet while"), torch.cuda.graph(graph):
                 wrong()
         number, scale = torch.ones((), device=DEVICE), 2.0

@@ -25,10 +25,13 @@ def split(labels: np.ndarray, videos: int = 6) -> Split:
     rng = np.random.default_rng(0)
     names = [f"v{k * videos // len(labels)}" for k in range(len(labels))]
     rows = pd.DataFrame(
-        {"group": names, "video": names,
-         "person": [["_left", "_right"][k % 2] for k in range(len(labels))],
-         "frame": range(len(labels))}
-    )  # fmt: skip
+        {
+            "group": names,
+            "video": names,
+            "person": [["_left", "_right"][k % 2] for k in range(len(labels))],
+            "frame": range(len(labels)),
+        }
+    )
     features = torch.from_numpy(rng.normal(size=(len(labels), 5)).astype(np.float16))
     return Split(rows, features, torch.from_numpy(labels.astype(np.int8)))
 

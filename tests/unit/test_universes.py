@@ -47,9 +47,11 @@ TWO = factors(
 def test_every_combination_names_its_encoder_and_its_recipe() -> None:
     found = combine(Config(), "s", TWO)
     assert [(u.encoder, u.variant) for u in found.every] == [
-        ("s-precision.fp32", "head.linear"), ("tiny-clip", "head.linear"), ("s-precision.fp32", ""),
+        ("s-precision.fp32", "head.linear"),
+        ("tiny-clip", "head.linear"),
+        ("s-precision.fp32", ""),
         ("tiny-clip", ""),
-    ]  # fmt: skip
+    ]
     assert found.encoders["s-precision.fp32"].precision == "fp32"
     assert found.encoders["s-precision.fp32"].asset == "tiny-clip"
     assert found.variants == {"head.linear": {"hidden_layers": 0}}
@@ -65,14 +67,19 @@ def test_what_changes_nothing_is_the_runs_own() -> None:
     found = combine(Config(), "s", same)
     assert found.every[-1].encoder == "tiny-clip"
     assert set(found.encoders) == {
-        "s-crop.box-precision.fp32", "s-crop.box-precision.bf16", "s-crop.aligned-precision.fp32",
-    }  # fmt: skip
+        "s-crop.box-precision.fp32",
+        "s-crop.box-precision.bf16",
+        "s-crop.aligned-precision.fp32",
+    }
     assert found.encoders["s-crop.aligned-precision.fp32"].crop is None
 
 
 def test_an_encoder_of_its_own_takes_nothing_from_the_runs() -> None:
-    level = {"own": Level(), "pixels": Level(encoder={"kind": "pixels"}),
-             "random": Level(encoder={"random": 3})}  # fmt: skip
+    level = {
+        "own": Level(),
+        "pixels": Level(encoder={"kind": "pixels"}),
+        "random": Level(encoder={"random": 3}),
+    }
     found = combine(Config(), "s", {"encoder": level})
     assert [u.encoder for u in found.every] == ["tiny-clip", "pixels", "s-encoder.random"]
     entry = found.encoders["s-encoder.random"]
@@ -101,9 +108,11 @@ def test_clips_activation_is_one_of_the_choices() -> None:
     planned = plan_study(config, "points", POINTS)
     assert set(planned.universes.left_out) == {"crop"}
     assert len(planned.universes.every) == 2**7
-    swapped = {planned.config.encoders[own.encoder].swap_activation
-               for own in planned.universes.every
-               if own.levels["activation"] == "swapped"}  # fmt: skip
+    swapped = {
+        planned.config.encoders[own.encoder].swap_activation
+        for own in planned.universes.every
+        if own.levels["activation"] == "swapped"
+    }
     assert swapped == {True}
     assert not config.encoders[planned.universes.every[-1].encoder].swap_activation
     assert planned.config.training.seeds == config.training.seeds[:2]
@@ -112,14 +121,28 @@ def test_clips_activation_is_one_of_the_choices() -> None:
 @pytest.mark.parametrize(
     ("levels", "words"),
     [
-        ({"a": {"x": Level(recipe={"rho": 0}), "y": Level()},
-          "b": {"x": Level(recipe={"rho": 1}), "y": Level()}}, "two factors change 'rho'"),
+        (
+            {
+                "a": {"x": Level(recipe={"rho": 0}), "y": Level()},
+                "b": {"x": Level(recipe={"rho": 1}), "y": Level()},
+            },
+            "two factors change 'rho'",
+        ),
         ({"a": {"x": Level(alpha=0.3), "y": Level()}}, "'alpha' may be 1"),
-        ({"a": {"b-c.d": Level(recipe={"rho": 0}), "y": Level(), "b": Level(recipe={"rho": 1})},
-          "c": {"d": Level(recipe={"dropout": 0}), "y": Level()}}, "would be called 'a.b-c.d'"),
+        (
+            {
+                "a": {
+                    "b-c.d": Level(recipe={"rho": 0}),
+                    "y": Level(),
+                    "b": Level(recipe={"rho": 1}),
+                },
+                "c": {"d": Level(recipe={"dropout": 0}), "y": Level()},
+            },
+            "would be called 'a.b-c.d'",
+        ),
         ({"a": {"x": Level(encoder={"crop": "round"}), "y": Level()}}, "the encoder of 'a.x'"),
     ],
-)  # fmt: skip
+)
 def test_levels_that_make_no_sense_are_named(
     levels: dict[str, dict[str, Level]], words: str
 ) -> None:
@@ -192,8 +215,9 @@ def test_your_own_head_stands_beside_the_published_recipe() -> None:
 
 
 def load_config_training(preset: str) -> dict:
-    return parse_config({"preset": preset, "data": {"annotations": "a", "images": ["b"]}},
-                        "test").training.model_dump()  # fmt: skip
+    return parse_config(
+        {"preset": preset, "data": {"annotations": "a", "images": ["b"]}}, "test"
+    ).training.model_dump()
 
 
 def test_a_variants_alphas_are_its_own() -> None:
@@ -257,10 +281,16 @@ def counts_of(skill: Any, people: int = 24, frames: int = 60, seed: int = 0) -> 
             right = rng.random(truth.shape) < chance
             said = np.where(right, truth, (truth + rng.integers(1, 8, truth.shape)) % 8)
             cells = [
-                [[((t == c) & (s == c)).sum(), ((t != c) & (s == c)).sum(),
-                  ((t == c) & (s != c)).sum()] for c in range(8)]
+                [
+                    [
+                        ((t == c) & (s == c)).sum(),
+                        ((t != c) & (s == c)).sum(),
+                        ((t == c) & (s != c)).sum(),
+                    ]
+                    for c in range(8)
+                ]
                 for t, s in zip(truth, said, strict=True)
-            ]  # fmt: skip
+            ]
             by_seed[number] = np.array(cells, float)
         found.append(by_seed)
     return found
@@ -304,9 +334,14 @@ def test_luck_is_all_of_a_gain_where_nothing_differs() -> None:
 
 def points_of(sign: float, luck: dict[str, float] | None) -> Points:
     table = pd.DataFrame(
-        {"factor": ["crop", "head", "SAM"], "difference": [0.1 * sign, -0.05 * sign, 0.001],
-         "low": 0.0, "high": 0.0, "p_adjusted": [0.001, 0.01, 0.8]}
-    )  # fmt: skip
+        {
+            "factor": ["crop", "head", "SAM"],
+            "difference": [0.1 * sign, -0.05 * sign, 0.001],
+            "low": 0.0,
+            "high": 0.0,
+            "p_adjusted": [0.001, 0.01, 0.8],
+        }
+    )
     universes = pd.DataFrame({"crop": ["x"] * 4, "macro_f1": [0.9, 0.8, 0.7, 0.6]})
     return Points(universes, table, 0.7, 0.8, luck)
 
@@ -372,8 +407,15 @@ def test_two_encoders_are_averaged_and_compared() -> None:
     study = Study(question="q", answer="levels", factors={"encoder": levels})
     planned = plan_study(Config(), "s", study)
     assert isinstance(planned, Planned)
-    scores = Known(rows, labels, [], np.full((len(rows), 8), 1 / 8), sorted(rows["group"].unique()),
-                   {"x": Path("x")}, EXPR)  # fmt: skip
+    scores = Known(
+        rows,
+        labels,
+        [],
+        np.full((len(rows), 8), 1 / 8),
+        sorted(rows["group"].unique()),
+        {"x": Path("x")},
+        EXPR,
+    )
     table = level_table(planned, scores, EXPR).set_index("encoder")
     assert list(table.index) == ["own", "other", "own and other, averaged"]
     # Independent noise: the mean of two is better than either.

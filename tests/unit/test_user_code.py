@@ -95,9 +95,13 @@ def test_a_users_head_and_loss_are_trained_resumed_and_loaded(tmp_path: Path) ->
     path = write_loss(tmp_path)
     table = small_table(tmp_path / "table")
     settings = GRID.model_copy(
-        update={"variants": {"thin": {"head": f"{path}:Thin", "loss": f"{path}:Smooth"},
-                             "thin_cvar": {"head": f"{path}:Thin"}}}
-    )  # fmt: skip
+        update={
+            "variants": {
+                "thin": {"head": f"{path}:Thin", "loss": f"{path}:Smooth"},
+                "thin_cvar": {"head": f"{path}:Thin"},
+            }
+        }
+    )
     train_heads(table, EXPR, settings, 0, Store(tmp_path / "store"), tmp_path / "out")
     listed = read_table(tmp_path / "out/heads.parquet").set_index("head")
     assert {"thin,seed=0", "thin_cvar,alpha=0.5,seed=1"} < set(listed.index)

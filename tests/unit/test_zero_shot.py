@@ -45,8 +45,10 @@ def test_classes_are_as_open_clips_forward_pass_says(model, tmp_path: Path) -> N
 def test_a_unit_is_there_if_the_face_is_nearer_to_it_than_to_its_absence(
     model, tmp_path: Path
 ) -> None:
-    stated = ZeroShot(prompts={"AU": {"AU12": ("a face with lip corner puller",)}},
-                      absent=("a face showing neutral",))  # fmt: skip
+    stated = ZeroShot(
+        prompts={"AU": {"AU12": ("a face with lip corner puller",)}},
+        absent=("a face showing neutral",),
+    )
     prompts = prompt_features(TINY, AU, stated, Path(), Store(tmp_path))
     with torch.no_grad():
         there, not_there = model.encode_text(
@@ -76,8 +78,10 @@ def test_prompts_name_units_by_facs_and_other_labels_by_themselves() -> None:
         "a face with au99",
     ]
     classes = task_prompts(EXPR, ZeroShot())
-    assert [p[0] for p, _ in classes][-2:] == ["a face showing surprise",
-                                               "a face showing another emotion"]  # fmt: skip
+    assert [p[0] for p, _ in classes][-2:] == [
+        "a face showing surprise",
+        "a face showing another emotion",
+    ]
     assert all(a == [] for _, a in classes)
 
 

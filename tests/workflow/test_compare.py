@@ -35,8 +35,12 @@ def test_one_hidden_setting_is_found(hidden: Path, browser: Browser) -> None:
     first, second = read_run(hidden / "micro"), read_run(hidden / "other")
     rows = differences(first, second)
     assert {row["key"] for row in rows} == {"run", "training.weight_decay"}
-    assert rows[1] == {"kind": "configuration", "key": "training.weight_decay",
-                       "first": "0.0001", "second": "0.3"}  # fmt: skip
+    assert rows[1] == {
+        "kind": "configuration",
+        "key": "training.weight_decay",
+        "first": "0.0001",
+        "second": "0.3",
+    }
     scores = moved(first, second)
     # The references do not know of it: the same to the last digit.
     same = [row for row in scores if "probe" in row["setting"] or "const" in row["setting"]]
@@ -174,8 +178,17 @@ def test_scores_of_another_run_are_refused(micro_copy: Path) -> None:
     source = micro_copy / RESULTS / "evaluation/EXPR/source.json"
     values = json.loads(source.read_text())
     source.write_text(json.dumps(values | {"settings": "0" * 64}))
-    done = snakemake(micro_copy, *MICRO, "--allowed-rules", "build_report", "--forcerun",
-                     "build_report", "--", f"{RESULTS}/report/index.html", check=False)  # fmt: skip
+    done = snakemake(
+        micro_copy,
+        *MICRO,
+        "--allowed-rules",
+        "build_report",
+        "--forcerun",
+        "build_report",
+        "--",
+        f"{RESULTS}/report/index.html",
+        check=False,
+    )
     assert done.returncode
     log = (micro_copy / "logs/micro/build_report.log").read_text()
     assert "belong to another run" in log

@@ -94,8 +94,9 @@ def test_files_of_ones_own_are_what_heads_depend_on(repository: Path) -> None:
     path.write_text(yaml.safe_dump(config))
     stages = yaml.safe_load((write_stages(path, repository) / "dvc.yaml").read_text())["stages"]
     assert [name for name, stage in stages.items() if "mine.py" in stage.get("deps", [])] == [
-        "training", "report",
-    ]  # fmt: skip
+        "training",
+        "report",
+    ]
 
 
 def test_a_key_that_came_later_stops_the_first_stage(
@@ -126,10 +127,11 @@ def rules_in(text: str) -> set[str]:
 def test_every_rule_of_a_run_is_allowed_in_a_stage() -> None:
     """A rule that is left out is not in Snakemake's graph: its files would be missing inputs."""
     found = {
-        name for path in (ROOT / "workflow/rules").glob("*.smk")
+        name
+        for path in (ROOT / "workflow/rules").glob("*.smk")
         for name in re.findall(r"^(?:rule|use rule \w+ as) (\w+)", path.read_text(), re.MULTILINE)
         if path.stem not in ("cards", "studies", "prediction")
-    }  # fmt: skip
+    }
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     allowed = set().union(*(rules_in(stage["cmd"]) for stage in stages.values()))
     # Submissions are added to a run's own stages; times are not in DVC.

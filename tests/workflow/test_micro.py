@@ -25,8 +25,12 @@ from clipaffect.dataset.readers.aff_wild2 import FOLDERS
 
 RESULTS = Path("results/micro")
 BELOW_TRAINING = {
-    "evaluate_heads", "compare_heads", "postprocess_scores", "build_report", "first_page",
-}  # fmt: skip
+    "evaluate_heads",
+    "compare_heads",
+    "postprocess_scores",
+    "build_report",
+    "first_page",
+}
 BELOW_TABLE = BELOW_TRAINING | {"build_table", "train_heads", "fit_references"}
 BELOW_FACES = BELOW_TABLE | {"embed_faces"}
 EVERYTHING = BELOW_FACES | {"index_dataset", "extract_frames", "align_faces"}
@@ -201,8 +205,10 @@ def test_bad_videos_among_good_ones_keep_their_rows(micro_copy: Path) -> None:
     (micro_copy / "bad.yaml").write_text(yaml.safe_dump(config))
     # Only the videos of the finished run and the bad ones: the rest would take minutes.
     used = {row["video"] for row in manifests(micro_copy)} | set(names)
-    for path in [*(micro_copy / "data/videos").iterdir(),
-                 *(micro_copy / "data/annotations").rglob("*.txt")]:  # fmt: skip
+    for path in [
+        *(micro_copy / "data/videos").iterdir(),
+        *(micro_copy / "data/annotations").rglob("*.txt"),
+    ]:
         if path.stem.removesuffix("_left").removesuffix("_right") not in used:
             path.unlink()
     snakemake(micro_copy, "--configfile", "bad.yaml")

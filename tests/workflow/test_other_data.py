@@ -39,8 +39,15 @@ def write_fruit(folder: Path, trees: int = 9, each: int = 8) -> pd.DataFrame:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(folder / name), pixels)
             state = CLASSES[colour] if (tree + number) % 7 else ""
-            rows.append({"image": name, "person": f"tree {tree}", "state": state, "bar": bar,
-                         LEAF: int(rng.integers(2))})  # fmt: skip
+            rows.append(
+                {
+                    "image": name,
+                    "person": f"tree {tree}",
+                    "state": state,
+                    "bar": bar,
+                    LEAF: int(rng.integers(2)),
+                }
+            )
     frame = pd.DataFrame(rows)
     frame.to_csv(folder / "fruit.csv", index=False)
     return frame
@@ -86,10 +93,15 @@ def test_another_domain_runs_by_configuration_alone(fruit: Path) -> None:
     own = scores.query("method == 'head' and alpha == 0.5")
     truth = rows.set_index("video")["label"]
     values = [
-        f1_score(truth[part["video"]], np.stack(part["scores"].to_list()).argmax(1),
-                 labels=range(3), average="macro", zero_division=0)
+        f1_score(
+            truth[part["video"]],
+            np.stack(part["scores"].to_list()).argmax(1),
+            labels=range(3),
+            average="macro",
+            zero_division=0,
+        )
         for _, part in own.groupby("seed")
-    ]  # fmt: skip
+    ]
     assert metrics["state"]["headline"]["mean"] == pytest.approx(np.mean(values))
     page = (results / "report/index.html").read_text()
     for words in ("trained on the other folds", "ripe", "The 3 folds alone", "3 classes"):
@@ -97,7 +109,8 @@ def test_another_domain_runs_by_configuration_alone(fruit: Path) -> None:
     assert "action unit" not in page.split("<pre>")[0]
     assert "leaf {x} $a$ &lt;b&gt; [/i]" in page
     assert LEAF in (results / "report/figures/targets_marks.svg").read_text().replace(
-        "&lt;", "<").replace("&gt;", ">")  # fmt: skip
+        "&lt;", "<"
+    ).replace("&gt;", ">")
 
 
 def test_markup_in_a_name_is_a_name_on_the_page(fruit: Path, browser: Browser) -> None:

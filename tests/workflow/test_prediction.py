@@ -45,8 +45,10 @@ def test_a_frame_gets_the_very_scores_that_evaluation_gave_it(
     for task in ("EXPR", "AU"):
         evaluated, scores = read_scores(
             micro_run / f"results/micro/evaluation/{task}/scores.parquet",
-            method="head", variant="", alpha=0.5,
-        )  # fmt: skip
+            method="head",
+            variant="",
+            alpha=0.5,
+        )
         targets = clipaffect.load_model(micro_bundle, assets=ASSETS).tasks[task]
         compared = 0
         for video in videos:
@@ -78,9 +80,17 @@ def smoothed(micro_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         table, other = (results / f"tables/{encoder}/{name}" for encoder in ("micro", "pixels"))
         scored, out = results / f"evaluation/{name}", results / f"postprocess/{name}"
         postprocess_scores(
-            config.training, config.postprocess, config.evaluation, "micro", task, table, [other],
-            scored, Store(folder / "store"), out,
-        )  # fmt: skip
+            config.training,
+            config.postprocess,
+            config.evaluation,
+            "micro",
+            task,
+            table,
+            [other],
+            scored,
+            Store(folder / "store"),
+            out,
+        )
     return results
 
 

@@ -25,11 +25,19 @@ from clipaffect.prediction.batch import is_failure
 from clipaffect.prediction.sources import find_sources
 
 OUTCOMES = {
-    "a.mp4": "ok", "broken.jpg": "image_unreadable", "deep/Face & <b>.mov": "ok",
-    "empty.mp4": "video_empty", "group.jpg": "ok", "new\\x0aline.mp4": "bad_name",
-    "nobody.mp4": "ok", "notes.txt": "not_media", "one.mp4": "ok", "pipe.mp4": "not_media",
-    "text.mp4": "video_unreadable", "truncated.mp4": "video_unreadable",
-}  # fmt: skip
+    "a.mp4": "ok",
+    "broken.jpg": "image_unreadable",
+    "deep/Face & <b>.mov": "ok",
+    "empty.mp4": "video_empty",
+    "group.jpg": "ok",
+    "new\\x0aline.mp4": "bad_name",
+    "nobody.mp4": "ok",
+    "notes.txt": "not_media",
+    "one.mp4": "ok",
+    "pipe.mp4": "not_media",
+    "text.mp4": "video_unreadable",
+    "truncated.mp4": "video_unreadable",
+}
 
 
 def frames_in(path: Path) -> int:

@@ -21,10 +21,22 @@ from clipaffect.faces.video_checkpoint import Parts, State
 
 
 def started(*words: object, folder: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "clipaffect", "predict", *map(str, words),
-               "--assets", str(ASSETS)]  # fmt: skip
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL,
-                            stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "clipaffect",
+        "predict",
+        *map(str, words),
+        "--assets",
+        str(ASSETS),
+    ]
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def wait_until(true: Callable[[], object], seconds: float = 600) -> None:

@@ -108,8 +108,11 @@ def test_variants_a_users_head_and_another_encoder_are_in_every_table(
 
 
 # When the first of each is finished.
-MOMENTS = ("store/detections/*/*/key.json", "store/embeddings/*/*/key.json",
-           "store/heads/*/*/key.json")  # fmt: skip
+MOMENTS = (
+    "store/detections/*/*/key.json",
+    "store/embeddings/*/*/key.json",
+    "store/heads/*/*/key.json",
+)
 
 
 def test_kill_9_changes_nothing(micro_run: Path, tmp_path: Path) -> None:

@@ -42,8 +42,13 @@ def test_a_weak_run_is_shown_as_what_it_is(micro_copy: Path) -> None:
     (micro_copy / "breaks.py").write_text(BREAKS)
     training = {"seeds": [0], "variants": {"breaks": {"loss": "breaks.py:Breaks"}}}
     data = {"videos": "resources/demo/videos", "annotations": "annotations"}
-    snakemake(micro_copy, *MICRO, "--config", f"training={json.dumps(training)}",
-              f"data={json.dumps(data)}")  # fmt: skip
+    snakemake(
+        micro_copy,
+        *MICRO,
+        "--config",
+        f"training={json.dumps(training)}",
+        f"data={json.dumps(data)}",
+    )
     page = (micro_copy / REPORT / "index.html").read_text()
     words = " ".join(re.sub(r"<[^>]+>", " ", page).split())
     assert "1 head failed and is in no average" in words

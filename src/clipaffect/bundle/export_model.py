@@ -115,13 +115,15 @@ def _check_exportable(config: Config) -> None:
         raise UserError(
             f"the heads are on features from elsewhere ('{config.encoder}'): no video can be "
             "answered without the encoder that made them",
-            where=f"{where}, encoder", fix="train heads on an encoder under 'encoders'",
-        )  # fmt: skip
+            where=f"{where}, encoder",
+            fix="train heads on an encoder under 'encoders'",
+        )
     if config.training.recipes()[""].head != "mlp":
         raise UserError(
-            NOT_MLP, where=f"{where}, training.head",
+            NOT_MLP,
+            where=f"{where}, training.head",
             fix="set head: mlp for heads that are handed on (a loss of your own is no hindrance)",
-        )  # fmt: skip
+        )
     if config.data.split.by == "folds":
         raise UserError(
             "under k-fold evaluation no head is trained on everybody",
@@ -198,8 +200,9 @@ def _own_heads(config: Config, task: Task, results: Path, alpha: float) -> dict[
     if chosen.empty:
         raise UserError(
             f"no head of {task.name} at alpha = {alpha:g} was finished",
-            where=results, fix="see the heads' status in the report",
-        )  # fmt: skip
+            where=results,
+            fix="see the heads' status in the report",
+        )
     return {int(row["seed"]): _state_of(row) for _, row in chosen.iterrows()}
 
 
@@ -260,9 +263,10 @@ def _exported(
     if path.suffix != ".safetensors":
         raise UserError(
             "only weights as safetensors are put into a bundle: other files may hold code",
-            where=path, fix="convert it, or leave --include-weights out: the bundle then names "
+            where=path,
+            fix="convert it, or leave --include-weights out: the bundle then names "
             "the file by its sha256",
-        )  # fmt: skip
+        )
     target = f"encoders/{name}.safetensors"
     (folder / "encoders").mkdir(exist_ok=True)
     shutil.copyfile(path, folder / target)
@@ -274,8 +278,9 @@ def _cautions(config: Config, used: list[str]) -> list[str]:
     named = {config.encoders[name].asset for name in used} - {None}
     return [
         f"{name}: {assets[name].caution}"
-        for name in sorted(map(str, named)) if assets[name].caution
-    ]  # fmt: skip
+        for name in sorted(map(str, named))
+        if assets[name].caution
+    ]
 
 
 def _files(folder: Path) -> dict[str, dict[str, Any]]:

@@ -281,8 +281,9 @@ def read_bundle(path: Path) -> Bundle:
     if values.get("version") != VERSION:
         raise UserError(
             f"format version {values.get('version')!r}; this clipaffect reads {VERSION}",
-            where=path, fix="install a newer clipaffect",
-        )  # fmt: skip
+            where=path,
+            fix="install a newer clipaffect",
+        )
     try:
         return Bundle.model_validate(values)
     except ValidationError as error:

@@ -72,9 +72,10 @@ def open_bundle(
     for name in given:
         if name not in bundle.encoders or bundle.encoders[name].file is None:
             raise UserError(
-                f"the bundle asks for no weights of '{name}'", where="--weights",
+                f"the bundle asks for no weights of '{name}'",
+                where="--weights",
                 fix=f"its encoders are {', '.join(bundle.encoders)}",
-            )  # fmt: skip
+            )
     encoders = {
         name: _with_weights(encoder, name, bundle, folder, given.get(name))
         if with_weights
@@ -84,8 +85,11 @@ def open_bundle(
     columns(bundle, heads=True)  # whose names must differ
     other = sorted(k for k, v in bundle.stages.items() if VERSIONS.get(k, v) != v and k in USED)
     if other:
-        print(f"{folder}: made with another version of {', '.join(other)}: scores may differ from "
-              "those that it states", file=sys.stderr)  # fmt: skip
+        print(
+            f"{folder}: made with another version of {', '.join(other)}: scores may differ from "
+            "those that it states",
+            file=sys.stderr,
+        )
     return OpenBundle(folder, bundle, file_digest(folder / NAME), encoders)
 
 
@@ -124,8 +128,9 @@ def _check_heads(path: Path, task: TaskModel, name: str) -> None:
         if found.get(key) != (wanted.get(key), kind):
             raise UserError(
                 f"the heads of {name} are not those that {NAME} describes: {key}",
-                where=path, fix=AGAIN,
-            )  # fmt: skip
+                where=path,
+                fix=AGAIN,
+            )
 
 
 def _with_weights(
@@ -147,8 +152,9 @@ def _with_weights(
         raise UserError(
             f"these are not the weights that the heads of '{name}' were trained on: sha256 "
             f"{file_digest(path)}, not {encoder.sha256}",
-            where=path, fix="give the file with that sha256, or a bundle made for this encoder",
-        )  # fmt: skip
+            where=path,
+            fix="give the file with that sha256, or a bundle made for this encoder",
+        )
     return encoder.model_copy(update={"file": str(path)})
 
 

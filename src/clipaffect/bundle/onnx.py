@@ -76,9 +76,11 @@ def write_onnx(bundle: Bundle, folder: Path, assets: Path, encoders: Mapping[str
         for graph in graphs.values():
             joined = _features_called(graph, f"{graph.name}_in")
             whole = onnx.compose.merge_models(
-                whole, _model(joined), io_map=[("features", f"{graph.name}_in")],
+                whole,
+                _model(joined),
+                io_map=[("features", f"{graph.name}_in")],
                 outputs=[*(o.name for o in whole.graph.output), *(o.name for o in graph.output)],
-            )  # fmt: skip
+            )
         onnx.checker.check_model(whole)
         onnx.save(whole, target / "model.onnx")
     script = resources.files(__package__).joinpath(SCRIPT).read_text(encoding="utf-8")
@@ -104,7 +106,8 @@ def head_graph(opened: OpenBundle, name: str) -> onnx.GraphProto:
     build.node("Identity", [probability], f"{name}_probability")
     build.node("Identity", [decision], f"{name}_decision")
     return helper.make_graph(
-        build.nodes, name,
+        build.nodes,
+        name,
         [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", own.inputs])],
         [
             helper.make_tensor_value_info(
@@ -113,7 +116,7 @@ def head_graph(opened: OpenBundle, name: str) -> onnx.GraphProto:
             helper.make_tensor_value_info(f"{name}_decision", kind, shape),
         ],
         build.constants,
-    )  # fmt: skip
+    )
 
 
 class _Builder:
@@ -161,9 +164,10 @@ class _Builder:
             logits = self.logits(scores, task.multilabel)
             logits = self.node("Div", [logits, self.constant(temperature[0])])
             scores = (
-                self.node("Sigmoid", [logits]) if task.multilabel
+                self.node("Sigmoid", [logits])
+                if task.multilabel
                 else self.node("Softmax", [logits], axis=-1)
-            )  # fmt: skip
+            )
         adjusted = [s.choice for s in task.steps if s.step == "adjust"]
         if task.multilabel:
             limits: Any = [0.5] * len(task.targets)
@@ -210,10 +214,15 @@ def _encoder_model(settings: Encoder, assets: Path) -> onnx.ModelProto:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch's own deprecated parts
             program = torch.onnx.export(
-                visual, (example,), dynamo=True, verbose=False, opset_version=OPSET,
-                input_names=["image"], output_names=["features"],
+                visual,
+                (example,),
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=["image"],
+                output_names=["features"],
                 dynamic_shapes=({0: torch.export.Dim("N")},),
-            )  # fmt: skip
+            )
     finally:
         loud.setLevel(level)
     if program is None:

@@ -32,12 +32,21 @@ class Column:
 
 FRAME_COLUMNS = [
     Column("video", pa.string(), "", "name of the file, below the folder that was given"),
-    Column("frame", pa.int32(), "from 1", "number of the frame in the order it is shown; 0: the "
-           "whole file could not be read"),
+    Column(
+        "frame",
+        pa.int32(),
+        "from 1",
+        "number of the frame in the order it is shown; 0: the whole file could not be read",
+    ),
     Column("time", pa.float64(), "seconds", "presentation time of the frame; empty for images"),
-    Column("person", pa.int32(), "from 1", "who it is within this video, in the order of "
-           "appearance; empty: no face in this frame. With --people main everybody else is left "
-           "out and the one person is 1"),
+    Column(
+        "person",
+        pa.int32(),
+        "from 1",
+        "who it is within this video, in the order of "
+        "appearance; empty: no face in this frame. With --people main everybody else is left "
+        "out and the one person is 1",
+    ),
     Column("status", pa.string(), "", "what became of the frame: docs/outcomes.md"),
     Column("faces_in_frame", pa.int16(), "faces", "how many were found"),
     Column("face_score", pa.float32(), "0 to 1", "how sure the networks are that it is a face"),
@@ -46,9 +55,14 @@ FRAME_COLUMNS = [
     Column("box_width", pa.float32(), "pixels", "of the face's box"),
     Column("box_height", pa.float32(), "pixels", "of the face's box"),
     *(
-        Column(f"{point}_{axis}", pa.float32(), PIXELS, f"{point.replace('_', ' ')}; right and "
-               "left are the person's own")
-        for point in POINTS for axis in ("x", "y")
+        Column(
+            f"{point}_{axis}",
+            pa.float32(),
+            PIXELS,
+            f"{point.replace('_', ' ')}; right and left are the person's own",
+        )
+        for point in POINTS
+        for axis in ("x", "y")
     ),
     Column("eye_distance", pa.float32(), "pixels", "between the middles of the eyes"),
     Column("yaw", pa.float32(), "degrees", "positive: turned to the picture's right"),
@@ -56,7 +70,7 @@ FRAME_COLUMNS = [
     Column("roll", pa.float32(), "degrees", "positive: clockwise in the picture"),
     Column("visible", pa.float32(), "0 to 1", "share of the landmarks inside the picture"),
     Column("sharpness", pa.float32(), "", "variance of the crop's Laplacian: small is blurred"),
-]  # fmt: skip
+]
 MODEL_COLUMN = Column("model", pa.string(), "", "fingerprint of the bundle that answered")
 
 
@@ -65,31 +79,58 @@ def task_columns(name: str, model: TaskModel, heads: bool) -> list[Column]:
     kind, found = pa.float32(), []
     if not model.multilabel:
         found.append(
-            Column(name, pa.dictionary(pa.int16(), pa.string()), "", f"the {name} class that is "
-                   "decided: the largest probability, under the model's prior adjustment if any")
-        )  # fmt: skip
+            Column(
+                name,
+                pa.dictionary(pa.int16(), pa.string()),
+                "",
+                f"the {name} class that is "
+                "decided: the largest probability, under the model's prior adjustment if any",
+            )
+        )
     for target in model.targets:
         found.append(
-            Column(f"{name}_{target}", kind, "0 to 1", f"probability of {target}, after the "
-                   "model's averaging, smoothing and temperature")
-        )  # fmt: skip
+            Column(
+                f"{name}_{target}",
+                kind,
+                "0 to 1",
+                f"probability of {target}, after the model's averaging, smoothing and temperature",
+            )
+        )
         if model.multilabel:
             found += [
-                Column(f"{name}_{target}_shown", pa.bool_(), "", f"whether {target} is decided to "
-                       "be shown: probability >= threshold"),
-                Column(f"{name}_{target}_threshold", kind, "0 to 1", "of that decision, chosen on "
-                       "training people"),
-            ]  # fmt: skip
+                Column(
+                    f"{name}_{target}_shown",
+                    pa.bool_(),
+                    "",
+                    f"whether {target} is decided to be shown: probability >= threshold",
+                ),
+                Column(
+                    f"{name}_{target}_threshold",
+                    kind,
+                    "0 to 1",
+                    "of that decision, chosen on training people",
+                ),
+            ]
         found.append(
-            Column(f"{name}_{target}_spread", kind, "", "sample deviation over the seeds of the "
-                   "single heads' scores; empty for one seed")
-        )  # fmt: skip
+            Column(
+                f"{name}_{target}_spread",
+                kind,
+                "",
+                "sample deviation over the seeds of the single heads' scores; empty for one seed",
+            )
+        )
     if heads:
         found += [
-            Column(f"{name}_{target}_seed{seed}", kind, "0 to 1", f"the score of the head of seed "
-                   f"{seed} alone, before any step: the evaluation's, to the bit")
-            for seed in model.heads[0].seeds for target in model.targets
-        ]  # fmt: skip
+            Column(
+                f"{name}_{target}_seed{seed}",
+                kind,
+                "0 to 1",
+                f"the score of the head of seed "
+                f"{seed} alone, before any step: the evaluation's, to the bit",
+            )
+            for seed in model.heads[0].seeds
+            for target in model.targets
+        ]
     return found
 
 
@@ -104,9 +145,10 @@ def columns(bundle: Bundle, heads: bool) -> list[Column]:
     names = [column.name for column in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(
-            f"two columns of the predictions would be called '{twice[0]}'", where="the targets",
+            f"two columns of the predictions would be called '{twice[0]}'",
+            where="the targets",
             fix="rename a class or label of the data, and train again",
-        )  # fmt: skip
+        )
     return found
 
 

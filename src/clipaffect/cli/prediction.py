@@ -102,8 +102,9 @@ def _weights(given: list[str]) -> dict[str, Path]:
         name, sign, path = word.partition("=")
         if not (name and sign and path):
             raise UserError(
-                f"'{word}' is not ENCODER=FILE", where="--weights",
+                f"'{word}' is not ENCODER=FILE",
+                where="--weights",
                 fix="name the encoder and its file, such as clip=ViT-L-14.safetensors",
-            )  # fmt: skip
+            )
         found[name] = Path(path)
     return found

@@ -329,9 +329,15 @@ def disturb_crops(
     config = whole_config(settings)
     name = config.encoder
     disturb_crops(
-        config.training, config.encoders[name], name, list(config.tasks().values()), results,
-        faces, assets, out,
-    )  # fmt: skip
+        config.training,
+        config.encoders[name],
+        name,
+        list(config.tasks().values()),
+        results,
+        faces,
+        assets,
+        out,
+    )
 
 
 @rule_app.command()
@@ -344,9 +350,15 @@ def fine_tune(
     config = whole_config(settings)
     name = config.encoder
     fine_tune(
-        config.training, config.encoders[name], name, config.tasks()[task], results, faces,
-        assets, out,
-    )  # fmt: skip
+        config.training,
+        config.encoders[name],
+        name,
+        config.tasks()[task],
+        results,
+        faces,
+        assets,
+        out,
+    )
 
 
 @rule_app.command()
@@ -380,5 +392,11 @@ def _asked(settings: str, model: Path, assets: Path) -> Wanted:
 
     asked = section(settings, "prediction", Prediction)
     opened = open_bundle(model, with_weights=False)
-    return wanted_of(opened, assets, people=asked.people, rate=asked.rate, heads=asked.heads,
-                     pictures=asked.pictures)  # fmt: skip
+    return wanted_of(
+        opened,
+        assets,
+        people=asked.people,
+        rate=asked.rate,
+        heads=asked.heads,
+        pictures=asked.pictures,
+    )

@@ -125,8 +125,10 @@ def combine(config: Config, study: str, factors: dict[str, dict[str, Level]]) ->
 def _fixed(config: Config, levels: dict[str, Level]) -> str:
     """Why a factor cannot vary here; "" if it can."""
     changed = {key for level in levels.values() for key in level.encoder}
-    alone = all("model" in level.encoder or "kind" in level.encoder or not level.encoder
-                for level in levels.values())  # fmt: skip
+    alone = all(
+        "model" in level.encoder or "kind" in level.encoder or not level.encoder
+        for level in levels.values()
+    )
     if "crop" in changed and not config.data.searches_faces:
         return "the images are cut already"
     if changed and not alone and config.encoder not in config.encoders:

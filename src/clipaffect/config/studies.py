@@ -119,9 +119,10 @@ def usable_studies(
             for name, entry in found.universes.encoders.items():
                 if encoders.setdefault(name, entry) != entry:
                     raise UserError(
-                        f"another study has an encoder called '{name}'", where=path,
+                        f"another study has an encoder called '{name}'",
+                        where=path,
                         fix="rename the study or the level",
-                    )  # fmt: skip
+                    )
             planned[path.stem] = found
         except UserError as error:
             wrong[path.stem] = str(error)
@@ -174,9 +175,10 @@ def plan_study(config: Config, name: str, study: Study) -> Planned:
     except ValueError as error:  # pydantic's are such, too
         said = messages(error) if isinstance(error, ValidationError) else str(error)
         raise UserError(
-            said, where=FOLDER / f"{name}.yaml", fix="docs/studies.md has the keys of a study, "
-            "docs/training.md the recipe's",
-        ) from None  # fmt: skip
+            said,
+            where=FOLDER / f"{name}.yaml",
+            fix="docs/studies.md has the keys of a study, docs/training.md the recipe's",
+        ) from None
     encoders = config.encoders | universes.encoders
     changed = {"training": training, "postprocess": Postprocess(steps=()), "encoders": encoders}
     return Planned(study, config.model_copy(update=changed), universes)

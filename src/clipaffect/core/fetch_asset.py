@@ -17,8 +17,12 @@ from clipaffect.core.parquet import write_text
 # The files are data: the platform only decides which of the package's archives is fetched, and
 # naming it makes the same archive come under any Python on any machine.
 PLATFORM = (
-    "--only-binary=:all:", "--python-version", "3.11", "--platform", "manylinux_2_28_x86_64",
-)  # fmt: skip
+    "--only-binary=:all:",
+    "--python-version",
+    "3.11",
+    "--platform",
+    "manylinux_2_28_x86_64",
+)
 
 
 def _download(asset: Asset, folder: Path) -> Path:

@@ -42,7 +42,7 @@ def scratch_copy(folder: Path, names: list[str]) -> Iterator[Path]:
             where=f"paths.scratch: {setting} ({place})",
             fix="name the folder that the cluster makes for each job, such as $SLURM_TMPDIR or "
             "$TMPDIR, or leave paths.scratch out",
-        )  # fmt: skip
+        )
     size = sum((folder / name).stat().st_size for name in names)
     if shutil.disk_usage(place).free < size:
         print(f"{place} has no room for {size / 1e9:.1f} GB: reading {folder}", file=sys.stderr)

@@ -54,17 +54,35 @@ class Task:
 EXPR = Task(
     name="EXPR",
     targets=(
-        "Neutral", "Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise", "Other",
+        "Neutral",
+        "Anger",
+        "Disgust",
+        "Fear",
+        "Happiness",
+        "Sadness",
+        "Surprise",
+        "Other",
     ),
     multilabel=False,
-)  # fmt: skip
+)
 AU = Task(
     name="AU",
     targets=(
-        "AU1", "AU2", "AU4", "AU6", "AU7", "AU10", "AU12", "AU15", "AU23", "AU24", "AU25", "AU26",
+        "AU1",
+        "AU2",
+        "AU4",
+        "AU6",
+        "AU7",
+        "AU10",
+        "AU12",
+        "AU15",
+        "AU23",
+        "AU24",
+        "AU25",
+        "AU26",
     ),
     multilabel=True,
-)  # fmt: skip
+)
 # Their data sets' own order: RAF-DB counts from 1, AffectNet's 8 to 10 are no expression.
 RAF_DB = {
     "EXPR": Task(

@@ -28,11 +28,15 @@ def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
                 if any(row):
                     yield reader.line_num, row
     except UnicodeDecodeError as error:
-        raise UserError(f"byte {error.start} is not UTF-8", where=path,
-                        fix="save it as 'CSV UTF-8' (an .xlsx is no CSV)") from None  # fmt: skip
+        raise UserError(
+            f"byte {error.start} is not UTF-8",
+            where=path,
+            fix="save it as 'CSV UTF-8' (an .xlsx is no CSV)",
+        ) from None
     except csv.Error as error:
-        raise UserError(f"the file is no CSV table: {error}", where=path,
-                        fix="save it as CSV again") from None  # fmt: skip
+        raise UserError(
+            f"the file is no CSV table: {error}", where=path, fix="save it as CSV again"
+        ) from None
 
 
 def column_names(path: Path) -> list[str]:
@@ -45,14 +49,20 @@ def column_names(path: Path) -> list[str]:
         try:
             names = list(pq.read_schema(path).names)
         except (OSError, pa.ArrowInvalid) as error:
-            raise UserError(f"the file is not Parquet: {error}", where=path,
-                            fix="write it again, or give a CSV file") from None  # fmt: skip
+            raise UserError(
+                f"the file is not Parquet: {error}",
+                where=path,
+                fix="write it again, or give a CSV file",
+            ) from None
     else:
         names = next(csv_rows(path), (1, []))[1]
     bare = [name.strip() for name in names]
     if twice := [name for name in bare if bare.count(name) > 1]:
-        raise UserError(f"two columns are called '{twice[0]}'", where=f"{path}, the header",
-                        fix="rename or remove one")  # fmt: skip
+        raise UserError(
+            f"two columns are called '{twice[0]}'",
+            where=f"{path}, the header",
+            fix="rename or remove one",
+        )
     return names
 
 

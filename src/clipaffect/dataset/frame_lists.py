@@ -32,8 +32,11 @@ def compare_list(path: Path, found: pd.DataFrame, task: Task) -> dict[str, Any]:
         UserError: a line that is none, by its number.
     """
     if not path.is_file():
-        raise UserError("no such file", where=f"{path} (data.frame_lists), seen from {Path.cwd()}",
-                        fix="give the list, or remove the key")  # fmt: skip
+        raise UserError(
+            "no such file",
+            where=f"{path} (data.frame_lists), seen from {Path.cwd()}",
+            fix="give the list, or remove the key",
+        )
     folders = found[["video", "person"]].drop_duplicates().itertuples(index=False)
     codes = {folder_name(video, person): code for code, (video, person) in enumerate(folders)}
     listed, repeated = _read(path, task, codes)
@@ -55,11 +58,14 @@ def compare_list(path: Path, found: pd.DataFrame, task: Task) -> dict[str, Any]:
         "repeated": repeated,
         "examples": {
             kind: [f"{names[key // STRIDE]}/{key % STRIDE:05d}.jpg" for key in rows[:FEW]]
-            for kind, rows in (("other label", other), ("only listed", only[0]),
-                               ("only found", only[1]))
+            for kind, rows in (
+                ("other label", other),
+                ("only listed", only[0]),
+                ("only found", only[1]),
+            )
             if rows
         },
-    }  # fmt: skip
+    }
 
 
 def _read(path: Path, task: Task, codes: dict[str, int]) -> tuple[dict[int, int], int]:

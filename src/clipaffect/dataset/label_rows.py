@@ -121,8 +121,11 @@ def arrange(
         UserError: a path that leaves the root, a wrong value, or two labels of one frame.
     """
     if listing.rows.empty:
-        raise UserError("it names no image and no video", where=listing.path,
-                        fix="see docs/own-data.md for what is looked for")  # fmt: skip
+        raise UserError(
+            "it names no image and no video",
+            where=listing.path,
+            fix="see docs/own-data.md for what is looked for",
+        )
     _check_sources(listing)
     rows = listing.rows
     rows = rows.assign(split=_splits(listing, data.split.by), group=_groups(rows))
@@ -233,12 +236,18 @@ def _given_folds(listing: Listing) -> np.ndarray:
     folds = listing.rows["fold"].str.strip()
     wrong = np.flatnonzero(folds == "")
     if len(wrong):
-        raise UserError("the row has no fold", where=listing.where(int(wrong[0])),
-                        fix="give every row one, or none at all")  # fmt: skip
+        raise UserError(
+            "the row has no fold",
+            where=listing.where(int(wrong[0])),
+            fix="give every row one, or none at all",
+        )
     names = sorted(folds.unique(), key=natural_order)
     if len(names) < 2:
-        raise UserError("the column 'fold' has one value", where=listing.path,
-                        fix="give at least two folds, or remove the column")  # fmt: skip
+        raise UserError(
+            "the column 'fold' has one value",
+            where=listing.path,
+            fix="give at least two folds, or remove the column",
+        )
     return folds.map({name: fold_split(k) for k, name in enumerate(names, start=1)}).to_numpy(
         object
     )

@@ -34,11 +34,13 @@ PUBLISHED: dict[tuple[str, str], Published] = {
         280_532, 3_698, (82258, 6126, 5296, 8408, 34511, 25157, 12332, 106444)
     ),
     ("AU", "train"): Published(
-        1_356_694, 2_829, None,
+        1_356_694,
+        2_829,
+        None,
         (11.8, 5.0, 15.4, 26.6, 39.7, 34.4, 24.5, 2.8, 3.1, 2.6, 62.7, 7.4),
     ),
     ("AU", "validation"): Published(445_836, 9),
-}  # fmt: skip
+}
 EDITION = 6
 ROUNDED = 0.06  # per cent: the published shares have one decimal
 NEAR = 0.5  # share of the published frames above which a difference is worth listing

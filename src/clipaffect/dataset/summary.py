@@ -103,8 +103,7 @@ def collect(
         "names_people": tree.names_people,
         "near_names": _near_names(missing, tree),
         "empty": sorted(
-            [str(tree.videos[name]) for name in searched
-             if not tree.videos[name].stat().st_size]
+            [str(tree.videos[name]) for name in searched if not tree.videos[name].stat().st_size]
             + [str(folder) for folder in folders if not files(folder).last]
             + [str(image) for image in images if not image.stat().st_size]
         ),
@@ -127,7 +126,7 @@ def collect(
             for task, listed in tree.test.items()
         },
         "frame_lists": lists,
-    }  # fmt: skip
+    }
 
 
 def _positions(column: pd.Series) -> dict[str, np.ndarray]:

@@ -72,8 +72,11 @@ def read_test_list(path: Path, task: Task, who: Callable[[str], tuple[str, str]]
     is_sample = bool(lines) and lines[0].split(",")[0].strip() == FIRST
     other = task_of_header(lines[0].strip()) if is_sample else None
     if other is not None and other != task:
-        raise UserError(f"this is a file of {other.name}, not of {task.name}",
-                        where=f"{path}, line 1", fix="give the other one")  # fmt: skip
+        raise UserError(
+            f"this is a file of {other.name}, not of {task.name}",
+            where=f"{path}, line 1",
+            fix="give the other one",
+        )
     rows: list[tuple[str, str, int, int]] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(lines[is_sample:], start=1 + is_sample):
@@ -81,17 +84,26 @@ def read_test_list(path: Path, task: Task, who: Callable[[str], tuple[str, str]]
         if not value:
             continue
         if value in seen:
-            raise UserError(f"'{value[:80]}' again, as in line {seen[value]}",
-                            where=f"{where}, line {number}", fix="keep one")  # fmt: skip
+            raise UserError(
+                f"'{value[:80]}' again, as in line {seen[value]}",
+                where=f"{where}, line {number}",
+                fix="keep one",
+            )
         seen[value] = number
         match = LOCATION.fullmatch(value) if is_sample else None
         if is_sample and not match:
-            raise UserError(f"'{value[:80]}' is no image", where=f"{where}, line {number}",
-                            fix="write it as video/00001.jpg")  # fmt: skip
+            raise UserError(
+                f"'{value[:80]}' is no image",
+                where=f"{where}, line {number}",
+                fix="write it as video/00001.jpg",
+            )
         if not is_sample and ("/" in value or "\\" in value or not value.isprintable()):
-            raise UserError(f"'{value[:80]}' is no video's name", where=f"{where}, line {number}",
-                            fix="write its folder's name alone, or begin a sample file with "
-                            f"'{submission_header(task)}'")  # fmt: skip
+            raise UserError(
+                f"'{value[:80]}' is no video's name",
+                where=f"{where}, line {number}",
+                fix="write its folder's name alone, or begin a sample file with "
+                f"'{submission_header(task)}'",
+            )
         name, frame = (match["name"], int(match["frame"])) if match else (value, 0)
         rows.append((value, name, frame, number))
     if not rows:

@@ -6,17 +6,37 @@ import numpy as np
 
 # Names of the action units in the Facial Action Coding System (Ekman, Friesen and Hager 2002).
 UNIT_NAMES = {
-    1: "inner brow raiser", 2: "outer brow raiser", 4: "brow lowerer", 5: "upper lid raiser",
-    6: "cheek raiser", 7: "lid tightener", 9: "nose wrinkler", 10: "upper lip raiser",
-    12: "lip corner puller", 14: "dimpler", 15: "lip corner depressor",
-    16: "lower lip depressor", 17: "chin raiser", 18: "lip pucker", 20: "lip stretcher",
-    23: "lip tightener", 24: "lip pressor", 25: "lips part", 26: "jaw drop", 43: "eyes closed",
-}  # fmt: skip
+    1: "inner brow raiser",
+    2: "outer brow raiser",
+    4: "brow lowerer",
+    5: "upper lid raiser",
+    6: "cheek raiser",
+    7: "lid tightener",
+    9: "nose wrinkler",
+    10: "upper lip raiser",
+    12: "lip corner puller",
+    14: "dimpler",
+    15: "lip corner depressor",
+    16: "lower lip depressor",
+    17: "chin raiser",
+    18: "lip pucker",
+    20: "lip stretcher",
+    23: "lip tightener",
+    24: "lip pressor",
+    25: "lips part",
+    26: "jaw drop",
+    43: "eyes closed",
+}
 # An expression as it is put into words; Aff-Wild2's Other is no one expression.
 EXPRESSION_NAMES = {
-    "Neutral": "neutral", "Anger": "anger", "Disgust": "disgust", "Fear": "fear",
-    "Happiness": "happiness", "Sadness": "sadness", "Surprise": "surprise",
-}  # fmt: skip
+    "Neutral": "neutral",
+    "Anger": "anger",
+    "Disgust": "disgust",
+    "Fear": "fear",
+    "Happiness": "happiness",
+    "Sadness": "sadness",
+    "Surprise": "surprise",
+}
 STRENGTHS = ((0.45, "slight"), (0.75, "marked"), (np.inf, "extreme"))
 OPENINGS = ("a face", "a photo of a face", "a portrait")
 

@@ -196,8 +196,12 @@ def _load_file(model: Any, path: Path, settings: Encoder) -> None:
 def visual_activations(visual: nn.Module) -> set[str]:
     """Which of gelu and quickgelu the image tower really runs."""
     kinds = {open_clip().transformer.QuickGELU: "quickgelu", nn.GELU: "gelu"}
-    return {name for module in visual.modules() for kind, name in kinds.items()
-            if isinstance(module, kind)}  # fmt: skip
+    return {
+        name
+        for module in visual.modules()
+        for kind, name in kinds.items()
+        if isinstance(module, kind)
+    }
 
 
 def swap_activations(visual: nn.Module) -> None:

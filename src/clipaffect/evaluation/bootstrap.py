@@ -138,10 +138,11 @@ def intervals(
     low_t, high_t = np.quantile(np.hstack(parts), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
     low_t, high_t = (np.where(lost <= LOST * resamples, t, np.nan) for t in (low_t, high_t))
     return [
-        Interval(float(p), float(p - high * e), float(p - low * e), float(e), float(low),
-                 float(high))
+        Interval(
+            float(p), float(p - high * e), float(p - low * e), float(e), float(low), float(high)
+        )
         for p, e, low, high in zip(point, error, low_t, high_t, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def swap_test(

@@ -61,10 +61,24 @@ def compare_heads(
     write_table(files.intervals, pd.DataFrame(rows))
     # Stated, so that the columns are there where nothing could be compared.
     columns = [
-        *Setting._fields, *(f"second_{name}" for name in Setting._fields), "family", "target",
-        "seeds", "people", "difference", "low", "high", "low_with_seeds", "high_with_seeds", "p",
-        "p_adjusted", "effect", "resolvable", "people_better", "people_worse",
-    ]  # fmt: skip
+        *Setting._fields,
+        *(f"second_{name}" for name in Setting._fields),
+        "family",
+        "target",
+        "seeds",
+        "people",
+        "difference",
+        "low",
+        "high",
+        "low_with_seeds",
+        "high_with_seeds",
+        "p",
+        "p_adjusted",
+        "effect",
+        "resolvable",
+        "people_better",
+        "people_worse",
+    ]
     write_table(files.comparisons, pd.DataFrame(compared, columns=columns))
     found = resolution(counted, erm, resamples)
     write_text(files.resolution, json.dumps(found, indent=2) + "\n")

@@ -30,7 +30,7 @@ from clipaffect.faces.face_rows import (
     SCHEMA,
     detector_key,
     judged,
-)  # fmt: skip
+)
 from clipaffect.faces.finder import FaceFinder
 from clipaffect.faces.images import of_pictures
 from clipaffect.faces.person_tracks import EVERYBODY, assign_persons, person_of

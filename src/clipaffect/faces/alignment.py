@@ -7,12 +7,18 @@ import numpy as np
 
 # Where the five points land in a crop of side 1: the widely used ArcFace template (112 x 112:
 # Deng et al. 2019, published code), whose crops resemble Aff-Wild2's `cropped_aligned` images.
-TEMPLATE = np.array(
-    [
-        [38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655],
-        [70.7299, 92.2041],
-    ]
-) / 112  # fmt: skip
+TEMPLATE = (
+    np.array(
+        [
+            [38.2946, 51.6963],
+            [73.5318, 51.5014],
+            [56.0252, 71.7366],
+            [41.5493, 92.3655],
+            [70.7299, 92.2041],
+        ]
+    )
+    / 112
+)
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow as pa
 
 JPEG = (
-    cv2.IMWRITE_JPEG_QUALITY, 95,
-    cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-)  # fmt: skip
+    cv2.IMWRITE_JPEG_QUALITY,
+    95,
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+)
 # Starts and ends of a whole JPEG and PNG; a few bytes may follow.
 ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}
 TAIL = 256

@@ -68,10 +68,13 @@ def of_pictures(
             which = np.cumsum(track <= 0) - 1  # a picture's first face, or none, begins its rows
             found = detections.drop_columns("track").to_pylist()
             rows = [
-                row | {"video": part["video"].iloc[k],
-                       "person": person_of(t) if everybody and t >= 0 else ""}
+                row
+                | {
+                    "video": part["video"].iloc[k],
+                    "person": person_of(t) if everybody and t >= 0 else "",
+                }
                 for row, k, t in zip(found, which, track, strict=True)
-            ]  # fmt: skip
+            ]
             yield judged(pa.Table.from_pylist(rows, SCHEMA), settings)
             progress.advance(len(part))
 

@@ -110,9 +110,12 @@ class Landmarker:
         inside = ((points >= 0) & (points < frame.shape[1::-1])).all(1).mean()
         across, down = mesh[LEFT_EYE[1]] - mesh[RIGHT_EYE[0]], mesh[CHIN] - mesh[FOREHEAD]
         pose = np.degrees(
-            [np.arctan2(across[2], np.hypot(*across[:2])),
-             np.arctan2(down[2], np.hypot(*down[:2])), angle]
-        )  # fmt: skip
+            [
+                np.arctan2(across[2], np.hypot(*across[:2])),
+                np.arctan2(down[2], np.hypot(*down[:2])),
+                angle,
+            ]
+        )
         side = REGION_SCALE * float(max(high - low))
         region = Region((low + high) / 2, side, angle)
         return Face(np.concatenate([low, high - low]), presence, five, pose, float(inside), region)

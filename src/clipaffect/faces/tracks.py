@@ -79,9 +79,11 @@ class Tracker:
         numbers = [-1] * len(faces)
         if faces and self.tracks:
             cost = np.array(
-                [[self._cost(t, f, k) for f, k in zip(faces, looks, strict=True)]
-                 for t in self.tracks]
-            )  # fmt: skip
+                [
+                    [self._cost(t, f, k) for f, k in zip(faces, looks, strict=True)]
+                    for t in self.tracks
+                ]
+            )
             for number, index in zip(*linear_sum_assignment(cost), strict=True):
                 if cost[number, index] < IMPOSSIBLE:
                     numbers[index] = int(number)

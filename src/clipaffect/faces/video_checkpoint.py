@@ -51,9 +51,13 @@ def restore(follower: FaceFollower, state: State) -> None:
     for k in range(tracks):
         score, visible, side, angle = map(float, state["numbers"][k])
         face = Face(
-            state["box"][k], score, state["points"][k], state["pose"][k], visible,
+            state["box"][k],
+            score,
+            state["points"][k],
+            state["pose"][k],
+            visible,
             Region(state["centre"][k], side, angle),
-        )  # fmt: skip
+        )
         track = Track(face, state["look"][k], int(state["seen"][k]), state["velocity"][k])
         follower.tracker.tracks.append(track)
 

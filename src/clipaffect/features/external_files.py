@@ -46,21 +46,28 @@ def open_features(settings: FeatureFile) -> Iterator[Source]:
     path = Path(settings.file)
     suffix = path.suffix.lower()
     if not path.is_file():
-        raise UserError("no such file of features", where=f"{path}, seen from {Path.cwd()}",
-                        fix="correct features.import")  # fmt: skip
+        raise UserError(
+            "no such file of features",
+            where=f"{path}, seen from {Path.cwd()}",
+            fix="correct features.import",
+        )
     if suffix in NUMPY:
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
-            raise UserError(f"the file is no array of numbers: {error}", where=path,
-                            fix="save it with numpy.save, as float32") from None  # fmt: skip
+            raise UserError(
+                f"the file is no array of numbers: {error}",
+                where=path,
+                fix="save it with numpy.save, as float32",
+            ) from None
         yield _source(array, path)
     elif suffix in HDF5:
         try:
             file = h5py.File(path, "r")
         except OSError as error:
-            raise UserError(f"the file is not HDF5: {error}", where=path,
-                            fix="copy it again") from None  # fmt: skip
+            raise UserError(
+                f"the file is not HDF5: {error}", where=path, fix="copy it again"
+            ) from None
         with file:
             yield _source(_data_set(file, settings, path), path)
     elif suffix in PARQUET:
@@ -68,8 +75,11 @@ def open_features(settings: FeatureFile) -> Iterator[Source]:
             yield _parquet_source(parquet, path)
     else:
         known = ", ".join((*HDF5, *NUMPY, *PARQUET))
-        raise UserError(f"'{path.suffix}' is no known format of features", where=path,
-                        fix=f"give {known}; pickles are never read")  # fmt: skip
+        raise UserError(
+            f"'{path.suffix}' is no known format of features",
+            where=path,
+            fix=f"give {known}; pickles are never read",
+        )
 
 
 def _data_set(file: h5py.File, settings: FeatureFile, path: Path) -> h5py.Dataset:
@@ -85,11 +95,17 @@ def _data_set(file: h5py.File, settings: FeatureFile, path: Path) -> h5py.Datase
         wanted = found[0]
     if wanted not in found:
         what = f"no data set '{wanted}'" if wanted else f"{len(found)} data sets"
-        raise UserError(f"{what}: the file has {', '.join(found) or 'none'}", where=path,
-                        fix="name the features' one under features.import: dataset")  # fmt: skip
+        raise UserError(
+            f"{what}: the file has {', '.join(found) or 'none'}",
+            where=path,
+            fix="name the features' one under features.import: dataset",
+        )
     if file[wanted].is_virtual or file[wanted].external:
-        raise UserError(f"the data set '{wanted}' lies in other files", where=path,
-                        fix="copy the features into this one")  # fmt: skip
+        raise UserError(
+            f"the data set '{wanted}' lies in other files",
+            where=path,
+            fix="copy the features into this one",
+        )
     return file[wanted]
 
 
@@ -98,9 +114,10 @@ def _source(array: Any, path: Path) -> Source:
     dtype = getattr(array, "dtype", np.dtype(object))
     if len(shape) != 2 or not shape[0] or not shape[1] or not np.issubdtype(dtype, np.floating):
         raise UserError(
-            f"features of shape {tuple(shape)} and type {dtype}", where=path,
+            f"features of shape {tuple(shape)} and type {dtype}",
+            where=path,
             fix="give one array with a row for each frame, of float16, float32 or float64",
-        )  # fmt: skip
+        )
 
     def blocks() -> Iterator[np.ndarray]:
         for start in range(0, shape[0], AT_ONCE):
@@ -113,8 +130,9 @@ def _parquet(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"the file is not Parquet: {error}", where=path,
-                        fix="write it again") from None  # fmt: skip
+        raise UserError(
+            f"the file is not Parquet: {error}", where=path, fix="write it again"
+        ) from None
 
 
 def _parquet_source(file: pq.ParquetFile, path: Path) -> Source:
@@ -124,8 +142,9 @@ def _parquet_source(file: pq.ParquetFile, path: Path) -> Source:
     if not (is_list or pa.types.is_large_list(kind)) or not pa.types.is_floating(kind.value_type):
         raise UserError(
             f"no column 'feature' with lists of floating-point numbers among {', '.join(names)}",
-            where=path, fix="write one list of numbers a row",
-        )  # fmt: skip
+            where=path,
+            fix="write one list of numbers a row",
+        )
     first = next(file.iter_batches(1, columns=["feature"]), None)
     width = len(first["feature"][0].as_py() or ()) if first is not None and len(first) else 0
 
@@ -133,8 +152,11 @@ def _parquet_source(file: pq.ParquetFile, path: Path) -> Source:
         for batch in file.iter_batches(AT_ONCE, columns=["feature"]):
             values = batch["feature"].flatten().to_numpy(zero_copy_only=False)
             if not width or len(values) != width * len(batch) or batch["feature"].null_count:
-                raise UserError("the lists in the column 'feature' differ in length", where=path,
-                                fix="write as many numbers in each row")  # fmt: skip
+                raise UserError(
+                    "the lists in the column 'feature' differ in length",
+                    where=path,
+                    fix="write as many numbers in each row",
+                )
             yield values.reshape(len(batch), width)
 
     return Source(file.metadata.num_rows, width, blocks)

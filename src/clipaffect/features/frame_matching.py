@@ -94,8 +94,11 @@ def frames_of_rows(settings: FeatureFile, rows: int, index: FrameIndex) -> np.nd
     else:
         path = Path(settings.frames)
         if not path.is_file():
-            raise UserError("no such list of frames", where=f"{path}, seen from {Path.cwd()}",
-                            fix="correct features.import")  # fmt: skip
+            raise UserError(
+                "no such list of frames",
+                where=f"{path}, seen from {Path.cwd()}",
+                fix="correct features.import",
+            )
         lines = [line for line in read_lines(path, "give a text file") if line.strip()]
         places = [index.place(line.strip()) for line in lines]
     if len(places) != rows:
@@ -121,17 +124,19 @@ def _own_keys(settings: FeatureFile) -> list[tuple[str, str, int]]:
         keys = zip(table["video"].to_pylist(), sides, table["frame"].to_pylist(), strict=True)
         return [_own_key(path, row, *key) for row, key in enumerate(keys, start=1)]
     raise UserError(
-        "which frame a row belongs to is not said", where=path,
+        "which frame a row belongs to is not said",
+        where=path,
         fix="give features.import 'frames', a text file with a frame in each line (a Parquet "
         "file may have the columns image, or video, frame and side)",
-    )  # fmt: skip
+    )
 
 
 def _own_key(path: Path, row: int, video: Any, side: Any, frame: Any) -> tuple[str, str, int]:
     whole = isinstance(frame, int) or (isinstance(frame, float) and frame.is_integer())
     if not whole or side not in (None, "", "left", "right"):
         raise UserError(
-            f"frame {frame!r} and side {side!r}", where=f"{path}, row {row}",
+            f"frame {frame!r} and side {side!r}",
+            where=f"{path}, row {row}",
             fix="give a whole number from 1, and left, right or nothing",
-        )  # fmt: skip
+        )
     return str(video), side or "", int(frame)

@@ -106,8 +106,9 @@ def _match(
         if source.dimension != sources[0].dimension:
             raise UserError(
                 f"features of length {source.dimension}, those before of {sources[0].dimension}",
-                where=settings.file, fix="import features of one encoder under one name",
-            )  # fmt: skip
+                where=settings.file,
+                fix="import features of one encoder under one name",
+            )
         own = frames_of_rows(settings, source.rows, index)
         _take(own, settings, taken)
         rows.append(own)
@@ -121,9 +122,13 @@ def _match(
             fix="name each as video/00001.jpg, the video as in the labels, or an image by its path",
         )
     used = int(taken.sum())
-    counts = {"rows": total, "used": used, "of_no_annotated_frame": total - used,
-              "frames_without_feature": len(wanted) - used,
-              "dimension": sources[0].dimension}  # fmt: skip
+    counts = {
+        "rows": total,
+        "used": used,
+        "of_no_annotated_frame": total - used,
+        "frames_without_feature": len(wanted) - used,
+        "dimension": sources[0].dimension,
+    }
     return rows, counts
 
 
@@ -138,9 +143,10 @@ def _wanted(labels: list[pd.DataFrame], test: list[pd.DataFrame]) -> pd.DataFram
     """Every frame that has a label or is to be predicted."""
     if any((rows["frame"] == 0).any() for rows in test):
         raise UserError(
-            "a list of videos does not say which frames to predict", where="data.test",
+            "a list of videos does not say which frames to predict",
+            where="data.test",
             fix="with imported features give the organisers' sample file",
-        )  # fmt: skip
+        )
     parts = [rows.loc[rows["annotated"], KEYS] for rows in labels] + [rows[KEYS] for rows in test]
     plain = [part.astype({"video": object, "person": object}) for part in parts]
     return pd.concat(plain).drop_duplicates(ignore_index=True)
@@ -171,8 +177,11 @@ def _take(rows: np.ndarray, settings: FeatureFile, taken: np.ndarray) -> None:
     _, first = np.unique(rows[at], return_index=True)
     again = np.concatenate([at[taken[rows[at]]], np.delete(at, first)])
     if len(again):
-        raise UserError("a frame has two rows of features", where=f"{where}, row {again[0] + 1}",
-                        fix="remove one of them")  # fmt: skip
+        raise UserError(
+            "a frame has two rows of features",
+            where=f"{where}, row {again[0] + 1}",
+            fix="remove one of them",
+        )
     taken[rows[at]] = True
 
 

@@ -44,9 +44,11 @@ def show(
         parts.append(Text(f"\n{total} jobs to run: {listed}" if total else "\nNothing to be done"))
     else:
         parts.append(
-            Text("\nJobs: not listed. There is no Snakefile here, or its dry run failed: call this "
-                 "from the repository's root, and 'snakemake -n --configfile FILE' to see why")
-        )  # fmt: skip
+            Text(
+                "\nJobs: not listed. There is no Snakefile here, or its dry run failed: call this "
+                "from the repository's root, and 'snakemake -n --configfile FILE' to see why"
+            )
+        )
     with console.status("measuring this machine"):
         found = list(costs)
     if found:
@@ -74,10 +76,13 @@ def _splits(facts: dict[str, Any]) -> Table:
             with_image = found["with_image"]
             numbers = (found[k] for k in ("videos", "people", "rows", "annotated"))
             table.add_row(
-                task, split, *(f"{n:,}" for n in numbers),
+                task,
+                split,
+                *(f"{n:,}" for n in numbers),
                 "–" if with_image is None else f"{with_image:,}",
-                f"{found['without_image']:,}", f"{found['beyond']:,}",
-            )  # fmt: skip
+                f"{found['without_image']:,}",
+                f"{found['beyond']:,}",
+            )
     return table
 
 

@@ -112,8 +112,9 @@ def _check_cluster(arguments: list[str]) -> None:
         raise UserError(
             f"the cluster has no partition {' or '.join(unknown)}; it has "
             f"{', '.join(sorted(there))}",
-            where=f"{path}: slurm_partition", fix="name yours there, in every place",
-        )  # fmt: skip
+            where=f"{path}: slurm_partition",
+            fix="name yours there, in every place",
+        )
 
 
 def launch(arguments: list[str]) -> int:
@@ -150,8 +151,18 @@ def planned_jobs(configfile: Path) -> dict[str, int] | None:
     """Jobs of a run by rule, asked of Snakemake; None where there is no Snakefile."""
     if not Path("Snakefile").is_file():
         return None
-    command = snakemake_command(["--dry-run", "--quiet", "reason", "--nolock", "--cores", "1",
-                                 "--configfile", str(configfile)])  # fmt: skip
+    command = snakemake_command(
+        [
+            "--dry-run",
+            "--quiet",
+            "reason",
+            "--nolock",
+            "--cores",
+            "1",
+            "--configfile",
+            str(configfile),
+        ]
+    )
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if "Nothing to be done" in done.stdout + done.stderr:
         return {}

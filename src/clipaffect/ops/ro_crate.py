@@ -80,9 +80,10 @@ def write_crate(folder: Path) -> Path:
     # The licence of results is that of the data they come from, which the run cannot know.
     crate.license = "see the licence of the data"
     crate.root_dataset["conformsTo"] = crate.add(
-        ContextEntity(crate, PROFILE, {"@type": "CreativeWork", "name": "Process Run Crate",
-                                       "version": "0.5"})
-    )  # fmt: skip
+        ContextEntity(
+            crate, PROFILE, {"@type": "CreativeWork", "name": "Process Run Crate", "version": "0.5"}
+        )
+    )
     files = [
         crate.add_file(
             path,
@@ -117,17 +118,19 @@ def verify(folder: Path) -> Verified:
     path = folder / CRATE
     if not path.is_file():
         raise UserError(
-            f"there is no {CRATE}", where=folder,
+            f"there is no {CRATE}",
+            where=folder,
             fix=f"call 'clipaffect crate {folder}' when the run is finished",
-        )  # fmt: skip
+        )
     try:
         graph = json.loads(path.read_text(encoding="utf-8"))["@graph"]
         stated = {unquote(e["@id"]): e["sha256"] for e in graph if e.get("@type") == "File"}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"it cannot be read as a crate with the sha256 of every file ({error!r})", where=path,
+            f"it cannot be read as a crate with the sha256 of every file ({error!r})",
+            where=path,
             fix="fetch it again, or write it again from results that you trust",
-        ) from error  # fmt: skip
+        ) from error
     # Only files of the folder are hashed, whatever paths a crate names.
     found = {own.relative_to(folder).as_posix(): own for own in results(folder)}
     changed = [n for n in sorted(stated.keys() & found) if file_digest(found[n]) != stated[n]]

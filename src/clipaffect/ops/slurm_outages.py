@@ -19,8 +19,10 @@ def keep_unanswered(executor: Any) -> None:
         executor: a class of Snakemake's remote executors, changed in place.
     """
     check, succeed, fail = (
-        executor.check_active_jobs, executor.report_job_success, executor.report_job_error
-    )  # fmt: skip
+        executor.check_active_jobs,
+        executor.report_job_success,
+        executor.report_job_error,
+    )
     ended: list[Any] = []
 
     def report_job_success(self: Any, job: Any) -> None:

@@ -177,8 +177,7 @@ def _deal(train: Split, task: Task, parts: int) -> np.ndarray:
     for seed in range(DEALS):
         how = Splitting(by="folds", folds=parts, seed=seed)
         split = make_splits({task.name: rows}, [task], how)[task.name]["split"].astype(str)
-        part = np.select([split == fold_split(k) for k in range(1, parts + 1)],
-                         range(1, parts + 1))  # fmt: skip
+        part = np.select([split == fold_split(k) for k in range(1, parts + 1)], range(1, parts + 1))
         if all(targets_shown(labels[part != k], task).all() for k in range(1, parts + 1)):
             return part
     raise CannotChoose(

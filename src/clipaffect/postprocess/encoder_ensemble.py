@@ -69,8 +69,10 @@ def other_scores(
         crossed = cross_fit(table, task, fold, settings, parts, store)
     except CannotChoose as error:  # the run's own scores stand, as where a head did not finish
         print(f"{table} is not averaged with: {error.what}", file=sys.stderr)
-        nothing = [np.full((len(s), len(r), len(task.targets)), np.nan, np.float32)
-                   for s, r in ((fitted.seeds, fitted.rows), (seeds, rows))]  # fmt: skip
+        nothing = [
+            np.full((len(s), len(r), len(task.targets)), np.nan, np.float32)
+            for s, r in ((fitted.seeds, fitted.rows), (seeds, rows))
+        ]
         return Other(nothing[0], nothing[1], {})
     there = validation_scores(table, task, fold, settings, store)
     inside = _placed(crossed.rows, crossed.scores, crossed.seeds, fitted.rows, fitted.seeds)

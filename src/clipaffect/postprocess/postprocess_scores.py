@@ -79,13 +79,20 @@ def postprocess_scores(
         beside = {
             fold: {
                 name: other_scores(
-                    other, task, fold, settings, how.folds, store, fitted,
-                    rows[rows["fold"] == fold], seeds,
+                    other,
+                    task,
+                    fold,
+                    settings,
+                    how.folds,
+                    store,
+                    fitted,
+                    rows[rows["fold"] == fold],
+                    seeds,
                 )
                 for name, other in zip(how.encoders, others, strict=True)
             }
             for fold, fitted in crossed.items()
-        }  # fmt: skip
+        }
     except CannotChoose as error:
         _write_note(error, task, out)
         _write_heads({}, out)
@@ -171,8 +178,9 @@ def _headline_scores(
     if not found:
         raise CannotChoose(
             f"no head of {task.name} at alpha = {settings.headline_alpha:g} was finished",
-            where="postprocess", fix="see why heads fail, in heads.parquet",
-        )  # fmt: skip
+            where="postprocess",
+            fix="see why heads fail, in heads.parquet",
+        )
     return rows, np.stack(found), seeds
 
 
@@ -194,12 +202,13 @@ def _steps(
     people = sorted(set(groups))
     counts = [
         [
-            count_array(cluster_counts(labels, decide(one, task), groups, task), people,
-                        task.targets)
+            count_array(
+                cluster_counts(labels, decide(one, task), groups, task), people, task.targets
+            )
             for one in step
         ]
         for step in scores
-    ]  # fmt: skip
+    ]
     members = {f"{k}/{s}": c for k, step in enumerate(counts) for s, c in enumerate(step)}
     means = [{f"{k}/{s}": 1 / len(step) for s in range(len(step))} for k, step in enumerate(counts)]
     gains = [
@@ -218,13 +227,20 @@ def _steps(
         ]
         seeds = [float(macro_f1(c.sum(axis=0))) for c in counts[number]]
         rows.append(
-            {"step": name, "seeds": len(seeds), "people": len(people),
-             "macro_f1": interval.estimate, "low": interval.low, "high": interval.high,
-             "calibration_error": float(np.mean(bins)),
-             "gain": gain.estimate if gain else float("nan"),
-             "gain_low": gain.low if gain else float("nan"),
-             "gain_high": gain.high if gain else float("nan"), "p": p}
-        )  # fmt: skip
+            {
+                "step": name,
+                "seeds": len(seeds),
+                "people": len(people),
+                "macro_f1": interval.estimate,
+                "low": interval.low,
+                "high": interval.high,
+                "calibration_error": float(np.mean(bins)),
+                "gain": gain.estimate if gain else float("nan"),
+                "gain_low": gain.low if gain else float("nan"),
+                "gain_high": gain.high if gain else float("nan"),
+                "p": p,
+            }
+        )
     table = pd.DataFrame(rows)
     table["p_adjusted"] = float("nan")
     known = table["p"].notna()
@@ -270,8 +286,13 @@ def _write_scores(
         for seed, own in zip(seeds if len(scores) == len(seeds) else [-1], scores, strict=True):
             for fold, part in rows.groupby("fold", sort=True):
                 number = int(str(fold))
-                scored = Scored("postprocessed", encoder, {number: own[part.index]},
-                                alpha=settings.headline_alpha, seed=seed)  # fmt: skip
+                scored = Scored(
+                    "postprocessed",
+                    encoder,
+                    {number: own[part.index]},
+                    alpha=settings.headline_alpha,
+                    seed=seed,
+                )
                 yield score_table(scored, number, part, task)
 
     write_batches(Postprocessing(out).scores, score_schema(task), tables(), 65536)

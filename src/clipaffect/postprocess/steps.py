@@ -19,9 +19,21 @@ from clipaffect.core.tasks import NOT_ANNOTATED, Task
 from clipaffect.postprocess.smoothing import WINDOWS, Window, smooth
 
 COLUMNS = [
-    "step", "seeds", "people", "macro_f1", "low", "high", "calibration_error", "gain", "gain_low",
-    "gain_high", "p", "p_adjusted", "inner_macro_f1", "choice",
-]  # fmt: skip
+    "step",
+    "seeds",
+    "people",
+    "macro_f1",
+    "low",
+    "high",
+    "calibration_error",
+    "gain",
+    "gain_low",
+    "gain_high",
+    "p",
+    "p_adjusted",
+    "inner_macro_f1",
+    "choice",
+]
 
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the logit adjustment
@@ -70,9 +82,10 @@ def _probabilities(logits: np.ndarray, task: Task) -> np.ndarray:
 def choose_encoders(scores: np.ndarray, rows: Rows) -> Choice:
     """The other encoders to average with for the highest macro F1; the fewest of equals."""
     sets = [
-        list(names) for count in range(len(rows.others) + 1)
+        list(names)
+        for count in range(len(rows.others) + 1)
         for names in combinations(rows.others, count)
-    ]  # fmt: skip
+    ]
     found = [rows.macro_f1(average_encoders(scores, {"with": names}, rows)) for names in sets]
     return {"with": sets[int(np.argmax(found))]}
 

@@ -67,8 +67,9 @@ def predict_files(
         units = _units([source for source in sources if source.outcome == FrameStatus.OK])
         rows = [
             summary_row(source.name, source.outcome)
-            for source in sources if source.outcome != FrameStatus.OK
-        ]  # fmt: skip
+            for source in sources
+            if source.outcome != FrameStatus.OK
+        ]
         for source in sources:
             if source.outcome != FrameStatus.OK:
                 remove_outputs(out / source.name)
@@ -107,8 +108,9 @@ def ensure_weights(opened: OpenBundle, assets: Path) -> None:
 def _units(sources: list[Source]) -> list[Unit]:
     units = [
         Unit([source], source.name, max(stated_frames(source.path), 1))
-        for source in sources if source.kind == VIDEO
-    ]  # fmt: skip
+        for source in sources
+        if source.kind == VIDEO
+    ]
     images = [source for source in sources if source.kind == PICTURE]
     if images:
         units.append(Unit(images, IMAGES, len(images)))

@@ -25,17 +25,19 @@ def check_writable(out: Path, inputs: list[Path]) -> None:
         if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
             raise UserError(
                 "the output lies in a folder of the input, and would be predicted next time",
-                where=out, fix="name a folder beside it",
-            )  # fmt: skip
+                where=out,
+                fix="name a folder beside it",
+            )
     try:
         (out / WORK).mkdir(parents=True, exist_ok=True)
         (out / WORK / "probe").touch()
         (out / WORK / "probe").unlink()
     except OSError as error:
         raise UserError(
-            f"nothing can be written there: {error.strerror}", where=out,
+            f"nothing can be written there: {error.strerror}",
+            where=out,
             fix="name a folder of your own, on a disk with room",
-        ) from None  # fmt: skip
+        ) from None
 
 
 @contextmanager
@@ -95,9 +97,10 @@ def check_apart(folders: Iterable[Path], files: Iterable[Path]) -> None:
     for folder in folders:
         if folder.resolve() in taken or (folder.exists() and not folder.is_dir()):
             raise UserError(
-                "the tables of a video would take the place of a file", where=folder,
+                "the tables of a video would take the place of a file",
+                where=folder,
                 fix="name another folder for the output",
-            )  # fmt: skip
+            )
 
 
 def _clear(work: Path) -> None:

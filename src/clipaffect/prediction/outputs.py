@@ -76,12 +76,13 @@ def _summary_rows(predicted: Predicted, start: int, stop: int) -> list[dict[str,
             outcome = FrameStatus.VIDEO_UNREADABLE
         rows.append(
             summary_row(
-                str(name), outcome,
+                str(name),
+                outcome,
                 frames=int(frames[frames > 0].nunique()),
                 frames_with_face=int(frames[own["status"] == FrameStatus.OK].nunique()),
                 people=int(own["number"].max()),
             )
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -119,10 +120,17 @@ def write_summary(
         }
         for row in rows
     ]
-    page = page_environment().get_template("predictions.html").render(
-        files=listed, bundle=opened.bundle, fingerprint=opened.fingerprint,
-        counts=summary["outcome"].value_counts().to_dict(), people=wanted.people,
-    )  # fmt: skip
+    page = (
+        page_environment()
+        .get_template("predictions.html")
+        .render(
+            files=listed,
+            bundle=opened.bundle,
+            fingerprint=opened.fingerprint,
+            counts=summary["outcome"].value_counts().to_dict(),
+            people=wanted.people,
+        )
+    )
     write_text(Predictions(out).page, page)
     return summary
 

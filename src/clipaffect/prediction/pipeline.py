@@ -103,11 +103,20 @@ def predicted(
             if crop not in tables:
                 tables[crop] = work / f"faces-{crop}.parquet"
                 faces = wanted.faces.model_copy(update={"crop": crop})
-                align_faces(manifest, frames, faces, wanted.assets, store, tables[crop],
-                            wanted.threads)  # fmt: skip
+                align_faces(
+                    manifest, frames, faces, wanted.assets, store, tables[crop], wanted.threads
+                )
             embeddings[name] = work / f"{name}.parquet"
-            embed_faces(manifest, tables[crop], encoder, wanted.assets, store, embeddings[name],
-                        loaded_encoder, wanted.threads)  # fmt: skip
+            embed_faces(
+                manifest,
+                tables[crop],
+                encoder,
+                wanted.assets,
+                store,
+                embeddings[name],
+                loaded_encoder,
+                wanted.threads,
+            )
         own = tables.get(wanted.faces.crop, next(iter(tables.values())))
         features = features_of(wanted.opened.bundle, embeddings, work)
         yield predict_rows(wanted.opened, own, features, wanted.people)

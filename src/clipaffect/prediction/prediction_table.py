@@ -75,8 +75,22 @@ class Predicted:
     def tables(self, start: int, stop: int, heads: bool) -> Iterator[pa.Table]:
         """The predictions of a stretch of rows, a few row groups at a time."""
         schema = table_schema(columns(self.bundle, heads))
-        names = ["video", "frame", "time", "status", "faces_in_frame", "score", "box", "points",
-                 "eye_distance", "yaw", "pitch", "roll", "visible", "sharpness"]  # fmt: skip
+        names = [
+            "video",
+            "frame",
+            "time",
+            "status",
+            "faces_in_frame",
+            "score",
+            "box",
+            "points",
+            "eye_distance",
+            "yaw",
+            "pitch",
+            "roll",
+            "visible",
+            "sharpness",
+        ]
         for first, part in stretches(self.faces, start, stop, names):
             rows = np.arange(first, first + part.num_rows)
             found = _unpacked(part)
@@ -123,13 +137,22 @@ def answer_columns(
 
 def _blank(answers: Answers) -> Answers:
     def one(values: np.ndarray, axis: int = 0) -> np.ndarray:
-        return np.concatenate([values, np.zeros_like(values, shape=(
-            *values.shape[:axis], 1, *values.shape[axis + 1 :]))], axis=axis)  # fmt: skip
+        return np.concatenate(
+            [
+                values,
+                np.zeros_like(values, shape=(*values.shape[:axis], 1, *values.shape[axis + 1 :])),
+            ],
+            axis=axis,
+        )
 
     return Answers(
-        one(answers.probability), one(answers.decision), answers.threshold, one(answers.spread),
-        one(answers.final), one(answers.heads, axis=1),
-    )  # fmt: skip
+        one(answers.probability),
+        one(answers.decision),
+        answers.threshold,
+        one(answers.spread),
+        one(answers.final),
+        one(answers.heads, axis=1),
+    )
 
 
 def person_numbers(rows: pd.DataFrame, people: People) -> np.ndarray:
@@ -241,8 +264,9 @@ def _check_length(heads: tuple, features: str, length: int) -> None:
     if wanted != length:
         raise UserError(
             f"the heads want features of length {wanted}; '{features}' gives {length}",
-            where="bundle.json", fix="give the encoder that the bundle was made for",
-        )  # fmt: skip
+            where="bundle.json",
+            fix="give the encoder that the bundle was made for",
+        )
 
 
 def _features(table: pa.Table, usable: np.ndarray) -> np.ndarray:

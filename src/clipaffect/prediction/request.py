@@ -66,9 +66,10 @@ def prediction_request(config: Config) -> PredictionRequest:
                 continue
             if own.file not in bundle.files:
                 raise UserError(
-                    f"the bundle does not hold the weights of '{name}'", where=model,
+                    f"the bundle does not hold the weights of '{name}'",
+                    where=model,
                     fix="export it with --include-weights, or use 'clipaffect predict --weights'",
-                )  # fmt: skip
+                )
             path = str(model.parent / own.file)
             encoders[name] = own.model_copy(update={"file": path})
     return PredictionRequest(model, faces.at_rate(config.prediction.rate), encoders)

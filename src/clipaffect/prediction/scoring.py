@@ -83,9 +83,13 @@ def answer(
         threshold = np.array(model.steps[-1].choice.thresholds)
     spread = scores[own].std(axis=0, ddof=1) if len(scores[own]) > 1 else np.nan * scores[own][0]
     return Answers(
-        _one(before).astype(np.float32), decide(final, task), threshold,
-        spread.astype(np.float32), final, scores[own],
-    )  # fmt: skip
+        _one(before).astype(np.float32),
+        decide(final, task),
+        threshold,
+        spread.astype(np.float32),
+        final,
+        scores[own],
+    )
 
 
 def _one(scores: np.ndarray) -> np.ndarray:

@@ -58,8 +58,9 @@ def find_sources(inputs: list[Path]) -> list[Source]:
     """
     problems = [
         UserError("no such file or folder", where=path, fix="correct the path")
-        for path in inputs if not path.exists()
-    ]  # fmt: skip
+        for path in inputs
+        if not path.exists()
+    ]
     raise_all(problems)
     found: list[Source] = []
     for path in inputs:
@@ -70,9 +71,10 @@ def find_sources(inputs: list[Path]) -> list[Source]:
             files = files_below(path)
         except OSError as error:
             raise UserError(
-                f"the folder cannot be read: {error.strerror}", where=error.filename or path,
+                f"the folder cannot be read: {error.strerror}",
+                where=error.filename or path,
                 fix="get leave to read it, or name another",
-            ) from None  # fmt: skip
+            ) from None
         prefix = f"{path.resolve().name}/" if len(inputs) > 1 else ""
         found += [_source(file, path, prefix, named=False) for file in files]
     if not found:
@@ -87,15 +89,17 @@ def find_sources(inputs: list[Path]) -> list[Source]:
     for name, paths in named.items():
         if len({path.resolve() for path in paths}) > 1:
             raise UserError(
-                f"{len(paths)} files would be called '{name}'", where=" and ".join(map(str, paths)),
+                f"{len(paths)} files would be called '{name}'",
+                where=" and ".join(map(str, paths)),
                 fix="predict them in calls of their own, with an --out for each",
-            )  # fmt: skip
+            )
     for source in found:
         if source.outcome == FrameStatus.OK and source.name.partition("/")[0] in RESERVED:
             raise UserError(
-                f"'{source.name}' is a name of the output's own", where=source.path,
+                f"'{source.name}' is a name of the output's own",
+                where=source.path,
                 fix="rename the file or folder",
-            )  # fmt: skip
+            )
     unique = {source.name: source for source in found}
     return [unique[name] for name in sorted(unique, key=natural_order)]
 
@@ -121,9 +125,16 @@ def manifest(sources: list[Source], people: People) -> pd.DataFrame:
     """Rows of ``dataset.manifest.MANIFEST``, as the chain's own stages read them."""
     persons = [EVERYBODY if people == "all" else ""]
     rows: list[dict[str, Any]] = [
-        {"video": source.name, "kind": source.kind, "path": str(source.path),
-         "sha256": file_digest(source.path), "persons": persons, "folders": [""],
-         "folder_states": [""], "frame_limit": 0}
+        {
+            "video": source.name,
+            "kind": source.kind,
+            "path": str(source.path),
+            "sha256": file_digest(source.path),
+            "persons": persons,
+            "folders": [""],
+            "folder_states": [""],
+            "frame_limit": 0,
+        }
         for source in sources
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows, columns=MANIFEST.names)

@@ -12,11 +12,35 @@ from clipaffect.core.frame_status import FrameStatus
 from clipaffect.prediction.prediction_table import Predicted
 
 GAP = 0.5  # seconds without an answer that end an episode, or one and a half frames looked at
-PERSONS = ("video", "person", "frames", "frames_with_face", "first_time", "last_time", "task",
-           "target", "share", "mean_probability", "episodes", "longest_seconds")  # fmt: skip
-EPISODES = ("video", "person", "task", "target", "start_frame", "end_frame", "start_time",
-            "end_time", "seconds", "frames", "peak_frame", "peak_time",
-            "peak_probability")  # fmt: skip
+PERSONS = (
+    "video",
+    "person",
+    "frames",
+    "frames_with_face",
+    "first_time",
+    "last_time",
+    "task",
+    "target",
+    "share",
+    "mean_probability",
+    "episodes",
+    "longest_seconds",
+)
+EPISODES = (
+    "video",
+    "person",
+    "task",
+    "target",
+    "start_frame",
+    "end_frame",
+    "start_time",
+    "end_time",
+    "seconds",
+    "frames",
+    "peak_frame",
+    "peak_time",
+    "peak_probability",
+)
 
 
 def summarise(predicted: Predicted, start: int, stop: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -42,9 +66,14 @@ def summarise(predicted: Predicted, start: int, stop: int) -> tuple[pd.DataFrame
         mine = np.flatnonzero(number == person)
         known = mine[status[mine] == FrameStatus.OK]
         at = predicted.at[start + known]
-        base = {"video": video, "person": person, "frames": len(mine),
-                "frames_with_face": len(known), "first_time": _edge(time[mine], 0),
-                "last_time": _edge(time[mine], -1)}  # fmt: skip
+        base = {
+            "video": video,
+            "person": person,
+            "frames": len(mine),
+            "frames_with_face": len(known),
+            "first_time": _edge(time[mine], 0),
+            "last_time": _edge(time[mine], -1),
+        }
         for name, target, shown, probability in _shown(predicted, at):
             found = [
                 {"video": video, "person": person, "task": name, "target": target} | episode
@@ -53,12 +82,15 @@ def summarise(predicted: Predicted, start: int, stop: int) -> tuple[pd.DataFrame
             episodes += found
             persons.append(
                 base
-                | {"task": name, "target": target,
-                   "share": float(shown.mean()) if len(shown) else np.nan,
-                   "mean_probability": float(probability.mean()) if len(shown) else np.nan,
-                   "episodes": len(found),
-                   "longest_seconds": max((e["seconds"] for e in found), default=np.nan)}
-            )  # fmt: skip
+                | {
+                    "task": name,
+                    "target": target,
+                    "share": float(shown.mean()) if len(shown) else np.nan,
+                    "mean_probability": float(probability.mean()) if len(shown) else np.nan,
+                    "episodes": len(found),
+                    "longest_seconds": max((e["seconds"] for e in found), default=np.nan),
+                }
+            )
     return pd.DataFrame(persons, columns=PERSONS), pd.DataFrame(episodes, columns=EPISODES)
 
 
@@ -99,7 +131,14 @@ def _episodes(
         peak = run[np.argmax(probability[run])]
         first, last = run[0], run[-1]
         end = time[last] + step
-        yield {"start_frame": int(frame[first]), "end_frame": int(frame[last]),
-               "start_time": time[first], "end_time": end, "seconds": end - time[first],
-               "frames": len(run), "peak_frame": int(frame[peak]), "peak_time": time[peak],
-               "peak_probability": float(probability[peak])}  # fmt: skip
+        yield {
+            "start_frame": int(frame[first]),
+            "end_frame": int(frame[last]),
+            "start_time": time[first],
+            "end_time": end,
+            "seconds": end - time[first],
+            "frames": len(run),
+            "peak_frame": int(frame[peak]),
+            "peak_time": time[peak],
+            "peak_probability": float(probability[peak]),
+        }

@@ -24,9 +24,19 @@ THUMBNAILS, SIDE = 24, 72  # of each person, and their pixels
 EPISODES = 200  # on the page, the longest
 SCALE = 1000  # probabilities are whole numbers on the page
 COLOURS = (
-    "#7f8c9b", "#d1495b", "#7a9e3f", "#8e5ea2", "#e8a33d", "#2e7eb8", "#d977a8", "#4fb0a5",
-    "#9c6b43", "#5b6abf", "#b7b83b", "#c46a2f",
-)  # fmt: skip
+    "#7f8c9b",
+    "#d1495b",
+    "#7a9e3f",
+    "#8e5ea2",
+    "#e8a33d",
+    "#2e7eb8",
+    "#d977a8",
+    "#4fb0a5",
+    "#9c6b43",
+    "#5b6abf",
+    "#b7b83b",
+    "#c46a2f",
+)
 
 
 def write_timeline(
@@ -57,11 +67,14 @@ def write_timeline(
     status = rows["status"].to_numpy()
     kinds = sorted(set(status) - {str(FrameStatus.OK)})
     people = [
-        {"person": number, "frames": int(frames[number]),
-         "tasks": _curves(predicted, start, np.flatnonzero(person == number), axis),
-         "thumbnails": _thumbnails(predicted, start, person == number, axis) if pictures else []}
+        {
+            "person": number,
+            "frames": int(frames[number]),
+            "tasks": _curves(predicted, start, np.flatnonzero(person == number), axis),
+            "thumbnails": _thumbnails(predicted, start, person == number, axis) if pictures else [],
+        }
         for number in shown
-    ]  # fmt: skip
+    ]
     data = {
         "video": _relative(video, out) if pictures else None,
         "times": axis.times.round(4).tolist(),
@@ -72,31 +85,42 @@ def write_timeline(
         "status": axis.commonest(status, kinds),
         "statuses": [{"name": name, "meaning": MEANING[FrameStatus(name)]} for name in kinds],
         "tasks": [
-            {"name": name, "targets": model.targets, "multilabel": model.multilabel,
-             "colours": [_colour(k) for k in range(len(model.targets))]}
+            {
+                "name": name,
+                "targets": model.targets,
+                "multilabel": model.multilabel,
+                "colours": [_colour(k) for k in range(len(model.targets))],
+            }
             for name, model in predicted.bundle.tasks.items()
         ],
         "people": people,
         "first": max(range(len(shown)), key=lambda k: frames[shown[k]], default=0),
-    }  # fmt: skip
+    }
     longest = episodes.sort_values(["seconds", "frames"], ascending=False, kind="stable")
     listed = longest.head(EPISODES).sort_values(["start_frame", "person", "task", "target"])
-    page = page_environment().get_template("timeline.html").render(
-        name=rows["video"].iloc[0],
-        data=data,
-        tasks=data["tasks"],
-        bundle=predicted.bundle,
-        fingerprint=predicted.opened.fingerprint,
-        people=[(number, int(frames[number])) for number in shown],
-        more_people=len(frames) - len(shown),
-        episodes=records(listed),
-        more_episodes=len(episodes) - len(listed),
-        statuses=[(name, int((status == name).sum()), MEANING[FrameStatus(name)])
-                  for name in [*kinds, str(FrameStatus.OK)] if (status == name).any()],
-        frames=int((np.unique(rows["frame"]) > 0).sum()),
-        unit=axis.unit,
-        pictures=pictures,
-    )  # fmt: skip
+    page = (
+        page_environment()
+        .get_template("timeline.html")
+        .render(
+            name=rows["video"].iloc[0],
+            data=data,
+            tasks=data["tasks"],
+            bundle=predicted.bundle,
+            fingerprint=predicted.opened.fingerprint,
+            people=[(number, int(frames[number])) for number in shown],
+            more_people=len(frames) - len(shown),
+            episodes=records(listed),
+            more_episodes=len(episodes) - len(listed),
+            statuses=[
+                (name, int((status == name).sum()), MEANING[FrameStatus(name)])
+                for name in [*kinds, str(FrameStatus.OK)]
+                if (status == name).any()
+            ],
+            frames=int((np.unique(rows["frame"]) > 0).sum()),
+            unit=axis.unit,
+            pictures=pictures,
+        )
+    )
     write_text(out / "timeline.html", page)
 
 
@@ -159,11 +183,14 @@ def _curves(
         shown = axis.mean(predicted.of_rows(bits.astype(np.float32), start + rows), rows)
         known = ~np.isnan(mean[:, 0])
         if model.multilabel:
-            decided = [[k for k in np.flatnonzero(row >= 0.5).tolist()] if ok else None
-                       for row, ok in zip(shown, known, strict=True)]  # fmt: skip
+            decided = [
+                [k for k in np.flatnonzero(row >= 0.5).tolist()] if ok else None
+                for row, ok in zip(shown, known, strict=True)
+            ]
         else:
-            decided = [[int(row.argmax())] if ok else None
-                       for row, ok in zip(shown, known, strict=True)]  # fmt: skip
+            decided = [
+                [int(row.argmax())] if ok else None for row, ok in zip(shown, known, strict=True)
+            ]
         sure = np.maximum(mean, 1 - mean).mean(1) if model.multilabel else mean.max(1, initial=0)
         found[name] = {
             "probability": [_whole(column) for column in mean.T],

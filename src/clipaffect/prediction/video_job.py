@@ -77,10 +77,12 @@ class Place:
 def _state(unit: Unit, out: Path) -> dict[str, list[str]]:
     """By name, where a unit's files lie as their page says it, and their sha256."""
     return {
-        source.name: [os.path.relpath(source.path.resolve(), out.resolve()),
-                      file_digest(source.path)]
+        source.name: [
+            os.path.relpath(source.path.resolve(), out.resolve()),
+            file_digest(source.path),
+        ]
         for source in unit.sources
-    }  # fmt: skip
+    }
 
 
 def finished(unit: Unit, out: Path, mark: str) -> list[Row] | None:

@@ -172,9 +172,14 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
     for said, (name, own) in zip(answers, numbers["tasks"].items(), strict=True):
         task = results.tasks[name]
         card = environment.get_template("card.md").render(
-            **context, name=name, t=own, task=task.task, support=task.support(), said=said,
+            **context,
+            name=name,
+            t=own,
+            task=task.task,
+            support=task.support(),
+            said=said,
             weights=weight_digests(config, folder, name),
-        )  # fmt: skip
+        )
         write_text(files.card(name), card)
 
 

@@ -116,9 +116,14 @@ def _moved(
     pair = list(zip((one, other), settings, strict=True))
     seeds = sorted(one.seeds[settings[0]].keys() & other.seeds[settings[1]].keys())
     names = list(dict.fromkeys(setting_name(setting.columns()) for setting in settings))
-    row: dict[str, Any] = {"task": task, "setting": " / ".join(names), "p": None,
-                           "p_adjusted": None, "order": tuple(map(str, settings[0])),
-                           "seeds": len(seeds)}  # fmt: skip
+    row: dict[str, Any] = {
+        "task": task,
+        "setting": " / ".join(names),
+        "p": None,
+        "p_adjusted": None,
+        "order": tuple(map(str, settings[0])),
+        "seeds": len(seeds),
+    }
     same = (
         bool(seeds)
         and one.people == other.people
@@ -131,9 +136,14 @@ def _moved(
             float(np.mean([macro_f1(c.sum(axis=0)) for c in counted.seeds[setting].values()]))
             for counted, setting in pair
         ]
-        return row | {"first": scores[0], "second": scores[1],
-                      "difference": scores[1] - scores[0], "low": None, "high": None,
-                      "verdict": "other frames or seeds: not tested"}  # fmt: skip
+        return row | {
+            "first": scores[0],
+            "second": scores[1],
+            "difference": scores[1] - scores[0],
+            "low": None,
+            "high": None,
+            "verdict": "other frames or seeds: not tested",
+        }
     members = {f"{k}/{s}": c for k, side in enumerate(sides) for s, c in enumerate(side)}
     share = 1 / len(seeds)
     means = [{f"{k}/{s}": share for s in range(len(seeds))} for k in (0, 1)]
@@ -142,9 +152,17 @@ def _moved(
     found = without_nan({"low": difference.low, "high": difference.high})
     enough = len(one.people) >= FEWEST
     p = swap_test(sides[1], sides[0], RESAMPLES) if enough else None
-    return row | found | {"first": a.estimate, "second": b.estimate,
-                          "difference": difference.estimate, "p": p,
-                          "verdict": verdict(difference.estimate, p)}  # fmt: skip
+    return (
+        row
+        | found
+        | {
+            "first": a.estimate,
+            "second": b.estimate,
+            "difference": difference.estimate,
+            "p": p,
+            "verdict": verdict(difference.estimate, p),
+        }
+    )
 
 
 def alone(first: Run, second: Run) -> list[str]:
@@ -165,9 +183,11 @@ def alone(first: Run, second: Run) -> list[str]:
 def answer(rows: list[dict[str, Any]], changed: list[dict[str, str]], single: list[str]) -> str:
     """What the comparison says, in two or three sentences."""
     settings = sum(row["kind"] == KINDS["config"] for row in changed)
-    text = "The two runs differ in nothing that is recorded." if not changed else (
-        f"The two runs differ in {len(changed)} things, {settings} of them settings."
-    )  # fmt: skip
+    text = (
+        "The two runs differ in nothing that is recorded."
+        if not changed
+        else (f"The two runs differ in {len(changed)} things, {settings} of them settings.")
+    )
     shown = [row for row in rows if row["verdict"] in ("better", "worse")]
     if single:
         text += f" {len(single)} scores are in one of the runs alone."
@@ -184,9 +204,19 @@ def write_comparison(first: Run, second: Run, out: Path) -> str:
     changed, rows = differences(first, second), moved(first, second)
     single = alone(first, second)
     said = answer(rows, changed, single)
-    page = page_environment().get_template("compare.html").render(
-        first=first.folder, second=second.folder, answer=said, changed=changed, rows=rows,
-        fewest=FEWEST, resamples=RESAMPLES, single=single,
-    )  # fmt: skip
+    page = (
+        page_environment()
+        .get_template("compare.html")
+        .render(
+            first=first.folder,
+            second=second.folder,
+            answer=said,
+            changed=changed,
+            rows=rows,
+            fewest=FEWEST,
+            resamples=RESAMPLES,
+            single=single,
+        )
+    )
     write_text(out, page)
     return said

@@ -22,9 +22,13 @@ def encoder_rows(config: Config) -> list[dict[str, Any]]:
     for name, encoder in config.encoders.items():
         cost = encoder_cost(encoder)
         rows.append(
-            {"what": f"encoder {name}", "parameters": cost.parameters, "flop": cost.flop,
-             "times": "once a face"}
-        )  # fmt: skip
+            {
+                "what": f"encoder {name}",
+                "parameters": cost.parameters,
+                "flop": cost.flop,
+                "times": "once a face",
+            }
+        )
     return rows
 
 
@@ -47,9 +51,11 @@ def head_rows(results: Results, folder: Path) -> list[dict[str, Any]]:
                 head = build_head(recipe, dimension, outputs, 0)
             own = task.heads[task.heads["variant"] == variant]
             rows.append(
-                {"what": f"head, {name}" + (f", {variant}" if variant else ""),
-                 "parameters": sum(p.numel() for p in head.parameters()),
-                 "flop": flop_per_sample(recipe, dimension, outputs),
-                 "times": f"{len(own)} heads, {recipe.epochs} epochs, a frame and step"}
-            )  # fmt: skip
+                {
+                    "what": f"head, {name}" + (f", {variant}" if variant else ""),
+                    "parameters": sum(p.numel() for p in head.parameters()),
+                    "flop": flop_per_sample(recipe, dimension, outputs),
+                    "times": f"{len(own)} heads, {recipe.epochs} epochs, a frame and step",
+                }
+            )
     return rows

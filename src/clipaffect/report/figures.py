@@ -48,13 +48,28 @@ def for_file(spec: Spec) -> Spec:
 
 
 def _config(ink: str) -> Spec:
-    text = {"labelColor": ink, "titleColor": ink, "labelFontSize": 12, "titleFontSize": 12,
-            "titleFontWeight": "normal"}  # fmt: skip
-    axis = text | {"domainColor": ink, "tickColor": ink, "gridColor": GREY, "gridOpacity": 0.3,
-                   "labelLimit": 260}  # fmt: skip
-    return {"axis": axis, "legend": text | {"labelLimit": 300, "orient": "bottom"},
-            "view": {"stroke": None}, "text": {"color": ink}, "rule": {"color": ink},
-            "font": "sans-serif"}  # fmt: skip
+    text = {
+        "labelColor": ink,
+        "titleColor": ink,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+    }
+    axis = text | {
+        "domainColor": ink,
+        "tickColor": ink,
+        "gridColor": GREY,
+        "gridOpacity": 0.3,
+        "labelLimit": 260,
+    }
+    return {
+        "axis": axis,
+        "legend": text | {"labelLimit": 300, "orient": "bottom"},
+        "view": {"stroke": None},
+        "text": {"color": ink},
+        "rule": {"color": ink},
+        "font": "sans-serif",
+    }
 
 
 def save(spec: Spec, folder: Path, name: str) -> None:
@@ -117,15 +132,25 @@ def dots(table: pd.DataFrame) -> Spec:
     """
     chart = chart_of(table)
     where = alt.Y("name:N", sort=list(table["name"]), title=None)
-    tips = tooltips(("name:N", "setting"), ("estimate:Q", "macro F1"), ("low:Q", "low"),
-                    ("high:Q", "high"), ("seeds:Q", "seeds"), ("people:Q", "people"))  # fmt: skip
-    colour = alt.Color("kind:N", scale=alt.Scale(domain=["head", "reference"],
-                       range=[ACCENT, GREY]), title=None)  # fmt: skip
+    tips = tooltips(
+        ("name:N", "setting"),
+        ("estimate:Q", "macro F1"),
+        ("low:Q", "low"),
+        ("high:Q", "high"),
+        ("seeds:Q", "seeds"),
+        ("people:Q", "people"),
+    )
+    colour = alt.Color(
+        "kind:N", scale=alt.Scale(domain=["head", "reference"], range=[ACCENT, GREY]), title=None
+    )
     points = chart.mark_point(filled=True, size=80, opacity=1).encode(
-        x=alt.X("estimate:Q", title="macro F1, 95 % interval over people",
-                scale=alt.Scale(zero=True)),
-        y=where, color=colour, tooltip=tips,
-    )  # fmt: skip
+        x=alt.X(
+            "estimate:Q", title="macro F1, 95 % interval over people", scale=alt.Scale(zero=True)
+        ),
+        y=where,
+        color=colour,
+        tooltip=tips,
+    )
     bars = [
         known.mark_rule(strokeWidth=2).encode(
             x=alt.X("low:Q", title=""), x2="high:Q", y=where, color=colour
@@ -146,9 +171,14 @@ def alpha_curve(results: TaskResults, headline_alpha: float) -> Spec:
     chart = chart_of(table[["alpha", "estimate", "low", "high", "seeds", "seed_deviation"]])
     x = alt.X("alpha:Q", title="CVaR level alpha (1 = ERM)", scale=alt.Scale(domain=[0, 1]))
     y = alt.Y("estimate:Q", title="macro F1, validation", scale=alt.Scale(zero=False))
-    tips = tooltips(("alpha:Q", "alpha"), ("estimate:Q", "macro F1"), ("low:Q", "low"),
-                     ("high:Q", "high"), ("seed_deviation:Q", "deviation over seeds"),
-                     ("seeds:Q", "seeds"))  # fmt: skip
+    tips = tooltips(
+        ("alpha:Q", "alpha"),
+        ("estimate:Q", "macro F1"),
+        ("low:Q", "low"),
+        ("high:Q", "high"),
+        ("seed_deviation:Q", "deviation over seeds"),
+        ("seeds:Q", "seeds"),
+    )
     band = [
         known.mark_area(color=ACCENT, opacity=0.15).encode(
             x=x, y=alt.Y("low:Q", title=""), y2="high:Q"
@@ -161,11 +191,15 @@ def alpha_curve(results: TaskResults, headline_alpha: float) -> Spec:
     )
     mark = chart_of(pd.DataFrame({"alpha": [headline_alpha]})).mark_rule(color=SOFT).encode(x=x)
     references = pd.DataFrame(results.references(), columns=["name", "estimate"])
-    lines = chart_of(references).mark_rule(strokeDash=[5, 3], strokeWidth=1.5).encode(
-        y=y,
-        color=alt.Color("name:N", title=None, scale=alt.Scale(scheme="dark2")),
-        tooltip=tooltips(("name:N", "reference"), ("estimate:Q", "macro F1")),
-    )  # fmt: skip
+    lines = (
+        chart_of(references)
+        .mark_rule(strokeDash=[5, 3], strokeWidth=1.5)
+        .encode(
+            y=y,
+            color=alt.Color("name:N", title=None, scale=alt.Scale(scheme="dark2")),
+            tooltip=tooltips(("name:N", "reference"), ("estimate:Q", "macro F1")),
+        )
+    )
     return finish(
         alt.layer(mark, lines, *band, line, points),
         "Line chart of macro F1 over the CVaR level alpha with a band of its 95 % interval over "
@@ -183,24 +217,41 @@ def target_bars(results: TaskResults, headline_alpha: float) -> Spec:
         for target, value in zip(results.task.targets, results.f1_of_targets(alpha), strict=True):
             interval = own.loc[[target]].iloc[0] if target in own.index else {}
             rows.append(
-                {"target": target, "name": f"alpha = {alpha:g}" + (" (ERM)" if alpha == 1 else ""),
-                 "f1": value, "low": interval.get("low"), "high": interval.get("high"),
-                 "frames": support.get(target, 0)}
-            )  # fmt: skip
+                {
+                    "target": target,
+                    "name": f"alpha = {alpha:g}" + (" (ERM)" if alpha == 1 else ""),
+                    "f1": value,
+                    "low": interval.get("low"),
+                    "high": interval.get("high"),
+                    "frames": support.get(target, 0),
+                }
+            )
     table = pd.DataFrame(rows)
     names = list(dict.fromkeys(table["name"]))
     chart = chart_of(table)
-    x = alt.X("target:N", sort=list(results.task.targets), title=None,
-              axis=alt.Axis(labelAngle=-35))  # fmt: skip
+    x = alt.X(
+        "target:N", sort=list(results.task.targets), title=None, axis=alt.Axis(labelAngle=-35)
+    )
     offset = alt.XOffset("name:N", sort=names)
     bars = chart.mark_bar().encode(
-        x=x, xOffset=offset, y=alt.Y("f1:Q", title="F1, validation",
-                                     scale=alt.Scale(domain=[0, 1])),
-        color=alt.Color("name:N", title=None, sort=names,
-                        scale=alt.Scale(domain=names, range=[ACCENT, SOFT][: len(names)])),
-        tooltip=tooltips(("target:N", "class or label"), ("name:N", "setting"), ("f1:Q", "F1"),
-                          ("low:Q", "low"), ("high:Q", "high"), ("frames:Q", "frames")),
-    )  # fmt: skip
+        x=x,
+        xOffset=offset,
+        y=alt.Y("f1:Q", title="F1, validation", scale=alt.Scale(domain=[0, 1])),
+        color=alt.Color(
+            "name:N",
+            title=None,
+            sort=names,
+            scale=alt.Scale(domain=names, range=[ACCENT, SOFT][: len(names)]),
+        ),
+        tooltip=tooltips(
+            ("target:N", "class or label"),
+            ("name:N", "setting"),
+            ("f1:Q", "F1"),
+            ("low:Q", "low"),
+            ("high:Q", "high"),
+            ("frames:Q", "frames"),
+        ),
+    )
     errors = [
         known.mark_rule().encode(x=x, xOffset=offset, y=alt.Y("low:Q", title=""), y2="high:Q")
         for known in with_interval(table)
@@ -217,22 +268,34 @@ def confusion_map(results: TaskResults, headline_alpha: float) -> Spec:
     """Shares of decisions for each true class, or of present and absent frames of each label."""
     counts, names = results.counts(headline_alpha), results.task.targets
     if results.task.multilabel:
-        cells = {"present, found": (1, 1), "present, missed": (1, 0), "absent, false alarm": (0, 1),
-                 "absent, left": (0, 0)}  # fmt: skip
+        cells = {
+            "present, found": (1, 1),
+            "present, missed": (1, 0),
+            "absent, false alarm": (0, 1),
+            "absent, left": (0, 0),
+        }
         rows = [
-            {"truth": name, "decision": shown, "frames": counts.get(f"{name}:{a}>{b}", 0),
-             "of": sum(counts.get(f"{name}:{a}>{k}", 0) for k in (0, 1))}
+            {
+                "truth": name,
+                "decision": shown,
+                "frames": counts.get(f"{name}:{a}>{b}", 0),
+                "of": sum(counts.get(f"{name}:{a}>{k}", 0) for k in (0, 1)),
+            }
             for name in names
             for shown, (a, b) in cells.items()
-        ]  # fmt: skip
+        ]
         columns = list(cells)
     else:
         rows = [
-            {"truth": a, "decision": b, "frames": counts.get(f"{a}>{b}", 0),
-             "of": sum(counts.get(f"{a}>{k}", 0) for k in names)}
+            {
+                "truth": a,
+                "decision": b,
+                "frames": counts.get(f"{a}>{b}", 0),
+                "of": sum(counts.get(f"{a}>{k}", 0) for k in names),
+            }
             for a in names
             for b in names
-        ]  # fmt: skip
+        ]
         columns = list(names)
     table = pd.DataFrame(rows)
     table["share"] = table["frames"] / table["of"].clip(lower=1)
@@ -242,9 +305,13 @@ def confusion_map(results: TaskResults, headline_alpha: float) -> Spec:
     )
     cells_ = base.mark_rect().encode(
         color=alt.Color("share:Q", scale=alt.Scale(scheme="blues", domain=[0, 1]), legend=None),
-        tooltip=tooltips(("truth:N", "annotation"), ("decision:N", "decision"),
-                          ("share:Q", "share"), ("frames:Q", "frames, all seeds")),
-    )  # fmt: skip
+        tooltip=tooltips(
+            ("truth:N", "annotation"),
+            ("decision:N", "decision"),
+            ("share:Q", "share"),
+            ("frames:Q", "frames, all seeds"),
+        ),
+    )
     text = base.mark_text(fontSize=11).encode(
         text=alt.Text("share:Q", format=".2f"),
         color=alt.when(alt.datum.share > 0.55).then(alt.value("white")).otherwise(alt.value(INK)),
@@ -260,10 +327,11 @@ def confusion_map(results: TaskResults, headline_alpha: float) -> Spec:
 def calibration(results: TaskResults, headline_alpha: float) -> Spec:
     """Confidence against the share that is right, at the headline alpha, seeds pooled."""
     parts = {
-        metric: results.values(f"reliability_{metric}", "head", alpha=headline_alpha)
-        .set_index(["seed", "target"])["value"]
+        metric: results.values(f"reliability_{metric}", "head", alpha=headline_alpha).set_index(
+            ["seed", "target"]
+        )["value"]
         for metric in ("frames", "confidence", "share")
-    }  # fmt: skip
+    }
     table = pd.DataFrame(parts)
     weighed = table[["confidence", "share"]].mul(table["frames"], axis=0)
     sums = weighed.assign(frames=table["frames"]).groupby("target").sum()
@@ -274,14 +342,21 @@ def calibration(results: TaskResults, headline_alpha: float) -> Spec:
     diagonal = chart_of(pd.DataFrame({"x": [0.0, 1.0]}))
     ideal = diagonal.mark_line(color=GREY, strokeDash=[4, 3]).encode(
         x=alt.X("x:Q", scale=unit, title="probability given"), y=alt.Y("x:Q", scale=unit, title="")
-    )  # fmt: skip
-    points = chart_of(bins).mark_point(filled=True, color=ACCENT, opacity=1).encode(
-        x=alt.X("confidence:Q", scale=unit, title="probability given"),
-        y=alt.Y("share:Q", scale=unit, title=what),
-        size=alt.Size("frames:Q", title="answers", scale=alt.Scale(range=[20, 500]), legend=None),
-        tooltip=tooltips(("confidence:Q", "probability given"), ("share:Q", what),
-                          ("frames:Q", "answers")),
-    )  # fmt: skip
+    )
+    points = (
+        chart_of(bins)
+        .mark_point(filled=True, color=ACCENT, opacity=1)
+        .encode(
+            x=alt.X("confidence:Q", scale=unit, title="probability given"),
+            y=alt.Y("share:Q", scale=unit, title=what),
+            size=alt.Size(
+                "frames:Q", title="answers", scale=alt.Scale(range=[20, 500]), legend=None
+            ),
+            tooltip=tooltips(
+                ("confidence:Q", "probability given"), ("share:Q", what), ("frames:Q", "answers")
+            ),
+        )
+    )
     return finish(
         ideal + points,
         "Reliability plot: the probability that heads give against the share that is right; the "

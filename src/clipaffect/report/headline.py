@@ -31,7 +31,8 @@ def headline(results: Results) -> dict[str, Any]:
             "headline": alphas.get(f"{alpha:g}"),
             "interval": [interval.get("low"), interval.get("high")],
             "interval_with_seeds": [
-                interval.get("low_with_seeds"), interval.get("high_with_seeds")
+                interval.get("low_with_seeds"),
+                interval.get("high_with_seeds"),
             ],
             "people": task.resolution["people"],
             "smallest_gain": task.resolution["smallest_gain"],
@@ -43,7 +44,10 @@ def headline(results: Results) -> dict[str, Any]:
             **{
                 metric: task.mean_of(metric, alpha)
                 for metric in (
-                    "accuracy", "macro_auc", "macro_average_precision", "calibration_error"
+                    "accuracy",
+                    "macro_auc",
+                    "macro_average_precision",
+                    "calibration_error",
                 )
             },
             "absent_in_validation": [k for k, count in task.support().items() if not count],
@@ -54,7 +58,7 @@ def headline(results: Results) -> dict[str, Any]:
             "collapsed_heads": int(task.heads["collapsed"].sum()),
             "frames": {k: v for k, v in task.frames.items() if k != "support"},
             "failed_heads": int((task.heads["status"] != "ok").sum()),
-        }  # fmt: skip
+        }
     return found
 
 
@@ -64,8 +68,18 @@ def planned(task: TaskResults) -> list[dict[str, Any]]:
     own = task.comparisons[task.comparisons["family"] == PLANNED]
     for _, row in own.iterrows():
         values = without_nan(row.to_dict())
-        kept = ("seeds", "difference", "low", "high", "p", "p_adjusted", "effect",
-                "resolvable", "people_better", "people_worse")  # fmt: skip
+        kept = (
+            "seeds",
+            "difference",
+            "low",
+            "high",
+            "p",
+            "p_adjusted",
+            "effect",
+            "resolvable",
+            "people_better",
+            "people_worse",
+        )
         found.append(
             {"beside": setting_name(row, "second_")}
             | {key: values[key] for key in kept}

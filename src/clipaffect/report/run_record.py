@@ -15,8 +15,18 @@ from clipaffect.core.hashing import digest, file_digest
 from clipaffect.core.layout import Layout
 
 RECORD = "report/run.json"  # below results/<run>
-PACKAGES = ("torch", "open_clip_torch", "timm", "av", "ai-edge-litert", "scikit-learn", "pyarrow",
-            "pandas", "numpy", "snakemake")  # fmt: skip
+PACKAGES = (
+    "torch",
+    "open_clip_torch",
+    "timm",
+    "av",
+    "ai-edge-litert",
+    "scikit-learn",
+    "pyarrow",
+    "pandas",
+    "numpy",
+    "snakemake",
+)
 
 
 def fingerprint(config: Config) -> dict[str, Any]:
@@ -35,9 +45,10 @@ def read_record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     if not path.is_file():
         raise UserError(
-            f"no finished run: there is no {RECORD}", where=folder,
+            f"no finished run: there is no {RECORD}",
+            where=folder,
             fix="name a folder such as results/demo whose report is built",
-        )  # fmt: skip
+        )
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if not all(kind in record for kind in ("config", "stages", "data", "code")):
@@ -46,9 +57,10 @@ def read_record(folder: Path) -> dict[str, Any]:
             raise ValueError("it names no run or version")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"it is not the record of a run by this version ({error})", where=path,
+            f"it is not the record of a run by this version ({error})",
+            where=path,
             fix="build the report again: clipaffect run",
-        ) from error  # fmt: skip
+        ) from error
     return record
 
 

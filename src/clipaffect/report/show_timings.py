@@ -32,9 +32,12 @@ def rule_times(folder: Path) -> list[dict[str, Any]]:
         return []
     jobs = pd.concat(parts, ignore_index=True)
     found = jobs.groupby("rule").agg(
-        jobs=("s", "size"), seconds=("s", "sum"), longest=("s", "max"), cpu=("cpu_time", "sum"),
+        jobs=("s", "size"),
+        seconds=("s", "sum"),
+        longest=("s", "max"),
+        cpu=("cpu_time", "sum"),
         memory=("max_rss", "max"),
-    )  # fmt: skip
+    )
     return records(found.sort_values("seconds", ascending=False).reset_index())
 
 
@@ -57,19 +60,29 @@ def frame_times(folder: Path) -> list[dict[str, Any]]:
             continue
         jobs = pd.concat([pd.read_csv(file, sep="\t", na_values="-") for file in files])
         rows.append(
-            {"stage": str(place.relative_to(folder)), "frames": frames,
-             "seconds": float(jobs["s"].sum()) / frames * 1e6,
-             "cpu": float(jobs["cpu_time"].sum()) / frames * 1e6,
-             "memory": float(jobs["max_rss"].max())}
-        )  # fmt: skip
+            {
+                "stage": str(place.relative_to(folder)),
+                "frames": frames,
+                "seconds": float(jobs["s"].sum()) / frames * 1e6,
+                "cpu": float(jobs["cpu_time"].sum()) / frames * 1e6,
+                "memory": float(jobs["max_rss"].max()),
+            }
+        )
     return records(pd.DataFrame(rows)) if rows else []
 
 
 def show_timings(run: str, folder: Path) -> None:
     """Write ``index.html`` into a run's folder of timings."""
     rows = rule_times(folder)
-    page = page_environment().get_template("timings.html").render(
-        run=run, rows=rows, seconds=sum(row["seconds"] for row in rows),
-        cpu=sum(row["cpu"] or 0 for row in rows), stages=frame_times(folder),
-    )  # fmt: skip
+    page = (
+        page_environment()
+        .get_template("timings.html")
+        .render(
+            run=run,
+            rows=rows,
+            seconds=sum(row["seconds"] for row in rows),
+            cpu=sum(row["cpu"] or 0 for row in rows),
+            stages=frame_times(folder),
+        )
+    )
     write_text(folder / "index.html", page)

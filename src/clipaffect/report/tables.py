@@ -93,8 +93,19 @@ def scores_table(results: Results) -> pd.DataFrame:
             "exploratory",
         )
         parts.append(table.assign(task=name, setting=table["name"], role=role))
-    columns = ["task", "setting", "role", "seeds", "people", "estimate", "low", "high",
-               "low_with_seeds", "high_with_seeds", "seed_deviation"]  # fmt: skip
+    columns = [
+        "task",
+        "setting",
+        "role",
+        "seeds",
+        "people",
+        "estimate",
+        "low",
+        "high",
+        "low_with_seeds",
+        "high_with_seeds",
+        "seed_deviation",
+    ]
     return pd.concat(parts, ignore_index=True)[columns]
 
 
@@ -106,9 +117,24 @@ def comparisons_table(results: Results) -> pd.DataFrame:
         names = [(setting_name(row), setting_name(row, "second_")) for _, row in table.iterrows()]
         first, second = zip(*names, strict=True) if names else ((), ())
         parts.append(table.assign(task=name, setting=first, beside=second))
-    columns = ["task", "family", "setting", "beside", "target", "seeds", "people", "difference",
-               "low", "high", "p", "p_adjusted", "effect", "resolvable", "people_better",
-               "people_worse"]  # fmt: skip
+    columns = [
+        "task",
+        "family",
+        "setting",
+        "beside",
+        "target",
+        "seeds",
+        "people",
+        "difference",
+        "low",
+        "high",
+        "p",
+        "p_adjusted",
+        "effect",
+        "resolvable",
+        "people_better",
+        "people_worse",
+    ]
     return pd.concat(parts, ignore_index=True)[columns]
 
 

@@ -50,9 +50,11 @@ def beside_answer(rows: pd.DataFrame, own: str = "the run's own head") -> str:
         return " and ".join(parts) + "."
     others = _count(rest, "other variant" if parts else "variant")
     verb = "differs" if len(rest) == 1 else "differ"
-    told = f"no difference to {own} is shown for the {others}" if len(rest) > 1 else (
-        f"it is not shown that the {others.removeprefix('1 ')} {verb} from {own}"
-    )  # fmt: skip
+    told = (
+        f"no difference to {own} is shown for the {others}"
+        if len(rest) > 1
+        else (f"it is not shown that the {others.removeprefix('1 ')} {verb} from {own}")
+    )
     return "; ".join([" and ".join(parts), told] if parts else [told]) + f" ({_largest(rest)})."
 
 
@@ -74,9 +76,7 @@ def _beaten(rows: pd.DataFrame) -> str:
 def _troubles(heads: pd.DataFrame) -> str:
     """Heads that failed or collapsed, by variant."""
     text = ""
-    for said, wrong in (
-        ("failed", heads["status"] != "ok"), ("collapsed", heads["collapsed"])
-    ):  # fmt: skip
+    for said, wrong in (("failed", heads["status"] != "ok"), ("collapsed", heads["collapsed"])):
         counts = heads[wrong & (heads["variant"] != "")].groupby("variant").size()
         if len(counts):
             listed = ", ".join(f"{count} of {variant}" for variant, count in counts.items())

@@ -69,12 +69,21 @@ def write_card_page(card: Card, run: str, out: Path) -> None:
     for section in card.sections:
         if section.chart is not None:
             figures.save(section.chart, files.figures, section.name)
-    page = page_environment().get_template("card.html").render(
-        card=card, run=run, shown=SHOWN, script=figures.script(),
-        rows={name: _rows(table) for name, table in tables.items()},
-        numeric={name: _numeric(table) for name, table in tables.items()},
-        charts={s.name: figures.for_page(s.chart) for s in card.sections if s.chart is not None},
-    )  # fmt: skip
+    page = (
+        page_environment()
+        .get_template("card.html")
+        .render(
+            card=card,
+            run=run,
+            shown=SHOWN,
+            script=figures.script(),
+            rows={name: _rows(table) for name, table in tables.items()},
+            numeric={name: _numeric(table) for name, table in tables.items()},
+            charts={
+                s.name: figures.for_page(s.chart) for s in card.sections if s.chart is not None
+            },
+        )
+    )
     write_text(files.page, page)
     said = {"question": card.question, "answers": card.answers}
     write_text(files.answer, json.dumps(said, indent=2, ensure_ascii=False) + "\n")

@@ -13,8 +13,11 @@ DEVIATIONS = (10.0, 25.0, 50.0)  # of the noise, in levels of 255
 QUALITIES = (40, 15, 5)  # JPEG's
 GAINS = (0.5, 0.25, 0.1)  # of the light
 # Rows and columns of an aligned face, as shares of the crop.
-COVERED = {"eyes": (0.25, 0.5, 0.0, 1.0), "mouth": (0.6, 0.9, 0.15, 0.85),
-           "one side": (0.0, 1.0, 0.0, 0.5)}  # fmt: skip
+COVERED = {
+    "eyes": (0.25, 0.5, 0.0, 1.0),
+    "mouth": (0.6, 0.9, 0.15, 0.85),
+    "one side": (0.0, 1.0, 0.0, 0.5),
+}
 GREY = 128
 
 
@@ -54,9 +57,12 @@ def occlusion(crop: Crop, degree: int) -> Crop:
 def _degrees() -> dict[str, tuple[Callable[[Crop, int], Crop], int]]:
     found: dict[str, tuple[Callable[[Crop, int], Crop], int]] = {}
     for kind, values in (
-        (blur, SIGMAS), (noise, DEVIATIONS), (compression, QUALITIES), (darkness, GAINS),
+        (blur, SIGMAS),
+        (noise, DEVIATIONS),
+        (compression, QUALITIES),
+        (darkness, GAINS),
         (occlusion, COVERED),
-    ):  # fmt: skip
+    ):
         for degree, value in enumerate(values):
             name = value if isinstance(value, str) else f"{value:g}"
             found[f"{kind.__name__}, {name}"] = (kind, degree)

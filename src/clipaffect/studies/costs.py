@@ -71,14 +71,23 @@ def write_costs(config: Config, folder: Path, out: Path) -> None:
         "that others have published.",
         answers,
         [
-            Section("This run", "counted", "Counted. Of a head: one frame and training step, SAM's "
-                    "two passes together; an answer alone takes a sixth of that (a third without "
-                    "SAM).", counted),
-            Section("Others", "published", "As their sources say it, operations made comparable "
-                    "(a multiplication and an addition are two). None was measured here.",
-                    published),
+            Section(
+                "This run",
+                "counted",
+                "Counted. Of a head: one frame and training step, SAM's "
+                "two passes together; an answer alone takes a sixth of that (a third without "
+                "SAM).",
+                counted,
+            ),
+            Section(
+                "Others",
+                "published",
+                "As their sources say it, operations made comparable "
+                "(a multiplication and an addition are two). None was measured here.",
+                published,
+            ),
         ],
         "Seconds for a million frames and memory, as they were measured on this machine, are in "
         "timings/index.html: they are no function of the data and stand apart.",
-    )  # fmt: skip
+    )
     write_card_page(card, config.run, out)

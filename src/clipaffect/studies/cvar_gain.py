@@ -25,10 +25,13 @@ def target_gains(task: TaskResults, alpha: float) -> pd.DataFrame:
     own = task.comparisons[task.comparisons["family"] == TARGETS].set_index("target")
     frames = pd.Series(task.support())
     table = pd.DataFrame(
-        {"target": list(task.task.targets),
-         "frames": [int(frames[name]) for name in task.task.targets],
-         "f1_of_erm": task.f1_of_targets(1.0), "f1": task.f1_of_targets(alpha)}
-    )  # fmt: skip
+        {
+            "target": list(task.task.targets),
+            "frames": [int(frames[name]) for name in task.task.targets],
+            "f1_of_erm": task.f1_of_targets(1.0),
+            "f1": task.f1_of_targets(alpha),
+        }
+    )
     scored = task.frames["with_crop"] + task.frames["filled"]
     table.insert(2, "share_of_frames", table["frames"] / scored)
     for name in ("difference", "low", "high", "p_adjusted"):
@@ -41,9 +44,14 @@ def people_gains(counted: Counted, headline: Setting, erm: Setting) -> pd.DataFr
     mine, theirs = (people_f1(list(counted.seeds[s].values())) for s in (headline, erm))
     answers = counted.cells[headline].sum(axis=1).astype(int)
     table = pd.DataFrame(
-        {"person": counted.people, "answers": answers, "f1_of_erm": theirs, "f1": mine,
-         "difference": mine - theirs}
-    )  # fmt: skip
+        {
+            "person": counted.people,
+            "answers": answers,
+            "f1_of_erm": theirs,
+            "f1": mine,
+            "difference": mine - theirs,
+        }
+    )
     return table.sort_values(["difference", "person"], ascending=[False, True], ignore_index=True)
 
 
@@ -87,18 +95,28 @@ def between_answer(rows: dict[str, pd.Series]) -> str:
 
 def _chart(table: pd.DataFrame) -> figures.Spec:
     base = figures.chart_of(table)
-    x = alt.X("share_of_frames:Q", title="share of the frames", scale=alt.Scale(type="symlog",
-              constant=0.01), axis=alt.Axis(format="%"))  # fmt: skip
+    x = alt.X(
+        "share_of_frames:Q",
+        title="share of the frames",
+        scale=alt.Scale(type="symlog", constant=0.01),
+        axis=alt.Axis(format="%"),
+    )
     y = alt.Y("difference:Q", title="F1 less ERM's")
     bars = [
         known.mark_rule(color=figures.SOFT).encode(x=x, y=alt.Y("low:Q", title=""), y2="high:Q")
         for known in figures.with_interval(table)
     ]
     points = base.mark_point(filled=True, color=figures.ACCENT, opacity=1, size=60).encode(
-        x=x, y=y,
-        tooltip=figures.tooltips(("target:N", "class or label"), ("difference:Q", "difference"),
-                                 ("low:Q", "low"), ("high:Q", "high"), ("frames:Q", "frames")),
-    )  # fmt: skip
+        x=x,
+        y=y,
+        tooltip=figures.tooltips(
+            ("target:N", "class or label"),
+            ("difference:Q", "difference"),
+            ("low:Q", "low"),
+            ("high:Q", "high"),
+            ("frames:Q", "frames"),
+        ),
+    )
     names = base.mark_text(align="left", dx=7, dy=-5).encode(x=x, y=y, text="target:N")
     return figures.finish(
         alt.layer(*bars, points, names),
@@ -126,12 +144,22 @@ def write_gain(config: Config, folder: Path, out: Path) -> None:
         counted = read_counts(Layout(folder).evaluation(name).person_counts)
         headline, erm = (Setting("head", config.encoder, "", a) for a in (alpha, 1.0))
         sections += [
-            Section(name, f"targets_{name}", "Difference of F1 to ERM, over how frequent a class "
-                    f"or label is; bars: 95 % intervals over {unit}. p is adjusted for all "
-                    "classes and labels of the task.", targets, _chart(targets)),
-            Section("", f"people_{name}", f"The same by {unit}: F1 over all of one's answers, mean "
-                    "over seeds.", people_gains(counted, headline, erm)),
-        ]  # fmt: skip
+            Section(
+                name,
+                f"targets_{name}",
+                "Difference of F1 to ERM, over how frequent a class "
+                f"or label is; bars: 95 % intervals over {unit}. p is adjusted for all "
+                "classes and labels of the task.",
+                targets,
+                _chart(targets),
+            ),
+            Section(
+                "",
+                f"people_{name}",
+                f"The same by {unit}: F1 over all of one's answers, mean over seeds.",
+                people_gains(counted, headline, erm),
+            ),
+        ]
     if len(overall) > 1:
         answers["between"] = between_answer(overall)
     card = Card(

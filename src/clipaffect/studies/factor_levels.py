@@ -51,9 +51,15 @@ def write_levels(planned: Planned, run: str, folder: Path, out: Path) -> None:
         best_first = table.sort_values("macro_f1", ascending=False)
         chart = score_dots(best_first, best_first[factor])
         sections.append(
-            Section(name, f"levels_{name}", f"Macro F1 with 95 % intervals over {unit}; each beside"
-                    f" {first}, paired by {unit} and seed.", table, chart)
-        )  # fmt: skip
+            Section(
+                name,
+                f"levels_{name}",
+                f"Macro F1 with 95 % intervals over {unit}; each beside"
+                f" {first}, paired by {unit} and seed.",
+                table,
+                chart,
+            )
+        )
     alpha = planned.config.training.headline_alpha
     card = Card(
         planned.study.question,
@@ -106,8 +112,16 @@ def level_table(planned: Planned, scores: Scores, task: Task) -> pd.DataFrame:
         if any(costs.values()):
             table[key] = [own.get(key, np.nan) for own in extra]
     table = table.rename(columns={"encoder": factor, "estimate": "macro_f1"})
-    kept = [factor, "macro_f1", "low", "high", "seeds", "people", *columns[1:],
-            *(k for k in ("dimension", "million_parameters", "gflop") if k in table)]  # fmt: skip
+    kept = [
+        factor,
+        "macro_f1",
+        "low",
+        "high",
+        "seeds",
+        "people",
+        *columns[1:],
+        *(k for k in ("dimension", "million_parameters", "gflop") if k in table),
+    ]
     return table[kept]
 
 

@@ -169,19 +169,39 @@ def fine_tune(
 
         for seed, head in heads:
             again, tuned = deepcopy(head), deepcopy(head)
-            tune(None, again, lambda rows: frozen[torch.from_numpy(rows)], y, task, recipe, alpha,
-                 seed, lambda count: None)  # fmt: skip
+            tune(
+                None,
+                again,
+                lambda rows: frozen[torch.from_numpy(rows)],
+                y,
+                task,
+                recipe,
+                alpha,
+                seed,
+                lambda count: None,
+            )
             visual = deepcopy(original)
-            tune(visual, tuned, lambda rows, v=visual: run(v, here, rows),  # type: ignore[misc]
-                 y, task, recipe, alpha, seed, bar.advance)  # fmt: skip
+            tune(
+                visual,
+                tuned,
+                lambda rows, v=visual: run(v, here, rows),  # type: ignore[misc]
+                y,
+                task,
+                recipe,
+                alpha,
+                seed,
+                bar.advance,
+            )
             with torch.inference_mode():
-                moved = torch.cat([
-                    run(visual, beyond, rows) for rows in _in_order(theirs, encoder.batch)
-                ]).clone()  # fmt: skip
+                moved = torch.cat(
+                    [run(visual, beyond, rows) for rows in _in_order(theirs, encoder.batch)]
+                ).clone()
             bar.advance(len(theirs))
             for variant, arm, x in (
-                (AS_TRAINED, head, there), (GOES_ON, again, there), (TUNED, tuned, moved)
-            ):  # fmt: skip
+                (AS_TRAINED, head, there),
+                (GOES_ON, again, there),
+                (TUNED, tuned, moved),
+            ):
                 counted = head_counts(arm, x, truth, scored["group"].to_numpy(), task)
                 parts.append(Scored("head", name, {}, variant, alpha, seed).named(counted))
     write_table(out, pd.concat(parts, ignore_index=True))

@@ -83,10 +83,15 @@ def write_fine_tuning(config: Config, folder: Path, out: Path) -> None:
         table = arms_table(counted, config.evaluation.resamples)
         answers[name] = tuning_answer(name, table, share)
         sections.append(
-            Section(name, f"arms_{name}", f"Macro F1 with 95 % intervals over {unit}; the "
-                    f"difference is that of the two arms that went on, paired by {unit} and seed.",
-                    table, score_dots(table, table["arm"]))
-        )  # fmt: skip
+            Section(
+                name,
+                f"arms_{name}",
+                f"Macro F1 with 95 % intervals over {unit}; the "
+                f"difference is that of the two arms that went on, paired by {unit} and seed.",
+                table,
+                score_dots(table, table["arm"]),
+            )
+        )
     card = Card(
         QUESTION,
         "From the headline's heads on: the head alone, or the head and the last block of the image "

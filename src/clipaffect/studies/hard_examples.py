@@ -82,9 +82,12 @@ def shares(names: pd.Categorical, tail: np.ndarray) -> pd.DataFrame:
     frame = pd.DataFrame({"name": names, "tail": tail})
     counts = frame.groupby("name", observed=True)["tail"].agg(["size", "sum"])
     found = pd.DataFrame(
-        {"losses": counts["size"], "share": counts["size"] / len(frame),
-         "share_of_tail": counts["sum"] / max(1, tail.sum())}
-    )  # fmt: skip
+        {
+            "losses": counts["size"],
+            "share": counts["size"] / len(frame),
+            "share_of_tail": counts["sum"] / max(1, tail.sum()),
+        }
+    )
     found["times"] = found["share_of_tail"] / found["share"]
     found.index = found.index.astype(str)
     return found.sort_values("times", ascending=False, kind="stable").reset_index()
@@ -113,19 +116,24 @@ def suspects(
                 if flagged[part[0]] and len(part) >= SHORTEST:
                     first = at[part[0]]
                     found.append(
-                        {"video": rows["video"].iloc[first], "person": rows["person"].iloc[first],
-                         "first": int(frames[part[0]]), "last": int(frames[part[-1]]),
-                         "frames": len(part),
-                         "annotated": _name(task, target, int(given[first])),
-                         "said": _name(task, target, int(said[first])),
-                         "probability": float(probability[at[part]].mean())}
-                    )  # fmt: skip
+                        {
+                            "video": rows["video"].iloc[first],
+                            "person": rows["person"].iloc[first],
+                            "first": int(frames[part[0]]),
+                            "last": int(frames[part[-1]]),
+                            "frames": len(part),
+                            "annotated": _name(task, target, int(given[first])),
+                            "said": _name(task, target, int(said[first])),
+                            "probability": float(probability[at[part]].mean()),
+                        }
+                    )
     columns = ["video", "person", "first", "last", "frames", "annotated", "said", "probability"]
     table = pd.DataFrame(found, columns=columns)
     return table.sort_values(
-        ["frames", "probability", "video", "first"], ascending=[False, False, True, True],
+        ["frames", "probability", "video", "first"],
+        ascending=[False, False, True, True],
         ignore_index=True,
-    )  # fmt: skip
+    )
 
 
 def _doubts(
@@ -177,10 +185,11 @@ def lags(
     counts = {
         int(shift): count_array(
             cluster_counts(labels[mine], decide(scores[theirs[:, k]], task), groups, task),
-            people, task.targets,
+            people,
+            task.targets,
         )
         for k, shift in enumerate(reach)
-    }  # fmt: skip
+    }
     level = {shift: float(macro_f1(own.sum(axis=0))) for shift, own in counts.items()}
     p = [
         swap_test([own], [counts[0]], resamples) if len(people) >= FEWEST else float("nan")
@@ -188,9 +197,13 @@ def lags(
     ]
     adjusted = holm(p) if len(people) >= FEWEST else p
     return pd.DataFrame(
-        {"shift": list(counts), "macro_f1": list(level.values()),
-         "difference": [level[s] - level[0] for s in counts], "p_adjusted": adjusted}
-    )  # fmt: skip
+        {
+            "shift": list(counts),
+            "macro_f1": list(level.values()),
+            "difference": [level[s] - level[0] for s in counts],
+            "p_adjusted": adjusted,
+        }
+    )
 
 
 QUESTION = "What fills the worst losses, and are the labels right?"

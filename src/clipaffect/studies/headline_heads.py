@@ -34,9 +34,11 @@ def headline_heads(
     bundles = [Layout(folder).heads(task.name, p).folder for p in range(settings.parts)]
     listed = finished_heads(bundles)
     chosen = listed[
-        (listed["status"] == "ok") & (listed["variant"] == "") & (listed["fold"] == fold)
+        (listed["status"] == "ok")
+        & (listed["variant"] == "")
+        & (listed["fold"] == fold)
         & (listed["alpha"] == settings.headline_alpha)
-    ]  # fmt: skip
+    ]
     for _, row in chosen.iterrows():
         yield int(row["seed"]), load_head(row, task, settings, inputs)
 

@@ -92,14 +92,23 @@ def write_limits(config: Config, folder: Path, out: Path) -> None:
         answers[name] = limits_answer(name, table, people, unit)
         kind = np.where(table["disturbance"] == CLEAN, "reference", "head")
         sections += [
-            Section(name, f"disturbances_{name}", f"Macro F1 of up to {FRAMES} frames of each of "
-                    f"the validation {unit}: blur by its deviation in pixels of a crop of 112, "
-                    "noise by its deviation in levels, compression by JPEG quality, darkness by "
-                    "the share of light left, occlusion by what a grey box covers.", table,
-                    score_dots(table, table["disturbance"], kind)),
-            Section("", f"people_{name}", f"How well the {unit} are read, all their frames, the "
-                    "worst first.", people),
-        ]  # fmt: skip
+            Section(
+                name,
+                f"disturbances_{name}",
+                f"Macro F1 of up to {FRAMES} frames of each of "
+                f"the validation {unit}: blur by its deviation in pixels of a crop of 112, "
+                "noise by its deviation in levels, compression by JPEG quality, darkness by "
+                "the share of light left, occlusion by what a grey box covers.",
+                table,
+                score_dots(table, table["disturbance"], kind),
+            ),
+            Section(
+                "",
+                f"people_{name}",
+                f"How well the {unit} are read, all their frames, the worst first.",
+                people,
+            ),
+        ]
     card = Card(
         QUESTION,
         f"The headline's heads (alpha = {alpha:g}) on validation crops that were disturbed after "

@@ -72,11 +72,14 @@ def shapley_pairs(every: list[Universe]) -> dict[str, list[tuple[int, int, float
     for factor in factors:
         others = [f for f in factors if f != factor]
         found[factor] = [
-            (at((*changed, factor)), at(changed),
-             factorial(size) * factorial(len(others) - size) / factorial(len(factors)))
+            (
+                at((*changed, factor)),
+                at(changed),
+                factorial(size) * factorial(len(others) - size) / factorial(len(factors)),
+            )
             for size in range(len(others) + 1)
             for changed in combinations(others, size)
-        ]  # fmt: skip
+        ]
     return found
 
 
@@ -106,9 +109,16 @@ def contributions(every: list[Universe], counts: Counts, resamples: int) -> pd.D
         enough = people >= FEWEST
         p = _exchanged(pairs[factor], counts, resamples) if enough else float("nan")
         rows.append(
-            {"factor": factor, "from": first, "to": last, "difference": interval.estimate,
-             "low": interval.low, "high": interval.high, "p": p}
-        )  # fmt: skip
+            {
+                "factor": factor,
+                "from": first,
+                "to": last,
+                "difference": interval.estimate,
+                "low": interval.low,
+                "high": interval.high,
+                "p": p,
+            }
+        )
     table = pd.DataFrame(rows)
     table["p_adjusted"] = holm(list(table["p"])) if people >= FEWEST else float("nan")
     return table
@@ -199,8 +209,9 @@ def points_answer(name: str, points: Points) -> str:
             ", ".join(f"{row['factor']} ({row['difference']:+.3f})" for _, row in own.iterrows())
             for own in (shown[shown["difference"] > 0], shown[shown["difference"] < 0])
         ]
-        said = [f"{verb}: {part}" for verb, part in zip(("Brings", "Costs"), parts, strict=True)
-                if part]  # fmt: skip
+        said = [
+            f"{verb}: {part}" for verb, part in zip(("Brings", "Costs"), parts, strict=True) if part
+        ]
         text += ". ".join(said) + ". " if said else "No factor is shown to bring or cost anything. "
         rest = table[table["p_adjusted"] >= LEVEL]["factor"]
         if said and len(rest):
@@ -223,31 +234,49 @@ def _waterfall(points: Points) -> figures.Spec:
     after = points.start + table["difference"].cumsum()
     before = after - table["difference"]
     rows = pd.DataFrame(
-        {"factor": table["factor"], "from": before, "to": after, "low": before + table["low"],
-         "high": before + table["high"], "difference": table["difference"],
-         "kind": np.where(table["difference"] >= 0, "brings", "costs")}
-    )  # fmt: skip
+        {
+            "factor": table["factor"],
+            "from": before,
+            "to": after,
+            "low": before + table["low"],
+            "high": before + table["high"],
+            "difference": table["difference"],
+            "kind": np.where(table["difference"] >= 0, "brings", "costs"),
+        }
+    )
     order = ["all at their first", *rows["factor"], "all at their last"]
     ends = pd.DataFrame(
-        {"factor": [order[0], order[-1]], "from": [0.0, 0.0], "to": [points.start, points.end],
-         "kind": "macro F1"}
-    )  # fmt: skip
+        {
+            "factor": [order[0], order[-1]],
+            "from": [0.0, 0.0],
+            "to": [points.start, points.end],
+            "kind": "macro F1",
+        }
+    )
     x = alt.X("factor:N", sort=order, title=None, axis=alt.Axis(labelAngle=-35))
     low = min(points.start, points.end, float(after.min()), float(before.min()))
     scale = alt.Scale(domainMin=max(0.0, low - 0.05), zero=False)
     kinds = ["macro F1", "brings", "costs"]
-    colour = alt.Color("kind:N", title=None, scale=alt.Scale(
-        domain=kinds, range=[figures.SOFT, figures.ACCENT, figures.GREY]))  # fmt: skip
+    colour = alt.Color(
+        "kind:N",
+        title=None,
+        scale=alt.Scale(domain=kinds, range=[figures.SOFT, figures.ACCENT, figures.GREY]),
+    )
     bars = [
-        figures.chart_of(own).mark_bar(clip=True).encode(
-            x=x, y=alt.Y("to:Q", title="macro F1", scale=scale), y2="from:Q", color=colour,
+        figures.chart_of(own)
+        .mark_bar(clip=True)
+        .encode(
+            x=x,
+            y=alt.Y("to:Q", title="macro F1", scale=scale),
+            y2="from:Q",
+            color=colour,
             tooltip=tips,
         )
         for own, tips in (
             (ends, figures.tooltips(("factor:N", "factors"), ("to:Q", "macro F1"))),
             (rows, figures.tooltips(("factor:N", "factor"), ("difference:Q", "difference"))),
         )
-    ]  # fmt: skip
+    ]
     errors = [
         known.mark_rule().encode(x=x, y=alt.Y("low:Q", title="", scale=scale), y2="high:Q")
         for known in figures.with_interval(rows)
@@ -282,13 +311,22 @@ def write_points(planned: Planned, run: str, folder: Path, out: Path) -> None:
             continue
         answers[name] = points_answer(name, points)
         sections += [
-            Section(name, f"contributions_{name}", "What each factor brings, from its first level "
-                    "to its last: the mean over all orders in which the factors can be changed "
-                    f"(Shapley values; they add up to the whole), with 95 % intervals over {unit}.",
-                    points.contributions, _waterfall(points)),
-            Section("", f"universes_{name}", "Every combination, mean over seeds; the best first.",
-                    points.universes),
-        ]  # fmt: skip
+            Section(
+                name,
+                f"contributions_{name}",
+                "What each factor brings, from its first level "
+                "to its last: the mean over all orders in which the factors can be changed "
+                f"(Shapley values; they add up to the whole), with 95 % intervals over {unit}.",
+                points.contributions,
+                _waterfall(points),
+            ),
+            Section(
+                "",
+                f"universes_{name}",
+                "Every combination, mean over seeds; the best first.",
+                points.universes,
+            ),
+        ]
     left_out = "".join(
         f" Left out: {factor}, {why}." for factor, why in planned.universes.left_out.items()
     )

@@ -54,9 +54,11 @@ def directions(layers: Layers, count: int, seed: int) -> list[list[Tensor]]:
     for _ in range(count):
         drawn = [torch.randn(weight.shape, generator=generator) for weight, _ in layers]
         found.append(
-            [d / d.norm(dim=1, keepdim=True).clamp_min(1e-12) * weight.norm(dim=1, keepdim=True)
-             for d, (weight, _) in zip(drawn, layers, strict=True)]
-        )  # fmt: skip
+            [
+                d / d.norm(dim=1, keepdim=True).clamp_min(1e-12) * weight.norm(dim=1, keepdim=True)
+                for d, (weight, _) in zip(drawn, layers, strict=True)
+            ]
+        )
     return found
 
 
@@ -122,16 +124,24 @@ def loss_slices(
                 there = moved(layers, direction, float(step))
                 for split, sample in samples.items():
                     curves.append(
-                        {"recipe": recipe, "split": split, "seed": int(row["seed"]),
-                         "direction": number, "step": float(step),
-                         "loss": float(mean_loss(there, sample, task))}
-                    )  # fmt: skip
+                        {
+                            "recipe": recipe,
+                            "split": split,
+                            "seed": int(row["seed"]),
+                            "direction": number,
+                            "step": float(step),
+                            "loss": float(mean_loss(there, sample, task)),
+                        }
+                    )
         sharpness.append(
-            {"recipe": recipe, "rho": settings.recipes()[row["variant"]].rho,
-             "seed": int(row["seed"]),
-             "rise_gradient": rise_along_gradient(layers, samples[TRAIN], task, RADIUS),
-             "macro_f1": _macro_f1(head, whole[VALIDATION], task)}
-        )  # fmt: skip
+            {
+                "recipe": recipe,
+                "rho": settings.recipes()[row["variant"]].rho,
+                "seed": int(row["seed"]),
+                "rise_gradient": rise_along_gradient(layers, samples[TRAIN], task, RADIUS),
+                "macro_f1": _macro_f1(head, whole[VALIDATION], task),
+            }
+        )
     lines = pd.DataFrame(curves, columns=["recipe", "split", "seed", "direction", "step", "loss"])
     heads = pd.DataFrame(sharpness, columns=["recipe", "rho", "seed", "rise_gradient", "macro_f1"])
     heads["rise_random"] = [_rise(lines, head) for head in heads.itertuples()]
@@ -182,14 +192,19 @@ def slices_answer(name: str, heads: pd.DataFrame) -> str:
 
 
 def _chart(lines: pd.DataFrame, height: int = 300) -> figures.Spec:
-    chart = figures.chart_of(lines).mark_line().encode(
-        x=alt.X("step:Q", title="step, in units of the weights' own size"),
-        y=alt.Y("loss:Q", title="mean loss"),
-        color=alt.Color("recipe:N", title=None, scale=alt.Scale(scheme="tableau10")),
-        strokeDash=alt.StrokeDash("split:N", title=None, sort=[TRAIN, VALIDATION]),
-        tooltip=figures.tooltips(("recipe:N", "recipe"), ("split:N", "split"),
-                                 ("step:Q", "step"), ("loss:Q", "loss")),
-    )  # fmt: skip
+    chart = (
+        figures.chart_of(lines)
+        .mark_line()
+        .encode(
+            x=alt.X("step:Q", title="step, in units of the weights' own size"),
+            y=alt.Y("loss:Q", title="mean loss"),
+            color=alt.Color("recipe:N", title=None, scale=alt.Scale(scheme="tableau10")),
+            strokeDash=alt.StrokeDash("split:N", title=None, sort=[TRAIN, VALIDATION]),
+            tooltip=figures.tooltips(
+                ("recipe:N", "recipe"), ("split:N", "split"), ("step:Q", "step"), ("loss:Q", "loss")
+            ),
+        )
+    )
     return figures.finish(
         alt.layer(chart),
         "Line chart of the mean loss over the step along random directions around trained heads, a "
@@ -216,14 +231,24 @@ def slice_heads(config: Config, study: Study, folder: Path, out: Path) -> None:
         lines, heads = loss_slices(own, table, bundle, task)
         answers[name] = slices_answer(name, heads)
         sections += [
-            Section(name, f"slices_{name}", f"Mean loss of {FRAMES:,} frames of each split around "
-                    f"heads at alpha = {own.training.headline_alpha:g}, mean over "
-                    f"{DIRECTIONS} directions and the seeds.", lines, _chart(lines)),
-            Section("", f"sharpness_{name}", "Rise of the mean loss of training frames: at half "
-                    "the weights' size in a random direction, and by a step of L2 norm "
-                    f"{RADIUS} along the gradient. Macro F1 of the validation frames with a crop.",
-                    heads),
-        ]  # fmt: skip
+            Section(
+                name,
+                f"slices_{name}",
+                f"Mean loss of {FRAMES:,} frames of each split around "
+                f"heads at alpha = {own.training.headline_alpha:g}, mean over "
+                f"{DIRECTIONS} directions and the seeds.",
+                lines,
+                _chart(lines),
+            ),
+            Section(
+                "",
+                f"sharpness_{name}",
+                "Rise of the mean loss of training frames: at half "
+                "the weights' size in a random direction, and by a step of L2 norm "
+                f"{RADIUS} along the gradient. Macro F1 of the validation frames with a crop.",
+                heads,
+            ),
+        ]
     card = Card(
         QUESTION,
         f"The heads of the study {STUDY}, looked at along lines through their weights.",

@@ -105,8 +105,7 @@ def _gradient(
     with frozen_statistics(learner.head):
         surrogate = learner.evaluate(x, y, 0, 0).surrogate
         found = torch.autograd.grad(surrogate, parameters, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g
-            for g, p in zip(found, parameters, strict=True)]  # fmt: skip
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
 
 
 def _losses(
@@ -180,28 +179,42 @@ def number_table(traced: Traced, alpha: float, recipe: Recipe) -> pd.DataFrame:
         above = float(np.maximum(losses - first.threshold, 0).mean())
         rows += [
             ("lambda", f"the {1 - alpha:g} quantile of the losses", first.threshold),
-            ("CVaR by its definition", "lambda + mean(relu(loss - lambda)) / alpha",
-             first.threshold + above / alpha),
-            ("CVaR by its weights", "sum of weight x loss",
-             float((traced.losses["weight"] * losses).sum())),
-        ]  # fmt: skip
-    rows += [("objective", "what the gradient is of", first.value),
-             ("gradient", "|g|, L2 over all weights", trace.record.gradient_norm)]  # fmt: skip
+            (
+                "CVaR by its definition",
+                "lambda + mean(relu(loss - lambda)) / alpha",
+                first.threshold + above / alpha,
+            ),
+            (
+                "CVaR by its weights",
+                "sum of weight x loss",
+                float((traced.losses["weight"] * losses).sum()),
+            ),
+        ]
+    rows += [
+        ("objective", "what the gradient is of", first.value),
+        ("gradient", "|g|, L2 over all weights", trace.record.gradient_norm),
+    ]
     if trace.second is not None:
         form = "rho g / |g|" if recipe.perturbation == "l2" else "rho sign(g)"
         foreseen = sum(
             float((g * e).sum()) for g, e in zip(trace.gradient, trace.perturbation, strict=True)
         )
         rows += [
-            ("perturbation", f"|epsilon|, epsilon = {form}, rho = {recipe.rho:g}",
-             trace.record.perturbation_norm),
+            (
+                "perturbation",
+                f"|epsilon|, epsilon = {form}, rho = {recipe.rho:g}",
+                trace.record.perturbation_norm,
+            ),
             ("rise foreseen", "g . epsilon, to first order", foreseen),
             ("rise found", "objective at w + epsilon less at w", trace.record.sharpness),
             ("second gradient", "|g'| at w + epsilon", _norm(trace.update_gradient)),
             ("angle by epsilon", "degrees between g and g' under the same dropout", traced.turned),
-            ("angle", "degrees between g and g', which has dropout masks of its own",
-             _angle(trace.gradient, trace.update_gradient)),
-        ]  # fmt: skip
+            (
+                "angle",
+                "degrees between g and g', which has dropout masks of its own",
+                _angle(trace.gradient, trace.update_gradient),
+            ),
+        ]
     moved = [b - a for a, b in zip(traced.before, traced.after, strict=True)]
     rows += [
         ("learning rate", "AdamW's in epoch 1", traced.rate),
@@ -238,13 +251,27 @@ def _chart(losses: pd.DataFrame, threshold: float) -> figures.Spec:
     table = losses.assign(rank=np.arange(1, len(losses) + 1), counts=losses["weight"] > 0)
     table = table.assign(counts=np.where(table["counts"], "in the tail", "below lambda"))
     x = alt.X("rank:Q", title="losses, the largest first")
-    bars = figures.chart_of(table).mark_rule(strokeWidth=3).encode(
-        x=x, y=alt.Y("loss:Q", title="loss"),
-        color=alt.Color("counts:N", title=None, scale=alt.Scale(
-            domain=["in the tail", "below lambda"], range=[figures.ACCENT, figures.SOFT])),
-        tooltip=figures.tooltips(("annotated:N", "annotated"), ("video:N", "video"),
-                                 ("loss:Q", "loss"), ("weight:Q", "weight")),
-    )  # fmt: skip
+    bars = (
+        figures.chart_of(table)
+        .mark_rule(strokeWidth=3)
+        .encode(
+            x=x,
+            y=alt.Y("loss:Q", title="loss"),
+            color=alt.Color(
+                "counts:N",
+                title=None,
+                scale=alt.Scale(
+                    domain=["in the tail", "below lambda"], range=[figures.ACCENT, figures.SOFT]
+                ),
+            ),
+            tooltip=figures.tooltips(
+                ("annotated:N", "annotated"),
+                ("video:N", "video"),
+                ("loss:Q", "loss"),
+                ("weight:Q", "weight"),
+            ),
+        )
+    )
     layers = [bars]
     if not np.isnan(threshold):
         rule = figures.chart_of(pd.DataFrame({"loss": [threshold]}))
@@ -275,9 +302,14 @@ def write_traced_step(config: Config, folder: Path, out: Path) -> None:
         if len(traced.losses):
             chart = _chart(traced.losses, traced.trace.first.threshold)
             sections.append(
-                Section("", f"losses_{name}", "The batch's losses, sorted, with the weight that "
-                        "the risk gives each.", traced.losses, chart)
-            )  # fmt: skip
+                Section(
+                    "",
+                    f"losses_{name}",
+                    "The batch's losses, sorted, with the weight that the risk gives each.",
+                    traced.losses,
+                    chart,
+                )
+            )
         sections.append(Section("", f"layers_{name}", "L2 norms by weights.", layer_table(traced)))
     card = Card(
         QUESTION,

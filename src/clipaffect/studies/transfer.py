@@ -60,9 +60,10 @@ def read_run(folder: Path) -> Run:
     path = Layout(folder).report.record
     if not path.exists():
         raise UserError(
-            "there is no finished run", where=folder, fix="run its configuration first, or take "
-            "its name out of the study's 'runs'",
-        )  # fmt: skip
+            "there is no finished run",
+            where=folder,
+            fix="run its configuration first, or take its name out of the study's 'runs'",
+        )
     return Run(parse_config(json.loads(path.read_text())["config"], str(path)), folder)
 
 
@@ -72,14 +73,16 @@ def check_alike(here: Run, there: Run, task: Task) -> None:
     where = f"results/{there.name}"
     if known is None or known.targets != task.targets:
         raise UserError(
-            f"the run has no task {task.name} with the same classes or labels", where=where,
+            f"the run has no task {task.name} with the same classes or labels",
+            where=where,
             fix="take it out of the study's 'runs'",
-        )  # fmt: skip
+        )
     if here.encoder() != there.encoder():
         raise UserError(
-            "its features were made by another encoder, or by other versions of it", where=where,
+            "its features were made by another encoder, or by other versions of it",
+            where=where,
             fix="give both configurations the same encoder",
-        )  # fmt: skip
+        )
 
 
 def _counts(
@@ -108,8 +111,9 @@ def transfer_table(here: Run, there: Run, task: Task, resamples: int) -> pd.Data
     trained = set(read_split(here.table(task), task, TRAIN, mine).rows["group"].astype(str))
     own: dict[int, np.ndarray] = {}
     moved: dict[int, np.ndarray] = {}
-    splits = {f: read_split(there.table(task), task, VALIDATION, f)
-              for f in folds_of(there.table(task))}  # fmt: skip
+    splits = {
+        f: read_split(there.table(task), task, VALIDATION, f) for f in folds_of(there.table(task))
+    }
     people = sorted({str(g) for split in splits.values() for g in split.rows["group"].unique()})
     for fold, split in splits.items():
         for sums, found in (
@@ -118,8 +122,10 @@ def transfer_table(here: Run, there: Run, task: Task, resamples: int) -> pd.Data
         ):
             for seed, counts in found.items():
                 sums[seed] = sums.get(seed, 0) + counts
-    settings = {"home": Setting("head", there.name, "", None),
-                "moved": Setting("head", here.name, "", None)}  # fmt: skip
+    settings = {
+        "home": Setting("head", there.name, "", None),
+        "moved": Setting("head", here.name, "", None),
+    }
     if not own or not moved:
         return pd.DataFrame()
     seeds = {settings["home"]: own, settings["moved"]: moved}
@@ -133,8 +139,20 @@ def transfer_table(here: Run, there: Run, task: Task, resamples: int) -> pd.Data
         table[name] = np.where(table["encoder"] == here.name, row[name], np.nan)
     table["known_people"] = len(trained & set(people))
     table = table.rename(columns={"encoder": "heads_of", "estimate": "macro_f1"})
-    return table[["frames_of", "heads_of", "macro_f1", "low", "high", "seeds", "people",
-                  "difference", "p", "known_people"]]  # fmt: skip
+    return table[
+        [
+            "frames_of",
+            "heads_of",
+            "macro_f1",
+            "low",
+            "high",
+            "seeds",
+            "people",
+            "difference",
+            "p",
+            "known_people",
+        ]
+    ]
 
 
 def transfer_answer(name: str, table: pd.DataFrame, here: str) -> str:
@@ -177,10 +195,11 @@ def write_transfer(planned: Planned, run: str, folder: Path, out: Path) -> None:
     torch.set_num_threads(1)
     for name, task in planned.config.tasks().items():
         tables = [
-            transfer_table(here, read_run(folder.parent / other), task,
-                           planned.config.evaluation.resamples)
+            transfer_table(
+                here, read_run(folder.parent / other), task, planned.config.evaluation.resamples
+            )
             for other in planned.study.runs
-        ]  # fmt: skip
+        ]
         answers[name] = " ".join(transfer_answer(name, table, run) for table in tables)
         whole = pd.concat(tables, ignore_index=True)
         if whole.empty:
@@ -188,10 +207,15 @@ def write_transfer(planned: Planned, run: str, folder: Path, out: Path) -> None:
         names = [f"{own.frames_of}, by heads of {own.heads_of}" for own in whole.itertuples()]
         kind = np.where(whole["heads_of"] == run, "head", "reference")
         sections.append(
-            Section(name, f"transfer_{name}", f"Macro F1 on the validation {unit} of the other "
-                    f"run, with 95 % intervals; the difference is paired by {unit} and seed.",
-                    whole, score_dots(whole, names, kind))
-        )  # fmt: skip
+            Section(
+                name,
+                f"transfer_{name}",
+                f"Macro F1 on the validation {unit} of the other "
+                f"run, with 95 % intervals; the difference is paired by {unit} and seed.",
+                whole,
+                score_dots(whole, names, kind),
+            )
+        )
     card = Card(
         planned.study.question,
         f"The headline's heads of {run} on the validation frames of other runs, beside those "

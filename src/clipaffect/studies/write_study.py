@@ -44,13 +44,21 @@ def write_study(planned: Planned, run: str, folder: Path, out: Path) -> None:
         "targets": targets_table(results),
     }
     write_tables(tables, files.tables)
-    page = page_environment().get_template("study.html").render(
-        name=out.name, study=study, run=run, answers=list(answers.values()),
-        unit=unit_of(results.summary),
-        charts=_charts(results, study, files.figures), costs=head_rows(results, folder),
-        script=figures.script(),
-        **{key: records(table) for key, table in tables.items()},
-    )  # fmt: skip
+    page = (
+        page_environment()
+        .get_template("study.html")
+        .render(
+            name=out.name,
+            study=study,
+            run=run,
+            answers=list(answers.values()),
+            unit=unit_of(results.summary),
+            charts=_charts(results, study, files.figures),
+            costs=head_rows(results, folder),
+            script=figures.script(),
+            **{key: records(table) for key, table in tables.items()},
+        )
+    )
     write_text(files.page, page)
     said = {"question": study.question, "answers": answers}
     write_text(files.answer, json.dumps(said, indent=2, ensure_ascii=False) + "\n")

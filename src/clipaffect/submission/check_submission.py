@@ -50,8 +50,9 @@ def check_submission(path: Path, task: Task, sample: Path | None = None) -> Chec
         if not match or not match["name"].isprintable():
             raise _wrong(path, number, f"'{location[:80]}'", "a row begins with video/00001.jpg")
         if location in seen:
-            raise _wrong(path, number, f"'{location}' again, as in line {seen[location]}",
-                         "one row a frame")  # fmt: skip
+            raise _wrong(
+                path, number, f"'{location}' again, as in line {seen[location]}", "one row a frame"
+            )
         seen[location] = number
         if wanted is not None and location not in wanted:
             fix = f"write it as in {sample} (names are compared letter by letter), or leave it out"

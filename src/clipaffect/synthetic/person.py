@@ -24,9 +24,13 @@ LIGHT_HAIR = ((0.26, 0.16, 0.085), (0.46, 0.34, 0.19))
 BROWN_EYES = ((0.11, 0.065, 0.04), (0.24, 0.15, 0.085))
 LIGHT_EYES = ((0.21, 0.30, 0.40), (0.24, 0.32, 0.21))
 OPPOSITES = (
-    ("-decr", "-incr"), ("-down", "-up"), ("-in", "-out"), ("-backward", "-forward"),
-    ("-compress", "-uncompress"), ("-concave", "-convex"),
-)  # fmt: skip
+    ("-decr", "-incr"),
+    ("-down", "-up"),
+    ("-in", "-out"),
+    ("-backward", "-forward"),
+    ("-compress", "-uncompress"),
+    ("-concave", "-convex"),
+)
 HEAD_SHAPES = ("oval", "round", "square", "triangular", "rectangular", "diamond")
 # Shapes that would move the head as a whole.
 LEFT_ALONE = ("head-trans", "head-angle", "neck-", "measure-")

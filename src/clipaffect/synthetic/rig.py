@@ -29,8 +29,17 @@ PARTS = {
 PART_NAMES = tuple(PARTS)
 MASKS = ("lips", "eyelids", "inside-mouth", "ears")
 LOCAL_FOLDERS = (
-    "head", "forehead", "eyebrows", "eyes", "nose", "mouth", "chin", "cheek", "ears", "neck",
-)  # fmt: skip
+    "head",
+    "forehead",
+    "eyebrows",
+    "eyes",
+    "nose",
+    "mouth",
+    "chin",
+    "cheek",
+    "ears",
+    "neck",
+)
 LOWEST_Y = 5.6  # the mesh is cut below the shoulders (units: decimetres)
 MICRO = 1000.0  # targets are stored as thousandths of a unit, the precision of the source
 

@@ -79,8 +79,13 @@ def draw_background(size: tuple[int, int], rng: np.random.Generator) -> np.ndarr
     for _ in range(rng.integers(0, 5)):
         x, y = rng.integers(0, width), rng.integers(0, height)
         w, h = rng.integers(width // 12, width // 4), rng.integers(height // 6, height)
-        cv2.rectangle(picture, (int(x), int(y)), (int(x + w), int(y + h)),
-                      (0.4 * rng.random(3) + 0.5 * rng.random()).tolist(), -1)  # fmt: skip
+        cv2.rectangle(
+            picture,
+            (int(x), int(y)),
+            (int(x + w), int(y + h)),
+            (0.4 * rng.random(3) + 0.5 * rng.random()).tolist(),
+            -1,
+        )
     return np.clip(cv2.GaussianBlur(picture, (0, 0), width / 100), 0.02, 0.95)
 
 

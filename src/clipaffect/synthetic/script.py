@@ -15,8 +15,14 @@ from clipaffect.synthetic.person import smoothstep
 # and fear; much happiness, sadness and other); neutral fills the gaps between showings. Every
 # hand is whole, so even a small split holds every class.
 HAND = {
-    "Anger": 1, "Disgust": 1, "Fear": 1, "Happiness": 4, "Sadness": 3, "Surprise": 2, "Other": 4,
-}  # fmt: skip
+    "Anger": 1,
+    "Disgust": 1,
+    "Fear": 1,
+    "Happiness": 4,
+    "Sadness": 3,
+    "Surprise": 2,
+    "Other": 4,
+}
 UNIT_PRESENT = 0.20  # intensity from which a unit is coded as present
 CLEAR, GONE = 0.45, 0.12  # envelope above which an expression is labelled; below: neutral
 IDLE = 0.12  # involuntary movement stays below UNIT_PRESENT

@@ -71,13 +71,17 @@ def augment(crops: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     room = 1 - zoom
     theta = torch.stack(
         [
-            torch.stack([zoom * torch.cos(angle) * mirror, -zoom * torch.sin(angle),
-                         room * uniform(-1, 1)], 1),
-            torch.stack([zoom * torch.sin(angle) * mirror, zoom * torch.cos(angle),
-                         room * uniform(-1, 1)], 1),
+            torch.stack(
+                [zoom * torch.cos(angle) * mirror, -zoom * torch.sin(angle), room * uniform(-1, 1)],
+                1,
+            ),
+            torch.stack(
+                [zoom * torch.sin(angle) * mirror, zoom * torch.cos(angle), room * uniform(-1, 1)],
+                1,
+            ),
         ],
         dim=1,
-    )  # fmt: skip
+    )
     grid = functional.affine_grid(theta, [count, 3, SIDE, SIDE], align_corners=False)
     pictures = crops.permute(0, 3, 1, 2).float() / 255
     pictures = functional.grid_sample(pictures, grid, padding_mode="border", align_corners=False)

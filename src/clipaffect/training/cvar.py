@@ -130,8 +130,9 @@ class PublishedCvar:
         if losses.known is not None:
             above = above * losses.known
         weights = above / (self.alpha * counted.numel())
-        return Weighted(values.new_tensor(objective(threshold)), weights,
-                        values.new_tensor(threshold))  # fmt: skip
+        return Weighted(
+            values.new_tensor(objective(threshold)), weights, values.new_tensor(threshold)
+        )
 
 
 class Focal:

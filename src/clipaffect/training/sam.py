@@ -111,8 +111,9 @@ def training_step(
     second, sharpness, epsilon = None, float("nan"), []
     if rho > 0:
         before = [p.detach().clone() for p in parameters]
-        epsilon = [g * (rho / (norm + TINY)) if perturbation == "l2" else rho * g.sign()
-                   for g in gradient]  # fmt: skip
+        epsilon = [
+            g * (rho / (norm + TINY)) if perturbation == "l2" else rho * g.sign() for g in gradient
+        ]
         with torch.no_grad():
             for p, e in zip(parameters, epsilon, strict=True):
                 p.add_(e)

@@ -151,9 +151,10 @@ def train_entries(
     """
     if settings.device == "cuda" and device == "cpu":
         raise UserError(
-            "torch finds no GPU", where="training.device", fix="set device: cpu, or install a "
-            "CUDA build of torch on a machine with an NVIDIA GPU",
-        )  # fmt: skip
+            "torch finds no GPU",
+            where="training.device",
+            fix="set device: cpu, or install a CUDA build of torch on a machine with an NVIDIA GPU",
+        )
     check_trainable(train.labels.numpy(), task)
     every = settings.recipes()
     recipes = {head.variant: every[head.variant] for head in heads}

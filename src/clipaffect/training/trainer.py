@@ -135,9 +135,13 @@ class ReferenceLearner:
             self.masks = DropoutMasks(seed, recipe.dropout, recipe.hidden_layers, recipe.width)
         # Fused: a step of a small head takes a tenth less (median of ten interleaved pairs).
         self.optimiser = torch.optim.AdamW(
-            head.parameters(), lr=recipe.learning_rate, betas=BETAS, eps=EPSILON,
-            weight_decay=recipe.weight_decay, fused=True,
-        )  # fmt: skip
+            head.parameters(),
+            lr=recipe.learning_rate,
+            betas=BETAS,
+            eps=EPSILON,
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
 
     def step(
         self, features: Tensor, labels: Tensor, number: int, learning_rate: float, probe: bool
@@ -153,10 +157,13 @@ class ReferenceLearner:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate
         return training_step(
-            self.head, self.optimiser,
+            self.head,
+            self.optimiser,
             lambda sam_pass: self.evaluate(features, labels, number, sam_pass),
-            self.recipe.rho, self.recipe.perturbation, probe,
-        )  # fmt: skip
+            self.recipe.rho,
+            self.recipe.perturbation,
+            probe,
+        )
 
     def evaluate(self, features: Tensor, labels: Tensor, number: int, sam_pass: int) -> Evaluated:
         """The objective on a batch at the present weights, under one pass's dropout masks."""

@@ -41,22 +41,31 @@ def read_affectnet(data: Data) -> Listing:
     if {path.name for path in lists} != set(AFFECTNET_LISTS) or len(lists) != len(AFFECTNET_LISTS):
         found = ", ".join(map(str, lists)) or "none of them"
         raise UserError(
-            f"AffectNet's training.csv and validation.csv: found {found}", where=root,
+            f"AffectNet's training.csv and validation.csv: found {found}",
+            where=root,
             fix="set data.root to the folder that holds both lists once, or the folders "
             "train_set and val_set",
-        )  # fmt: skip
+        )
     rows = [row for path in sorted(lists) for row in _affectnet_list(path)]
     base = _folder_of_images(root, [row[0] for row in rows])
     prefix = base.relative_to(root).as_posix()
     prefix = "" if prefix == "." else f"{prefix}/"
-    return _listing(root, root, [(prefix + row[0], *row[1:]) for row in rows], "EXPR",
-                    _left_out([row[2] for row in rows]))  # fmt: skip
+    return _listing(
+        root,
+        root,
+        [(prefix + row[0], *row[1:]) for row in rows],
+        "EXPR",
+        _left_out([row[2] for row in rows]),
+    )
 
 
 def _expression(text: str, where: str) -> int:
     if not text.strip().isdecimal() or int(text) > 10:
-        raise UserError(f"'{text[:40]}' is no expression of AffectNet: 0 to 10", where=where,
-                        fix="correct the value")  # fmt: skip
+        raise UserError(
+            f"'{text[:40]}' is no expression of AffectNet: 0 to 10",
+            where=where,
+            fix="correct the value",
+        )
     return int(text) if int(text) < 8 else NOT_ANNOTATED
 
 
@@ -74,8 +83,7 @@ def _affectnet_list(path: Path) -> list[tuple[str, str, int, str]]:
             columns = cells.index(AFFECTNET_COLUMNS[0]), cells.index(AFFECTNET_COLUMNS[1])
             continue
         if len(cells) <= max(columns):
-            raise UserError(f"{len(cells)} values", where=where,
-                            fix="give AffectNet's own list")  # fmt: skip
+            raise UserError(f"{len(cells)} values", where=where, fix="give AffectNet's own list")
         label = _expression(cells[columns[1]], where)
         rows.append((cells[columns[0]], AFFECTNET_LISTS[path.name], label, where))
     return rows
@@ -110,5 +118,8 @@ def _word(path: Path) -> str:
     try:
         return str(np.load(path, allow_pickle=False).item())
     except (OSError, ValueError, EOFError):
-        raise UserError("no such annotation, or not one value", where=path,
-                        fix="complete AffectNet's annotations") from None  # fmt: skip
+        raise UserError(
+            "no such annotation, or not one value",
+            where=path,
+            fix="complete AffectNet's annotations",
+        ) from None

@@ -27,9 +27,10 @@ def _root(data: Data) -> Path:
     root = Path(data.root or "")
     if not root.is_dir():
         raise UserError(
-            "no such folder", where=f"{root} (data.root), seen from {Path.cwd()}",
+            "no such folder",
+            where=f"{root} (data.root), seen from {Path.cwd()}",
             fix="set data.root to the data set's folder (write it in full: ~ is not expanded)",
-        )  # fmt: skip
+        )
     return root
 
 

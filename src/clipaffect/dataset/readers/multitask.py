@@ -79,9 +79,10 @@ def _row(fields: list[str], where: str) -> list[str | int]:
 def _table(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise UserError(
-            "no such file", where=f"{path} (data.multitask), seen from {Path.cwd()}",
+            "no such file",
+            where=f"{path} (data.multitask), seen from {Path.cwd()}",
             fix="name the training and the validation file of the multi-task challenge",
-        )  # fmt: skip
+        )
     return _read(path, path.stat().st_mtime_ns)
 
 

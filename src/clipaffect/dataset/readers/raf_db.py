@@ -27,8 +27,11 @@ def read_raf_db(data: Data) -> Listing:
         root /= "basic"
     path = root / RAF_LIST
     if not path.is_file():
-        raise UserError("RAF-DB's list of labels is not there", where=path,
-                        fix="set data.root to the folder of EmoLabel and Image")  # fmt: skip
+        raise UserError(
+            "RAF-DB's list of labels is not there",
+            where=path,
+            fix="set data.root to the folder of EmoLabel and Image",
+        )
     original = data.faces == "search" or not (root / "Image/aligned").is_dir()
     rows = []
     for number, line in enumerate(read_lines(path, "give RAF-DB's own list"), start=1):
@@ -36,8 +39,11 @@ def read_raf_db(data: Data) -> Listing:
             continue
         match = RAF_LINE.fullmatch(line.strip())
         if not match:
-            raise UserError(f"'{line[:60]}' is no line of the list", where=f"{path}, line {number}",
-                            fix="write it as 'train_00001.jpg 5', the label 1 to 7")  # fmt: skip
+            raise UserError(
+                f"'{line[:60]}' is no line of the list",
+                where=f"{path}, line {number}",
+                fix="write it as 'train_00001.jpg 5', the label 1 to 7",
+            )
         stem = f"{match['split']}_{match['number']}"
         image = f"Image/original/{stem}.jpg" if original else f"Image/aligned/{stem}_aligned.jpg"
         rows.append((image, match["split"], int(match["label"]) - 1, f"{path}, line {number}"))

@@ -35,9 +35,10 @@ def read_label_table(data: Data) -> Listing:
     path = Path(data.table or "")
     if not path.is_file():
         raise UserError(
-            "no such table", where=f"{path} (data.table), seen from {Path.cwd()}",
+            "no such table",
+            where=f"{path} (data.table), seen from {Path.cwd()}",
             fix="name a CSV or Parquet file (write paths in full: ~ is not expanded)",
-        )  # fmt: skip
+        )
     names = column_names(path)
     there = [name.strip() for name in names]
     _check_columns(path, there, data)
@@ -48,23 +49,33 @@ def read_label_table(data: Data) -> Listing:
     rows = _sources(cells, where)
     frame, time = _numbers(cells, "frame", where, True), _numbers(cells, "time", where, False)
     if both := np.flatnonzero((frame > 0) & ~np.isnan(time)).tolist():
-        raise UserError("the row has a frame and a time", where=where(both[0]),
-                        fix="give one of the two")  # fmt: skip
+        raise UserError(
+            "the row has a frame and a time", where=where(both[0]), fix="give one of the two"
+        )
     placed = np.flatnonzero(rows["is_image"].to_numpy() & ((frame > 0) | ~np.isnan(time))).tolist()
     if placed:
-        raise UserError("an image has no frame or time", where=where(placed[0]),
-                        fix="leave them empty, or name the video instead")  # fmt: skip
+        raise UserError(
+            "an image has no frame or time",
+            where=where(placed[0]),
+            fix="leave them empty, or name the video instead",
+        )
     rows = rows.assign(frame=frame.astype(np.int64), time=time)
     for column in ("side", "person", "split", "fold"):
         if column in cells:
             rows[column] = cells[column].str.strip()
     rows["side"] = rows["side"].str.casefold()
     if wrong := np.flatnonzero(~rows["side"].isin(SIDES)).tolist():
-        raise UserError(f"'{rows['side'].iloc[wrong[0]]}' is no side", where=where(wrong[0]),
-                        fix="write left or right, or leave it empty")  # fmt: skip
+        raise UserError(
+            f"'{rows['side'].iloc[wrong[0]]}' is no side",
+            where=where(wrong[0]),
+            fix="write left or right, or leave it empty",
+        )
     if sided := np.flatnonzero(rows["is_image"] & (rows["side"] != "")).tolist():
-        raise UserError("an image has no side", where=where(sided[0]),
-                        fix="leave it empty: sides tell apart two people of a video")  # fmt: skip
+        raise UserError(
+            "an image has no side",
+            where=where(sided[0]),
+            fix="leave it empty: sides tell apart two people of a video",
+        )
     for task in data.known_tasks().values():
         found = _labels(cells, task, _column(data, task), where)
         rows = rows.join(pd.DataFrame(found, columns=[f"{task.name}/{c}" for c in task.columns]))
@@ -82,10 +93,11 @@ def read_label_table(data: Data) -> Listing:
     root = Path(data.root) if data.root else path.parent
     if not root.is_dir():
         raise UserError(
-            "no such folder", where=f"{root} (data.root), seen from {Path.cwd()}",
+            "no such folder",
+            where=f"{root} (data.root), seen from {Path.cwd()}",
             fix="set data.root to the folder that the table's paths are relative to (write it in "
             "full: ~ is not expanded)",
-        )  # fmt: skip
+        )
     return Listing(path, root, rows, where, tuple(notes))
 
 
@@ -97,12 +109,17 @@ def _column(data: Data, task: Task) -> str:
 def _check_columns(path: Path, there: list[str], data: Data) -> None:
     for name in there:
         if name not in COLUMNS and name.casefold() in COLUMNS and name.casefold() not in there:
-            raise UserError(f"the column '{name}' is not called '{name.casefold()}'",
-                            where=f"{path}, the header",
-                            fix="write it in small letters, or rename it")  # fmt: skip
+            raise UserError(
+                f"the column '{name}' is not called '{name.casefold()}'",
+                where=f"{path}, the header",
+                fix="write it in small letters, or rename it",
+            )
     if len(there) == 1 and any(mark in there[0] for mark in ";\t"):
-        raise UserError("the cells are not separated by commas", where=f"{path}, line 1",
-                        fix="save the table with commas")  # fmt: skip
+        raise UserError(
+            "the cells are not separated by commas",
+            where=f"{path}, line 1",
+            fix="save the table with commas",
+        )
     if not {"image", "video"} & set(there):
         raise UserError(
             f"no column 'image' or 'video' among {', '.join(there)[:300]}",
@@ -145,15 +162,21 @@ def _sources(cells: pd.DataFrame, where: Callable[[int], str]) -> pd.DataFrame:
     ):
         kinds = sources[at].map(lambda path: PurePosixPath(path).suffix.lower())
         if wrong := kinds.index[kinds.isin(suffixes)].tolist():
-            raise UserError(f"'{sources[wrong[0]]}' is no {column}", where=where(wrong[0]),
-                            fix=f"name it in the column '{other}'")  # fmt: skip
+            raise UserError(
+                f"'{sources[wrong[0]]}' is no {column}",
+                where=where(wrong[0]),
+                fix=f"name it in the column '{other}'",
+            )
     rows = blank_rows(sources.tolist(), is_image=False).assign(is_image=is_image)
     mixed = rows.groupby("source")["is_image"].nunique()
     if (mixed > 1).any():
         source = mixed.index[mixed > 1][0]
         at = int(np.flatnonzero(rows["source"] == source)[0])
-        raise UserError(f"'{source}' is an image in one row and a video in another",
-                        where=where(at), fix="put it into one column")  # fmt: skip
+        raise UserError(
+            f"'{source}' is an image in one row and a video in another",
+            where=where(at),
+            fix="put it into one column",
+        )
     return rows
 
 
@@ -172,8 +195,11 @@ def _numbers(
         right &= (values == np.floor(values)) & (values < 2**31)
     if wrong := np.flatnonzero(~blank & ~right).tolist():
         kind = "a whole number from 1" if whole else "seconds from 0"
-        raise UserError(f"'{text.iloc[wrong[0]][:40]}' is no {column}: {kind}",
-                        where=where(wrong[0]), fix="correct the value")  # fmt: skip
+        raise UserError(
+            f"'{text.iloc[wrong[0]][:40]}' is no {column}: {kind}",
+            where=where(wrong[0]),
+            fix="correct the value",
+        )
     found: np.ndarray = np.where(blank, 0.0 if whole else np.nan, values)
     return found
 

@@ -88,9 +88,10 @@ def _stages_of(configfile: Path) -> Path:
     folder = Path("runs") / load_config(configfile).run
     if not (folder / "dvc.yaml").is_file():
         raise UserError(
-            f"there is no {folder / 'dvc.yaml'}", where=configfile,
+            f"there is no {folder / 'dvc.yaml'}",
+            where=configfile,
             fix=f"call 'clipaffect dvc stages {configfile}' first",
-        )  # fmt: skip
+        )
     if (folder / "config.yaml").read_bytes() != configfile.read_bytes():
         raise UserError(
             f"{folder / 'config.yaml'}, which DVC watches, is not this configuration",
@@ -107,9 +108,10 @@ def _check_made_so(config: Config, configfile: Path) -> None:
     path = folder / RECORD
     if not path.is_file():
         raise UserError(
-            f"there is no finished run: no {path}", where=configfile,
+            f"there is no finished run: no {path}",
+            where=configfile,
             fix=f"call 'clipaffect run --configfile {configfile}'",
-        )  # fmt: skip
+        )
     made = read_record(folder)
     here: dict[str, Any] = {
         # as the report got it: with the tasks spelt out
@@ -142,6 +144,7 @@ def _call(command: list[str]) -> str:
         said = (done.stdout + done.stderr).strip().splitlines()
         raise UserError(
             f"'{' '.join(command[2:])}' failed:\n" + "\n".join(said[-15:]),
-            where=command[2], fix="see its message",
-        )  # fmt: skip
+            where=command[2],
+            fix="see its message",
+        )
     return done.stdout

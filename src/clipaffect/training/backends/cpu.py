@@ -91,8 +91,9 @@ class FastLearner:
         self.masks = DropoutMasks(seed, recipe.dropout, recipe.hidden_layers, recipe.width)
         groups: list[tuple[nn.Linear, nn.BatchNorm1d | None]] = [*head.blocks()]
         groups.append((head.output, None))
-        parameters = [[*linear.parameters(), *(norm.parameters() if norm else ())]
-                      for linear, norm in groups]  # fmt: skip
+        parameters = [
+            [*linear.parameters(), *(norm.parameters() if norm else ())] for linear, norm in groups
+        ]
         sizes = [sum(p.numel() for p in group) for group in parameters]
         like = head.output.weight.detach()
         self.dtype = like.dtype
@@ -239,10 +240,21 @@ class FastLearner:
             if not perturbed:
                 squares += sum(square_norm(part) for part in update)
             adamw(
-                layer.weights, update, layer.moment, layer.square, [], layer.count, fused=True,
-                amsgrad=False, beta1=BETAS[0], beta2=BETAS[1], lr=learning_rate,
-                weight_decay=self.recipe.weight_decay, eps=EPSILON, maximize=False,
-            )  # fmt: skip
+                layer.weights,
+                update,
+                layer.moment,
+                layer.square,
+                [],
+                layer.count,
+                fused=True,
+                amsgrad=False,
+                beta1=BETAS[0],
+                beta2=BETAS[1],
+                lr=learning_rate,
+                weight_decay=self.recipe.weight_decay,
+                eps=EPSILON,
+                maximize=False,
+            )
             if index:
                 dz = dx
         return squares
@@ -257,9 +269,17 @@ class FastLearner:
                 dz.mul_(block.mask)
             dz = torch.ops.aten.threshold_backward(dz, block.outputs, 0)
             dz, d_scale, d_shift = torch.ops.aten.native_batch_norm_backward(
-                dz, products, at[1], None, None, mean, rstd, True, layer.norm.eps,
+                dz,
+                products,
+                at[1],
+                None,
+                None,
+                mean,
+                rstd,
+                True,
+                layer.norm.eps,
                 [True, True, True],
-            )  # fmt: skip
+            )
             into[1].copy_(d_scale)
             into[2].copy_(d_shift)
         torch.sum(dz, 0, out=into[0])
@@ -274,8 +294,12 @@ class FastLearner:
 
     def state(self) -> dict[str, Tensor]:
         """Weights, moments, AdamW's count and BatchNorm's statistics."""
-        found = {"weights": self.weights, "moment": self.moment, "square": self.square,
-                 "count": self.layers[0].count[0]}  # fmt: skip
+        found = {
+            "weights": self.weights,
+            "moment": self.moment,
+            "square": self.square,
+            "count": self.layers[0].count[0],
+        }
         found |= dict(self.head.named_buffers())
         return {name: value.clone() for name, value in found.items()}
 

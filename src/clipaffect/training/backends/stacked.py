@@ -128,13 +128,30 @@ class StackedStep:
             second = self._forward(x, y, self._perturbed, masks[1], False)
             self._backward(second, self._perturbed)
         adamw(
-            [self.weights], [self.gradient], [self.moment], [self.square], [], [self.count],
-            fused=True, amsgrad=False, beta1=BETAS[0], beta2=BETAS[1], lr=self.rate,
-            weight_decay=self.recipe.weight_decay, eps=EPSILON, maximize=False,
-        )  # fmt: skip
+            [self.weights],
+            [self.gradient],
+            [self.moment],
+            [self.square],
+            [],
+            [self.count],
+            fused=True,
+            amsgrad=False,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            lr=self.rate,
+            weight_decay=self.recipe.weight_decay,
+            eps=EPSILON,
+            maximize=False,
+        )
         self.number += 1
-        record = (first.mean_loss, first.weighed.value, first.weighed.threshold, norm, length,
-                  sharpness)  # fmt: skip
+        record = (
+            first.mean_loss,
+            first.weighed.value,
+            first.weighed.threshold,
+            norm,
+            length,
+            sharpness,
+        )
         return torch.stack(record)
 
     def _masks(self, batch: int, passes: int) -> list[list[Tensor] | None]:
@@ -242,8 +259,13 @@ class StackedStep:
 
     def state(self) -> dict[str, Tensor]:
         """Everything the next step depends on."""
-        found = {"weights": self.weights, "moment": self.moment, "square": self.square,
-                 "count": self.count, "number": self.number}  # fmt: skip
+        found = {
+            "weights": self.weights,
+            "moment": self.moment,
+            "square": self.square,
+            "count": self.count,
+            "number": self.number,
+        }
         for index, (mean, variance) in enumerate(zip(self.means, self.variances, strict=True)):
             found |= {f"mean.{index}": mean, f"variance.{index}": variance}
         return found
