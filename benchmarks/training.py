@@ -37,13 +37,13 @@ from clipaffect.core.cpu import take_one_core
 from clipaffect.core.parquet import write_table
 from clipaffect.core.store import Store
 from clipaffect.core.tasks import AU, EXPR
+from clipaffect.training.backends.one_head import make_learner
+from clipaffect.training.backends.stacked import make_stack
 from clipaffect.training.cost import executed_per_sample, matrix_peak
 from clipaffect.training.data import Split, TrainingData, batches, read_split
 from clipaffect.training.history import learning_rate, probabilities
 from clipaffect.training.matmul import affine
-from clipaffect.training.train import make_learner
 from clipaffect.training.train_heads import train_heads
-from clipaffect.training.train_stack import make_stack
 
 DIMENSION, ROWS, REPEATS = 768, 20_000, 5
 AU_TRAIN, AU_VALIDATION = 1_356_694, 445_836  # frames of Aff-Wild2's AU splits

@@ -13,7 +13,7 @@ from clipaffect.config.training import Recipe, Training
 from clipaffect.core.parquet import write_table
 from clipaffect.core.tasks import EXPR, Task
 from clipaffect.training.data import Split, TrainingData, training_data
-from clipaffect.training.train import TrainedHead, train_head
+from clipaffect.training.trainer import TrainedHead, train_head
 
 GRID = Training(
     hidden_layers=2, width=16, epochs=4, batch=16, alphas=(0.5, 1.0), seeds=(0, 1), parts=1

@@ -19,9 +19,9 @@ from clipaffect.config.training import Recipe
 from clipaffect.core.metrics import decide, f1_per_target
 from clipaffect.core.progress import Progress
 from clipaffect.core.tasks import CHALLENGE, Task
+from clipaffect.training.backends.one_head import make_learner
 from clipaffect.training.data import Split, TrainingData, batches, read_split
 from clipaffect.training.history import learning_rate, probabilities
-from clipaffect.training.train import make_learner
 
 TABLES = Path("results/dinov2/tables/dinov2-s14")
 FOLDS, SEEDS = 5, (0, 1)

@@ -24,10 +24,10 @@ from clipaffect.studies.slice_heads import (
     slices_answer,
 )
 from clipaffect.studies.traced_step import layer_table, number_table, step_answer, trace_first_step
+from clipaffect.training.backends.one_head import make_learner
 from clipaffect.training.data import Split, TrainingData, batches
 from clipaffect.training.history import learning_rate
 from clipaffect.training.mlp_head import Head
-from clipaffect.training.train import make_learner
 
 
 def split_of(task: Task, rows: int = 96, seed: int = 0) -> Split:

@@ -7,11 +7,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from clipaffect.config.training import Recipe
 from clipaffect.core.tasks import EXPR
+from clipaffect.training.backends.autograd import AutogradLearner, build_objective
 from clipaffect.training.backends.cpu import FastLearner
 from clipaffect.training.cost import executed_per_sample, flop_per_sample
-from clipaffect.training.cvar import Cvar
+from clipaffect.training.losses.cvar import Cvar
 from clipaffect.training.mlp_head import Head
-from clipaffect.training.trainer import ReferenceLearner, build_objective
 
 
 def test_operations_are_what_torch_counts() -> None:
@@ -19,7 +19,7 @@ def test_operations_are_what_torch_counts() -> None:
         recipe = Recipe(width=32, hidden_layers=3, rho=rho, dropout=0.0)
         head = Head(16, 8, 3, 32).train()
         labels = torch.zeros(10, 1, dtype=torch.int8)
-        learner = ReferenceLearner(head, build_objective(recipe, 0.5, labels, EXPR), recipe, 0)
+        learner = AutogradLearner(head, build_objective(recipe, 0.5, labels, EXPR), recipe, 0)
         with FlopCounterMode(display=False) as counter:
             learner.step(torch.randn(10, 16), labels, 0, 1e-3, False)
         assert counter.get_total_flops() == 10 * flop_per_sample(recipe, 16, 8)

@@ -14,16 +14,15 @@ from torch.optim.adamw import adamw
 
 from clipaffect.config.training import Recipe
 from clipaffect.core.tasks import AU, EXPR, Task
+from clipaffect.training.backends.autograd import AutogradLearner, build_objective
 from clipaffect.training.backends.cpu import FastLearner
 from clipaffect.training.backends.philox import philox_uint16
 from clipaffect.training.backends.sam_products import DenseProduct, LowRankProduct
-from clipaffect.training.backends.stacked import StackedStep
-from clipaffect.training.cvar import Cvar
+from clipaffect.training.backends.stacked import FIELDS, StackedStep
+from clipaffect.training.losses.cvar import Cvar
+from clipaffect.training.losses.registry import build_risk
 from clipaffect.training.mlp_head import Head
-from clipaffect.training.objectives import build_risk
 from clipaffect.training.sam import StepRecord
-from clipaffect.training.train_stack import FIELDS
-from clipaffect.training.trainer import ReferenceLearner, build_objective
 
 ROWS, INPUTS, STEPS = 200, 16, 20
 CASES: dict[str, dict[str, Any]] = {
@@ -79,7 +78,7 @@ def assert_alike(found: StepRecord, expected: StepRecord, bn_sign: bool = False)
 def test_fast_step_follows_the_reference(task: Task, case: str) -> None:
     recipe = Recipe(width=32, **CASES[case])
     x, y = data(task)
-    reference = ReferenceLearner(
+    reference = AutogradLearner(
         head(task, recipe, 3), build_objective(recipe, 0.37, y, task), recipe, 3
     )
     learner = fast(task, recipe, y, 0.37, 3)

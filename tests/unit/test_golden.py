@@ -38,7 +38,7 @@ from clipaffect.faces.face_rows import cut_face
 from clipaffect.faces.finder import FaceFinder
 from clipaffect.features.batches import embed_crops
 from clipaffect.training.data import Split, training_data
-from clipaffect.training.train import train_head
+from clipaffect.training.trainer import train_head
 
 GOLDEN = ROOT / "tests/golden.json"
 

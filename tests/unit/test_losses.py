@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clipaffect.core.tasks import AU, EXPR
-from clipaffect.training.losses import logit_gradient, single_losses
+from clipaffect.training.losses.base import logit_gradient, single_losses
 
 
 def test_expression_loss_is_the_negative_log_probability() -> None:

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from clipaffect.config.presets import preset_values
 from clipaffect.config.training import Recipe, Training
 from clipaffect.core.tasks import AU, EXPR, Task
+from clipaffect.training.backends.autograd import AutogradLearner, build_objective
 from clipaffect.training.backends.cpu import FastLearner
 from clipaffect.training.history import learning_rate
+from clipaffect.training.losses.registry import build_risk
 from clipaffect.training.mlp_head import Head
-from clipaffect.training.objectives import build_risk
-from clipaffect.training.trainer import ReferenceLearner, build_objective
 
 INPUTS, WIDTH, BATCH, EPOCHS, STEPS = 24, 48, 32, 32, 60
 STEPS_PER_EPOCH = 4
@@ -127,7 +127,7 @@ def test_sixty_steps_in_float64(task: Task, engine: str) -> None:
     published = Published(head, task, torch.float64)
     _, y = batch_of(task, 0)
     if engine == "reference":
-        learner = ReferenceLearner(head, build_objective(recipe, 0.5, y, task), recipe, 7)
+        learner = AutogradLearner(head, build_objective(recipe, 0.5, y, task), recipe, 7)
     else:
         learner = FastLearner(head, build_risk(recipe, 0.5, y, task), task, recipe, 7)
     for step in range(STEPS):

@@ -11,16 +11,11 @@ from scipy.optimize import linprog, minimize, minimize_scalar
 
 from clipaffect.core.tasks import AU, EXPR
 from clipaffect.encoders.torchvision_ops import ensure_torchvision
-from clipaffect.training.cvar import (
-    ChiSquare,
-    ClassBalanced,
-    Cvar,
-    Focal,
-    PublishedCvar,
-    Risk,
-    Weighted,
-)
-from clipaffect.training.losses import SingleLosses, single_losses
+from clipaffect.training.losses.base import Risk, SingleLosses, Weighted, single_losses
+from clipaffect.training.losses.chi_square import ChiSquare
+from clipaffect.training.losses.class_balanced import ClassBalanced
+from clipaffect.training.losses.cvar import Cvar, PublishedCvar
+from clipaffect.training.losses.focal import Focal
 
 ALPHAS = (0.01, 0.1, 0.25, 1 / 3, 0.5, 0.77, 0.9, 1.0)
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from clipaffect.config.training import Recipe
 from clipaffect.core.tasks import EXPR
-from clipaffect.training.cvar import Cvar
+from clipaffect.training.backends.autograd import WeighedObjective
+from clipaffect.training.losses.cvar import Cvar
 from clipaffect.training.mlp_head import DropoutMasks, Head
-from clipaffect.training.objectives import WeighedObjective
 from clipaffect.training.sam import Evaluated, frozen_statistics, training_step
 
 

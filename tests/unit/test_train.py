@@ -22,9 +22,9 @@ from clipaffect.core.tasks import AU, EXPR
 from clipaffect.training import train_heads as stage
 from clipaffect.training.data import Split, TrainingData
 from clipaffect.training.history import is_collapsed, probe_steps, spread
-from clipaffect.training.train import TrainedHead, train_head
+from clipaffect.training.mlp_head import evaluator
 from clipaffect.training.train_heads import HeadId, train_heads
-from clipaffect.training.trainer import evaluator
+from clipaffect.training.trainer import TrainedHead, train_head
 
 
 def test_training_twice_gives_the_same_bytes_and_seeds_differ(tmp_path: Path) -> None:

@@ -15,11 +15,10 @@ from small_heads import GRID, Killed, data, same, small_table
 from clipaffect.core.errors import UserError
 from clipaffect.core.store import Store
 from clipaffect.core.tasks import AU, EXPR, Task
-from clipaffect.training import train_stack as train_stack_module
+from clipaffect.training.backends import stacked
 from clipaffect.training.cost import Timings
-from clipaffect.training.train import train_head
 from clipaffect.training.train_heads import HeadId, train_heads, train_stacks
-from clipaffect.training.train_stack import train_stack
+from clipaffect.training.trainer import train_head, train_stack
 
 
 @pytest.mark.parametrize("task", [EXPR, AU], ids=lambda t: t.name)
@@ -43,7 +42,7 @@ def test_a_stack_trains_what_each_head_trains_alone(tmp_path: Path, task: Task) 
 def test_a_stack_goes_on_from_its_checkpoint_also_after_a_head_failed(tmp_path: Path) -> None:
     rows, recipe = data()
     pairs = [(0.5, 1), (1.0, 0)]
-    make = train_stack_module.make_stack
+    make = stacked.make_stack
 
     def poisoned(*arguments: Any) -> Any:
         stack = make(*arguments)
@@ -66,7 +65,7 @@ def test_a_stack_goes_on_from_its_checkpoint_also_after_a_head_failed(tmp_path: 
         calls: list[int] = []
         with pytest.MonkeyPatch.context() as patch:
             if bad:
-                patch.setattr(train_stack_module, "make_stack", poisoned)
+                patch.setattr(stacked, "make_stack", poisoned)
             folders = [tmp_path / f"{name}{bad}" for name in ("whole", "killed")]
             for folder in folders:
                 folder.mkdir()

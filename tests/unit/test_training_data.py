@@ -18,7 +18,7 @@ from clipaffect.training.data import (
     inner_rows,
     training_data,
 )
-from clipaffect.training.train import TrainedHead
+from clipaffect.training.trainer import TrainedHead
 
 
 def split(labels: np.ndarray, videos: int = 6) -> Split:

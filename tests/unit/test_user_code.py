@@ -15,9 +15,9 @@ from clipaffect.core.parquet import read_table
 from clipaffect.core.store import Store
 from clipaffect.core.tasks import EXPR
 from clipaffect.training.data import training_data
-from clipaffect.training.train import train_head
+from clipaffect.training.mlp_head import evaluator
 from clipaffect.training.train_heads import finished_heads, load_head, train_heads
-from clipaffect.training.trainer import evaluator
+from clipaffect.training.trainer import train_head
 
 USER_CODE = """
 import torch

@@ -27,7 +27,7 @@ def check(
     from clipaffect.ops.check import show
     from clipaffect.ops.estimate import estimate
     from clipaffect.ops.launch import planned_jobs
-    from clipaffect.training.trainer import check_user_code
+    from clipaffect.training.backends.autograd import check_user_code
 
     loaded = load_config(config)
     for name, encoder in loaded.encoders.items():

@@ -32,8 +32,8 @@ from clipaffect.evaluation.person_counts import cluster_counts
 from clipaffect.evaluation.references import constant_scores
 from clipaffect.features.build_table import folds_of
 from clipaffect.training.history import probabilities
+from clipaffect.training.mlp_head import evaluator
 from clipaffect.training.train_heads import finished_heads, load_head
-from clipaffect.training.trainer import evaluator
 
 REFERENCES = ("linear_probe", "zero_shot")
 ORDER = ["method", "encoder", "variant", "alpha", "seed"]

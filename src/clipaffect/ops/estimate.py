@@ -34,9 +34,9 @@ from clipaffect.faces.crops import encode_crop
 from clipaffect.faces.finder import FaceFinder, FaceFollower
 from clipaffect.features.batches import is_out_of_memory, prepare_batch
 from clipaffect.features.external_files import open_features
+from clipaffect.training.backends.one_head import make_learner
 from clipaffect.training.data import Split, TrainingData
-from clipaffect.training.train import make_learner
-from clipaffect.training.trainer import build_head
+from clipaffect.training.mlp_head import build_head
 
 CROP_BYTES = 76  # of a JPEG, for each pixel of its side: 8.5 kB at 112
 ASSUMED_DETECTION = 0.01  # seconds a frame and core, where it cannot be measured

@@ -22,8 +22,8 @@ from clipaffect.dataset.make_splits import make_splits
 from clipaffect.training.cost import Timings
 from clipaffect.training.data import Split, read_split, targets_shown
 from clipaffect.training.history import probabilities
+from clipaffect.training.mlp_head import evaluator
 from clipaffect.training.train_heads import HeadId, load_entry, train_entries
-from clipaffect.training.trainer import evaluator
 
 DEALS = 50  # until one leaves every class to train on, whichever part is held out
 

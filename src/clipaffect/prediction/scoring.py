@@ -18,8 +18,7 @@ from clipaffect.core.metrics import THRESHOLD, decide
 from clipaffect.postprocess.smoothing import sequences
 from clipaffect.postprocess.steps import STEPS, Rows
 from clipaffect.training.history import probabilities
-from clipaffect.training.mlp_head import Head
-from clipaffect.training.trainer import evaluator
+from clipaffect.training.mlp_head import Head, evaluator
 
 ByFeatures = dict[str, dict[int, Head]]
 

@@ -13,7 +13,7 @@ from clipaffect.encoders.cost import encoder_cost
 from clipaffect.features.build_table import feature_dimension
 from clipaffect.report.results import Results
 from clipaffect.training.cost import flop_per_sample
-from clipaffect.training.trainer import build_head
+from clipaffect.training.mlp_head import build_head
 
 
 def encoder_rows(config: Config) -> list[dict[str, Any]]:

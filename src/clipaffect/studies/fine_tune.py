@@ -31,8 +31,8 @@ from clipaffect.features.build_table import KEYS, folds_of
 from clipaffect.studies.disturb_crops import find_crops
 from clipaffect.studies.headline_heads import head_counts, headline_heads, spread_over_people
 from clipaffect.studies.last_block import KeptInputs, last_block, run_from, run_keeping
+from clipaffect.training.backends.autograd import BETAS, AutogradLearner, build_objective
 from clipaffect.training.data import batches, read_split, training_data
-from clipaffect.training.trainer import BETAS, ReferenceLearner, build_objective
 
 FRAMES = 48  # of each person and split, evenly spread
 EPOCHS = 2
@@ -88,7 +88,7 @@ def tune(
         weight.requires_grad_(True)
     optimiser = torch.optim.AdamW(own, lr=RATE, betas=BETAS, weight_decay=recipe.weight_decay)
     objective = build_objective(recipe, alpha, labels, task)
-    learner = ReferenceLearner(head, objective, recipe, seed)  # for its dropout
+    learner = AutogradLearner(head, objective, recipe, seed)  # for its dropout
     step = 0
     for epoch in range(EPOCHS):
         head.train()

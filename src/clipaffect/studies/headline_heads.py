@@ -15,8 +15,8 @@ from clipaffect.core.metrics import decide
 from clipaffect.core.tasks import Task
 from clipaffect.evaluation.person_counts import cluster_counts
 from clipaffect.training.history import probabilities, spread
+from clipaffect.training.mlp_head import evaluator
 from clipaffect.training.train_heads import finished_heads, load_head
-from clipaffect.training.trainer import evaluator
 
 
 def headline_heads(

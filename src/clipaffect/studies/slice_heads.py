@@ -28,10 +28,9 @@ from clipaffect.report.headline import LEVEL
 from clipaffect.studies.card import Card, Section, first_fold_only, write_card_page
 from clipaffect.training.data import Split, read_split
 from clipaffect.training.history import challenge_score, probabilities, spread
-from clipaffect.training.losses import single_losses
-from clipaffect.training.mlp_head import Head, folded_logits
+from clipaffect.training.losses.base import single_losses
+from clipaffect.training.mlp_head import Head, evaluator, folded_logits
 from clipaffect.training.train_heads import finished_heads, load_head
-from clipaffect.training.trainer import evaluator
 
 QUESTION = "Is the loss flatter around heads that were trained with SAM?"
 STUDY = "sharpness"  # whose heads are looked at

@@ -1,7 +1,7 @@
 """The card that follows one training step through all its numbers.
 
 The step is the run's own first one at the headline's alpha, taken by the plain definition in
-``training.step`` in float64: frames, losses, lambda, weights, gradient, SAM's perturbation, the
+``training.sam`` in float64: frames, losses, lambda, weights, gradient, SAM's perturbation, the
 second gradient, AdamW's update.
 """
 
@@ -24,10 +24,11 @@ from clipaffect.core.tasks import NOT_ANNOTATED, Task
 from clipaffect.features.build_table import folds_of
 from clipaffect.report import figures
 from clipaffect.studies.card import Card, Section, first_fold_only, write_card_page
+from clipaffect.training.backends.autograd import AutogradLearner, build_objective
 from clipaffect.training.data import TrainingData, batches, read_split, training_data
 from clipaffect.training.history import learning_rate
+from clipaffect.training.mlp_head import build_head
 from clipaffect.training.sam import StepTrace, frozen_statistics
-from clipaffect.training.trainer import ReferenceLearner, build_head, build_objective
 
 QUESTION = "What happens in one training step?"
 
@@ -75,7 +76,7 @@ def trace_first_step(
     x, y = data.features[chosen].double(), data.labels[chosen]
     head = build_head(recipe, x.shape[1], len(task.targets), seed).double()
     objective = build_objective(recipe, alpha, data.labels[torch.from_numpy(data.rows)], task)
-    learner = ReferenceLearner(head, objective, recipe, seed)
+    learner = AutogradLearner(head, objective, recipe, seed)
     before = [p.detach().clone() for p in head.parameters()]
     rate = learning_rate(recipe, 0)
     trace = learner.trace(x, y, 0, rate, probe=True)
@@ -95,7 +96,7 @@ def trace_first_step(
 
 
 def _gradient(
-    learner: ReferenceLearner, weights: list[Tensor], x: Tensor, y: Tensor
+    learner: AutogradLearner, weights: list[Tensor], x: Tensor, y: Tensor
 ) -> list[Tensor]:
     """The objective's gradient at other weights, under the first pass's dropout masks."""
     parameters = list(learner.head.parameters())

@@ -33,8 +33,8 @@ from clipaffect.evaluation.references import constant_scores
 from clipaffect.features.build_table import KEYS, feature_dimension, folds_of, read_annotated
 from clipaffect.submission.check_submission import check_submission
 from clipaffect.training.history import probabilities
+from clipaffect.training.mlp_head import evaluator
 from clipaffect.training.train_heads import finished_heads, load_head
-from clipaffect.training.trainer import evaluator
 
 
 def write_submission(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clipaffect.core.parquet import whole_file
 
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT = "training.safetensors"
 
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], progress: dict[str, str]) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from clipaffect.config.training import Recipe
 from clipaffect.training.matmul import affine
+from clipaffect.training.user_code import load_class
 
 
 class Head(nn.Module):
@@ -125,3 +128,26 @@ class DropoutMasks:
         if self.rate == 0:
             return None
         return list(self.scaled(step, sam_pass + 1, batch, like.dtype)[sam_pass])
+
+
+def build_head(recipe: Recipe, inputs: int, outputs: int, seed: int) -> nn.Module:
+    """The head of a recipe: the MLP, or the user's ``ClassName(inputs, outputs)``."""
+    if recipe.head == "mlp":
+        return Head(inputs, outputs, recipe.hidden_layers, recipe.width, seed)
+    made = load_class(recipe.head, "training.head")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return made(inputs, outputs)
+
+
+def evaluator(head: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Logits (B, targets) of a finished head; the MLP's BatchNorm is folded into its products."""
+    if isinstance(head, Head):
+        layers = head.folded()
+        return lambda features: folded_logits(layers, features)
+
+    @torch.inference_mode()
+    def logits(features: Tensor) -> Tensor:
+        return head.eval()(features)
+
+    return logits

@@ -90,7 +90,7 @@ def training_step(
 
     To compare it with another program: build ``head`` with that program's weights, without
     dropout, in float64; ``objective = lambda sam_pass: weighed(head(x), y)`` with ``weighed``
-    from ``objectives.WeighedObjective``; and look at the returned trace, at ``head`` and at
+    from ``backends.autograd.WeighedObjective``; and look at the returned trace, at ``head`` and at
     ``optimiser.state``.
 
     Args:

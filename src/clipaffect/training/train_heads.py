@@ -32,6 +32,7 @@ from clipaffect.core.split_names import TRAIN, VALIDATION
 from clipaffect.core.store import Store
 from clipaffect.core.tasks import Task
 from clipaffect.features.build_table import feature_dimension, folds_of
+from clipaffect.training.backends.autograd import check_user_code
 from clipaffect.training.checkpoint import CHECKPOINT, read_under
 from clipaffect.training.cost import Timings
 from clipaffect.training.data import (
@@ -43,9 +44,8 @@ from clipaffect.training.data import (
     training_data,
 )
 from clipaffect.training.history import is_collapsed
-from clipaffect.training.train import TrainedHead, train_head
-from clipaffect.training.train_stack import train_stack
-from clipaffect.training.trainer import build_head, check_user_code
+from clipaffect.training.mlp_head import build_head
+from clipaffect.training.trainer import TrainedHead, train_head, train_stack
 from clipaffect.training.user_code import user_code_digests
 
 # Of these a head's bytes depend on: products, the order of batches, the published search.

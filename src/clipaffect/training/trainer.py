@@ -1,205 +1,199 @@
-"""What trains one head, step by step; and the reference that does so by autograd."""
+"""The training loop: epochs, checkpoints, the choice of the epoch. One loop for every backend."""
 
 from __future__ import annotations
 
+import json
+import math
+import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clipaffect.config.training import LOSSES, Recipe
-from clipaffect.core.errors import UserError
+from clipaffect.config.training import Recipe
+from clipaffect.core.cpu import take_one_core
 from clipaffect.core.tasks import Task
-from clipaffect.training.checkpoint import under
-from clipaffect.training.mlp_head import DropoutMasks, Head, folded_logits
-from clipaffect.training.objectives import UserObjective, WeighedObjective, build_risk
-from clipaffect.training.sam import Evaluated, StepRecord, StepTrace, training_step
-from clipaffect.training.user_code import load_class
-
-BETAS, EPSILON = (0.9, 0.999), 1e-8  # AdamW's, in the published code and in torch
+from clipaffect.training.backends.one_head import OneHead, make_learner
+from clipaffect.training.backends.stacked import Stack
+from clipaffect.training.checkpoint import CHECKPOINT, read_checkpoint, under, write_checkpoint
+from clipaffect.training.data import TrainingData
+from clipaffect.training.history import Row, judge, watch
 
 
-class Learner(Protocol):
-    """A head in training."""
+class Backend(Protocol):
+    """Some heads of one recipe in training: one on a CPU core, or many stacked on a GPU."""
 
-    def step(
-        self, features: Tensor, labels: Tensor, number: int, learning_rate: float, probe: bool
-    ) -> StepRecord:
-        """Take step ``number`` (from 0) on a batch (B, d), (B, 1 or 12)."""
+    @property
+    def heads(self) -> int:
+        """How many heads (G)."""
+        ...
+
+    def epoch(self, number: int) -> list[Row]:
+        """Train epoch ``number`` (from 0); a row for each head.
+
+        A head whose loss stops being a number has that loss as the row's ``value``.
+        """
         ...
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits (B, targets) in evaluation mode."""
+        """Logits (G, n, targets) in evaluation mode of features (n, d)."""
+        ...
+
+    def head_state(self, head: int) -> dict[str, Tensor]:
+        """A head's weights and statistics by name."""
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """Everything the next step depends on."""
+        """Everything the next epoch depends on."""
         ...
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Go on from a ``state``."""
-        ...
-
-    def head_state(self) -> dict[str, Tensor]:
-        """The head's weights and statistics by name."""
+        """Resume from a ``state``."""
         ...
 
 
-def build_head(recipe: Recipe, inputs: int, outputs: int, seed: int) -> nn.Module:
-    """The head of a recipe: the MLP, or the user's ``ClassName(inputs, outputs)``."""
-    if recipe.head == "mlp":
-        return Head(inputs, outputs, recipe.hidden_layers, recipe.width, seed)
-    made = load_class(recipe.head, "training.head")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return made(inputs, outputs)
+@dataclass
+class TrainedHead:
+    """A head and how it was trained.
 
-
-def build_objective(
-    recipe: Recipe, alpha: float, labels: Tensor, task: Task
-) -> WeighedObjective | UserObjective:
-    """The objective of a recipe, for autograd."""
-    if recipe.loss in LOSSES:
-        return WeighedObjective(build_risk(recipe, alpha, labels, task), task, recipe)
-    return UserObjective(load_class(recipe.loss, "training.loss")())
-
-
-def check_user_code(recipe: Recipe, task: Task, inputs: int) -> None:
-    """Try a step of a recipe with code of the user's on four frames, before any head is trained.
-
-    Raises:
-        UserError: a file or class is missing, a class fails, a head has no weights or gives
-            another shape than (B, targets), a loss is not a scalar that depends on the logits.
+    Attributes:
+        weights: state of the kept epoch by name.
+        history: a row for each epoch.
+        status: ``ok``, or ``non_finite`` if its loss or weights stopped being numbers.
+        kept: the kept epoch, from 1; 0 before there is one.
+        samples, seconds: what this process trained, for the timings.
     """
-    if not recipe.has_user_code:
-        return
-    code = " and ".join(v for v in (recipe.head, recipe.loss) if v not in ("mlp", *LOSSES))
-    features, outputs = torch.linspace(-1, 1, 4 * inputs).view(4, inputs), len(task.targets)
-    labels = torch.zeros(4, outputs if task.multilabel else 1, dtype=torch.int8)
-    labels[1] = 1
-    try:
-        head = build_head(recipe, inputs, outputs, 0)
-        shape = tuple(head.eval()(features).shape)
-        if shape != (4, outputs):
-            raise ValueError(f"4 frames give an output of shape {shape}, not (4, {outputs})")
-        learner = ReferenceLearner(head, build_objective(recipe, 0.5, labels, task), recipe, 0)
-        learner.step(features, labels, 0, 1e-3, False)
-    except UserError:
-        raise
-    except Exception as error:  # whatever the user's code raises is theirs to mend
-        raise UserError(
-            f"{task.name}: {type(error).__name__}: {error}",
-            where=code,
-            fix="a head is a torch.nn.Module ClassName(inputs, outputs) with weights that maps "
-            "(B, inputs) to (B, outputs); a loss is ClassName()(logits, labels), a scalar of the "
-            "logits: see docs/training.md",
-        ) from None
+
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    history: list[Row] = field(default_factory=list)
+    status: str = "ok"
+    kept: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+
+    def finish(self, row: Row, weights: dict[str, Tensor], recipe: Recipe) -> None:
+        """Add an epoch; keep its weights if the recipe's rule chooses it."""
+        best = max((earlier["inner_macro_f1"] for earlier in self.history), default=-1.0)
+        if recipe.select_on == "last" or row["inner_macro_f1"] > best:
+            self.weights, self.kept = weights, row["epoch"]
+        self.history.append(row)
+
+    def fail(self, row: Row) -> None:
+        """Add the epoch in which a loss or a weight stopped being a number."""
+        self.status = "non_finite"
+        self.history.append(row)
 
 
-def evaluator(head: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Logits (B, targets) of a finished head; the MLP's BatchNorm is folded into its products."""
-    if isinstance(head, Head):
-        layers = head.folded()
-        return lambda features: folded_logits(layers, features)
-
-    @torch.inference_mode()
-    def logits(features: Tensor) -> Tensor:
-        return head.eval()(features)
-
-    return logits
+def is_finite(row: Row, weights: dict[str, Tensor]) -> bool:
+    """Whether an epoch's loss and every weight after it are numbers."""
+    return math.isfinite(row["value"]) and all(bool(w.isfinite().all()) for w in weights.values())
 
 
-class ReferenceLearner:
-    """Trains any module on any objective through autograd.
+def train(
+    backend: Backend,
+    data: TrainingData,
+    task: Task,
+    recipe: Recipe,
+    folder: Path,
+    after_epoch: Callable[[], None] = lambda: None,
+) -> list[TrainedHead]:
+    """Train the heads of a backend; resume from the checkpoint in ``folder`` if there is one.
+
+    AdamW; the rate follows ``learning_rate``. The result depends on nothing but the backend and
+    the data: a run that was killed and resumed has the same bytes as one that was not. A head
+    whose loss stops being a number does not disturb the others.
 
     Args:
-        head: the module.
-        objective: from logits and labels.
-        recipe: SAM and AdamW settings; dropout where the head is the MLP.
-        seed: of the dropout masks; a module of the user's finds torch's generator seeded by seed,
-            step and pass.
+        backend: the heads at their first epoch.
+        data: see ``training_data``.
+        task: the task.
+        recipe: of the heads.
+        folder: for the checkpoint, written after each epoch.
+        after_epoch: called after each epoch, including those that the checkpoint holds.
     """
+    trained, first = _load(folder / CHECKPOINT, backend)
+    for _ in range(first):
+        after_epoch()
+    for epoch in range(first, recipe.epochs):
+        started = time.perf_counter()
+        rows = backend.epoch(epoch)
+        seconds = time.perf_counter() - started
+        watched = None
+        for index, (head, row) in enumerate(zip(trained, rows, strict=True)):
+            head.samples += len(data.rows)
+            head.seconds += seconds / backend.heads
+            if head.status != "ok":
+                continue
+            weights = backend.head_state(index)
+            if not is_finite(row, weights):
+                head.fail(row)
+                continue
+            if watched is None:
+                watched = watch(lambda x: backend.logits(x).cpu(), data, task)
+            scores = judge(data, task, [answers[index] for answers in watched])
+            head.finish(row | scores, weights, recipe)
+        if all(head.status != "ok" for head in trained):
+            break
+        _save(folder / CHECKPOINT, backend, trained, epoch + 1)
+        after_epoch()
+    return trained
 
-    def __init__(
-        self,
-        head: nn.Module,
-        objective: WeighedObjective | UserObjective,
-        recipe: Recipe,
-        seed: int,
-    ) -> None:
-        self.head, self.objective, self.recipe, self.seed = head, objective, recipe, seed
-        self.masks = None
-        if isinstance(head, Head):
-            self.masks = DropoutMasks(seed, recipe.dropout, recipe.hidden_layers, recipe.width)
-        # Fused: a step of a small head takes a tenth less (median of ten interleaved pairs).
-        self.optimiser = torch.optim.AdamW(
-            head.parameters(),
-            lr=recipe.learning_rate,
-            betas=BETAS,
-            eps=EPSILON,
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
 
-    def step(
-        self, features: Tensor, labels: Tensor, number: int, learning_rate: float, probe: bool
-    ) -> StepRecord:
-        """Take one step; see ``Learner``."""
-        return self.trace(features, labels, number, learning_rate, probe).record
+def train_head(
+    data: TrainingData,
+    task: Task,
+    recipe: Recipe,
+    alpha: float,
+    seed: int,
+    folder: Path,
+    after_epoch: Callable[[], None] = lambda: None,
+) -> TrainedHead:
+    """Train one head on one CPU core; see ``train``.
 
-    def trace(
-        self, features: Tensor, labels: Tensor, number: int, learning_rate: float, probe: bool
-    ) -> StepTrace:
-        """Take one step and return everything that it computed."""
-        self.head.train()
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate
-        return training_step(
-            self.head,
-            self.optimiser,
-            lambda sam_pass: self.evaluate(features, labels, number, sam_pass),
-            self.recipe.rho,
-            self.recipe.perturbation,
-            probe,
-        )
+    Args:
+        alpha: CVaR's level.
+        seed: of initialisation, batches and dropout.
+    """
+    take_one_core()
+    backend = OneHead(make_learner(data, task, recipe, alpha, seed), data, recipe, seed)
+    (trained,) = train(backend, data, task, recipe, folder, after_epoch)
+    return trained
 
-    def evaluate(self, features: Tensor, labels: Tensor, number: int, sam_pass: int) -> Evaluated:
-        """The objective on a batch at the present weights, under one pass's dropout masks."""
-        # Code of the user's may draw: from a generator of this step's own.
-        state = np.random.SeedSequence((self.seed, number, sam_pass)).generate_state(1)
-        with torch.random.fork_rng(devices=[]):
-            # torch.manual_seed would also note a seed and a stack trace for GPUs: a fifth of the
-            # time that a step of a small head takes.
-            torch.default_generator.manual_seed(int(state[0]))
-            if self.masks is None:
-                return self.objective(self.head(features), labels)
-            drop = self.masks(number, sam_pass, len(features), like=features)
-            return self.objective(self.head(features, drop), labels)
 
-    def logits(self, features: Tensor) -> Tensor:
-        """Logits in evaluation mode."""
-        return evaluator(self.head)(features)
+def train_stack(
+    data: TrainingData,
+    task: Task,
+    recipe: Recipe,
+    heads: list[tuple[float, int]],
+    device: str,
+    folder: Path,
+    after_epoch: Callable[[], None] = lambda: None,
+) -> list[TrainedHead]:
+    """Train the heads (alpha, seed) of one recipe together on a device; see ``train``."""
+    backend = Stack(data, task, recipe, heads, device)
+    return train(backend, data, task, recipe, folder, after_epoch)
 
-    def state(self) -> dict[str, Tensor]:
-        """Weights, statistics and AdamW's moments."""
-        found = {f"head/{name}": value for name, value in self.head.state_dict().items()}
-        moments: dict[int, dict[str, Any]] = self.optimiser.state_dict()["state"]
-        for index, values in moments.items():
-            found |= {f"adamw/{index}/{name}": value for name, value in values.items()}
-        return {name: value.clone().contiguous() for name, value in found.items()}
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Go on from a ``state``."""
-        self.head.load_state_dict(under(state, "head/"))
-        saved = self.optimiser.state_dict()
-        saved["state"] = {}
-        for key, value in under(state, "adamw/").items():
-            index, name = key.split("/")
-            saved["state"].setdefault(int(index), {})[name] = value
-        self.optimiser.load_state_dict(saved)
+def _save(path: Path, backend: Backend, trained: list[TrainedHead], epochs: int) -> None:
+    tensors = {f"state/{k}": v.cpu().clone() for k, v in backend.state().items()}
+    progress = {"epochs": str(epochs)}  # a failed head's history is shorter
+    for index, head in enumerate(trained):
+        tensors |= {f"kept/{index}/{name}": value for name, value in head.weights.items()}
+        record = {"history": head.history, "status": head.status, "kept": head.kept}
+        progress[str(index)] = json.dumps(record)
+    write_checkpoint(path, tensors, progress)
 
-    def head_state(self) -> dict[str, Tensor]:
-        """The head's own state."""
-        return {k: v.detach().clone().contiguous() for k, v in self.head.state_dict().items()}
+
+def _load(path: Path, backend: Backend) -> tuple[list[TrainedHead], int]:
+    """The heads, and how many epochs are behind them."""
+    if not path.exists():
+        return [TrainedHead() for _ in range(backend.heads)], 0
+    tensors, progress = read_checkpoint(path)
+    backend.load_state(under(tensors, "state/"))
+    heads = [
+        TrainedHead(under(tensors, f"kept/{index}/"), **json.loads(progress[str(index)]))
+        for index in range(backend.heads)
+    ]
+    return heads, int(progress["epochs"])

@@ -6,7 +6,7 @@ products:
 
 - forward and backward call torch's own BatchNorm and product kernels directly;
 - the perturbed weights are never copied or restored, and at small batches never written at all
-  (``products.py``);
+  (``sam_products.py``);
 - AdamW runs on a layer while its gradient is in the cache.
 
 Equations, for one layer x -> z = x W' + b -> y = BatchNorm(z) -> h = dropout(relu(y)):
@@ -26,6 +26,7 @@ from torch.optim.adamw import adamw
 
 from clipaffect.config.training import Recipe
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
+from clipaffect.training.backends.autograd import BETAS, EPSILON
 from clipaffect.training.backends.sam_products import (
     DenseProduct,
     LowRankProduct,
@@ -33,11 +34,9 @@ from clipaffect.training.backends.sam_products import (
     is_low_rank,
     square_norm,
 )
-from clipaffect.training.cvar import Risk, Weighted
-from clipaffect.training.losses import logit_gradient, single_losses
-from clipaffect.training.mlp_head import DropoutMasks, Head
+from clipaffect.training.losses.base import Risk, Weighted, logit_gradient, single_losses
+from clipaffect.training.mlp_head import DropoutMasks, Head, evaluator
 from clipaffect.training.sam import TINY, StepRecord
-from clipaffect.training.trainer import BETAS, EPSILON, evaluator
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 A GPU is bound by launches and memory at these sizes, so all heads of a job share every operation,
 and on CUDA one captured graph replays the whole step without the host. (On a CPU stacking gains
-nothing at width 768: each head streams its own weights; ``fast.py`` is for that.) It is ordinary
+nothing at width 768: each head streams its own weights; ``cpu.py`` is for that.) It is ordinary
 torch and is tested on the CPU; only the capture needs a GPU. Dropout masks and batches are those of
 the CPU's step, so the two differ by rounding alone.
 """
@@ -10,21 +10,26 @@ the CPU's step, so the two differ by rounding alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
 from clipaffect.config.training import Recipe
-from clipaffect.core.tasks import Task
+from clipaffect.core.tasks import NOT_ANNOTATED, Task
+from clipaffect.training.backends.autograd import BETAS, EPSILON
 from clipaffect.training.backends.philox import philox_uint16
-from clipaffect.training.cvar import Risk, Weighted
-from clipaffect.training.losses import logit_gradient, single_losses
+from clipaffect.training.data import TrainingData, batches
+from clipaffect.training.history import Row, learning_rate, mean_of, probe_steps
+from clipaffect.training.losses.base import Risk, Weighted, logit_gradient, single_losses
+from clipaffect.training.losses.cvar import Cvar
+from clipaffect.training.losses.registry import build_risk
 from clipaffect.training.mlp_head import Head
-from clipaffect.training.sam import TINY
-from clipaffect.training.trainer import BETAS, EPSILON
+from clipaffect.training.sam import TINY, StepRecord
 
+FIELDS = [field.name for field in fields(StepRecord)]
 MOMENTUM, NORM_EPSILON = 0.1, 1e-5  # of torch's BatchNorm1d
 
 
@@ -275,6 +280,94 @@ class StackedStep:
         """Go on from a ``state``, in place: captured graphs stay valid."""
         for name, value in self.state().items():
             value.copy_(state[name])
+
+
+class Stack:
+    """Heads of one recipe, stacked on a device, as a ``trainer.Backend``.
+
+    The features lie on the device in float16; on CUDA each step is one captured graph.
+
+    Args:
+        data: see ``training_data``.
+        task, recipe: of the heads, all MLPs.
+        heads: alpha and seed of each.
+        device: where they are trained.
+    """
+
+    def __init__(
+        self,
+        data: TrainingData,
+        task: Task,
+        recipe: Recipe,
+        heads: list[tuple[float, int]],
+        device: str,
+    ) -> None:
+        self.stack, self.recipe, self.rows = (
+            make_stack(data, task, recipe, heads, device),
+            recipe,
+            data.rows,
+        )
+        self.step = graphed(self.stack) if device != "cpu" else self.stack.step
+        self.features, self.labels = data.features.to(device), data.labels.to(device)
+        self.heads = len(heads)
+
+    def epoch(self, number: int) -> list[Row]:
+        """Train an epoch; the host waits at its end, and while it captures."""
+        stack, recipe = self.stack, self.recipe
+        rate = learning_rate(recipe, number)
+        stack.rate.fill_(rate)
+        orders = [batches(self.rows, recipe.batch, seed, number) for seed in stack.seeds]
+        sizes = [len(batch) for batch in orders[0]]
+        order = torch.stack([torch.cat(parts) for parts in orders]).to(self.features.device)
+        probes = probe_steps(len(sizes))
+        steps = [
+            self.step(self.features[at], self.labels[at], index in probes)
+            for index, at in enumerate(order.split(sizes, dim=1))
+        ]
+        records = torch.stack(steps).cpu().numpy()  # (steps, 6, G)
+        row: Row = {"epoch": number + 1, "learning_rate": rate}
+        return [row | _summary(records[:, :, head]) for head in range(self.heads)]
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits (G, n, targets)."""
+        return self.stack.logits(features)
+
+    def head_state(self, head: int) -> dict[str, Tensor]:
+        """A head's weights and statistics."""
+        return self.stack.head_state(head)
+
+    def state(self) -> dict[str, Tensor]:
+        """The stack's."""
+        return self.stack.state()
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """The stack's."""
+        self.stack.load_state(state)
+
+
+def make_stack(
+    data: TrainingData, task: Task, recipe: Recipe, heads: list[tuple[float, int]], device: str
+) -> StackedStep:
+    """A stack of the MLP heads (alpha, seed) of one recipe."""
+    inputs, outputs = data.features.shape[1], len(task.targets)
+    modules = [Head(inputs, outputs, recipe.hidden_layers, recipe.width, seed) for _, seed in heads]
+    labels = data.labels[torch.from_numpy(data.rows)]
+    risk = build_risk(recipe, 1.0, labels, task)
+    if isinstance(risk, Cvar):
+        levels = [[alpha] for alpha, _ in heads]
+        risk = Cvar(torch.tensor(levels, dtype=torch.float64, device=device))
+    complete = bool((labels != NOT_ANNOTATED).all())
+    seeds = [seed for _, seed in heads]
+    return StackedStep(modules, seeds, risk, task, recipe, complete, device)
+
+
+def _summary(records: np.ndarray) -> Row:
+    """Means of one head's (steps, 6) records; cut short at the first loss that is not finite."""
+    values = records[:, FIELDS.index("value")]
+    broken = values[~np.isfinite(values)]
+    if len(broken):
+        return {"value": float(broken[0])}
+    return {name: mean_of(records[:, k].astype(float)) for k, name in enumerate(FIELDS)}
 
 
 def _norms(gradient: Tensor) -> Tensor:

@@ -1,15 +1,17 @@
-"""Losses of single frames or units, and their derivatives by the logits.
+"""Losses of single frames or units, their derivatives by the logits, and what weighs them.
 
 A batch's losses are a vector: one for each frame (EXPR), one for each frame and unit (AU), or one
-for each frame as the mean over its annotated units. A risk (``risks.py``) weighs them; the product
-of the weights with ``logit_gradient`` is the gradient that enters the head.
+for each frame as the mean over its annotated units. A ``Risk`` weighs them: losses in, weights
+out. The weights are the risk's gradient with respect to the losses; their product with
+``logit_gradient`` is the gradient that enters the head.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -88,3 +90,48 @@ def logit_gradient(
     if over == "samples":
         return gradient.mul_(weights[..., None] / count)
     return gradient.mul_(weights.view(gradient.shape))
+
+
+TINY = torch.finfo(torch.float64).tiny  # keeps 0 / 0 at 0
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A risk's answer for one batch, or for each of a stack of batches (...).
+
+    Attributes:
+        value: (...) the risk.
+        weights: (..., n) its gradient with respect to the losses.
+        threshold: (...) CVaR's lambda or the eta of a divergence ball; NaN where there is none.
+    """
+
+    value: Tensor
+    weights: Tensor
+    threshold: Tensor
+
+
+class Risk(Protocol):
+    """Weighs the losses of a batch."""
+
+    def __call__(self, losses: SingleLosses) -> Weighted:
+        """Value, weights and threshold; nothing annotated: zero, no weights, NaN."""
+        ...
+
+
+def mean_share(losses: SingleLosses, values: Tensor) -> Tensor | float:
+    """1 / n for each annotated loss, (..., n) or a scalar."""
+    if losses.known is None:
+        return 1 / values.shape[-1]
+    known = losses.known.to(values.dtype)
+    return known / known.sum(-1, keepdim=True).clamp(min=1)
+
+
+def no_threshold(values: Tensor) -> Tensor:
+    """NaN for each batch."""
+    return values.new_full(values.shape[:-1], np.nan)
+
+
+def constant(values: Tensor, value: float) -> Weighted:
+    """Nothing annotated (0), or a loss that is not a number (NaN)."""
+    alike = values.new_full(values.shape[:-1], value)
+    return Weighted(alike, torch.full_like(values, value), no_threshold(values))
