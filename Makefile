@@ -26,7 +26,7 @@ setup: $(STAMP)  ## build the virtual environment
 # A real person, fetched and never passed on.
 CLIP := assets/real-clips
 $(CLIP)/manifest.json: | $(STAMP)
-	$(BIN)/clipaffect fetch-asset real-clips $(CLIP)
+	$(BIN)/clipaffect rule fetch-asset real-clips $(CLIP)
 
 demo: $(STAMP) $(CLIP)/manifest.json  ## rendered videos to a report, and a real clip to a timeline: results/demo/
 	$(BIN)/clipaffect run --cores $(CORES) all model

@@ -15,10 +15,10 @@ import torch
 
 from clipaffect.bundle.load import OpenBundle, load_heads, open_bundle
 from clipaffect.bundle.prediction_columns import MODEL_COLUMN, columns, task_columns
-from clipaffect.core.assets import DEFAULT_ASSETS
 from clipaffect.core.errors import UserError
 from clipaffect.core.frame_status import FrameStatus
 from clipaffect.core.gpu import one_device
+from clipaffect.core.layout import DEFAULT_ASSETS
 from clipaffect.core.store import Store
 from clipaffect.dataset.manifest import PICTURE, VIDEO
 from clipaffect.features.batches import embed_crops
@@ -26,7 +26,7 @@ from clipaffect.features.join_features import side_by_side
 from clipaffect.prediction.batch import ensure_weights, wanted_of
 from clipaffect.prediction.pipeline import loaded_encoder, predicted
 from clipaffect.prediction.prediction_table import FINGERPRINT, People, answer_columns
-from clipaffect.prediction.scoring import answer, head_scores
+from clipaffect.prediction.scoring import answer_tasks, head_scores
 from clipaffect.prediction.sources import Source, manifest
 
 
@@ -161,15 +161,19 @@ class Model:
         rows = pd.DataFrame(
             {"video": [str(k) for k in range(len(faces))], "person": "", "frame": 1}
         )
-        found: dict[str, pa.Array] = {}
-        for name, model in bundle.tasks.items():
-            own = load_heads(self._opened, name)
-            scores = {
-                key: head_scores(features[key], by_seed, model) for key, by_seed in own.items()
+        tasks, at = bundle.tasks, np.arange(len(faces))
+        own = {name: load_heads(self._opened, name) for name in tasks}
+        scores = {
+            name: {
+                key: head_scores(features[key], by_seed, model)
+                for key, by_seed in own[name].items()
             }
-            seeds = {key: sorted(by_seed) for key, by_seed in own.items()}
-            at = np.arange(len(faces))
-            found |= answer_columns(name, model, answer(scores, seeds, rows, model), at, heads)
+            for name, model in tasks.items()
+        }
+        answers = answer_tasks(bundle, own, scores, rows)
+        found: dict[str, pa.Array] = {}
+        for name, model in tasks.items():
+            found |= answer_columns(name, model, answers[name], at, heads)
         names = [
             c.name for name, model in bundle.tasks.items() for c in task_columns(name, model, heads)
         ]

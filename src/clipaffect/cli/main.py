@@ -23,6 +23,21 @@ RUNS = "A run"
 VIDEOS = "Your own videos"
 OTHER = "Data, challenge, store"
 
+# What prediction does not need, by the extra of pyproject.toml that installs it.
+EXTRAS = {
+    "onnx": ("onnx", "onnxscript"),
+    "workflow": (
+        "altair",
+        "dvc",
+        "h5py",
+        "psutil",
+        "rocrate",
+        "sklearn",
+        "snakemake",
+        "vl_convert",
+    ),
+}
+
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
 )
@@ -68,6 +83,16 @@ def main() -> None:
     try:
         try:
             app()
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            extra = next((name for name, own in EXTRAS.items() if package in own), None)
+            if extra is None:
+                raise
+            raise UserError(
+                f"the package '{package}' is not installed",
+                where=sys.prefix,
+                fix=f"pip install 'clipaffect[{extra}]'",
+            ) from None
         except OSError as error:  # no permission, no space, a folder that is a file, ...
             raise UserError(
                 error.strerror or str(error),

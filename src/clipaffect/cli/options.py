@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipaffect.config import parse_config
-from clipaffect.config.models import Config
-from clipaffect.config.section import Section
+if TYPE_CHECKING:
+    from clipaffect.config.stage_keys import StageSettings
+
 
 Settings = Annotated[str, typer.Option("--settings", help="The stage's settings as JSON.")]
 Out = Annotated[Path, typer.Option("--out", help="What to write.")]
@@ -25,14 +24,8 @@ OwnAssets = Annotated[
     Path, typer.Option("--assets", envvar="CLIPAFFECT_ASSETS", help="Folder of fetched networks.")
 ]
 
-SectionType = TypeVar("SectionType", bound=Section)
 
+def stage_settings(settings: str) -> StageSettings:
+    """The settings that a rule passed; imported late, so that ``--help`` is quick."""
 
-def whole_config(settings: str) -> Config:
-    """The configuration in the settings that a rule passed."""
-    return parse_config(json.loads(settings)["config"], "--settings")
-
-
-def section(settings: str, name: str, model: type[SectionType]) -> SectionType:
-    """One section of the settings that a rule passed; the Snakefile has validated them."""
-    return model.model_validate(json.loads(settings)[name])
+    return StageSettings(settings)

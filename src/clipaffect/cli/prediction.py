@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 
 from clipaffect.cli.options import Out, OwnAssets
-from clipaffect.core.assets import DEFAULT_ASSETS
 from clipaffect.core.errors import UserError
+from clipaffect.core.layout import DEFAULT_ASSETS
 
 if TYPE_CHECKING:
     pass

@@ -12,15 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipaffect.cli.options import Assets, Out, Settings, StorePath, section, whole_config
-from clipaffect.config.data import Data
-from clipaffect.config.encoders import Encoder
-from clipaffect.config.faces import Faces
-from clipaffect.config.features import FeatureFile
-from clipaffect.config.models import Evaluation, Postprocess, Probe, ZeroShot
-from clipaffect.config.training import Training
+from clipaffect.cli.options import Assets, Out, Settings, StorePath, stage_settings
 from clipaffect.core.store import Store
-from clipaffect.core.tasks import Task
 
 if TYPE_CHECKING:
     from clipaffect.prediction.pipeline import Wanted
@@ -51,11 +44,14 @@ def fetch_weights(model: str, tag: str, assets: Assets) -> None:
 @rule_app.command()
 def index_dataset(settings: Settings, out: Out) -> None:
     """Find images, videos and labels; write manifests, labels and a summary."""
+    from clipaffect.config.data import Data
+    from clipaffect.core.tasks import Task
     from clipaffect.dataset.index_dataset import index_dataset
 
-    tasks = [Task.from_json(values) for values in json.loads(settings)["tasks"].values()]
-    needs_images = bool(json.loads(settings)["needs_images"])
-    index_dataset(section(settings, "data", Data), tasks, out, needs_images)
+    own = stage_settings(settings)
+    tasks = [Task.from_json(values) for values in own.values["tasks"].values()]
+    needs_images = bool(own.values["needs_images"])
+    index_dataset(stage_settings(settings).section("data", Data), tasks, out, needs_images)
 
 
 @rule_app.command()
@@ -63,7 +59,7 @@ def first_page(settings: Settings, results: Path, out: Out) -> None:
     """Write the page that stands while the long work runs: data and coverage."""
     from clipaffect.report.first_page import first_page
 
-    first_page(whole_config(settings), results, out)
+    first_page(stage_settings(settings).config, results, out)
 
 
 @rule_app.command()
@@ -79,9 +75,17 @@ def align_faces(
     settings: Settings, manifest: Path, frames: Path, assets: Assets, store: StorePath, out: Out
 ) -> None:
     """Detect, track, align and crop the faces of a shard."""
+    from clipaffect.config.faces import Faces
     from clipaffect.faces.align_faces import align_faces
 
-    align_faces(manifest, frames, section(settings, "faces", Faces), assets, Store(store), out)
+    align_faces(
+        manifest,
+        frames,
+        stage_settings(settings).section("faces", Faces),
+        assets,
+        Store(store),
+        out,
+    )
 
 
 @rule_app.command()
@@ -93,7 +97,7 @@ def embed_faces(
     from clipaffect.features.embed_faces import embed_faces
 
     take_one_core()
-    embed_faces(manifest, faces, section(settings, "encoder", Encoder), assets, Store(store), out)
+    embed_faces(manifest, faces, stage_settings(settings).encoder, assets, Store(store), out)
 
 
 @rule_app.command()
@@ -105,9 +109,12 @@ def import_features(
     test: Annotated[list[Path] | None, typer.Option("--test")] = None,
 ) -> None:
     """Bring features from elsewhere into the form of embeddings."""
+    from clipaffect.config.features import FeatureFile
     from clipaffect.features.import_features import import_features
 
-    files = [FeatureFile.model_validate(file) for file in json.loads(settings)["feature"]]
+    files = [
+        FeatureFile.model_validate(file) for file in stage_settings(settings).values["feature"]
+    ]
     import_features(tuple(files), labels, test or [], shards, out)
 
 
@@ -139,8 +146,8 @@ def train_heads(
     """Train one part of a task's grid of heads."""
     from clipaffect.training.train_heads import train_heads
 
-    training = section(settings, "training", Training)
-    train_heads(table, _task(settings), training, part, Store(store), out, timings)
+    training = stage_settings(settings).training
+    train_heads(table, stage_settings(settings).task, training, part, Store(store), out, timings)
 
 
 @rule_app.command()
@@ -148,17 +155,20 @@ def fit_references(
     settings: Settings, encoder: str, table: Path, assets: Assets, store: StorePath, out: Out
 ) -> None:
     """Fit the linear probe on one encoder's features; ask CLIP by prompts."""
+    from clipaffect.config.models import Probe, ZeroShot
     from clipaffect.evaluation.fit_references import fit_references
 
-    prompts, task = None, _task(settings)
-    if "encoder" in json.loads(settings):
+    prompts, task = None, stage_settings(settings).task
+    if "encoder" in stage_settings(settings).values:
         from clipaffect.encoders.prompts import has_text_tower, prompt_features
 
-        entry = section(settings, "encoder", Encoder)
+        entry = stage_settings(settings).encoder
         if has_text_tower(entry):
-            stated = section(settings, "zero_shot", ZeroShot)
+            stated = stage_settings(settings).section("zero_shot", ZeroShot)
             prompts = prompt_features(entry, task, stated, assets, Store(store))
-    fit_references(table, task, encoder, section(settings, "probe", Probe), prompts, out)
+    fit_references(
+        table, task, encoder, stage_settings(settings).section("probe", Probe), prompts, out
+    )
 
 
 @rule_app.command()
@@ -176,11 +186,11 @@ def evaluate_heads(
     from clipaffect.evaluation.evaluate_heads import evaluate_heads
     from clipaffect.evaluation.score_provenance import write_provenance
 
-    training = section(settings, "training", Training)
-    missing = section(settings, "evaluation", Evaluation).missing
-    task = _task(settings)
+    training = stage_settings(settings).training
+    missing = stage_settings(settings).evaluation.missing
+    task = stage_settings(settings).task
     evaluate_heads(training, missing, encoder, task, table, _folders(heads), reference or [], out)
-    write_provenance(json.loads(settings), Table(table), Scores(out))
+    write_provenance(stage_settings(settings).values, Table(table), Scores(out))
 
 
 @rule_app.command()
@@ -188,9 +198,9 @@ def compare_heads(settings: Settings, encoder: str, counts: Path, out: Out) -> N
     """Intervals over people, and paired tests between settings."""
     from clipaffect.evaluation.compare_heads import compare_heads
 
-    training = section(settings, "training", Training)
-    evaluation = section(settings, "evaluation", Evaluation)
-    compare_heads(training, evaluation, encoder, _task(settings), counts, out)
+    training = stage_settings(settings).training
+    evaluation = stage_settings(settings).evaluation
+    compare_heads(training, evaluation, encoder, stage_settings(settings).task, counts, out)
 
 
 @rule_app.command()
@@ -207,12 +217,13 @@ def postprocess_scores(
     ] = None,
 ) -> None:
     """Choose the steps after the head on training people; score each on validation."""
+    from clipaffect.config.models import Postprocess
     from clipaffect.postprocess.postprocess_scores import postprocess_scores
 
-    training = section(settings, "training", Training)
-    how = section(settings, "postprocess", Postprocess)
-    evaluation = section(settings, "evaluation", Evaluation)
-    task, others = _task(settings), _folders(other or [])
+    training = stage_settings(settings).training
+    how = stage_settings(settings).section("postprocess", Postprocess)
+    evaluation = stage_settings(settings).evaluation
+    task, others = stage_settings(settings).task, _folders(other or [])
     postprocess_scores(
         training, how, evaluation, encoder, task, table, others, scored, Store(store), out
     )
@@ -231,10 +242,18 @@ def write_submission(
     """Predict the frames of a test list in the organisers' format."""
     from clipaffect.submission.write_submission import write_submission
 
-    training = section(settings, "training", Training)
-    missing = section(settings, "evaluation", Evaluation).missing
+    training = stage_settings(settings).training
+    missing = stage_settings(settings).evaluation.missing
     write_submission(
-        _task(settings), training, missing, test, embeddings, _folders(heads), table, out, variant
+        stage_settings(settings).task,
+        training,
+        missing,
+        test,
+        embeddings,
+        _folders(heads),
+        table,
+        out,
+        variant,
     )
 
 
@@ -243,7 +262,7 @@ def build_report(settings: Settings, results: Path, out: Out) -> None:
     """Build the report's pages, figures and tables from a results folder."""
     from clipaffect.report.build_report import build_report
 
-    build_report(whole_config(settings), results, out)
+    build_report(stage_settings(settings).config, results, out)
 
 
 @rule_app.command()
@@ -260,7 +279,7 @@ def find_videos(settings: Settings, out: Out) -> None:
     from clipaffect.config.prediction import Prediction
     from clipaffect.prediction.find_videos import find_videos
 
-    find_videos(section(settings, "prediction", Prediction), out)
+    find_videos(stage_settings(settings).section("prediction", Prediction), out)
 
 
 @rule_app.command()
@@ -296,7 +315,7 @@ def write_study(settings: Settings, name: str, study: str, results: Path, out: O
     from clipaffect.config.studies import Study, plan_study
     from clipaffect.studies.registry import STUDIES, page_writer
 
-    config = whole_config(settings)
+    config = stage_settings(settings).config
     planned = plan_study(config, name, Study.model_validate_json(study))
     write = page_writer(STUDIES[planned.study.answer])
     write(planned, config.run, results, out)
@@ -307,7 +326,7 @@ def write_card(settings: Settings, name: str, results: Path, out: Out) -> None:
     """Write one of the cards."""
     from clipaffect.studies.write_card import write_card
 
-    write_card(name, whole_config(settings), results, out)
+    write_card(name, stage_settings(settings).config, results, out)
 
 
 @rule_app.command()
@@ -316,7 +335,7 @@ def slice_heads(settings: Settings, study: str, results: Path, out: Out) -> None
     from clipaffect.config.studies import Study
     from clipaffect.studies.slice_heads import slice_heads
 
-    slice_heads(whole_config(settings), Study.model_validate_json(study), results, out)
+    slice_heads(stage_settings(settings).config, Study.model_validate_json(study), results, out)
 
 
 @rule_app.command()
@@ -326,7 +345,7 @@ def disturb_crops(
     """Score the headline's heads on disturbed crops."""
     from clipaffect.studies.disturb_crops import disturb_crops
 
-    config = whole_config(settings)
+    config = stage_settings(settings).config
     name = config.encoder
     disturb_crops(
         config.training,
@@ -347,7 +366,7 @@ def fine_tune(
     """Tune the encoder's last block with the headline's heads, beside a frozen one."""
     from clipaffect.studies.fine_tune import fine_tune
 
-    config = whole_config(settings)
+    config = stage_settings(settings).config
     name = config.encoder
     fine_tune(
         config.training,
@@ -379,18 +398,13 @@ def _folders(files: list[Path]) -> list[Path]:
     return [file.parent for file in files]
 
 
-def _task(settings: str) -> Task:
-    """The task in the settings that a rule passed."""
-    return Task.from_json(json.loads(settings)["task"])
-
-
 def _asked(settings: str, model: Path, assets: Path) -> Wanted:
     """What the section 'prediction' asks of a bundle, whose features are there already."""
     from clipaffect.bundle.load import open_bundle
     from clipaffect.config.prediction import Prediction
     from clipaffect.prediction.batch import wanted_of
 
-    asked = section(settings, "prediction", Prediction)
+    asked = stage_settings(settings).section("prediction", Prediction)
     opened = open_bundle(model, with_weights=False)
     return wanted_of(
         opened,

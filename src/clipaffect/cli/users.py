@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from clipaffect.config import load_config
 from clipaffect.core.errors import UserError
 from clipaffect.core.store import Store
 from clipaffect.core.tasks import CHALLENGE, Task
@@ -19,6 +18,7 @@ def check(
     measure: Annotated[bool, typer.Option(help="Estimate hours and disk (some seconds).")] = True,
 ) -> None:
     """Read a configuration and the data it names: what was found, will run, and will cost."""
+    from clipaffect.config import load_config
     from clipaffect.dataset.readers.registry import read_dataset
     from clipaffect.dataset.summary import collect, first_searched, refuse_hopeless
     from clipaffect.dataset.summary_text import import_note

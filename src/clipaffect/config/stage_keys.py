@@ -7,11 +7,20 @@ two weeks of embedding.
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from dataclasses import asdict
+from typing import Any, TypeVar
 
-from clipaffect.config.models import Config
+from clipaffect.config.encoders import Encoder
+from clipaffect.config.load import parse_config
+from clipaffect.config.models import Config, Evaluation
+from clipaffect.config.section import Section
+from clipaffect.config.training import Training
 from clipaffect.core.hashing import canonical_json
+from clipaffect.core.tasks import Task
+
+SectionType = TypeVar("SectionType", bound=Section)
 
 # Keyed by the kind of piece in the work store, which is the stage's name.
 VERSIONS = {
@@ -67,6 +76,42 @@ def settings_json(config: Config, stage: str, *sections: str) -> str:
         else:
             chosen[section] = everything if section == "config" else values[section]
     return canonical_json(chosen)
+
+
+class StageSettings:
+    """What ``settings_json`` wrote, read back by the stage's command."""
+
+    def __init__(self, text: str) -> None:
+        self.values: dict[str, Any] = json.loads(text)
+
+    def section(self, name: str, model: type[SectionType]) -> SectionType:
+        """A section as its model; the Snakefile has validated it."""
+        return model.model_validate(self.values[name])
+
+    @property
+    def config(self) -> Config:
+        """The whole configuration."""
+        return parse_config(self.values["config"], "--settings")
+
+    @property
+    def training(self) -> Training:
+        """The section ``training``."""
+        return self.section("training", Training)
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """The section ``evaluation``."""
+        return self.section("evaluation", Evaluation)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The one encoder of ``encoders.NAME``."""
+        return self.section("encoder", Encoder)
+
+    @property
+    def task(self) -> Task:
+        """The one task of ``tasks.NAME``."""
+        return Task.from_json(self.values["task"])
 
 
 def evaluated(config: Config, task: str) -> list[str]:

@@ -12,7 +12,6 @@ from clipaffect.core.errors import UserError
 from clipaffect.core.hashing import file_digest
 
 MANIFEST = "manifest.json"
-DEFAULT_ASSETS = Path("assets")  # the folder of fetched assets
 
 
 class Member(BaseModel):

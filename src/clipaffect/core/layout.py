@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+DEFAULT_ASSETS = Path("assets")  # fetched networks, for commands that people call
+
 
 class _File:
     """A file or folder of a fixed name in the folder of what declares it."""

@@ -34,13 +34,15 @@ def needed(root: Path) -> list[str]:
     """Pins of the run's direct dependencies and everything they need, by installed metadata."""
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     pins = pinned(root)
-    waiting = [Requirement(text) for text in project["dependencies"]]
+    extras = project["optional-dependencies"]
+    texts = [*project["dependencies"], *extras["workflow"], *extras["onnx"]]
+    waiting = [Requirement(text) for text in texts]
     found: set[str] = set()
     seen: set[str] = set()
     while waiting:
         requirement = waiting.pop()
         name = _plain(requirement.name)
-        extras = requirement.extras or {""}
+        wanted = requirement.extras or {""}
         if str(requirement) in seen:
             continue
         seen.add(str(requirement))
@@ -51,7 +53,7 @@ def needed(root: Path) -> list[str]:
         except PackageNotFoundError:  # a platform's own package, not installed here
             continue
         for inner in map(Requirement, texts):
-            if inner.marker is None or any(inner.marker.evaluate({"extra": e}) for e in extras):
+            if inner.marker is None or any(inner.marker.evaluate({"extra": e}) for e in wanted):
                 waiting.append(inner)
     return [pins[name] for name in sorted(found)]
 

@@ -20,8 +20,7 @@ from clipaffect.bundle.prediction_columns import FRAME_COLUMNS, MODEL_COLUMN, co
 from clipaffect.core.errors import UserError
 from clipaffect.core.frame_status import FrameStatus
 from clipaffect.core.parquet import ROW_GROUP, read_table
-from clipaffect.prediction.scoring import Answers, answer, head_scores
-from clipaffect.training.mlp_head import Head
+from clipaffect.prediction.scoring import Answers, ByFeatures, answer_tasks, head_scores
 
 People = Literal["all", "main"]
 KEYS = ["video", "person", "frame"]
@@ -220,21 +219,13 @@ def predict_rows(
     heads = {name: load_heads(opened, name) for name in opened.bundle.tasks}
     scores = _scores(opened, heads, features, len(rows), at)
     of_faces = rows.iloc[known].reset_index(drop=True)
-    answers = {
-        name: answer(
-            scores[name],
-            {features: sorted(own) for features, own in heads[name].items()},
-            of_faces,
-            model,
-        )
-        for name, model in opened.bundle.tasks.items()
-    }
+    answers = answer_tasks(opened.bundle, heads, scores, of_faces)
     return Predicted(opened, people, faces, rows, at, answers)
 
 
 def _scores(
     opened: OpenBundle,
-    heads: dict[str, dict[str, dict[int, Head]]],
+    heads: dict[str, ByFeatures],
     features: dict[str, Path],
     count: int,
     at: np.ndarray,

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clipaffect.bundle.format import TaskModel, Thresholds
+from clipaffect.bundle.format import Bundle, TaskModel, Thresholds
 from clipaffect.core.metrics import THRESHOLD, decide
 from clipaffect.postprocess.smoothing import sequences
 from clipaffect.postprocess.steps import STEPS, Rows
@@ -89,6 +89,31 @@ def answer(
         final,
         scores[own],
     )
+
+
+def answer_tasks(
+    bundle: Bundle,
+    heads: dict[str, ByFeatures],
+    scores: dict[str, dict[str, np.ndarray]],
+    rows: pd.DataFrame,
+) -> dict[str, Answers]:
+    """The answers of every task of a bundle for the same n faces.
+
+    Args:
+        bundle: names the steps.
+        heads: of each task.
+        scores: ``head_scores`` of each task, by features.
+        rows: columns video, person and frame of the faces.
+    """
+    return {
+        name: answer(
+            scores[name],
+            {features: sorted(own) for features, own in heads[name].items()},
+            rows,
+            model,
+        )
+        for name, model in bundle.tasks.items()
+    }
 
 
 def _one(scores: np.ndarray) -> np.ndarray:
