@@ -269,7 +269,7 @@ def test_a_feature_that_overflows_never_enters_the_store(
         return replace(encoder, embed=lambda batch: encoder.embed(batch) * float("inf"))
 
     monkeypatch.setattr("clipaffect.features.cached_batches.load_encoder", broken)
-    with pytest.raises(UserError, match="the feature of 'one', frame 2 is not finite"):
+    with pytest.raises(UserError, match="the feature of video 'one', frame 2 is not finite"):
         embed(shard)
     monkeypatch.undo()
     assert read_table(embed(shard))["feature"].notna().sum() == 257

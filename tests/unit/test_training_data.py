@@ -105,7 +105,7 @@ def test_a_unit_that_only_incomplete_rows_show_is_refused_when_they_are_dropped(
 def test_a_feature_that_is_not_finite_is_named(value: float) -> None:
     train = split(EVERY_CLASS)
     train.features[37, 2] = value
-    with pytest.raises(UserError, match=r"video 'v1', frame 37 is not finite"):
+    with pytest.raises(UserError, match=r"video 'v1', person _right, frame 37 is not finite"):
         data_digest(train, train)
 
 

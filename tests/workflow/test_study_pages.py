@@ -15,12 +15,12 @@ from conftest import MICRO, ROOT, snakemake
 
 from clipaffect.config import load_config
 from clipaffect.config.studies import CARDS, usable_studies
+from clipaffect.core.frame_status import KEYS
 from clipaffect.core.parquet import read_table
 from clipaffect.core.split_names import VALIDATION
 from clipaffect.core.tasks import AU, EXPR
 from clipaffect.encoders.load import load_encoder
 from clipaffect.features.batches import embed_crops
-from clipaffect.features.build_table import KEYS
 from clipaffect.studies.disturb_crops import find_crops
 from clipaffect.training.data import read_split
 

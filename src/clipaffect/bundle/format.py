@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.faces import Faces
-from clipaffect.config.section import Section, folder_name
+from clipaffect.config.section import Section, explain, folder_name
 from clipaffect.core.errors import UserError, first_line
 from clipaffect.core.tasks import Task
 
@@ -287,9 +287,4 @@ def read_bundle(path: Path) -> Bundle:
     try:
         return Bundle.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the bundle"
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise UserError(
-            f"'{key}': {first['msg'].removeprefix('Value error, ')}{more}", where=path, fix=AGAIN
-        ) from None
+        raise UserError(explain(error, Bundle), where=path, fix=AGAIN) from None

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from clipaffect.config.encoders import TWINS, Encoder
 from clipaffect.config.models import Config
-from clipaffect.config.section import Section, messages
+from clipaffect.config.section import Section, explain
 from clipaffect.config.training import Alpha
 
 SOURCES = ("tag", "file", "sha256", "asset", "random")
@@ -170,7 +170,7 @@ def _encoder(config: Config, study: str, merged: _Merged) -> tuple[str, Encoder 
     try:
         entry = Encoder.model_validate(base | merged.keys)
     except ValidationError as error:
-        raise ValueError(f"the encoder of '{merged.name}': {messages(error)}") from None
+        raise ValueError(f"the encoder of '{merged.name}': {explain(error, Encoder)}") from None
     if entry.crop == config.faces.crop:
         entry = entry.model_copy(update={"crop": None})
     for name, known in config.encoders.items():

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from clipaffect.config.load import model_in
 from clipaffect.config.models import Config
+from clipaffect.config.section import model_in
 
 HEAD = """# Configuration reference
 

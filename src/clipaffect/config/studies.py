@@ -13,7 +13,7 @@ from clipaffect.config.encoders import Encoder
 from clipaffect.config.factors import Level, Universes, combine
 from clipaffect.config.models import Config, Postprocess
 from clipaffect.config.presets import preset_values
-from clipaffect.config.section import FOLDER_NAME, Section, folder_name, messages, unique
+from clipaffect.config.section import FOLDER_NAME, Section, explain, folder_name, unique
 from clipaffect.config.training import Alpha, Recipe, Seed, Training
 from clipaffect.core.errors import UserError
 
@@ -143,10 +143,7 @@ def read_study(path: Path) -> Study:
     except yaml.YAMLError as error:
         raise UserError(f"the file is not YAML: {error}", where=path, fix=fix) from None
     except ValidationError as error:
-        said = "; ".join(
-            f"'{'.'.join(map(str, detail['loc']))}': {detail['msg']}" for detail in error.errors()
-        )
-        raise UserError(said, where=path, fix=fix) from None
+        raise UserError(explain(error, Study), where=path, fix=fix) from None
 
 
 def plan_study(config: Config, name: str, study: Study) -> Planned:
@@ -173,7 +170,7 @@ def plan_study(config: Config, name: str, study: Study) -> Planned:
             values["variants"] = {OWN: _own_variant(own, study.own)}
         training = Training.model_validate(values)
     except ValueError as error:  # pydantic's are such, too
-        said = messages(error) if isinstance(error, ValidationError) else str(error)
+        said = explain(error, Training) if isinstance(error, ValidationError) else str(error)
         raise UserError(
             said,
             where=FOLDER / f"{name}.yaml",

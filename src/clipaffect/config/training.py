@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
-from clipaffect.config.section import FOLDER_NAME, Section, unique
+from clipaffect.config.section import FOLDER_NAME, Section, explain, unique
 
 LOSSES = ("cvar", "class_balanced", "focal", "chi_square")
 USER_FILE = re.compile(r".+\.py:[A-Za-z_]\w*")
@@ -178,8 +177,7 @@ class Training(Recipe):
             try:
                 ALPHAS.validate_python(changed.get("alphas", (1.0,)))
             except ValidationError as error:
-                said = error.errors()[0]["msg"]
-                raise ValueError(f"'variants.{name}.alphas': {said}") from None
+                raise ValueError(explain(error, Training, f"variants.{name}.alphas")) from None
         if self.loss != "cvar":
             raise ValueError(
                 f"'loss' {self.loss} has no alpha: name it under 'variants', where it stands "
@@ -237,17 +235,4 @@ def _variant(name: str, base: dict[str, Any], changed: dict[str, Any]) -> Recipe
     try:
         return Recipe.model_validate(base | changed)
     except ValidationError as error:
-        problems = []
-        for detail in error.errors():
-            key = ".".join(str(part) for part in detail["loc"])
-            if detail["type"] == "extra_forbidden":
-                close = difflib.get_close_matches(key, Recipe.model_fields, n=1)
-                hint = f": did you mean '{close[0]}'?" if close else " is not a recipe key"
-                problems.append(f"'variants.{name}.{key}'{hint}")
-            else:
-                message = detail["msg"].removeprefix("Value error, ")
-                problems.append(
-                    f"'variants.{name}.{key}' is {detail['input']!r}: "
-                    f"{message[0].lower()}{message[1:]}"
-                )
-        raise ValueError("; ".join(problems)) from None
+        raise ValueError(explain(error, Recipe, f"variants.{name}.")) from None

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+KEYS = ["video", "person", "frame"]  # the columns that name a row of every table
+
 
 class FrameStatus(StrEnum):
     """Status of a frame (and of the person in it)."""

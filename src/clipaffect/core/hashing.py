@@ -19,10 +19,15 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
+def file_state(path: Path) -> tuple[int, int]:
+    """Size and time of a file: while they stay, it is taken for the same."""
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns
+
+
 def file_digest(path: Path) -> str:
     """Hex sha256 of a file's bytes; read once per process while size and time stay the same."""
-    state = path.stat()
-    return _file_digest(path, state.st_size, state.st_mtime_ns)
+    return _file_digest(path, *file_state(path))
 
 
 @lru_cache(maxsize=4096)

@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from clipaffect.config.data import Data
 from clipaffect.core.errors import UserError
+from clipaffect.core.frame_status import KEYS
 from clipaffect.core.split_names import TRAIN, VALIDATION, fold_split
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
 from clipaffect.core.video import presentation_times
@@ -330,14 +331,13 @@ def _of_task(listing: Listing, rows: pd.DataFrame, task: Task) -> pd.DataFrame:
     keys = {"split": "split", "group": "group", "video": "source", "person": "side"}
     names = {name: rows[column].astype(str).to_numpy() for name, column in keys.items()}
     found = label_rows(values, task, names).set_axis(rows["row"].to_numpy())
-    order = ["video", "person", "frame"]
     found = found.sort_values(
-        [*order, "annotated"], ascending=[True, True, True, False], kind="stable"
+        [*KEYS, "annotated"], ascending=[True, True, True, False], kind="stable"
     )
-    twice = found[found["annotated"] & found.duplicated(order)]
+    twice = found[found["annotated"] & found.duplicated(KEYS)]
     if len(twice):
         second = twice.iloc[0]
-        same = found[(found[order] == second[order]).all(axis=1)]
+        same = found[(found[KEYS] == second[KEYS]).all(axis=1)]
         first = listing.where(int(same.index[0]))
         rows_named = f"{first} and {listing.where(int(second.name))}"
         raise UserError(
@@ -346,4 +346,4 @@ def _of_task(listing: Listing, rows: pd.DataFrame, task: Task) -> pd.DataFrame:
             fix="keep one row for each image, or for each frame (and side) of a video: of labels "
             "that are closer in time than the frames, keep the nearest",
         )
-    return found.drop_duplicates(order).reset_index(drop=True)
+    return found.drop_duplicates(KEYS).reset_index(drop=True)

@@ -18,11 +18,11 @@ import torch
 
 from clipaffect.config.models import Missing
 from clipaffect.core.errors import UserError
-from clipaffect.core.frame_status import FrameStatus
+from clipaffect.core.frame_status import KEYS, FrameStatus
 from clipaffect.core.split_names import TRAIN, VALIDATION
 from clipaffect.core.tasks import Task
 from clipaffect.evaluation.fill_missing import ScorePlan, plan_scores
-from clipaffect.features.build_table import KEYS, read_annotated
+from clipaffect.features.build_table import read_annotated
 from clipaffect.training.data import Split, check_trainable, read_split
 
 

@@ -12,6 +12,7 @@ import torch
 from clipaffect.core.errors import UserError, first_line
 from clipaffect.encoders.load import LoadedEncoder
 from clipaffect.faces.crops import decode_image
+from clipaffect.features.columns import first_not_finite
 
 Map = Callable[[Callable[..., Any], Iterator[Any]], Iterator[Any]]
 
@@ -76,9 +77,9 @@ def embed_batches(
         if result is None:
             continue
         values = result.astype(np.float16)
-        finite = np.isfinite(values).all(axis=1)
-        if not finite.all():
-            raise NotFinite(int(batch.places[np.flatnonzero(~finite)[0]]))
+        damaged = first_not_finite(values)
+        if damaged is not None:
+            raise NotFinite(int(batch.places[damaged]))
         features[batch.places] = values
     return features
 

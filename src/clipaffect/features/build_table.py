@@ -15,13 +15,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipaffect.core.errors import UserError
-from clipaffect.core.frame_status import VIDEO_STATUSES, FrameStatus
+from clipaffect.core.frame_status import KEYS, VIDEO_STATUSES, FrameStatus
 from clipaffect.core.layout import Table
 from clipaffect.core.parquet import read_table, whole_file, write_table
 from clipaffect.core.split_names import folds_among, in_split
 from clipaffect.core.tasks import Task
-
-KEYS = ["video", "person", "frame"]
+from clipaffect.features.columns import first_not_finite, not_finite
 
 
 def build_table(labels: Path, embeddings: list[Path], out: Path) -> None:
@@ -57,7 +56,7 @@ def build_table(labels: Path, embeddings: list[Path], out: Path) -> None:
     rows["status"] = (
         rows["status"].fillna(rows.pop("status_of_video")).fillna(str(FrameStatus.BEYOND_VIDEO))
     )
-    rows = rows.sort_values(["split", "video", "person", "frame"], ignore_index=True)
+    rows = rows.sort_values(["split", *KEYS], ignore_index=True)
     usable = (rows["status"] == FrameStatus.OK).to_numpy()
     rows["feature_row"] = np.where(usable, np.cumsum(usable) - 1, -1).astype(np.int64)
     write_table(Table(out).rows, rows)
@@ -76,20 +75,13 @@ def _write_features(path: Path, rows: pd.DataFrame, embeddings: list[Path]) -> N
         wanted = np.flatnonzero(~np.isnan(at))
         column = table["feature"].combine_chunks().take(wanted)
         values = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dimension)
-        if not np.isfinite(values).all():
-            first = wanted[np.flatnonzero(~np.isfinite(values).all(axis=1))[0]]
-            raise UserError(
-                f"the feature of {_shown(keys[first])} is not finite",
-                where=shard,
-                fix="check the encoder's weights and precision, then remove this file",
-            )
+        damaged = first_not_finite(values)
+        if damaged is not None:
+            row = pd.Series(dict(zip(KEYS, keys[wanted[damaged]], strict=True)))
+            fix = "check the encoder's weights and precision, then remove this file"
+            raise not_finite(row, shard, fix)
         features[at[wanted].astype(np.int64)] = values
     features.flush()
-
-
-def _shown(key: tuple[str, str, int]) -> str:
-    video, person, frame = key
-    return f"video '{video}'{f', person {person}' if person else ''}, frame {frame}"
 
 
 def _dimension(shard: Path) -> int:

@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 import torch
 
 from clipaffect.config.encoders import Encoder
-from clipaffect.core.errors import UserError
-from clipaffect.core.frame_status import FrameStatus
+from clipaffect.core.frame_status import KEYS, FrameStatus
 from clipaffect.core.hashing import digest
 from clipaffect.core.parquet import read_table, take_rows, write_batches
 from clipaffect.core.progress import Progress
@@ -23,7 +22,7 @@ from clipaffect.dataset.manifest import VIDEO, runs_of_images
 from clipaffect.faces.crops import read_crops
 from clipaffect.features.batches import NotFinite
 from clipaffect.features.cached_batches import Entries, Entry, Load, open_entries, rows_per_entry
-from clipaffect.features.columns import KEYS, schema
+from clipaffect.features.columns import not_finite, schema
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def embed_faces(
     """
     torch.set_num_threads(1)  # one job is one thread: its bytes do not depend on the machine's load
     with open_entries(settings, assets, store, load, threads) as entries:
-        rows = read_table(faces, list(KEYS))
+        rows = read_table(faces, list([*KEYS, "status"]))
 
         def tables() -> Iterator[pa.Table]:
             with Progress("crops", len(rows)) as progress:
@@ -68,7 +67,9 @@ def embed_faces(
                         features = entries.features(part.entry)
                     except NotFinite as error:
                         row = part.found[np.flatnonzero(part.entry.which == error.args[0])[0]]
-                        raise _not_finite(rows.loc[row]) from None
+                        fix = "set precision: fp32, or check the encoder's weights"
+                        where = "encoders.<name>.precision, or the weights"
+                        raise not_finite(rows.loc[row], where, fix) from None
                     yield _with_features(part.rows, features)
                     progress.advance(len(part.rows))
 
@@ -102,14 +103,6 @@ def _one_ahead(parts: Iterator[_Part], entries: Entries) -> Iterator[_Part]:
         yield before
 
 
-def _not_finite(row: pd.Series) -> UserError:
-    return UserError(
-        f"the feature of '{row['video']}', frame {row['frame']} is not finite",
-        where="encoders.<name>.precision, or the weights",
-        fix="set precision: fp32, or check the encoder's weights",
-    )
-
-
 def _with_features(part: pd.DataFrame, features: np.ndarray) -> pa.Table:
     """The key columns of ``part`` and the features of its rows with a face; null elsewhere."""
     has_face = (part["status"] == FrameStatus.OK).to_numpy(copy=True)
@@ -121,5 +114,5 @@ def _with_features(part: pd.DataFrame, features: np.ndarray) -> pa.Table:
     column = pa.FixedSizeListArray.from_arrays(
         pa.array(values.ravel()), features.shape[1], mask=pa.array(~has_face)
     )
-    keys = pa.Table.from_pandas(part[list(KEYS)], preserve_index=False)
+    keys = pa.Table.from_pandas(part[list([*KEYS, "status"])], preserve_index=False)
     return keys.append_column("feature", column)

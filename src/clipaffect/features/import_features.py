@@ -20,16 +20,15 @@ import pyarrow.parquet as pq
 from clipaffect.config.features import FeatureFile
 from clipaffect.config.stage_keys import shard_names
 from clipaffect.core.errors import UserError
-from clipaffect.core.frame_status import FrameStatus
+from clipaffect.core.frame_status import KEYS, FrameStatus
 from clipaffect.core.hashing import digest, file_digest
 from clipaffect.core.parquet import read_table, whole_file, write_text
 from clipaffect.core.progress import Progress
 from clipaffect.dataset.index_dataset import shard_of
-from clipaffect.features.columns import schema
+from clipaffect.features.columns import first_not_finite, schema
 from clipaffect.features.external_files import Source, open_features
 from clipaffect.features.frame_matching import FrameIndex, frames_of_rows
 
-KEYS = ["video", "person", "frame"]
 SPARE_FILES = 128
 
 
@@ -156,11 +155,11 @@ def _half(values: np.ndarray, rows: np.ndarray, where: str) -> np.ndarray:
     """As float16, or an error that names the row."""
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
-    finite = np.isfinite(half).all(axis=1)
-    if not finite.all():
+    damaged = first_not_finite(half)
+    if damaged is not None:
         raise UserError(
             "a feature is not a number, or beyond 65,504, float16's largest",
-            where=f"{where}, row {rows[~finite][0] + 1}",
+            where=f"{where}, row {rows[damaged] + 1}",
             fix="remove the row, or scale the features",
         )
     return half

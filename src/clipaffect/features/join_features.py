@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipaffect.core.errors import UserError
-from clipaffect.core.frame_status import FrameStatus
+from clipaffect.core.frame_status import KEYS, FrameStatus
 from clipaffect.core.hashing import digest
 from clipaffect.core.parquet import ROW_GROUP, write_batches
-from clipaffect.features.columns import KEYS, schema
+from clipaffect.features.columns import schema
 
 READ_AT_ONCE = 32 * ROW_GROUP
 
@@ -40,8 +40,8 @@ def join_features(parts: list[Path], out: Path) -> None:
     def tables() -> Iterator[pa.Table]:
         readers = [file.iter_batches(READ_AT_ONCE) for file in files]
         for batches in zip(*readers, strict=True):
-            keys = batches[0].select(KEYS[:3])
-            if not all(batch.select(KEYS[:3]).equals(keys) for batch in batches[1:]):
+            keys = batches[0].select([*KEYS, "status"][:3])
+            if not all(batch.select([*KEYS, "status"][:3]).equals(keys) for batch in batches[1:]):
                 raise _other_rows(parts)
             yield _side_by_side([pa.Table.from_batches([batch]) for batch in batches], lengths)
 
@@ -77,7 +77,7 @@ def _side_by_side(batches: list[pa.Table], lengths: list[int]) -> pa.Table:
     column = pa.FixedSizeListArray.from_arrays(
         pa.array(joined.ravel()), sum(lengths), mask=pa.array(~whole)
     )
-    table = batches[0].select(list(KEYS[:3]))
+    table = batches[0].select(list([*KEYS, "status"][:3]))
     return table.append_column("status", pa.array(status.tolist(), pa.string())).append_column(
         "feature", column
     )

@@ -11,6 +11,7 @@ import pandas as pd
 from torch import nn
 
 from clipaffect.config.training import Training
+from clipaffect.core.frame_status import KEYS
 from clipaffect.core.store import Store
 from clipaffect.core.tasks import Task
 from clipaffect.postprocess.cross_fitting import (
@@ -19,8 +20,6 @@ from clipaffect.postprocess.cross_fitting import (
     cross_fit,
     validation_scores,
 )
-
-FRAME = ["video", "person", "frame"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def _placed(
     wanted_seeds: list[int],
 ) -> np.ndarray:
     """(S, n, targets) scores of the wanted rows and seeds; NaN of those that are not there."""
-    at = pd.MultiIndex.from_frame(rows[FRAME]).get_indexer(pd.MultiIndex.from_frame(wanted[FRAME]))
+    at = pd.MultiIndex.from_frame(rows[KEYS]).get_indexer(pd.MultiIndex.from_frame(wanted[KEYS]))
     found = np.full((len(wanted_seeds), len(wanted), scores.shape[2]), np.nan, np.float32)
     for index, seed in enumerate(wanted_seeds):
         if seed in seeds:

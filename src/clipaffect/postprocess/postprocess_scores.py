@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from clipaffect.config.models import Evaluation, Postprocess
 from clipaffect.config.training import Training
 from clipaffect.core import layout
+from clipaffect.core.frame_status import KEYS
 from clipaffect.core.layout import Postprocessing
 from clipaffect.core.metrics import decide, expected_calibration_error, reliability
 from clipaffect.core.parquet import read_table, whole_file, write_batches, write_table, write_text
@@ -31,7 +32,6 @@ from clipaffect.postprocess.smoothing import sequences
 from clipaffect.postprocess.steps import COLUMNS, STEPS, Choice, Rows
 
 RAW = "heads alone"
-KEYS = ["fold", "video", "person", "frame"]
 
 
 def postprocess_scores(
@@ -165,10 +165,10 @@ def _headline_scores(
     frame, scores = read_scores(
         layout.Evaluation(folder).scores, method="head", variant="", alpha=settings.headline_alpha
     )
-    place = pd.MultiIndex.from_frame(rows[KEYS])
+    place = pd.MultiIndex.from_frame(rows[["fold", *KEYS]])
     found, seeds = [], []
     for seed, part in frame.groupby("seed", sort=True):
-        at = place.get_indexer(pd.MultiIndex.from_frame(part[KEYS]))
+        at = place.get_indexer(pd.MultiIndex.from_frame(part[["fold", *KEYS]]))
         if len(at) < len(rows):  # a fold's head failed
             continue
         values = np.empty((len(rows), len(task.targets)), np.float32)

@@ -137,9 +137,3 @@ def features_of(bundle: Bundle, embeddings: dict[str, Path], folder: Path) -> di
             found[name] = folder / f"joined-{name}.parquet"
             join_features([embeddings[part] for part in parts], found[name])
     return found
-
-
-def state_of(path: Path) -> tuple[int, int]:
-    """Size and time of a file: they tell whether it is still being written."""
-    state = path.stat()
-    return state.st_size, state.st_mtime_ns

@@ -18,12 +18,11 @@ from clipaffect.bundle.format import Bundle, TaskModel
 from clipaffect.bundle.load import OpenBundle, load_heads
 from clipaffect.bundle.prediction_columns import FRAME_COLUMNS, MODEL_COLUMN, columns, table_schema
 from clipaffect.core.errors import UserError
-from clipaffect.core.frame_status import FrameStatus
+from clipaffect.core.frame_status import KEYS, FrameStatus
 from clipaffect.core.parquet import ROW_GROUP, read_table
 from clipaffect.prediction.scoring import Answers, ByFeatures, answer_tasks, head_scores
 
 People = Literal["all", "main"]
-KEYS = ["video", "person", "frame"]
 GROUPS_AT_ONCE = 32  # row groups in memory
 FINGERPRINT = 12  # digits of the bundle's sha256 that a row carries
 # Which columns of the faces' table become one column each of the predictions.

@@ -14,7 +14,7 @@ import torch
 
 from clipaffect.core.errors import UserError, first_line
 from clipaffect.core.frame_status import FrameStatus
-from clipaffect.core.hashing import digest, file_digest
+from clipaffect.core.hashing import digest, file_digest, file_state
 from clipaffect.core.parquet import write_text
 from clipaffect.core.progress import Listener, reported_to
 from clipaffect.core.store import Store
@@ -28,7 +28,7 @@ from clipaffect.prediction.outputs import (
     write_outputs,
     write_record,
 )
-from clipaffect.prediction.pipeline import Wanted, predicted, state_of
+from clipaffect.prediction.pipeline import Wanted, predicted
 from clipaffect.prediction.sources import Source, manifest
 
 LOGS = "_logs"  # below the output: of errors of the program
@@ -170,7 +170,7 @@ def _answered(unit: Unit, wanted: Wanted, place: Place, out: Path) -> list[Row]:
 
 def _state_of(path: Path) -> tuple[int, int] | None:
     try:
-        return state_of(path)
+        return file_state(path)
     except OSError:
         return None
 

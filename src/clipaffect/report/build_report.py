@@ -12,7 +12,7 @@ from clipaffect.config.models import Config
 from clipaffect.config.presets import preset_changes
 from clipaffect.config.stage_keys import shard_names
 from clipaffect.core.assets import known_assets
-from clipaffect.core.frame_status import MEANING, FrameStatus
+from clipaffect.core.frame_status import KEYS, MEANING, FrameStatus
 from clipaffect.core.layout import Layout, Report
 from clipaffect.core.parquet import read_table, take_rows, write_text
 from clipaffect.core.split_names import TRAIN
@@ -86,8 +86,8 @@ def _pictures(config: Config, folder: Path) -> list[tuple[str, list[str]]]:
     crops: dict[tuple[str, str, int], str] = {}
     for shard in shard_names(config.data.shards):
         path = Layout(folder).faces(shard)
-        rows = read_table(path, ["video", "person", "frame", "status"]).reset_index(names="at")
-        rows = rows[rows["status"] == FrameStatus.OK].merge(wanted, on=["video", "person", "frame"])
+        rows = read_table(path, [*KEYS, "status"]).reset_index(names="at")
+        rows = rows[rows["status"] == FrameStatus.OK].merge(wanted, on=KEYS)
         taken = take_rows(pq.ParquetFile(path), rows["at"].to_numpy(), ["crop", "image"])
         for row, data in zip(rows.itertuples(), read_crops(taken), strict=True):
             kind = "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"

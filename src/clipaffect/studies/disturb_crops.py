@@ -14,6 +14,7 @@ import torch
 
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.training import Training
+from clipaffect.core.frame_status import KEYS
 from clipaffect.core.gpu import one_device
 from clipaffect.core.layout import Layout
 from clipaffect.core.parquet import read_table, take_rows, write_table
@@ -25,7 +26,7 @@ from clipaffect.evaluation.fold_data import Scored
 from clipaffect.evaluation.person_counts import NOTHING
 from clipaffect.faces.crops import decode_image, read_crops
 from clipaffect.features.batches import embed_crops
-from clipaffect.features.build_table import KEYS, folds_of
+from clipaffect.features.build_table import folds_of
 from clipaffect.studies.corruptions import DISTURBANCES, disturb
 from clipaffect.studies.headline_heads import head_counts, headline_heads, spread_over_people
 from clipaffect.training.data import Split, read_split

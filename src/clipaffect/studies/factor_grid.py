@@ -11,7 +11,7 @@ import pandas as pd
 from clipaffect.config.factors import Universe
 from clipaffect.config.studies import Planned
 from clipaffect.core.errors import UserError
-from clipaffect.core.frame_status import FrameStatus
+from clipaffect.core.frame_status import KEYS, FrameStatus
 from clipaffect.core.layout import Evaluation, Layout, Study
 from clipaffect.core.metrics import decide
 from clipaffect.core.parquet import read_table
@@ -20,7 +20,7 @@ from clipaffect.core.tasks import NOT_ANNOTATED, Task
 from clipaffect.evaluation.bootstrap import macro_f1
 from clipaffect.evaluation.fold_data import read_scores
 from clipaffect.evaluation.person_counts import cluster_counts, count_array
-from clipaffect.features.build_table import KEYS, folds_of, read_annotated
+from clipaffect.features.build_table import folds_of, read_annotated
 from clipaffect.postprocess.smoothing import Window, sequences, smooth
 
 TINY = 1e-6

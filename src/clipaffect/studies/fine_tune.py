@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.training import Recipe, Training
+from clipaffect.core.frame_status import KEYS
 from clipaffect.core.gpu import one_device
 from clipaffect.core.layout import Layout
 from clipaffect.core.parquet import write_table
@@ -27,7 +28,7 @@ from clipaffect.encoders.load import build_model, preparation
 from clipaffect.evaluation.fold_data import Scored
 from clipaffect.evaluation.person_counts import NOTHING
 from clipaffect.faces.crops import decode_image
-from clipaffect.features.build_table import KEYS, folds_of
+from clipaffect.features.build_table import folds_of
 from clipaffect.studies.disturb_crops import find_crops
 from clipaffect.studies.headline_heads import head_counts, headline_heads, spread_over_people
 from clipaffect.studies.last_block import KeptInputs, last_block, run_from, run_keeping

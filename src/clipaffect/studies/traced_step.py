@@ -18,6 +18,7 @@ from torch import Tensor
 
 from clipaffect.config.models import Config
 from clipaffect.config.training import Recipe
+from clipaffect.core.frame_status import KEYS
 from clipaffect.core.layout import Layout
 from clipaffect.core.split_names import TRAIN, VALIDATION
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
@@ -113,7 +114,7 @@ def _losses(
     trace: StepTrace, rows: pd.DataFrame, labels: Tensor, task: Task, recipe: Recipe
 ) -> pd.DataFrame:
     first = trace.first
-    columns = ["video", "person", "frame", "annotated", "loss", "weight"]
+    columns = [*KEYS, "annotated", "loss", "weight"]
     if not first.losses.numel():  # a loss of the user's has no single ones
         return pd.DataFrame(columns=columns)
     values, weights = first.losses.numpy(), first.weights.detach().numpy()
@@ -128,7 +129,7 @@ def _losses(
     else:
         at = np.arange(len(values))
         said = [_annotation(own, task) for own in annotations]
-    table = rows[["video", "person", "frame"]].iloc[at].reset_index(drop=True)
+    table = rows[KEYS].iloc[at].reset_index(drop=True)
     table = table.assign(annotated=said, loss=values, weight=weights)
     return table.sort_values("loss", ascending=False, kind="stable", ignore_index=True)
 

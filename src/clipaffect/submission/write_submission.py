@@ -20,7 +20,7 @@ from torch import nn
 from clipaffect.config.models import Missing
 from clipaffect.config.training import Training
 from clipaffect.core.errors import UserError
-from clipaffect.core.frame_status import FrameStatus
+from clipaffect.core.frame_status import KEYS, FrameStatus
 from clipaffect.core.layout import Submission
 from clipaffect.core.metrics import decide
 from clipaffect.core.parquet import read_table, whole_file, write_text
@@ -30,7 +30,7 @@ from clipaffect.dataset.test_list import submission_header
 from clipaffect.dataset.tree import folder_name
 from clipaffect.evaluation.fill_missing import PERSON, plan_scores
 from clipaffect.evaluation.references import constant_scores
-from clipaffect.features.build_table import KEYS, feature_dimension, folds_of, read_annotated
+from clipaffect.features.build_table import feature_dimension, folds_of, read_annotated
 from clipaffect.submission.check_submission import check_submission
 from clipaffect.training.history import probabilities
 from clipaffect.training.mlp_head import evaluator

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from clipaffect.config.training import Recipe
 from clipaffect.core.errors import UserError
+from clipaffect.core.frame_status import KEYS
 from clipaffect.core.layout import Table
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
-from clipaffect.features.build_table import KEYS, label_array, rows_of
+from clipaffect.features.build_table import label_array, rows_of
+from clipaffect.features.columns import first_not_finite, not_finite
 
 
 @dataclass(frozen=True)
@@ -160,14 +162,10 @@ def data_digest(train: Split, validation: Split) -> str:
         sha.update(f"{name} {tuple(split.features.shape)}".encode())
         for start in range(0, len(split.features), ROWS_AT_ONCE):
             part = split.features[start : start + ROWS_AT_ONCE].numpy()
-            finite = np.isfinite(part).all(axis=1)
-            if not finite.all():
-                row = split.rows.iloc[start + int(np.flatnonzero(~finite)[0])]
-                raise UserError(
-                    f"the feature of video '{row['video']}', frame {row['frame']} is not finite",
-                    where=f"the table, split {name}",
-                    fix="check the encoder's weights and precision, then build the table again",
-                )
+            damaged = first_not_finite(part)
+            if damaged is not None:
+                fix = "check the encoder's weights and precision, then build the table again"
+                raise not_finite(split.rows.iloc[start + damaged], f"the table, split {name}", fix)
             sha.update(part.data)
         sha.update(split.labels.numpy().data)
         sha.update("\0".join(split.rows["group"].astype(str)).encode())
