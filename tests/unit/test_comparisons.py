@@ -14,10 +14,11 @@ from test_bootstrap import people_counts
 from clipaffect.config.models import Evaluation
 from clipaffect.config.training import Training
 from clipaffect.core.parquet import read_table, write_table
+from clipaffect.core.setting import Setting
 from clipaffect.core.tasks import EXPR
 from clipaffect.evaluation.bootstrap import intervals, macro_f1, swap_test
 from clipaffect.evaluation.compare_heads import compare_heads, interval_rows, people_f1, resolution
-from clipaffect.evaluation.person_counts import Counted, Setting
+from clipaffect.evaluation.person_counts import Counted
 
 SETTINGS = Training(
     alphas=(0.5, 0.9, 1.0),

@@ -23,6 +23,7 @@ from clipaffect.core.metrics import (
     reliability,
 )
 from clipaffect.core.parquet import read_table, write_table
+from clipaffect.core.setting import Setting
 from clipaffect.core.tasks import AU, EXPR
 from clipaffect.evaluation.fold_data import Fold, Scored, read_fold
 from clipaffect.evaluation.metrics_table import tidy_rows
@@ -179,9 +180,9 @@ def test_rankings_are_sklearns_and_over_folds_their_mean() -> None:
             r["target"]: r["value"] for r in found if (r["fold"], r["metric"]) == (number, metric)
         }
 
-    alone = list(tidy_rows(Scored("head", "e", {0: scores[1]}), [fold(0, labels[0])], AU))
+    alone = list(tidy_rows(Scored(Setting("head", "e"), {0: scores[1]}), [fold(0, labels[0])], AU))
     folds = [fold(k + 1, own) for k, own in enumerate(labels)]
-    pooled = list(tidy_rows(Scored("head", "e", scores), folds, AU))
+    pooled = list(tidy_rows(Scored(Setting("head", "e"), scores), folds, AU))
     for metric, function in functions.items():
         own = [
             [function(labels[k][:, unit], scores[k + 1][:, unit]) for unit in range(12)]

@@ -18,10 +18,11 @@ from clipaffect.config.encoders import Encoder
 from clipaffect.config.training import Recipe
 from clipaffect.core.errors import UserError
 from clipaffect.core.parquet import write_table
+from clipaffect.core.setting import Setting
 from clipaffect.core.tasks import EXPR
 from clipaffect.encoders.load import build_model
 from clipaffect.encoders.untrained import create_untrained
-from clipaffect.evaluation.person_counts import Counted, Setting
+from clipaffect.evaluation.person_counts import Counted
 from clipaffect.faces.crops import encode_crop
 from clipaffect.studies.corruptions import COVERED, DISTURBANCES, GAINS, GREY, disturb
 from clipaffect.studies.costs import cost_answer, published_costs

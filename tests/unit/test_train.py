@@ -17,13 +17,14 @@ from small_heads import GRID, RECIPE, Killed, data, same, small_table, splits, t
 
 from clipaffect.config.training import Cvar
 from clipaffect.core.metrics import f1_per_target
+from clipaffect.core.setting import Setting
 from clipaffect.core.store import Store
 from clipaffect.core.tasks import AU, EXPR
 from clipaffect.training import train_heads as stage
 from clipaffect.training.data import Split, TrainingData
 from clipaffect.training.history import is_collapsed, probe_steps, spread
 from clipaffect.training.mlp_head import evaluator
-from clipaffect.training.train_heads import HeadId, train_heads
+from clipaffect.training.train_heads import train_heads
 from clipaffect.training.trainer import TrainedHead, train_head
 
 
@@ -236,5 +237,5 @@ def test_a_kill_while_a_piece_is_written_costs_no_epoch(
 
 
 def test_names_of_heads() -> None:
-    assert HeadId("", 0.5, 3).name == "alpha=0.5,seed=3"
-    assert HeadId("focal", float("nan"), 0).name == "focal,seed=0"
+    assert Setting(alpha=0.5, seed=3).head_name == "alpha=0.5,seed=3"
+    assert Setting(variant="focal", seed=0).head_name == "focal,seed=0"

@@ -13,11 +13,12 @@ from pretended_gpu import DEVICE, PretendedGpu, Refused
 from small_heads import GRID, Killed, data, same, small_table
 
 from clipaffect.core.errors import UserError
+from clipaffect.core.setting import Setting
 from clipaffect.core.store import Store
 from clipaffect.core.tasks import AU, EXPR, Task
 from clipaffect.training.backends import stacked
 from clipaffect.training.cost import Timings
-from clipaffect.training.train_heads import HeadId, train_heads, train_stacks
+from clipaffect.training.train_heads import train_heads, train_stacks
 from clipaffect.training.trainer import train_head, train_stack
 
 
@@ -85,8 +86,8 @@ def test_a_stack_goes_on_from_its_checkpoint_also_after_a_head_failed(tmp_path: 
 def test_a_stack_is_stored_head_by_head_and_survives_a_kill_between_them(tmp_path: Path) -> None:
     rows, recipe = data()
     store = Store(tmp_path / "store")
-    heads = [HeadId("", 0.5, 0), HeadId("", 1.0, 0), HeadId("", 1.0, 1)]
-    keys = {head: {"version": 0, "head": head.name} for head in heads}
+    heads = [Setting(alpha=0.5, seed=0), Setting(alpha=1.0, seed=0), Setting(alpha=1.0, seed=1)]
+    keys = {head: {"version": 0, "head": head.head_name} for head in heads}
     arguments = (keys, {"": rows}, EXPR, {"": recipe}, store)
     make = store.get_or_make
 
@@ -105,7 +106,7 @@ def test_a_stack_is_stored_head_by_head_and_survives_a_kill_between_them(tmp_pat
     assert measured.samples == 0, "the finished stack was stored, not trained again"
     assert all(store.has("heads", key) for key in keys.values())
     assert not list((tmp_path / "store/stacks").glob("*/*.part"))
-    more = keys | {HeadId("", 0.5, 1): {"version": 0, "head": "another"}}
+    more = keys | {Setting(alpha=0.5, seed=1): {"version": 0, "head": "another"}}
     train_stacks("cpu", more, *arguments[1:], measured)
     assert measured.samples == recipe.epochs * len(rows.rows), "only the new head"
 

@@ -55,7 +55,7 @@ def small(micro_copy: Path, request: pytest.FixtureRequest) -> Path:
 def test_every_study_has_a_page_with_an_answer(small: Path, browser: Browser) -> None:
     studies, wrong = usable_studies(load_config(CONFIG), small / "config/studies")
     assert wrong == {}
-    grids = {name: own for name, own in studies.items() if not own.universes.every}
+    grids = {name: own for name, own in studies.items() if not own.combinations.every}
     stored = set((small / "store/heads").glob("*/*"))
     snakemake(small, "studies", *MICRO)
     folder = small / "results/micro/studies"
@@ -92,11 +92,11 @@ def check_tables(folder: Path) -> None:
     table = pd.read_csv(folder / "tail-card/tables/people_AU.csv")
     assert table["share_of_tail"].sum() == pytest.approx(1, abs=1e-5)
     # What the factors bring adds up from the first corner to the last, which is the run's own.
-    universes = pd.read_csv(folder / "points/tables/universes_EXPR.csv", keep_default_na=False)
+    combinations = pd.read_csv(folder / "points/tables/universes_EXPR.csv", keep_default_na=False)
     brought = pd.read_csv(folder / "points/tables/contributions_EXPR.csv")
     levels = list(brought["factor"])
-    first = universes[(universes[levels] == list(brought["from"])).all(axis=1)]
-    last = universes[(universes[levels] == list(brought["to"].fillna("none"))).all(axis=1)]
+    first = combinations[(combinations[levels] == list(brought["from"])).all(axis=1)]
+    last = combinations[(combinations[levels] == list(brought["to"].fillna("none"))).all(axis=1)]
     change = float(last["macro_f1"].iloc[0]) - float(first["macro_f1"].iloc[0])
     assert brought["difference"].sum() == pytest.approx(change, abs=1e-5)
     metrics = read_table(folder.parent / "evaluation/EXPR/metrics.parquet")

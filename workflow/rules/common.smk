@@ -186,7 +186,7 @@ TAGGED = [e for e in [*CONFIG.encoders.values(), *REQUEST.encoders.values()] if 
 # A study that is wrong, or does not fit the run's recipe, is named on the studies' page.
 STUDIES, STUDY_ERRORS = usable_studies(CONFIG)
 # Studies that make features of their own; of other runs; and of heads on the run's features.
-WIDE = [name for name, planned in STUDIES.items() if planned.universes.every]
+WIDE = [name for name, planned in STUDIES.items() if planned.combinations.every]
 TRANSFERS = [name for name, planned in STUDIES.items() if planned.study.runs]
 GRIDS = [name for name in STUDIES if name not in [*WIDE, *TRANSFERS]]
 # The run's configuration with the encoders of every study.

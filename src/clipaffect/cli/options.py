@@ -27,5 +27,6 @@ OwnAssets = Annotated[
 
 def stage_settings(settings: str) -> StageSettings:
     """The settings that a rule passed; imported late, so that ``--help`` is quick."""
+    from clipaffect.config.stage_keys import StageSettings
 
     return StageSettings(settings)

@@ -51,7 +51,7 @@ def index_dataset(settings: Settings, out: Out) -> None:
     own = stage_settings(settings)
     tasks = [Task.from_json(values) for values in own.values["tasks"].values()]
     needs_images = bool(own.values["needs_images"])
-    index_dataset(stage_settings(settings).section("data", Data), tasks, out, needs_images)
+    index_dataset(own.section("data", Data), tasks, out, needs_images)
 
 
 @rule_app.command()

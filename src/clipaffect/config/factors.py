@@ -12,6 +12,7 @@ from clipaffect.config.encoders import TWINS, Encoder
 from clipaffect.config.models import Config
 from clipaffect.config.section import Section, explain
 from clipaffect.config.training import Alpha
+from clipaffect.core.setting import Setting
 
 SOURCES = ("tag", "file", "sha256", "asset", "random")
 
@@ -51,27 +52,23 @@ class Level(Section):
 
 
 @dataclass(frozen=True)
-class Universe:
+class Combination:
     """One combination.
 
     Attributes:
         levels: the level of each factor by its name.
-        encoder: name of the features.
-        variant: of the heads; "" is the run's own recipe.
-        alpha: CVaR's level.
+        setting: the heads: encoder, variant and alpha.
         decision, smooth: see ``Level``.
     """
 
     levels: dict[str, str]
-    encoder: str
-    variant: str
-    alpha: float
+    setting: Setting
     decision: str
     smooth: int
 
 
 @dataclass(frozen=True)
-class Universes:
+class Combinations:
     """All combinations of a study's factors.
 
     Attributes:
@@ -81,20 +78,26 @@ class Universes:
         left_out: factors that cannot vary beside this configuration, with the reason.
     """
 
-    every: list[Universe]
+    every: list[Combination]
     encoders: dict[str, Encoder]
     variants: dict[str, dict[str, Any]]
     left_out: dict[str, str]
 
+    def alphas(self, variant: str | None = None) -> set[float]:
+        """The levels of all heads, or of one variant's."""
+        settings = [own.setting for own in self.every]
+        known = [s for s in settings if variant is None or s.variant == variant]
+        return {s.alpha for s in known if s.alpha is not None}
 
-def combine(config: Config, study: str, factors: dict[str, dict[str, Level]]) -> Universes:
+
+def combine(config: Config, study: str, factors: dict[str, dict[str, Level]]) -> Combinations:
     """Combine the factors that can vary beside a configuration.
 
     Raises:
         ValueError: two levels change one key, an encoder is not one, or an alpha has no heads.
     """
     if not factors:
-        return Universes([], {}, {}, {})
+        return Combinations([], {}, {}, {})
     left_out = {name: why for name, own in factors.items() if (why := _fixed(config, own))}
     kept = {name: own for name, own in factors.items() if name not in left_out}
     encoders: dict[str, Encoder] = {}
@@ -118,8 +121,9 @@ def combine(config: Config, study: str, factors: dict[str, dict[str, Level]]) ->
             raise ValueError(f"two encoders would be called '{name}': rename a level")
         if recipe.keys and variants.setdefault(recipe.name, recipe.keys) != recipe.keys:
             raise ValueError(f"two recipes would be called '{recipe.name}': rename a level")
-        every.append(Universe(levels, name, recipe.name, alpha, decision, smooth))
-    return Universes(every, encoders, variants, left_out)
+        setting = Setting("head", name, recipe.name, alpha)
+        every.append(Combination(levels, setting, decision, smooth))
+    return Combinations(every, encoders, variants, left_out)
 
 
 def _fixed(config: Config, levels: dict[str, Level]) -> str:

@@ -10,7 +10,7 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from clipaffect.config.encoders import Encoder
-from clipaffect.config.factors import Level, Universes, combine
+from clipaffect.config.factors import Combinations, Level, combine
 from clipaffect.config.models import Config, Postprocess
 from clipaffect.config.presets import preset_values
 from clipaffect.config.section import FOLDER_NAME, Section, explain, folder_name, unique
@@ -89,18 +89,20 @@ class Planned:
     Attributes:
         study: what the file says.
         config: the run's, with the study's heads in place of its grid and its encoders added.
-        universes: the combinations of its factors; none where it has no factors.
+        combinations: those of its factors; none where it has no factors.
     """
 
     study: Study
     config: Config
-    universes: Universes
+    combinations: Combinations
 
     def encoders(self) -> list[str]:
         """The features that its heads are trained on."""
-        if not self.universes.every:
+        if not self.combinations.every:
             return [self.config.encoder]
-        return list(dict.fromkeys(universe.encoder for universe in self.universes.every))
+        return list(
+            dict.fromkeys(combination.setting.encoder for combination in self.combinations.every)
+        )
 
 
 def usable_studies(
@@ -116,7 +118,7 @@ def usable_studies(
     for path in sorted(folder.glob("*.yaml")):
         try:
             found = plan_study(config, path.stem, read_study(path))
-            for name, entry in found.universes.encoders.items():
+            for name, entry in found.combinations.encoders.items():
                 if encoders.setdefault(name, entry) != entry:
                     raise UserError(
                         f"another study has an encoder called '{name}'",
@@ -154,14 +156,14 @@ def plan_study(config: Config, name: str, study: Study) -> Planned:
     """
     own = config.training
     try:
-        universes = combine(config, name, study.factors)
-        if study.factors and len(universes.every) < 2:
-            why = "; ".join(f"{k}: {v}" for k, v in universes.left_out.items())
+        combinations = combine(config, name, study.factors)
+        if study.factors and len(combinations.every) < 2:
+            why = "; ".join(f"{k}: {v}" for k, v in combinations.left_out.items())
             raise ValueError(f"no factor can vary here ({why})")
         values = own.model_dump() | {
-            "alphas": _alphas(own, study, universes),
+            "alphas": _alphas(own, study, combinations),
             "seeds": study.seeds or (own.seeds[:2] if study.answer == "points" else own.seeds),
-            "variants": _variants(own, study, universes),
+            "variants": _variants(own, study, combinations),
             "parts": 1,
         }
         if study.own:
@@ -176,27 +178,24 @@ def plan_study(config: Config, name: str, study: Study) -> Planned:
             where=FOLDER / f"{name}.yaml",
             fix="docs/studies.md has the keys of a study, docs/training.md the recipe's",
         ) from None
-    encoders = config.encoders | universes.encoders
+    encoders = config.encoders | combinations.encoders
     changed = {"training": training, "postprocess": Postprocess(steps=()), "encoders": encoders}
-    return Planned(study, config.model_copy(update=changed), universes)
+    return Planned(study, config.model_copy(update=changed), combinations)
 
 
-def _alphas(own: Training, study: Study, universes: Universes) -> tuple[float, ...]:
+def _alphas(own: Training, study: Study, combinations: Combinations) -> tuple[float, ...]:
     """The levels of the recipe that the others stand beside."""
-    found = {own.headline_alpha, *(study.alphas or ()), *(u.alpha for u in universes.every)}
-    if not (study.own or universes.every):
+    found = {own.headline_alpha, *(study.alphas or ()), *combinations.alphas()}
+    if not (study.own or combinations.every):
         found.add(1.0)  # the run has ERM's heads already
     return tuple(sorted(found))
 
 
-def _variants(own: Training, study: Study, universes: Universes) -> dict[str, dict[str, Any]]:
+def _variants(own: Training, study: Study, combinations: Combinations) -> dict[str, dict[str, Any]]:
     """Each variant with the levels that are looked at: the headline's where nothing is said."""
-    asked: dict[str, set[float]] = {}
-    for universe in universes.every:
-        asked.setdefault(universe.variant, set()).add(universe.alpha)
     found = {}
-    for name, keys in (study.variants | universes.variants).items():
-        levels = {"alphas": tuple(sorted(asked.get(name, {own.headline_alpha})))}
+    for name, keys in (study.variants | combinations.variants).items():
+        levels = {"alphas": tuple(sorted(combinations.alphas(name) or {own.headline_alpha}))}
         found[name] = (levels if keys.get("loss", own.loss) == "cvar" else {}) | keys
     return found
 

@@ -20,9 +20,10 @@ from clipaffect.config.models import Evaluation
 from clipaffect.config.training import Training
 from clipaffect.core import layout
 from clipaffect.core.parquet import write_table, write_text
+from clipaffect.core.setting import Setting
 from clipaffect.core.tasks import Task
 from clipaffect.evaluation.bootstrap import FEWEST, Interval, holm, intervals, macro_f1, swap_test
-from clipaffect.evaluation.person_counts import Counted, Setting, read_counts
+from clipaffect.evaluation.person_counts import Counted, read_counts
 
 POWER = 0.8
 FOUND = float(ndtri(0.975) + ndtri(POWER))  # standard errors of a difference that is found
@@ -61,8 +62,8 @@ def compare_heads(
     write_table(files.intervals, pd.DataFrame(rows))
     # Stated, so that the columns are there where nothing could be compared.
     columns = [
-        *Setting._fields,
-        *(f"second_{name}" for name in Setting._fields),
+        *Setting.NAMES,
+        *(f"second_{name}" for name in Setting.NAMES),
         "family",
         "target",
         "seeds",
@@ -158,7 +159,7 @@ def compare_pairs(
         contrast: dict[str, float] = {}
         for setting, chosen, sign in ((first, seeds, 1.0), (second, theirs, -1.0)):
             for seed in chosen:
-                name = json.dumps([*setting, seed])
+                name = json.dumps([*setting.key, seed])
                 members[name] = counted.seeds[setting][seed]
                 contrast[name] = sign / len(chosen)
         contrasts.append(contrast)

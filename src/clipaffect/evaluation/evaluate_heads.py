@@ -17,10 +17,12 @@ from clipaffect.config.training import Training
 from clipaffect.core.layout import Evaluation
 from clipaffect.core.metrics import decide
 from clipaffect.core.parquet import write_batches, write_table, write_text
+from clipaffect.core.setting import Setting, known_alpha
 from clipaffect.core.tasks import Task
 from clipaffect.evaluation.fold_data import (
     Fold,
     Scored,
+    named_counts,
     read_fold,
     read_scores,
     rows_of_reference,
@@ -74,7 +76,8 @@ def evaluate_heads(
 
     def methods() -> Iterator[tuple[Scored, list[Fold]]]:
         constant = {f.number: constant_scores(f.trained, len(f.rows), task) for f in folds}
-        yield Scored("all_positive" if task.multilabel else "constant", "", constant), folds
+        method = "all_positive" if task.multilabel else "constant"
+        yield Scored(Setting(method), constant), folds
         yield from ((scored, folds) for scored in _heads(listed, settings, encoder, task, folds))
         for path in references:
             for method in REFERENCES:
@@ -86,7 +89,7 @@ def evaluate_heads(
                 ]
                 scores = {fold.number: values for fold, values in own}
                 name = str(frame["encoder"].iloc[0])
-                yield Scored(method, name, scores), [fold for fold, _ in own]
+                yield Scored(Setting(method, name), scores), [fold for fold, _ in own]
 
     def tables() -> Iterator[pa.Table]:
         for scored, own in methods():
@@ -122,7 +125,8 @@ def _heads(
                 every = np.arange(len(fold.features))
                 found = probabilities(evaluator(head), fold.features, every, task)
                 scores[fold.number] = fold.plan.apply(found)
-        yield Scored("head", encoder, scores, variant, alpha, seed)
+        setting = Setting("head", encoder, variant, known_alpha(alpha), seed)
+        yield Scored(setting, scores)
 
 
 def _clusters(scored: Scored, folds: list[Fold], task: Task) -> Iterator[pd.DataFrame]:
@@ -131,7 +135,8 @@ def _clusters(scored: Scored, folds: list[Fold], task: Task) -> Iterator[pd.Data
     if together is not None:
         labels, scores = together
         groups = np.concatenate([fold.rows["group"].to_numpy() for fold in folds])
-        yield scored.named(cluster_counts(labels, decide(scores, task), groups, task))
+        counts = cluster_counts(labels, decide(scores, task), groups, task)
+        yield named_counts(scored.setting, counts)
 
 
 def _write_rows(folds: list[Fold], task: Task, missing: Missing, files: Evaluation) -> None:

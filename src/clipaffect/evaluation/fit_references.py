@@ -10,6 +10,7 @@ import torch
 
 from clipaffect.config.models import Probe
 from clipaffect.core.parquet import write_batches
+from clipaffect.core.setting import Setting
 from clipaffect.core.split_names import TRAIN, VALIDATION
 from clipaffect.core.tasks import Task
 from clipaffect.evaluation.fold_data import (
@@ -42,10 +43,11 @@ def fit_references(
             train, validation = (read_split(table, task, s, fold) for s in (TRAIN, VALIDATION))
             check_scorable(train.labels.numpy(), validation, task, table)
             scores = {fold: probe_scores(train, validation, task, probe)}
-            yield score_table(Scored("linear_probe", encoder, scores), fold, validation.rows, task)
+            scored = Scored(Setting("linear_probe", encoder), scores)
+            yield score_table(scored, fold, validation.rows, task)
             if prompts is not None:
                 scores = {fold: zero_shot_scores(validation.features, prompts)}
-                scored = Scored("zero_shot", encoder, scores)
+                scored = Scored(Setting("zero_shot", encoder), scores)
                 yield score_table(scored, fold, validation.rows, task)
 
     write_batches(out, score_schema(task), tables(), 65536)

@@ -19,6 +19,7 @@ import torch
 from clipaffect.config.models import Missing
 from clipaffect.core.errors import UserError
 from clipaffect.core.frame_status import KEYS, FrameStatus
+from clipaffect.core.setting import Setting
 from clipaffect.core.split_names import TRAIN, VALIDATION
 from clipaffect.core.tasks import Task
 from clipaffect.evaluation.fill_missing import ScorePlan, plan_scores
@@ -51,29 +52,21 @@ class Fold:
 
 @dataclass(frozen=True)
 class Scored:
-    """Probabilities (n, targets) of one method on the validation rows, by fold."""
+    """Probabilities (n, targets) of one setting on the validation rows, by fold."""
 
-    method: str
-    encoder: str
+    setting: Setting
     scores: dict[int, np.ndarray]
-    variant: str = ""
-    alpha: float = float("nan")
-    seed: int = -1
 
-    @property
-    def columns(self) -> dict[str, str | float | int]:
-        """What names it in tables."""
-        return {
-            "method": self.method,
-            "encoder": self.encoder,
-            "variant": self.variant,
-            "alpha": self.alpha,
-            "seed": self.seed,
-        }
 
-    def named(self, counts: pd.DataFrame) -> pd.DataFrame:
-        """Rows of ``clusters.parquet``: a person's counts behind the columns that name it."""
-        return counts.assign(**self.columns)[[*self.columns, *counts.columns]]
+def score_columns(setting: Setting) -> dict[str, str | float | int]:
+    """What names a setting's rows in tables that keep seeds apart."""
+    return {**setting.columns(), "seed": setting.seed}
+
+
+def named_counts(setting: Setting, counts: pd.DataFrame) -> pd.DataFrame:
+    """A person's counts after the columns that name the setting: rows of ``clusters.parquet``."""
+    named = score_columns(setting)
+    return counts.assign(**named)[[*named, *counts.columns]]
 
 
 def score_schema(task: Task) -> pa.Schema:
@@ -96,7 +89,7 @@ def score_schema(task: Task) -> pa.Schema:
 
 def score_table(scored: Scored, fold: int, rows: pd.DataFrame, task: Task) -> pa.Table:
     """The rows of ``scores.parquet`` of one method and fold."""
-    keys = scored.columns | {"fold": fold}
+    keys = score_columns(scored.setting) | {"fold": fold}
     frame = rows[KEYS].assign(**keys)[[*keys, *KEYS]]
     values = pa.array(scored.scores[fold].astype(np.float32).ravel())
     column = pa.FixedSizeListArray.from_arrays(values, len(task.targets))

@@ -9,7 +9,7 @@ import numpy as np
 
 from clipaffect.core import metrics
 from clipaffect.core.tasks import Task
-from clipaffect.evaluation.fold_data import Fold, Scored
+from clipaffect.evaluation.fold_data import Fold, Scored, score_columns
 
 Row = dict[str, Any]
 RANKING = ("auc", "average_precision", "macro_auc", "macro_average_precision")
@@ -47,7 +47,7 @@ def tidy_rows(scored: Scored, folds: list[Fold], task: Task) -> Iterator[Row]:
 def _metrics(
     scored: Scored, fold: int, labels: np.ndarray, scores: np.ndarray, task: Task
 ) -> Iterator[Row]:
-    base = {"task": task.name, **scored.columns, "fold": fold, "split": "validation"}
+    base = {"task": task.name, **score_columns(scored.setting), "fold": fold, "split": "validation"}
 
     def row(metric: str, value: float, target: str = "") -> Row:
         return base | {"metric": metric, "target": target, "value": float(value)}

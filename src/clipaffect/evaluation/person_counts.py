@@ -8,27 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from clipaffect.core.parquet import read_table
+from clipaffect.core.setting import Setting, known_alpha
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
-
-
-class Setting(NamedTuple):
-    """A method with everything that names it but its seed; a head has a variant and an alpha."""
-
-    method: str
-    encoder: str
-    variant: str
-    alpha: float | None
-
-    def columns(self, prefix: str = "") -> dict[str, Any]:
-        """Columns of the tables."""
-        alpha = float("nan") if self.alpha is None else self.alpha
-        return {f"{prefix}{k}": v for k, v in (self._asdict() | {"alpha": alpha}).items()}
 
 
 @dataclass(frozen=True)
@@ -50,7 +36,9 @@ class Counted:
 
     def heads(self, encoder: str, variant: str = "") -> list[Setting]:
         """Settings of one variant's heads."""
-        return [s for s in self.seeds if s.method == "head" and s[1:3] == (encoder, variant)]
+        return [
+            s for s in self.seeds if (s.method, s.encoder, s.variant) == ("head", encoder, variant)
+        ]
 
     def target(self, number: int) -> Counted:
         """The counts of one target alone, of the people who were asked about it."""
@@ -75,7 +63,7 @@ def read_counts(path: Path) -> Counted:
     for (method, encoder, variant, alpha, seed), own in frame.groupby(
         keys, dropna=False, sort=True
     ):
-        setting = Setting(method, encoder, variant, None if np.isnan(alpha) else float(alpha))
+        setting = Setting(method, encoder, variant, known_alpha(alpha))
         seeds.setdefault(setting, {})[int(seed)] = count_array(own, people, targets)
         cells[setting] = count_array(own, people, targets, ("annotated",))[..., 0]
     return Counted(people, targets, seeds, cells)

@@ -15,6 +15,7 @@ from clipaffect.config.training import Training
 from clipaffect.core.errors import UserError
 from clipaffect.core.gpu import one_device
 from clipaffect.core.progress import Progress
+from clipaffect.core.setting import Setting
 from clipaffect.core.split_names import TRAIN, VALIDATION, fold_split
 from clipaffect.core.store import Store
 from clipaffect.core.tasks import Task
@@ -23,7 +24,7 @@ from clipaffect.training.cost import Timings
 from clipaffect.training.data import Split, read_split, targets_shown
 from clipaffect.training.history import probabilities
 from clipaffect.training.mlp_head import evaluator
-from clipaffect.training.train_heads import HeadId, load_entry, train_entries
+from clipaffect.training.train_heads import load_entry, train_entries
 
 DEALS = 50  # until one leaves every class to train on, whichever part is held out
 
@@ -118,8 +119,8 @@ def validation_scores(
     return Answered(validation.rows, _scores(heads, validation, task), finished)
 
 
-def _headline(settings: Training) -> list[HeadId]:
-    return [HeadId("", settings.headline_alpha, seed) for seed in settings.seeds]
+def _headline(settings: Training) -> list[Setting]:
+    return [Setting(alpha=settings.headline_alpha, seed=seed) for seed in settings.seeds]
 
 
 def _heads(

@@ -20,6 +20,7 @@ from clipaffect.core.frame_status import KEYS
 from clipaffect.core.layout import Postprocessing
 from clipaffect.core.metrics import decide, expected_calibration_error, reliability
 from clipaffect.core.parquet import read_table, whole_file, write_batches, write_table, write_text
+from clipaffect.core.setting import Setting
 from clipaffect.core.store import Store
 from clipaffect.core.tasks import Task
 from clipaffect.evaluation.bootstrap import FEWEST, holm, intervals, macro_f1, swap_test
@@ -286,13 +287,8 @@ def _write_scores(
         for seed, own in zip(seeds if len(scores) == len(seeds) else [-1], scores, strict=True):
             for fold, part in rows.groupby("fold", sort=True):
                 number = int(str(fold))
-                scored = Scored(
-                    "postprocessed",
-                    encoder,
-                    {number: own[part.index]},
-                    alpha=settings.headline_alpha,
-                    seed=seed,
-                )
+                setting = Setting("postprocessed", encoder, "", settings.headline_alpha, seed)
+                scored = Scored(setting, {number: own[part.index]})
                 yield score_table(scored, number, part, task)
 
     write_batches(Postprocessing(out).scores, score_schema(task), tables(), 65536)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import numpy as np
 
 from clipaffect.core.layout import Layout
 from clipaffect.core.parquet import write_text
+from clipaffect.core.setting import Setting
 from clipaffect.evaluation.bootstrap import FEWEST, holm, intervals, macro_f1, swap_test
-from clipaffect.evaluation.person_counts import Counted, Setting, read_counts
+from clipaffect.evaluation.person_counts import Counted, read_counts
 from clipaffect.report.headline import verdict
 from clipaffect.report.pages import page_environment
 from clipaffect.report.results import setting_name, without_nan
@@ -106,7 +107,7 @@ def moved(first: Run, second: Run) -> list[dict[str, Any]]:
 def _alike(setting: Setting, run: Run) -> Setting:
     """A setting by which two runs' are matched: heads on each run's own encoder are one."""
     own = setting.encoder == run.record["config"]["encoder"]
-    return setting._replace(encoder="") if own else setting
+    return replace(setting, encoder="") if own else setting
 
 
 def _moved(
@@ -121,7 +122,7 @@ def _moved(
         "setting": " / ".join(names),
         "p": None,
         "p_adjusted": None,
-        "order": tuple(map(str, settings[0])),
+        "order": tuple(map(str, settings[0].key)),
         "seeds": len(seeds),
     }
     same = (

@@ -11,8 +11,9 @@ from scipy.stats import kendalltau
 
 from clipaffect.config.models import Config
 from clipaffect.core.layout import Layout
+from clipaffect.core.setting import Setting
 from clipaffect.evaluation.compare_heads import PLANNED, TARGETS, people_f1
-from clipaffect.evaluation.person_counts import Counted, Setting, read_counts
+from clipaffect.evaluation.person_counts import Counted, read_counts
 from clipaffect.report import figures
 from clipaffect.report.results import Results, TaskResults, read_results, unit_of
 from clipaffect.studies.card import Card, Section, write_card_page

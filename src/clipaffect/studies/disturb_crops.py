@@ -19,10 +19,11 @@ from clipaffect.core.gpu import one_device
 from clipaffect.core.layout import Layout
 from clipaffect.core.parquet import read_table, take_rows, write_table
 from clipaffect.core.progress import Progress
+from clipaffect.core.setting import Setting
 from clipaffect.core.split_names import VALIDATION
 from clipaffect.core.tasks import Task
 from clipaffect.encoders.load import load_encoder
-from clipaffect.evaluation.fold_data import Scored
+from clipaffect.evaluation.fold_data import named_counts
 from clipaffect.evaluation.person_counts import NOTHING
 from clipaffect.faces.crops import decode_image, read_crops
 from clipaffect.features.batches import embed_crops
@@ -129,7 +130,7 @@ def disturb_crops(
                 )
     for task in tasks:
         if not counts[task.name]:  # no head of the headline was finished
-            write_table(out / f"{task.name}.parquet", Scored("", "", {}).named(NOTHING))
+            write_table(out / f"{task.name}.parquet", named_counts(Setting(""), NOTHING))
             continue
         parts = pd.concat(counts[task.name], ignore_index=True)
         sums = ["hits", "false_alarms", "misses", "annotated"]
@@ -151,4 +152,4 @@ def _counts(
     for seed, head in headline_heads(folder, settings, sample.task, sample.fold, inputs):
         counted = head_counts(head, features, sample.labels, groups, sample.task)
         alpha = settings.headline_alpha
-        yield Scored("head", encoder, {}, disturbance, alpha, seed).named(counted)
+        yield named_counts(Setting("head", encoder, disturbance, alpha, seed), counted)

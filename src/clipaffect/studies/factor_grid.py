@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clipaffect.config.factors import Universe
+from clipaffect.config.factors import Combination
 from clipaffect.config.studies import Planned
 from clipaffect.core.errors import UserError
 from clipaffect.core.frame_status import KEYS, FrameStatus
 from clipaffect.core.layout import Evaluation, Layout, Study
 from clipaffect.core.metrics import decide
 from clipaffect.core.parquet import read_table
+from clipaffect.core.setting import Setting
 from clipaffect.core.split_names import TRAIN
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
 from clipaffect.evaluation.bootstrap import macro_f1
@@ -49,14 +50,15 @@ class Scores:
     evaluations: dict[str, Evaluation]
     task: Task
 
-    def of(self, encoder: str, variant: str, alpha: float) -> dict[int, np.ndarray]:
+    def of(self, setting: Setting) -> dict[int, np.ndarray]:
         """Probabilities (n, targets) by seed.
 
         Raises:
             UserError: they are of other frames than the first encoder's.
         """
-        path = self.evaluations[encoder].scores
-        frame, scores = read_scores(path, method="head", variant=variant, alpha=alpha)
+        path = self.evaluations[setting.encoder].scores
+        where = {k: v for k, v in setting.columns().items() if k != "encoder"}
+        frame, scores = read_scores(path, **where)
         found = {}
         for seed in frame["seed"].unique():
             own = (frame["seed"] == seed).to_numpy()
@@ -126,14 +128,14 @@ def decide_beside_prior(scores: np.ndarray, prior: np.ndarray, task: Task) -> np
     return np.asarray((scores / prior).argmax(axis=1)[:, None])
 
 
-def count_universes(scores: Scores, every: list[Universe]) -> list[dict[int, np.ndarray]]:
+def count_combinations(scores: Scores, every: list[Combination]) -> list[dict[int, np.ndarray]]:
     """For each combination the counts (people, targets, 3) by seed; none where no head finished."""
     found: list[dict[int, np.ndarray]] = [{} for _ in every]
-    heads: dict[tuple[str, str, float], list[int]] = {}
+    heads: dict[Setting, list[int]] = {}
     for number, own in enumerate(every):
-        heads.setdefault((own.encoder, own.variant, own.alpha), []).append(number)
+        heads.setdefault(own.setting, []).append(number)
     for head, numbers in heads.items():
-        for seed, probabilities in scores.of(*head).items():
+        for seed, probabilities in scores.of(head).items():
             smoothed: dict[int, np.ndarray] = {}
             for number in numbers:
                 own = every[number]
@@ -144,8 +146,8 @@ def count_universes(scores: Scores, every: list[Universe]) -> list[dict[int, np.
     return found
 
 
-def _decide(probabilities: np.ndarray, universe: Universe, scores: Scores) -> np.ndarray:
-    if universe.decision == "prior":
+def _decide(probabilities: np.ndarray, combination: Combination, scores: Scores) -> np.ndarray:
+    if combination.decision == "prior":
         return decide_beside_prior(probabilities, scores.prior, scores.task)
     return decide(probabilities, scores.task)
 

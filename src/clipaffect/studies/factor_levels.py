@@ -10,6 +10,7 @@ import pandas as pd
 
 from clipaffect.config.studies import Planned
 from clipaffect.core.metrics import decide
+from clipaffect.core.setting import Setting
 from clipaffect.core.tasks import Task
 from clipaffect.encoders.cost import encoder_cost
 from clipaffect.evaluation.compare_heads import (
@@ -18,11 +19,11 @@ from clipaffect.evaluation.compare_heads import (
     compare_pairs,
     interval_rows,
 )
-from clipaffect.evaluation.person_counts import Counted, Setting
+from clipaffect.evaluation.person_counts import Counted
 from clipaffect.report.results import read_summary, unit_of
 from clipaffect.studies.answers import beside_answer
 from clipaffect.studies.card import Card, Section, score_dots, write_card_page
-from clipaffect.studies.factor_grid import Scores, count_universes, read_study_scores
+from clipaffect.studies.factor_grid import Scores, count_combinations, read_study_scores
 
 
 def write_levels(planned: Planned, run: str, folder: Path, out: Path) -> None:
@@ -38,7 +39,7 @@ def write_levels(planned: Planned, run: str, folder: Path, out: Path) -> None:
     answers: dict[str, str] = {}
     sections: list[Section] = []
     factor = next(iter(planned.study.factors))
-    first = planned.universes.every[0].levels[factor]
+    first = planned.combinations.every[0].levels[factor]
     for name, task in planned.config.tasks().items():
         table = level_table(planned, read_study_scores(planned, folder, out, task), task)
         if table.empty:
@@ -75,16 +76,16 @@ def write_levels(planned: Planned, run: str, folder: Path, out: Path) -> None:
 
 def level_table(planned: Planned, scores: Scores, task: Task) -> pd.DataFrame:
     """A row a level, and a mean of the first with each other: scores, differences, cost."""
-    every = planned.universes.every
+    every = planned.combinations.every
     factor = next(iter(planned.study.factors))
-    counts = count_universes(scores, every)
+    counts = count_combinations(scores, every)
     seeds = {_setting(own.levels[factor]): c for own, c in zip(every, counts, strict=True)}
     # Levels that only decide otherwise have the same probabilities: there is nothing to average.
-    heads = [(own.encoder, own.variant, own.alpha) for own in every]
+    heads = [own.setting for own in every]
     if len(set(heads)) == len(heads):
-        first = scores.of(*heads[0])
+        first = scores.of(heads[0])
         for own, head in zip(every[1:], heads[1:], strict=True):
-            other = scores.of(*head)
+            other = scores.of(head)
             name = f"{every[0].levels[factor]} and {own.levels[factor]}, averaged"
             seeds[_setting(name)] = {
                 seed: scores.counts(decide((first[seed] + other[seed]) / 2, task))
@@ -106,7 +107,7 @@ def level_table(planned: Planned, scores: Scores, task: Task) -> pd.DataFrame:
     table = table.merge(beside, on="encoder", how="left", suffixes=("", "_"))
     for name in ("people_better", "people_worse"):
         table[name] = table[name].astype("Int64")
-    costs = {own.levels[factor]: _cost(planned, own.encoder) for own in every}
+    costs = {own.levels[factor]: _cost(planned, own.setting.encoder) for own in every}
     extra = [costs.get(name, {}) for name in table["encoder"]]
     for key in ("dimension", "million_parameters", "gflop"):
         if any(costs.values()):

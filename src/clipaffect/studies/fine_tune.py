@@ -22,10 +22,11 @@ from clipaffect.core.gpu import one_device
 from clipaffect.core.layout import Layout
 from clipaffect.core.parquet import write_table
 from clipaffect.core.progress import Progress
+from clipaffect.core.setting import Setting
 from clipaffect.core.split_names import TRAIN, VALIDATION
 from clipaffect.core.tasks import Task
 from clipaffect.encoders.load import build_model, preparation
-from clipaffect.evaluation.fold_data import Scored
+from clipaffect.evaluation.fold_data import named_counts
 from clipaffect.evaluation.person_counts import NOTHING
 from clipaffect.faces.crops import decode_image
 from clipaffect.features.build_table import folds_of
@@ -132,7 +133,7 @@ def fine_tune(
     train, validation = (read_split(table, task, s, fold) for s in (TRAIN, VALIDATION))
     heads = list(headline_heads(folder, settings, task, fold, train.features.shape[1]))
     if not heads:
-        write_table(out, Scored("", "", {}).named(NOTHING))
+        write_table(out, named_counts(Setting(""), NOTHING))
         return
     recipe, alpha = settings.recipes()[""], settings.headline_alpha
     usable = training_data(train, validation, task, recipe).rows
@@ -204,5 +205,6 @@ def fine_tune(
                 (TUNED, tuned, moved),
             ):
                 counted = head_counts(arm, x, truth, scored["group"].to_numpy(), task)
-                parts.append(Scored("head", name, {}, variant, alpha, seed).named(counted))
+                setting = Setting("head", name, variant, alpha, seed)
+                parts.append(named_counts(setting, counted))
     write_table(out, pd.concat(parts, ignore_index=True))

@@ -9,6 +9,7 @@ import pandas as pd
 
 from clipaffect.config.models import Config
 from clipaffect.core.layout import Layout, Study
+from clipaffect.core.setting import Setting
 from clipaffect.evaluation.compare_heads import (
     EXPLORATORY,
     adjust_by_family,
@@ -16,7 +17,7 @@ from clipaffect.evaluation.compare_heads import (
     interval_rows,
     people_f1,
 )
-from clipaffect.evaluation.person_counts import Counted, Setting, read_counts
+from clipaffect.evaluation.person_counts import Counted, read_counts
 from clipaffect.report.headline import LEVEL
 from clipaffect.report.results import read_summary, unit_of
 from clipaffect.studies.card import Card, Section, score_dots, write_card_page

@@ -17,14 +17,14 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from clipaffect.config.factors import Universe
+from clipaffect.config.factors import Combination
 from clipaffect.config.studies import Planned
 from clipaffect.evaluation.bootstrap import FEWEST, holm, intervals, macro_f1, swap_test
 from clipaffect.report import figures
 from clipaffect.report.headline import LEVEL
 from clipaffect.report.results import read_summary, unit_of
 from clipaffect.studies.card import Card, Section, write_card_page
-from clipaffect.studies.factor_grid import count_universes, mean_f1, read_study_scores
+from clipaffect.studies.factor_grid import count_combinations, mean_f1, read_study_scores
 
 HALVES = 1000  # random halves of the people
 Counts = list[dict[int, np.ndarray]]
@@ -35,27 +35,27 @@ class Points:
     """One task's answer.
 
     Attributes:
-        universes: a row a combination: each factor's level, macro F1 (mean over seeds), the best
+        combinations: a row for each: each factor's level, macro F1 (mean over seeds), the best
             first.
         contributions: a row a factor: ``difference`` with its interval over people, p, adjusted p.
         start, end: macro F1 with every factor at its first, and at its last level.
         luck: see ``winners_curse``; None with fewer than ``FEWEST`` people.
     """
 
-    universes: pd.DataFrame
+    combinations: pd.DataFrame
     contributions: pd.DataFrame
     start: float
     end: float
     luck: dict[str, float] | None
 
 
-def ends_of(every: list[Universe]) -> dict[str, tuple[str, str]]:
+def ends_of(every: list[Combination]) -> dict[str, tuple[str, str]]:
     """The first and the last level of each factor."""
     first, last = every[0].levels, every[-1].levels  # as ``combine`` lists them
     return {factor: (first[factor], last[factor]) for factor in first}
 
 
-def shapley_pairs(every: list[Universe]) -> dict[str, list[tuple[int, int, float]]]:
+def shapley_pairs(every: list[Combination]) -> dict[str, list[tuple[int, int, float]]]:
     """For each factor its pairs of combinations (with, without, weight).
 
     phi_i = sum over sets S of other factors of |S|! (n - |S| - 1)! / n! (v(S + i) - v(S)), where
@@ -83,7 +83,7 @@ def shapley_pairs(every: list[Universe]) -> dict[str, list[tuple[int, int, float
     return found
 
 
-def contributions(every: list[Universe], counts: Counts, resamples: int) -> pd.DataFrame:
+def contributions(every: list[Combination], counts: Counts, resamples: int) -> pd.DataFrame:
     """A row a factor; see ``Points``. Seeds are averaged, people resampled.
 
     If a factor does nothing, what a person's frames get at its two levels may be exchanged: p is by
@@ -175,7 +175,7 @@ def _f1_of_parts(chosen: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return macro_f1(sums.reshape(-1, *counts.shape[1:]))
 
 
-def find_points(every: list[Universe], counts: Counts, resamples: int) -> Points | None:
+def find_points(every: list[Combination], counts: Counts, resamples: int) -> Points | None:
     """Everything of one task; None where a corner of the factors has no finished head."""
     pairs = [pair for own in shapley_pairs(every).values() for pair in own]
     if not all(counts[a].keys() & counts[b].keys() for a, b, _ in pairs):
@@ -216,8 +216,8 @@ def points_answer(name: str, points: Points) -> str:
         rest = table[table["p_adjusted"] >= LEVEL]["factor"]
         if said and len(rest):
             text += f"Not shown to matter: {', '.join(rest)}. "
-    best = points.universes.iloc[0]
-    text += f"The best of {len(points.universes)} combinations scores {best['macro_f1']:.3f}"
+    best = points.combinations.iloc[0]
+    text += f"The best of {len(points.combinations)} combinations scores {best['macro_f1']:.3f}"
     if points.luck is None or np.isnan(points.luck["share"]):
         return text + "."
     luck = points.luck
@@ -299,12 +299,12 @@ def write_points(planned: Planned, run: str, folder: Path, out: Path) -> None:
         folder: ``results/<run>``.
         out: the study's folder.
     """
-    unit, every = unit_of(read_summary(folder)), planned.universes.every
+    unit, every = unit_of(read_summary(folder)), planned.combinations.every
     answers: dict[str, str] = {}
     sections: list[Section] = []
     for name, task in planned.config.tasks().items():
         scores = read_study_scores(planned, folder, out, task)
-        counts = count_universes(scores, every)
+        counts = count_combinations(scores, every)
         points = find_points(every, counts, planned.config.evaluation.resamples)
         if points is None:
             answers[name] = f"{name}: heads of some combinations failed; nothing can be added up."
@@ -324,11 +324,11 @@ def write_points(planned: Planned, run: str, folder: Path, out: Path) -> None:
                 "",
                 f"universes_{name}",
                 "Every combination, mean over seeds; the best first.",
-                points.universes,
+                points.combinations,
             ),
         ]
     left_out = "".join(
-        f" Left out: {factor}, {why}." for factor, why in planned.universes.left_out.items()
+        f" Left out: {factor}, {why}." for factor, why in planned.combinations.left_out.items()
     )
     card = Card(
         planned.study.question,

@@ -17,10 +17,11 @@ from clipaffect.config.stage_keys import shard_names
 from clipaffect.config.studies import Planned
 from clipaffect.core.errors import UserError
 from clipaffect.core.layout import Layout
+from clipaffect.core.setting import Setting
 from clipaffect.core.split_names import TRAIN, VALIDATION
 from clipaffect.core.tasks import Task
 from clipaffect.evaluation.compare_heads import PLANNED, compare_pairs, interval_rows
-from clipaffect.evaluation.person_counts import Counted, Setting, count_array
+from clipaffect.evaluation.person_counts import Counted, count_array
 from clipaffect.features.build_table import folds_of
 from clipaffect.report.headline import LEVEL
 from clipaffect.report.results import read_summary, unit_of

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +27,7 @@ from clipaffect.core.layout import Heads
 from clipaffect.core.node_scratch import scratch_copy
 from clipaffect.core.parquet import read_table, whole_file, write_table, write_text
 from clipaffect.core.progress import Progress
+from clipaffect.core.setting import Setting, known_alpha
 from clipaffect.core.split_names import TRAIN, VALIDATION
 from clipaffect.core.store import Store
 from clipaffect.core.tasks import Task
@@ -52,38 +52,13 @@ from clipaffect.training.user_code import user_code_digests
 PACKAGES = ("torch", "numpy", "scipy")
 
 
-@dataclass(frozen=True)
-class HeadId:
-    """Which head of a task.
-
-    Attributes:
-        variant: ``""`` for the grid's own recipe.
-        alpha: CVaR's level; NaN for losses that have none.
-        seed: of initialisation, batches and dropout.
-        fold: whose validation rows it is not trained on; 0 where there are no folds.
-    """
-
-    variant: str
-    alpha: float
-    seed: int
-    fold: int = 0
-
-    @property
-    def name(self) -> str:
-        """Name in bundles and tables."""
-        variant = f"{self.variant}," if self.variant else ""
-        alpha = "" if math.isnan(self.alpha) else f"alpha={self.alpha:g},"
-        fold = f",fold={self.fold}" if self.fold else ""
-        return f"{variant}{alpha}seed={self.seed}{fold}"
-
-    def columns(self) -> dict[str, Any]:
-        """Columns of the tables."""
-        return {"head": self.name, **asdict(self)}
-
-
-def grid(settings: Training, folds: list[int], part: int) -> list[HeadId]:
+def grid(settings: Training, folds: list[int], part: int) -> list[Setting]:
     """The heads of a part, fold by fold; parts are dealt in turn."""
-    heads = [HeadId(*head, fold) for fold in folds for head in settings.heads()]
+    heads = [
+        Setting("head", "", variant, known_alpha(alpha), seed, fold)
+        for fold in folds
+        for variant, alpha, seed in settings.heads()
+    ]
     return heads[part :: settings.parts]
 
 
@@ -107,7 +82,7 @@ def train_heads(
     recipes = settings.recipes()
     heads = grid(settings, folds_of(table), part)
     measured = Timings(task, feature_dimension(table))
-    entries: dict[HeadId, Path] = {}
+    entries: dict[Setting, Path] = {}
     epochs = sum(recipes[head.variant].epochs for head in heads)
     with (
         one_device(settings.device == "cuda") as device,
@@ -126,7 +101,7 @@ def train_heads(
 
 
 def train_entries(
-    heads: list[HeadId],
+    heads: list[Setting],
     train: Split,
     validation: Split,
     task: Task,
@@ -135,7 +110,7 @@ def train_entries(
     store: Store,
     measured: Timings,
     progress: Progress,
-) -> dict[HeadId, Path]:
+) -> dict[Setting, Path]:
     """The store's pieces of some heads that share their training rows; those missing are trained.
 
     Args:
@@ -173,7 +148,7 @@ def train_entries(
         | {
             "recipe": recipes[head.variant].model_dump(mode="json"),
             "code": user_code_digests(recipes[head.variant]),
-            "alpha": None if math.isnan(head.alpha) else head.alpha,
+            "alpha": head.alpha,
             "seed": head.seed,
         }
         for head in heads
@@ -191,7 +166,7 @@ def train_entries(
 
 
 def _maker(
-    head: HeadId,
+    head: Setting,
     data: TrainingData,
     task: Task,
     recipe: Recipe,
@@ -199,11 +174,22 @@ def _maker(
     after_epoch: Callable[[], None],
 ) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
-        trained = train_head(data, task, recipe, head.alpha, head.seed, folder, after_epoch)
+        trained = train_head(data, task, recipe, _level(head), head.seed, folder, after_epoch)
         measured.add(recipe, trained.samples, trained.seconds)
         _write_entry(trained, folder)
 
     return make
+
+
+def _level(head: Setting) -> float:
+    """CVaR's level; NaN for losses that have none."""
+    return math.nan if head.alpha is None else head.alpha
+
+
+def _columns(head: Setting) -> dict[str, Any]:
+    """Columns that name a head in the tables of heads and histories."""
+    own = {"variant": head.variant, "alpha": _level(head), "seed": head.seed, "fold": head.fold}
+    return {"head": head.head_name, **own}
 
 
 def _write_entry(trained: TrainedHead, folder: Path) -> None:
@@ -218,7 +204,7 @@ def _write_entry(trained: TrainedHead, folder: Path) -> None:
 
 def train_stacks(
     device: str,
-    keys: dict[HeadId, dict[str, Any]],
+    keys: dict[Setting, dict[str, Any]],
     data: dict[str, TrainingData],
     task: Task,
     recipes: dict[str, Recipe],
@@ -231,7 +217,7 @@ def train_stacks(
     being stored goes on with the same stack.
     """
     for variant, recipe in recipes.items():
-        heads = {head.name: head for head in keys if head.variant == variant}
+        heads = {head.head_name: head for head in keys if head.variant == variant}
         if all(store.has("heads", keys[head]) for head in heads.values()):
             continue
         with store.attempt("stacks", {"heads": [keys[h] for h in heads.values()]}) as folder:
@@ -240,7 +226,7 @@ def train_stacks(
                 missing = [n for n, head in heads.items() if not store.has("heads", keys[head])]
                 write_text(plan, json.dumps(missing))
             stacked = [heads[name] for name in json.loads(plan.read_text())]
-            pairs = [(head.alpha, head.seed) for head in stacked]
+            pairs = [(_level(head), head.seed) for head in stacked]
             with Progress(f"{task.name} epochs of {len(pairs)} heads", recipe.epochs) as progress:
                 stack = train_stack(
                     data[variant], task, recipe, pairs, device, folder, progress.advance
@@ -251,7 +237,7 @@ def train_stacks(
 
 
 def _write_bundle(
-    entries: dict[HeadId, Path], recipes: dict[str, Recipe], device: str, task: Task, out: Path
+    entries: dict[Setting, Path], recipes: dict[str, Recipe], device: str, task: Task, out: Path
 ) -> None:
     weights: dict[str, torch.Tensor] = {}
     rows: list[dict[str, Any]] = []
@@ -259,12 +245,12 @@ def _write_bundle(
     for head, entry in entries.items():
         record = json.loads((entry / "record.json").read_text())
         history = read_table(entry / "history.parquet")
-        histories.append(history.assign(**head.columns()))
+        histories.append(history.assign(**_columns(head)))
         how = {"products": recipes[head.variant].products, "device": device}
         kept = _kept(history, record["kept_epoch"], task)
-        rows.append(head.columns() | how | record | kept)
+        rows.append(_columns(head) | how | record | kept)
         state = load_file(entry / "head.safetensors")
-        weights |= {f"{head.name}/{key}": value for key, value in state.items()}
+        weights |= {f"{head.head_name}/{key}": value for key, value in state.items()}
     with whole_file(Heads(out).weights) as beside:
         save_file(weights, beside)
     write_table(Heads(out).listed, pd.DataFrame(rows))

@@ -12,10 +12,11 @@ import pytest
 from conftest import ROOT
 
 from clipaffect.config import load_config, parse_config
-from clipaffect.config.factors import Level, Universe, combine
+from clipaffect.config.factors import Combination, Level, combine
 from clipaffect.config.models import Config
 from clipaffect.config.studies import Planned, Study, plan_study, read_study
 from clipaffect.core.errors import UserError
+from clipaffect.core.setting import Setting
 from clipaffect.core.tasks import AU, EXPR, Task
 from clipaffect.evaluation.bootstrap import macro_f1
 from clipaffect.postprocess.steps import Rows, adjust
@@ -46,7 +47,7 @@ TWO = factors(
 
 def test_every_combination_names_its_encoder_and_its_recipe() -> None:
     found = combine(Config(), "s", TWO)
-    assert [(u.encoder, u.variant) for u in found.every] == [
+    assert [(u.setting.encoder, u.setting.variant) for u in found.every] == [
         ("s-precision.fp32", "head.linear"),
         ("tiny-clip", "head.linear"),
         ("s-precision.fp32", ""),
@@ -55,7 +56,7 @@ def test_every_combination_names_its_encoder_and_its_recipe() -> None:
     assert found.encoders["s-precision.fp32"].precision == "fp32"
     assert found.encoders["s-precision.fp32"].asset == "tiny-clip"
     assert found.variants == {"head.linear": {"hidden_layers": 0}}
-    assert {u.alpha for u in found.every} == {0.5}
+    assert {u.setting.alpha for u in found.every} == {0.5}
 
 
 def test_what_changes_nothing_is_the_runs_own() -> None:
@@ -65,7 +66,7 @@ def test_what_changes_nothing_is_the_runs_own() -> None:
         precision={name: Level(encoder={"precision": name}) for name in ("fp32", "bf16")},
     )
     found = combine(Config(), "s", same)
-    assert found.every[-1].encoder == "tiny-clip"
+    assert found.every[-1].setting.encoder == "tiny-clip"
     assert set(found.encoders) == {
         "s-crop.box-precision.fp32",
         "s-crop.box-precision.bf16",
@@ -81,7 +82,7 @@ def test_an_encoder_of_its_own_takes_nothing_from_the_runs() -> None:
         "random": Level(encoder={"random": 3}),
     }
     found = combine(Config(), "s", {"encoder": level})
-    assert [u.encoder for u in found.every] == ["tiny-clip", "pixels", "s-encoder.random"]
+    assert [u.setting.encoder for u in found.every] == ["tiny-clip", "pixels", "s-encoder.random"]
     entry = found.encoders["s-encoder.random"]
     assert (entry.asset, entry.random, entry.model) == (None, 3, "clipaffect-tiny")
 
@@ -91,30 +92,30 @@ def test_a_factor_that_cannot_vary_is_left_out_and_named() -> None:
         {"data": {"images": ["somewhere"], "annotations": "a", "videos": None}}, "test"
     )
     planned = plan_study(cut, "points", POINTS)
-    assert planned.universes.left_out == {
+    assert planned.combinations.left_out == {
         "crop": "the images are cut already",
         "activation": "'tiny-clip' runs relu, which nobody takes for another",
     }
-    assert len(planned.universes.every) == 2**6
+    assert len(planned.combinations.every) == 2**6
     features = {"import": {"theirs": {"file": "x.parquet"}}}
     imported = parse_config({"features": features, "data": {"annotations": "a"}}, "test")
     planned = plan_study(imported, "points", POINTS)
-    assert set(planned.universes.left_out) == {"crop", "activation", "precision"}
+    assert set(planned.combinations.left_out) == {"crop", "activation", "precision"}
     assert planned.encoders() == ["theirs"]
 
 
 def test_clips_activation_is_one_of_the_choices() -> None:
     config = load_config(ROOT / "config/aff-wild2.yaml")
     planned = plan_study(config, "points", POINTS)
-    assert set(planned.universes.left_out) == {"crop"}
-    assert len(planned.universes.every) == 2**7
+    assert set(planned.combinations.left_out) == {"crop"}
+    assert len(planned.combinations.every) == 2**7
     swapped = {
-        planned.config.encoders[own.encoder].swap_activation
-        for own in planned.universes.every
+        planned.config.encoders[own.setting.encoder].swap_activation
+        for own in planned.combinations.every
         if own.levels["activation"] == "swapped"
     }
     assert swapped == {True}
-    assert not config.encoders[planned.universes.every[-1].encoder].swap_activation
+    assert not config.encoders[planned.combinations.every[-1].setting.encoder].swap_activation
     assert planned.config.training.seeds == config.training.seeds[:2]
 
 
@@ -165,7 +166,7 @@ def test_levels_of_one_name_are_told_apart() -> None:
         "dropout.none": {"dropout": 0},
         "decay.none": {"weight_decay": 0},
     }
-    assert len({(u.encoder, u.variant) for u in found.every}) == 4
+    assert len({(u.setting.encoder, u.setting.variant) for u in found.every}) == 4
 
 
 @pytest.mark.parametrize(
@@ -239,13 +240,13 @@ def test_a_study_trains_what_its_answer_looks_at() -> None:
     levels = {"head": TWO["head"], "loss": {"mean": Level(alpha=1), "own": Level()}}
     for factors, expected in ((levels, {0.5, 1.0}), ({"head": TWO["head"]}, {0.5})):
         planned = plan_study(Config(), "s", Study(question="q", answer="points", factors=factors))
-        needed = {(own.variant, own.alpha) for own in planned.universes.every}
+        needed = {(own.setting.variant, own.setting.alpha) for own in planned.combinations.every}
         trained = {(v, a) for v, a, _ in planned.config.training.heads()}
         assert needed == trained
         assert {a for _, a in trained} == expected
 
 
-def corners(values: int) -> list[Universe]:
+def corners(values: int) -> list[Combination]:
     levels = {name: {"low": Level(smooth=1), "high": Level(smooth=3)} for name in "abcd"[:values]}
     return combine(Config(), "s", levels).every
 
@@ -342,8 +343,8 @@ def points_of(sign: float, luck: dict[str, float] | None) -> Points:
             "p_adjusted": [0.001, 0.01, 0.8],
         }
     )
-    universes = pd.DataFrame({"crop": ["x"] * 4, "macro_f1": [0.9, 0.8, 0.7, 0.6]})
-    return Points(universes, table, 0.7, 0.8, luck)
+    combinations = pd.DataFrame({"crop": ["x"] * 4, "macro_f1": [0.9, 0.8, 0.7, 0.6]})
+    return Points(combinations, table, 0.7, 0.8, luck)
 
 
 def test_the_points_answer_follows_its_table() -> None:
@@ -392,8 +393,8 @@ def test_shares_of_labels() -> None:
 class Known(Scores):
     """Scores that are given instead of read."""
 
-    def of(self, encoder: str, variant: str, alpha: float) -> dict[int, np.ndarray]:
-        rng = np.random.default_rng(len(encoder))
+    def of(self, setting: Setting) -> dict[int, np.ndarray]:
+        rng = np.random.default_rng(len(setting.encoder))
         right = np.eye(8)[self.labels[:, 0]]
         noise = rng.dirichlet(np.ones(8), len(self.labels))
         return {0: 0.3 * right + noise, 1: 0.3 * right + noise[::-1]}
