@@ -32,7 +32,7 @@ from clipaffect.config.encoders import Encoder
 from clipaffect.core.cpu import take_one_core
 from clipaffect.core.parquet import write_batches, write_table
 from clipaffect.core.store import Store
-from clipaffect.encoders.cost import encoder_cost
+from clipaffect.encoders.registry import encoder_cost
 from clipaffect.encoders.untrained import create_untrained, open_clip
 from clipaffect.faces.crops import encode_crop
 from clipaffect.faces.face_rows import SCHEMA

@@ -29,8 +29,7 @@ from clipaffect.core.progress import Progress
 from clipaffect.core.store import Store
 from clipaffect.core.tasks import AU, EXPR, Task
 from clipaffect.core.video import read_frames
-from clipaffect.encoders.cost import encoder_cost
-from clipaffect.encoders.load import LoadedEncoder, load_encoder
+from clipaffect.encoders.registry import LoadedEncoder, encoder_cost, load_encoder
 from clipaffect.evaluation.references import probe_scores
 from clipaffect.faces.face_rows import cut_face
 from clipaffect.faces.finder import FaceFinder, FaceFollower

@@ -21,6 +21,7 @@ from clipaffect.core.gpu import one_device
 from clipaffect.core.layout import DEFAULT_ASSETS
 from clipaffect.core.store import Store
 from clipaffect.dataset.manifest import PICTURE, VIDEO
+from clipaffect.encoders.registry import kind_of
 from clipaffect.features.batches import embed_crops
 from clipaffect.features.join_features import side_by_side
 from clipaffect.prediction.batch import ensure_weights, wanted_of
@@ -147,7 +148,7 @@ class Model:
         crops = [cv2.imencode(".png", face[:, :, ::-1])[1].tobytes() for face in faces]
         embedded = {}
         for name, settings in self._opened.encoders.items():
-            with one_device(settings.kind == "open_clip") as device:
+            with one_device(kind_of(settings).IS_NETWORK) as device:
                 encoder = loaded_encoder(settings, self._assets, device)
                 embedded[name] = embed_crops(crops, encoder, settings.batch)
         features = {

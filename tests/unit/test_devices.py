@@ -14,7 +14,8 @@ from forked import Forked, forked
 from clipaffect.config.encoders import Encoder
 from clipaffect.core import gpu as devices
 from clipaffect.core.gpu import one_device
-from clipaffect.encoders.feature_record import arithmetic, encoder_record
+from clipaffect.encoders.feature_record import arithmetic
+from clipaffect.encoders.registry import encoder_record
 
 
 def keep_one(locks: Path, uuids: tuple[str, ...]) -> None:

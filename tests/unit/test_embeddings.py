@@ -18,7 +18,7 @@ from clipaffect.core.errors import UserError
 from clipaffect.core.parquet import read_table, write_batches, write_table
 from clipaffect.core.store import Store
 from clipaffect.core.tasks import EXPR
-from clipaffect.encoders.load import LoadedEncoder, load_encoder
+from clipaffect.encoders.registry import LoadedEncoder, load_encoder
 from clipaffect.faces.face_rows import SCHEMA
 from clipaffect.features.batches import embed_crops
 from clipaffect.features.build_table import build_table

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 
 from clipaffect.config.encoders import Encoder
 from clipaffect.core.errors import UserError
-from clipaffect.encoders.feature_record import encoder_record
-from clipaffect.encoders.load import NORMALISATIONS, build_model, load_encoder, visual_activations
+from clipaffect.encoders.kinds.open_clip import NORMALISATIONS, build_model, visual_activations
+from clipaffect.encoders.registry import encoder_record, load_encoder
 from clipaffect.encoders.untrained import open_clip
 
 NOWHERE = Path("no assets needed")

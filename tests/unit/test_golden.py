@@ -31,7 +31,7 @@ from clipaffect.core.video import read_frames
 from clipaffect.dataset.index_dataset import shard_of
 from clipaffect.dataset.readers.aff_wild2 import FOLDERS
 from clipaffect.dataset.readers.annotation_files import read_annotation
-from clipaffect.encoders.load import load_encoder
+from clipaffect.encoders.registry import load_encoder
 from clipaffect.evaluation.references import probe_scores
 from clipaffect.faces.alignment import align
 from clipaffect.faces.face_rows import cut_face

@@ -21,9 +21,8 @@ from safetensors.torch import save
 
 from clipaffect.config.encoders import Encoder
 from clipaffect.core.errors import UserError
-from clipaffect.encoders.feature_record import encoder_record
 from clipaffect.encoders.fetch_weights import checked_weights, fetched_weights
-from clipaffect.encoders.load import load_encoder
+from clipaffect.encoders.registry import encoder_record, load_encoder
 from clipaffect.encoders.untrained import create_untrained, open_clip
 
 # A tag of this test for the smallest model: what open_clip's own tags are for the large ones.

@@ -20,7 +20,7 @@ from clipaffect.core.errors import UserError
 from clipaffect.core.parquet import write_table
 from clipaffect.core.setting import Setting
 from clipaffect.core.tasks import EXPR
-from clipaffect.encoders.load import build_model
+from clipaffect.encoders.kinds.open_clip import build_model
 from clipaffect.encoders.untrained import create_untrained
 from clipaffect.evaluation.person_counts import Counted
 from clipaffect.faces.crops import encode_crop

@@ -26,8 +26,13 @@ from clipaffect.dataset.published import PUBLISHED, verdict
 from clipaffect.dataset.readers.registry import read_dataset
 from clipaffect.dataset.summary import collect, first_searched, refuse_hopeless
 from clipaffect.dataset.summary_text import data_notes
-from clipaffect.encoders.cost import EncoderCost, encoder_cost
-from clipaffect.encoders.load import LoadedEncoder, load_encoder, stand_in
+from clipaffect.encoders.registry import (
+    EncoderCost,
+    LoadedEncoder,
+    encoder_cost,
+    load_encoder,
+    stand_in,
+)
 from clipaffect.faces.crops import encode_crop
 from clipaffect.ops.check import show
 from clipaffect.ops.estimate import _crop_seconds, estimate, feeding, network_seconds

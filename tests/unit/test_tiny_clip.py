@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from clipaffect.config.encoders import Encoder
 from clipaffect.core.parquet import read_table
 from clipaffect.encoders.captions import EXPRESSION_NAMES, UNIT_NAMES
-from clipaffect.encoders.load import build_model
+from clipaffect.encoders.kinds.open_clip import build_model
 from clipaffect.encoders.tokenizer import CONTEXT, END, PADDING, UNKNOWN, tokenize
 from clipaffect.synthetic import __main__ as commands
 from clipaffect.synthetic import portraits

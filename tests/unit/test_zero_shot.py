@@ -13,7 +13,7 @@ from clipaffect.config.models import Config, ZeroShot
 from clipaffect.core.errors import UserError
 from clipaffect.core.store import Store
 from clipaffect.core.tasks import AU, EXPR, Task
-from clipaffect.encoders.load import build_model
+from clipaffect.encoders.kinds.open_clip import build_model
 from clipaffect.encoders.prompts import has_text_tower, prompt_features, task_prompts
 from clipaffect.encoders.tokenizer import tokenize
 from clipaffect.encoders.untrained import open_clip

@@ -19,7 +19,7 @@ from clipaffect.core.frame_status import KEYS
 from clipaffect.core.parquet import read_table
 from clipaffect.core.split_names import VALIDATION
 from clipaffect.core.tasks import AU, EXPR
-from clipaffect.encoders.load import load_encoder
+from clipaffect.encoders.registry import load_encoder
 from clipaffect.features.batches import embed_crops
 from clipaffect.studies.disturb_crops import find_crops
 from clipaffect.training.data import read_split

@@ -27,7 +27,8 @@ from clipaffect.config.encoders import Encoder
 from clipaffect.core.errors import UserError
 from clipaffect.core.parquet import write_text
 from clipaffect.encoders.feature_record import DTYPES
-from clipaffect.encoders.load import build_model, input_description
+from clipaffect.encoders.kinds.open_clip import build_model, input_description
+from clipaffect.encoders.registry import kind_of
 from clipaffect.training.mlp_head import Head
 
 OPSET, IR = 20, 10
@@ -71,7 +72,7 @@ def write_onnx(bundle: Bundle, folder: Path, assets: Path, encoders: Mapping[str
         onnx.save(_model(graph), target / f"head_{name}.onnx")
     (encoder,) = {task.heads[0].features: None for task in bundle.tasks.values()}
     settings = encoders[bundle.features[encoder][0]]
-    if settings.kind != "pixels":
+    if kind_of(settings).IS_NETWORK:
         whole = _encoder_model(settings, assets)
         for graph in graphs.values():
             joined = _features_called(graph, f"{graph.name}_in")

@@ -9,7 +9,7 @@ from typing import Any
 
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.faces import Faces
-from clipaffect.encoders.load import input_description
+from clipaffect.encoders.registry import describe_input
 from clipaffect.faces.alignment import TEMPLATE
 from clipaffect.faces.landmarks import POINTS
 
@@ -38,35 +38,6 @@ def describe_crop(faces: Faces) -> dict[str, Any]:
         "pixels a crop pixel",
         "encoding": "JPEG, quality 95, chroma 4:4:4, and decoded again (OpenCV): an encoder sees "
         "the decoded crop",
-    }
-
-
-def describe_input(encoder: Encoder) -> dict[str, Any]:
-    """From a crop to an encoder's input."""
-    if encoder.kind == "pixels":
-        return {
-            "input": f"(N, {encoder.side**2}) float32",
-            "steps": [
-                "grey (OpenCV's RGB2GRAY)",
-                f"{encoder.side} x {encoder.side} pixels (OpenCV's INTER_AREA)",
-                "divided by 255, row by row in one line",
-            ],
-        }
-    found = input_description(encoder)
-    height, width = found["size"]
-    return {
-        "input": f"(N, 3, {height}, {width}) float32, RGB",
-        "size": [height, width],
-        "interpolation": found["interpolation"],
-        "mean": found["mean"],
-        "std": found["std"],
-        "steps": [
-            f"resized to {height} x {width} by Pillow's {found['interpolation']} filter, unless "
-            "the crop has that size (crops are square: open_clip's modes of resizing agree)",
-            "divided by 255",
-            "less the mean, over the deviation, each by channel",
-        ],
-        "arithmetic": encoder.precision,
     }
 
 

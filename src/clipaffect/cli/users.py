@@ -22,7 +22,7 @@ def check(
     from clipaffect.dataset.readers.registry import read_dataset
     from clipaffect.dataset.summary import collect, first_searched, refuse_hopeless
     from clipaffect.dataset.summary_text import import_note
-    from clipaffect.encoders.check_encoder import check_encoder
+    from clipaffect.encoders.registry import check_encoder
     from clipaffect.features.import_features import check_import
     from clipaffect.ops.check import show
     from clipaffect.ops.estimate import estimate

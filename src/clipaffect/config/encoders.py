@@ -15,13 +15,14 @@ WEIGHT_ASSETS = {
     "tiny-clip": "clipaffect-tiny",
 }
 
+EncoderKind = Literal["open_clip", "pixels"]  # each is a module in encoders/kinds
 TWINS = ("gelu", "quickgelu")  # one is easily taken for the other
 
 
 class Encoder(Section):
     """An image encoder: what it is, where its weights come from, how it is run."""
 
-    kind: Literal["open_clip", "pixels"] = Field(
+    kind: EncoderKind = Field(
         "open_clip", description="`pixels` is the floor: the crop itself, shrunk, grey."
     )
     model: str = Field("", description="open_clip model name, or one of the project's own.")
@@ -69,9 +70,9 @@ class Encoder(Section):
     @model_validator(mode="after")
     def _one_source(self) -> Encoder:
         sources = [k for k in ("tag", "file", "asset", "random") if getattr(self, k) is not None]
-        if self.kind == "pixels":
+        if self.kind != "open_clip":
             if sources or self.model or self.swap_activation:
-                raise ValueError("an encoder of kind 'pixels' has no model and no weights")
+                raise ValueError(f"an encoder of kind '{self.kind}' has no model and no weights")
             return self
         if not self.model:
             raise ValueError("needs 'model', an open_clip model name such as ViT-L-14-quickgelu")

@@ -1,4 +1,4 @@
-"""What a feature depends on besides the crop, and what it is computed in."""
+"""What an open_clip encoder's features depend on besides the crop, and are computed in."""
 
 from __future__ import annotations
 
@@ -20,13 +20,8 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 NOT_IN_FEATURES = {"kind", "side", "file", "activation", "workers", "licence", "crop"}
 
 
-def encoder_record(settings: Encoder, assets: Path, device: str) -> dict[str, Any]:
-    """What a feature depends on besides the crop: part of every work-store key.
-
-    ``assets`` is the folder of fetched assets. The device enters as its class (``cpu``, ``cuda``).
-    """
-    if settings.kind == "pixels":
-        return {"pixels": settings.side, "opencv": cv2.__version__}
+def record(settings: Encoder, assets: Path, device: str) -> dict[str, Any]:
+    """See ``registry.encoder_record``."""
     # A file is known by its sha256, wherever it lies.
     values = settings.model_dump(mode="json", exclude=NOT_IN_FEATURES)
     if not settings.swap_activation:
@@ -34,19 +29,19 @@ def encoder_record(settings: Encoder, assets: Path, device: str) -> dict[str, An
     if settings.tag is not None:
         values["sha256"] = None  # a pin only checks the weights that are recorded below
     kind, _, _ = device.partition(":")
-    record: dict[str, Any] = {"settings": values, "device": kind}
-    record["versions"] = {name: version(name) for name in PACKAGES}
-    record["versions"]["opencv"] = cv2.__version__  # decodes the crops
+    found: dict[str, Any] = {"settings": values, "device": kind}
+    found["versions"] = {name: version(name) for name in PACKAGES}
+    found["versions"]["opencv"] = cv2.__version__  # decodes the crops
     if kind == "cuda":
-        record["tf32"] = False  # see ``devices.full_float32``
+        found["tf32"] = False  # see ``devices.full_float32``
     if arithmetic(settings, device) != DTYPES[settings.precision]:
-        record["arithmetic"] = str(arithmetic(settings, device))
+        found["arithmetic"] = str(arithmetic(settings, device))
     if settings.tag is not None:
-        record["weights"] = fetched_weights(settings, assets).sha256
+        found["weights"] = fetched_weights(settings, assets).sha256
     if settings.asset is not None:
         members = known_assets()[settings.asset].members
-        record["asset"] = {name: member.sha256 for name, member in members.items()}
-    return record
+        found["asset"] = {name: member.sha256 for name, member in members.items()}
+    return found
 
 
 def arithmetic(settings: Encoder, device: str) -> torch.dtype:

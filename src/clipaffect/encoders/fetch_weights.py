@@ -16,7 +16,7 @@ from clipaffect.core.assets import MANIFEST
 from clipaffect.core.errors import UserError, first_line
 from clipaffect.core.hashing import file_digest
 from clipaffect.core.parquet import write_text
-from clipaffect.encoders.check_encoder import check_tag
+from clipaffect.encoders.open_clip_checks import check_tag
 from clipaffect.encoders.untrained import open_clip
 
 

@@ -20,8 +20,8 @@ from clipaffect.config.stage_keys import VERSIONS
 from clipaffect.core.store import Store
 from clipaffect.core.tasks import Task
 from clipaffect.encoders.captions import EXPRESSION_NAMES, OPENINGS, UNIT_NAMES
-from clipaffect.encoders.feature_record import encoder_record
-from clipaffect.encoders.load import build_model
+from clipaffect.encoders.kinds.open_clip import build_model
+from clipaffect.encoders.registry import encoder_record
 from clipaffect.encoders.tokenizer import tokenize
 from clipaffect.encoders.untrained import know_own_models, open_clip
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from clipaffect.core.errors import UserError, first_line
-from clipaffect.encoders.load import LoadedEncoder
+from clipaffect.encoders.registry import LoadedEncoder
 from clipaffect.faces.crops import decode_image
 from clipaffect.features.columns import first_not_finite
 

@@ -26,9 +26,13 @@ from clipaffect.core.hashing import digest
 from clipaffect.core.parquet import ROW_GROUP
 from clipaffect.core.prefetch import map_in_order
 from clipaffect.core.store import Store
-from clipaffect.encoders.check_encoder import check_encoder
-from clipaffect.encoders.feature_record import encoder_record
-from clipaffect.encoders.load import LoadedEncoder, load_encoder
+from clipaffect.encoders.registry import (
+    LoadedEncoder,
+    check_encoder,
+    encoder_record,
+    kind_of,
+    load_encoder,
+)
 from clipaffect.features.batches import Batch, Map, embed_batches, prepare_batch
 
 BATCHES_PER_ENTRY = 4  # so that at most every fourth batch is padded
@@ -155,7 +159,7 @@ def open_entries(
     """
     check_encoder(settings, "<name>")  # also where every feature comes from the store
     with (
-        one_device(settings.kind == "open_clip") as device,
+        one_device(kind_of(settings).IS_NETWORK) as device,
         ThreadPoolExecutor(settings.workers) as pool,
         map_in_order(threads if threads > 1 and device == "cpu" else 0, ONE_THREAD) as each,
     ):

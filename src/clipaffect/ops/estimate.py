@@ -28,8 +28,7 @@ from clipaffect.core.gpu import full_float32
 from clipaffect.core.split_names import TRAIN, folds_among, in_split
 from clipaffect.core.tasks import Task
 from clipaffect.core.video import read_frames
-from clipaffect.encoders.cost import encoder_cost
-from clipaffect.encoders.load import LoadedEncoder, stand_in
+from clipaffect.encoders.registry import LoadedEncoder, encoder_cost, kind_of, stand_in
 from clipaffect.faces.crops import encode_crop
 from clipaffect.faces.finder import FaceFinder, FaceFollower
 from clipaffect.features.batches import is_out_of_memory, prepare_batch
@@ -136,7 +135,7 @@ def _embedding(
     annotated = sum(s["annotated"] for splits in facts["tasks"].values() for s in splits.values())
     disk = 2.0 * encoder_cost(encoder).dimension * (2 * crops + annotated)
     work = f"{crops:,} crops by {name}"
-    on_gpu = encoder.kind == "open_clip" and torch.cuda.is_available()
+    on_gpu = kind_of(encoder).IS_NETWORK and torch.cuda.is_available()
     on = torch.cuda.get_device_name() if on_gpu else "core"
     try:
         # Beside a job that may hold the GPU: a check does not wait for it.

@@ -21,8 +21,7 @@ from clipaffect.core.parquet import write_table
 from clipaffect.core.store import Store
 from clipaffect.dataset.extract_frames import extract_frames
 from clipaffect.dataset.manifest import MANIFEST
-from clipaffect.encoders.feature_record import encoder_record
-from clipaffect.encoders.load import load_encoder
+from clipaffect.encoders.registry import encoder_record, kind_of, load_encoder
 from clipaffect.encoders.untrained import open_clip
 from clipaffect.faces.align_faces import align_faces
 from clipaffect.features.embed_faces import embed_faces
@@ -90,7 +89,7 @@ def predicted(
     """
     work.mkdir(parents=True, exist_ok=True)
     importing = ThreadPoolExecutor(1)
-    if any(own.kind == "open_clip" for own in wanted.opened.encoders.values()):
+    if any(kind_of(own).IS_NETWORK for own in wanted.opened.encoders.values()):
         importing.submit(open_clip)  # 3 s, in which frames are indexed
     try:
         manifest, frames = work / "manifest.parquet", work / "frames.parquet"

@@ -9,7 +9,7 @@ import torch
 
 from clipaffect.config.models import Config
 from clipaffect.core.layout import Layout
-from clipaffect.encoders.cost import encoder_cost
+from clipaffect.encoders.registry import encoder_cost
 from clipaffect.features.build_table import feature_dimension
 from clipaffect.report.results import Results
 from clipaffect.training.cost import flop_per_sample

@@ -22,7 +22,7 @@ from clipaffect.core.progress import Progress
 from clipaffect.core.setting import Setting
 from clipaffect.core.split_names import VALIDATION
 from clipaffect.core.tasks import Task
-from clipaffect.encoders.load import load_encoder
+from clipaffect.encoders.registry import kind_of, load_encoder
 from clipaffect.evaluation.fold_data import named_counts
 from clipaffect.evaluation.person_counts import NOTHING
 from clipaffect.faces.crops import decode_image, read_crops
@@ -114,7 +114,7 @@ def disturb_crops(
     place = pd.Series(np.arange(len(keys)), index=pd.MultiIndex.from_frame(keys.astype(str)))
     counts: dict[str, list[pd.DataFrame]] = {task.name: [] for task in tasks}
     with (
-        one_device(encoder.kind == "open_clip") as device,
+        one_device(kind_of(encoder).IS_NETWORK) as device,
         Progress("disturbed crops", len(crops) * (1 + len(DISTURBANCES))) as bar,
     ):
         loaded = load_encoder(encoder, assets, device)

@@ -12,7 +12,7 @@ from clipaffect.config.studies import Planned
 from clipaffect.core.metrics import decide
 from clipaffect.core.setting import Setting
 from clipaffect.core.tasks import Task
-from clipaffect.encoders.cost import encoder_cost
+from clipaffect.encoders.registry import encoder_cost
 from clipaffect.evaluation.compare_heads import (
     EXPLORATORY,
     adjust_by_family,

@@ -25,7 +25,7 @@ from clipaffect.core.progress import Progress
 from clipaffect.core.setting import Setting
 from clipaffect.core.split_names import TRAIN, VALIDATION
 from clipaffect.core.tasks import Task
-from clipaffect.encoders.load import build_model, preparation
+from clipaffect.encoders.kinds.open_clip import build_model, preparation
 from clipaffect.evaluation.fold_data import named_counts
 from clipaffect.evaluation.person_counts import NOTHING
 from clipaffect.faces.crops import decode_image

@@ -25,7 +25,7 @@ from clipaffect.core.parquet import read_table
 from clipaffect.core.progress import Progress
 from clipaffect.encoders import mobilenet
 from clipaffect.encoders.captions import EXPRESSION_NAMES, expression_prompt
-from clipaffect.encoders.load import NORMALISATIONS
+from clipaffect.encoders.kinds.open_clip import NORMALISATIONS
 from clipaffect.encoders.tokenizer import tokenize
 from clipaffect.encoders.untrained import create_untrained
 from clipaffect.synthetic.captions import caption

@@ -1,27 +1,28 @@
-"""Build an encoder from its configuration: model, weights, activation, preprocessing."""
+"""Kind ``open_clip``: a model of open_clip, or one that this project has registered with it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from clipaffect.config.encoders import Encoder
 from clipaffect.core.assets import asset_file
 from clipaffect.core.errors import UserError, first_line
 from clipaffect.encoders import dinov2, mobilenet
-from clipaffect.encoders.check_encoder import check_encoder, wrong_activation
-from clipaffect.encoders.feature_record import DTYPES, arithmetic
+from clipaffect.encoders.feature_record import DTYPES, arithmetic, record
 from clipaffect.encoders.fetch_weights import checked_weights
+from clipaffect.encoders.open_clip_checks import check, wrong_activation
+from clipaffect.encoders.registry import EncoderCost, LoadedEncoder
 from clipaffect.encoders.untrained import create_untrained, open_clip
 
+IS_NETWORK = True
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 NORMALISATIONS = {
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
@@ -30,37 +31,8 @@ NORMALISATIONS = {
 }
 
 
-@dataclass(frozen=True)
-class LoadedEncoder:
-    """A ready encoder.
-
-    Attributes:
-        prepare: one RGB crop (H, W, 3) uint8 to the network's input tensor, float32.
-        room: memory for n of these, not set to anything, in the network's arithmetic and where a
-            GPU can fetch it.
-        embed: a batch of prepared crops to features (n, dimension) float32.
-        dimension: of a feature.
-    """
-
-    prepare: Callable[[np.ndarray], torch.Tensor]
-    room: Callable[[int], torch.Tensor]
-    embed: Callable[[torch.Tensor], torch.Tensor]
-    dimension: int
-
-
-def load_encoder(settings: Encoder, assets: Path, device: str) -> LoadedEncoder:
-    """Load an encoder for inference.
-
-    Args:
-        settings: its configuration.
-        assets: folder of fetched assets.
-        device: ``cpu``, ``cuda`` or ``cuda:N``.
-
-    Raises:
-        UserError: unknown model or tag, a wrong file, or an activation that is not the stated one.
-    """
-    if settings.kind == "pixels":
-        return _pixels(settings)
+def load(settings: Encoder, assets: Path, device: str) -> LoadedEncoder:
+    """The image tower of an open_clip model."""
     dtype = arithmetic(settings, device)
     if dtype != DTYPES[settings.precision]:
         name, instead = settings.precision, str(dtype).removeprefix("torch.")
@@ -69,12 +41,7 @@ def load_encoder(settings: Encoder, assets: Path, device: str) -> LoadedEncoder:
 
 
 def stand_in(settings: Encoder, device: str) -> LoadedEncoder:
-    """An encoder of the same shape without its weights, to measure what the real one takes.
-
-    Nothing is read or fetched. Its features mean nothing.
-    """
-    if settings.kind == "pixels":
-        return _pixels(settings)
+    """A tower of the same shape, every weight 0.01."""
     # By way of ``meta``: neither the text tower nor float32 weights have memory, if not asked for.
     visual = bare_tower(settings).to(DTYPES[settings.precision]).to_empty(device="cpu")
     with torch.no_grad():
@@ -87,7 +54,7 @@ def stand_in(settings: Encoder, device: str) -> LoadedEncoder:
 
 def bare_tower(settings: Encoder) -> Any:
     """An encoder's image tower without weights or memory (on torch's device ``meta``)."""
-    check_encoder(settings, "<name>")
+    check(settings, "<name>")
     model = create_untrained(settings.model, "meta", _preprocessing(settings))
     if settings.asset == "dinov2-s14":
         model.visual.set_input_size(224)
@@ -133,8 +100,39 @@ def preparation(visual: nn.Module) -> Callable[[np.ndarray], torch.Tensor]:
     return prepare
 
 
+def cost(settings: Encoder) -> EncoderCost:
+    """Counted by torch on a model without memory: no weights are needed."""
+    visual = bare_tower(settings)
+    size = visual.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        features = visual(torch.zeros(1, 3, height, width, device="meta"))
+    parameters = sum(weight.numel() for weight in visual.parameters())
+    return EncoderCost(float(counter.get_total_flops()), parameters, int(features.shape[1]))
+
+
+def describe_input(settings: Encoder) -> dict[str, Any]:
+    """From a crop to the network's input."""
+    found = input_description(settings)
+    height, width = found["size"]
+    return {
+        "input": f"(N, 3, {height}, {width}) float32, RGB",
+        "size": [height, width],
+        "interpolation": found["interpolation"],
+        "mean": found["mean"],
+        "std": found["std"],
+        "steps": [
+            f"resized to {height} x {width} by Pillow's {found['interpolation']} filter, unless "
+            "the crop has that size (crops are square: open_clip's modes of resizing agree)",
+            "divided by 255",
+            "less the mean, over the deviation, each by channel",
+        ],
+        "arithmetic": settings.precision,
+    }
+
+
 def input_description(settings: Encoder) -> dict[str, Any]:
-    """What open_clip does to a picture before an encoder: size (2,), mean, std, interpolation."""
+    """What open_clip does to an image before an encoder: size (2,), mean, std, interpolation."""
     model = create_untrained(settings.model, "meta", _preprocessing(settings))
     stated = dict(open_clip().get_model_preprocess_cfg(model.visual))
     size = stated["size"]
@@ -144,7 +142,7 @@ def input_description(settings: Encoder) -> dict[str, Any]:
 
 def build_model(settings: Encoder, assets: Path) -> Any:
     """The open_clip model with its weights, float32 on the CPU, activation checked."""
-    check_encoder(settings, "<name>")
+    check(settings, "<name>")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.random or 0)
         model = create_untrained(settings.model, preprocessing=_preprocessing(settings))
@@ -221,15 +219,4 @@ def _check_activation(visual: nn.Module, settings: Encoder) -> None:
         raise wrong_activation(settings, runs, "encoders.<name>")
 
 
-def _pixels(settings: Encoder) -> LoadedEncoder:
-    side = settings.side
-
-    def prepare(crop: np.ndarray) -> torch.Tensor:
-        grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
-        small = cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA)
-        return torch.from_numpy(small.reshape(-1).astype(np.float32) / 255)
-
-    def room(count: int) -> torch.Tensor:
-        return torch.empty(count, side * side)
-
-    return LoadedEncoder(prepare, room, torch.Tensor.float, side * side)
+__all__ = ["IS_NETWORK", "check", "cost", "describe_input", "load", "record", "stand_in"]

@@ -1,4 +1,4 @@
-"""What can be told of an encoder's configuration before any weights are loaded."""
+"""What can be told of an open_clip encoder's configuration before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -11,15 +11,8 @@ from clipaffect.core.hashing import file_digest
 from clipaffect.encoders.untrained import know_own_models, open_clip
 
 
-def check_encoder(settings: Encoder, name: str) -> None:
-    """Check what can be checked without loading weights, before any work is done for them.
-
-    Raises:
-        UserError: unknown model or tag, an activation that is not the one the model runs or the
-            tag was trained with, or a file that is missing or another one.
-    """
-    if settings.kind == "pixels":
-        return
+def check(settings: Encoder, name: str) -> None:
+    """Check model, tag, activation and file; see ``registry.check_encoder``."""
     where = f"encoders.{name}"
     know_own_models()
     config = open_clip().get_model_config(settings.model)
