@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -29,12 +30,32 @@ RESERVED = frozenset(
     )
 )
 AFF_WILD2_KEYS = ("videos", "images", "annotations", "multitask", "test", "frame_lists", "edition")
-KEYS_OF_FORMATS = {
-    "aff_wild2": AFF_WILD2_KEYS,
-    "table": ("table", "root", "tasks", "faces"),
-    "folders": ("root", "tasks", "faces"),
-    "raf_db": ("root", "faces"),
-    "affectnet": ("root", "faces"),
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way in which data lies on disk; ``dataset/readers`` has a module of its name.
+
+    Attributes:
+        keys: of ``data`` that go with it.
+        needed: those that must be given.
+        tasks: what it is labelled for; None: what ``data.tasks`` says.
+        licensed: whether its licence forbids passing images on.
+    """
+
+    keys: tuple[str, ...]
+    needed: tuple[str, ...] = ("root",)
+    tasks: dict[str, Task] | None = None
+    licensed: bool = False
+
+
+FormatName = Literal["aff_wild2", "table", "folders", "raf_db", "affectnet"]
+FORMATS: dict[FormatName, Format] = {
+    "aff_wild2": Format(AFF_WILD2_KEYS, (), CHALLENGE),
+    "table": Format(("table", "root", "tasks", "faces"), ("table", "tasks")),
+    "folders": Format(("root", "tasks", "faces"), ("root", "tasks")),
+    "raf_db": Format(("root", "faces"), tasks=RAF_DB, licensed=True),
+    "affectnet": Format(("root", "faces"), tasks=AFFECTNET, licensed=True),
 }
 
 
@@ -110,7 +131,7 @@ class TaskLabels(Section):
 class Data(Section):
     """Where the videos, images and labels are."""
 
-    format: Literal["aff_wild2", "table", "folders", "raf_db", "affectnet"] = Field(
+    format: FormatName = Field(
         "aff_wild2",
         description="How the data lies on disk; see docs/data.md and, for all but `aff_wild2`, "
         "docs/own-data.md.",
@@ -201,12 +222,10 @@ class Data(Section):
 
     def known_tasks(self) -> dict[str, Task]:
         """Every task that the data is labelled for."""
-        if self.format in ("table", "folders"):
-            return {
-                name: Task(name, own.classes or own.labels or (), own.classes is None)
-                for name, own in self.tasks.items()
-            }
-        return {"raf_db": RAF_DB, "affectnet": AFFECTNET}.get(self.format, CHALLENGE)
+        return FORMATS[self.format].tasks or {
+            name: Task(name, own.classes or own.labels or (), own.classes is None)
+            for name, own in self.tasks.items()
+        }
 
     @model_validator(mode="before")
     @classmethod
@@ -221,15 +240,16 @@ class Data(Section):
     @model_validator(mode="before")
     @classmethod
     def _known_licences(cls, values: Any) -> Any:
-        """RAF-DB and AffectNet forbid passing images on."""
-        if isinstance(values, dict) and values.get("format") in ("raf_db", "affectnet"):
+        """Some licences forbid passing images on."""
+        licensed = [name for name, own in FORMATS.items() if own.licensed]
+        if isinstance(values, dict) and values.get("format") in licensed:
             return {"licensed": True} | values
         return values
 
     @model_validator(mode="after")
     def _keys_of_format(self) -> Data:
-        mine = KEYS_OF_FORMATS[self.format]
-        others = {key for keys in KEYS_OF_FORMATS.values() for key in keys} - set(mine)
+        mine = FORMATS[self.format].keys
+        others = {key for own in FORMATS.values() for key in own.keys} - set(mine)
         fields = type(self).model_fields
         given = {
             key
@@ -249,8 +269,7 @@ class Data(Section):
                 if unknown := getattr(self, key).keys() - CHALLENGE.keys():
                     raise ValueError(f"'{key}' names '{min(unknown)}'; a task is EXPR or AU")
             return self
-        needed = {"table": ("table", "tasks"), "folders": ("root", "tasks")}
-        for key in needed.get(self.format, ("root",)):
+        for key in FORMATS[self.format].needed:
             if not getattr(self, key):
                 raise ValueError(f"format {self.format} needs '{key}'; see docs/own-data.md")
         if self.format == "folders" and [own.classes is None for own in self.tasks.values()] != [

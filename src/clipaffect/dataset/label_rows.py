@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -93,6 +94,20 @@ class Listing:
     notes: tuple[str, ...] = ()
 
 
+class FoundData(NamedTuple):
+    """What a reader finds.
+
+    Attributes:
+        tree: what lies on disk.
+        labels: by task, rows of ``label_schema``.
+        where: the labels are, for messages.
+    """
+
+    tree: Tree
+    labels: dict[str, pd.DataFrame]
+    where: str
+
+
 def blank_rows(sources: Sequence[str], *, is_image: bool) -> pd.DataFrame:
     """Rows without labels, of unknown people and splits, each for every frame of its source."""
     return pd.DataFrame(
@@ -109,9 +124,7 @@ def blank_rows(sources: Sequence[str], *, is_image: bool) -> pd.DataFrame:
     )
 
 
-def arrange(
-    listing: Listing, data: Data, tasks: Sequence[Task]
-) -> tuple[Tree, dict[str, pd.DataFrame]]:
+def arrange(listing: Listing, data: Data, tasks: Sequence[Task]) -> FoundData:
     """The tree and the labels by task (see ``labels.label_schema``) of a listing.
 
     A row without frame and time holds for every frame of its video; a time means the frame nearest
@@ -165,7 +178,7 @@ def arrange(
         root=listing.root,
         names_people=bool((listing.rows["person"] != "").all()),
     )
-    return tree, labels
+    return FoundData(tree, labels, f"the labels in {listing.path}")
 
 
 def _is_file(path: Path) -> bool:

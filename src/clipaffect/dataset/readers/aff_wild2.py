@@ -27,7 +27,7 @@ from clipaffect.dataset.files import (
     scan_crops,
     scan_videos,
 )
-from clipaffect.dataset.label_rows import label_rows
+from clipaffect.dataset.label_rows import FoundData, label_rows
 from clipaffect.dataset.readers.annotation_files import read_annotation
 from clipaffect.dataset.readers.multitask import read_multitask, read_people
 from clipaffect.dataset.test_list import TestList, read_test_list
@@ -249,3 +249,10 @@ def named_files(data: Data, tasks: Sequence[Task]) -> list[Path]:
     with contextlib.suppress(UserError):
         paths += scan_crops(data.images).used.values()
     return paths
+
+
+def read(data: Data, tasks: Sequence[Task]) -> FoundData:
+    """See ``registry.Reader``."""
+    tree = scan_tree(data, tasks)
+    labels = {task.name: read_labels(tree, task, data) for task in tasks}
+    return FoundData(tree, labels, "the annotations")

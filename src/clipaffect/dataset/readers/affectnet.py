@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from clipaffect.config.data import Data
 from clipaffect.core.errors import UserError
-from clipaffect.core.tasks import NOT_ANNOTATED
+from clipaffect.core.tasks import NOT_ANNOTATED, Task
 from clipaffect.dataset.csv_cells import csv_rows
 from clipaffect.dataset.files import IMAGE_SUFFIXES, files_below, natural_order
-from clipaffect.dataset.label_rows import Listing
-from clipaffect.dataset.readers.image_folders import _listing, _root
+from clipaffect.dataset.label_rows import FoundData, Listing, arrange
+from clipaffect.dataset.readers.folders import data_root, image_listing
 
 AFFECTNET_LISTS = {"training.csv": "train", "validation.csv": "validation"}
 
@@ -34,7 +35,7 @@ def read_affectnet(data: Data) -> Listing:
     Raises:
         UserError: neither layout, or a wrong value.
     """
-    root = _root(data)
+    root = data_root(data)
     if all((root / folder).is_dir() for folder in AFFECTNET_FOLDERS):
         return _affectnet_folders(root)
     lists = [path for path in files_below(root) if path.name in AFFECTNET_LISTS]
@@ -50,7 +51,7 @@ def read_affectnet(data: Data) -> Listing:
     base = _folder_of_images(root, [row[0] for row in rows])
     prefix = base.relative_to(root).as_posix()
     prefix = "" if prefix == "." else f"{prefix}/"
-    return _listing(
+    return image_listing(
         root,
         root,
         [(prefix + row[0], *row[1:]) for row in rows],
@@ -110,7 +111,7 @@ def _affectnet_folders(root: Path) -> Listing:
             own = root / folder / "annotations" / f"{path.stem}_exp.npy"
             label = _expression(_word(own), str(own))
             rows.append((path.relative_to(root).as_posix(), split, label, str(own)))
-    return _listing(root, root, rows, "EXPR", _left_out([row[2] for row in rows]))
+    return image_listing(root, root, rows, "EXPR", _left_out([row[2] for row in rows]))
 
 
 def _word(path: Path) -> str:
@@ -123,3 +124,8 @@ def _word(path: Path) -> str:
             where=path,
             fix="complete AffectNet's annotations",
         ) from None
+
+
+def read(data: Data, tasks: Sequence[Task]) -> FoundData:
+    """See ``registry.Reader``."""
+    return arrange(read_affectnet(data), data, tasks)

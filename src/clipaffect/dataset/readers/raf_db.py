@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from clipaffect.config.data import Data
 from clipaffect.core.errors import UserError
+from clipaffect.core.tasks import Task
 from clipaffect.dataset.files import read_lines
-from clipaffect.dataset.label_rows import Listing
-from clipaffect.dataset.readers.image_folders import _listing, _root
+from clipaffect.dataset.label_rows import FoundData, Listing, arrange
+from clipaffect.dataset.readers.folders import data_root, image_listing
 
 RAF_LIST = "EmoLabel/list_patition_label.txt"  # so spelt by its authors
 
@@ -22,7 +24,7 @@ def read_raf_db(data: Data) -> Listing:
     Raises:
         UserError: no list, or a line that is none of its.
     """
-    root = _root(data)
+    root = data_root(data)
     if not (root / RAF_LIST).is_file() and (root / "basic" / RAF_LIST).is_file():
         root /= "basic"
     path = root / RAF_LIST
@@ -47,4 +49,9 @@ def read_raf_db(data: Data) -> Listing:
         stem = f"{match['split']}_{match['number']}"
         image = f"Image/original/{stem}.jpg" if original else f"Image/aligned/{stem}_aligned.jpg"
         rows.append((image, match["split"], int(match["label"]) - 1, f"{path}, line {number}"))
-    return _listing(path, root, rows, "EXPR")
+    return image_listing(path, root, rows, "EXPR")
+
+
+def read(data: Data, tasks: Sequence[Task]) -> FoundData:
+    """See ``registry.Reader``."""
+    return arrange(read_raf_db(data), data, tasks)

@@ -2,41 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
+from typing import Protocol, cast
 
 import pandas as pd
 
 from clipaffect.config.data import Data, Splitting
 from clipaffect.core.split_names import TRAIN, VALIDATION, folds_among
 from clipaffect.core.tasks import Task
-from clipaffect.dataset.label_rows import Listing, arrange
+from clipaffect.dataset.label_rows import FoundData
 from clipaffect.dataset.make_splits import check_labels, check_leaks, make_splits
-from clipaffect.dataset.readers import aff_wild2
-from clipaffect.dataset.readers.affectnet import read_affectnet
-from clipaffect.dataset.readers.image_folders import read_folders
-from clipaffect.dataset.readers.raf_db import read_raf_db
-from clipaffect.dataset.readers.table import read_label_table
 from clipaffect.dataset.subset import take_subset
 from clipaffect.dataset.tree import Tree
+
+
+class Reader(Protocol):
+    """A format's module, ``dataset/readers/<format>.py``; ``config.data.FORMATS`` lists them."""
+
+    @staticmethod
+    def read(data: Data, tasks: Sequence[Task]) -> FoundData:
+        """The tree and every task's labels, of a data set of this format.
+
+        Raises:
+            UserError: anything wrong with a file, with the file and the line.
+        """
+        ...
 
 
 def read_dataset(data: Data, tasks: Sequence[Task]) -> tuple[Tree, dict[str, pd.DataFrame]]:
     """The tree and every task's labels, of the subset if one is asked for.
 
-    Rows of labels have the columns of ``labels.label_schema``, names as categories.
+    Rows of labels have the columns of ``label_rows.label_schema``, names as categories.
 
     Raises:
         UserError: anything wrong with the tree or a label, or people in two splits.
     """
-    listing: Listing | None = None
-    if data.format == "aff_wild2":
-        tree = aff_wild2.scan_tree(data, tasks)
-        labels = {task.name: aff_wild2.read_labels(tree, task, data) for task in tasks}
-    else:
-        listing = READERS[data.format](data)
-        tree, labels = arrange(listing, data, tasks)
-    where = f"the labels in {listing.path}" if listing else "the annotations"
+    reader = cast(Reader, import_module(f"clipaffect.dataset.readers.{data.format}"))
+    tree, labels, where = reader.read(data, tasks)
     # Folds that the data itself has are not made anew, but for a subset of it.
     folds = folds_among(
         {str(split) for rows in labels.values() for split in rows["split"].unique()}
@@ -67,11 +71,3 @@ def _made(how: Splitting) -> str:
     if how.by == "folds":
         return f"Folds were made: {dealt}; each is scored by heads trained on the others."
     return f"The validation split was made: the first of {dealt}."
-
-
-READERS: dict[str, Callable[[Data], Listing]] = {
-    "table": read_label_table,
-    "folders": read_folders,
-    "raf_db": read_raf_db,
-    "affectnet": read_affectnet,
-}

@@ -8,7 +8,7 @@ Columns: ``image`` or ``video`` (a path below ``data.root``); optional ``frame``
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -19,7 +19,7 @@ from clipaffect.core.errors import UserError
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
 from clipaffect.dataset.csv_cells import column_names, read_cells
 from clipaffect.dataset.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from clipaffect.dataset.label_rows import SIDES, Listing, blank_rows
+from clipaffect.dataset.label_rows import SIDES, FoundData, Listing, arrange, blank_rows
 
 COLUMNS = ("image", "video", "frame", "time", "side", "person", "split", "fold")
 EMPTY = ("", "nan", "none", "na", "n/a", "null", "<na>", "nat")
@@ -244,3 +244,8 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def read(data: Data, tasks: Sequence[Task]) -> FoundData:
+    """See ``registry.Reader``."""
+    return arrange(read_label_table(data), data, tasks)

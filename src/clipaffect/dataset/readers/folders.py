@@ -1,21 +1,18 @@
-"""Readers of data sets that are folders of images: a folder a class, RAF-DB, AffectNet.
-
-Their layouts as their authors give them out: Li et al. 2017 (RAF-DB), Mollahosseini et al. 2017
-(AffectNet). None of them names its people.
-"""
+"""Format ``folders``: a folder of images for each class; parts that other image formats share."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from clipaffect.config.data import Data
 from clipaffect.core.errors import UserError
+from clipaffect.core.tasks import Task
 from clipaffect.dataset.files import IMAGE_SUFFIXES, files_below, natural_order
-from clipaffect.dataset.label_rows import SPLIT_WORDS, Listing, blank_rows
+from clipaffect.dataset.label_rows import SPLIT_WORDS, FoundData, Listing, arrange, blank_rows
 
 NO_PEOPLE = (
     "The data does not say who is in an image: every image counts as another person, and splits "
@@ -23,7 +20,8 @@ NO_PEOPLE = (
 )
 
 
-def _root(data: Data) -> Path:
+def data_root(data: Data) -> Path:
+    """``data.root``, which must be there."""
     root = Path(data.root or "")
     if not root.is_dir():
         raise UserError(
@@ -34,7 +32,7 @@ def _root(data: Data) -> Path:
     return root
 
 
-def _listing(
+def image_listing(
     path: Path, root: Path, found: Iterable[tuple[str, str, int, str]], task: str, *notes: str
 ) -> Listing:
     """A listing of single-label images from (source, split, label, where)."""
@@ -52,7 +50,7 @@ def read_folders(data: Data) -> Listing:
     Raises:
         UserError: a folder that is no class (or split), or a class without a folder.
     """
-    root = _root(data)
+    root = data_root(data)
     name, task = next(iter(data.known_tasks().items()))
     top = [p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".")]
     with_splits = bool(top) and all(folder.name.casefold() in SPLIT_WORDS for folder in top)
@@ -82,4 +80,9 @@ def read_folders(data: Data) -> Listing:
             where=f"{root} (data.root)",
             fix=f"add it, or take it out of data.tasks.{name}.classes",
         )
-    return _listing(root, root, rows, name)
+    return image_listing(root, root, rows, name)
+
+
+def read(data: Data, tasks: Sequence[Task]) -> FoundData:
+    """See ``registry.Reader``."""
+    return arrange(read_folders(data), data, tasks)
