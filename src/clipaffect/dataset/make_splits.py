@@ -55,6 +55,32 @@ def make_splits(
     Raises:
         UserError: fewer groups than parts.
     """
+    names, group, answer = _counted_rows(labels, tasks)
+    if len(names) < how.folds:
+        raise UserError(
+            f"{len(names)} people or source videos cannot be dealt to {how.folds} parts",
+            where="data.split.folds",
+            fix=f"set it to at most {len(names)}, or give more people",
+        )
+    part = _deal(len(names), group, answer, how)
+    if how.by == "folds":
+        splits = dict(zip(names, map(fold_split, part.tolist()), strict=True))
+    else:
+        kinds = np.where(part == 1, VALIDATION, TRAIN)
+        splits = dict(zip(names, kinds.tolist(), strict=True))
+    order = sorted(set(splits.values()), key=lambda name: (name != TRAIN, len(name), name))
+    made = {}
+    for name, rows in labels.items():
+        # Groups without any label keep a split too: their rows count as not annotated.
+        found = rows["group"].astype(str).map(splits).fillna(order[0])
+        made[name] = rows.assign(split=pd.Categorical(found, order))
+    return made
+
+
+def _counted_rows(
+    labels: dict[str, pd.DataFrame], tasks: Sequence[Task]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Names of the groups; group (n,) and answer (n,) of every row that counts."""
     groups, answers = [], []
     for number, task in enumerate(sorted(tasks, key=lambda task: task.name)):
         rows = labels[task.name]
@@ -69,27 +95,19 @@ def make_splits(
         rarest = np.lexsort((answer, counts[kind_of]))
         first = rarest[np.unique(group[rarest], return_index=True)[1]]
         group, answer = group[first], answer[first]
-    if len(names) < how.folds:
-        raise UserError(
-            f"{len(names)} people or source videos cannot be dealt to {how.folds} parts",
-            where="data.split.folds",
-            fix=f"set it to at most {len(names)}, or give more people",
-        )
-    alone = len(names) == len(group)
+    return names, group, answer
+
+
+def _deal(groups: int, group: np.ndarray, answer: np.ndarray, how: Splitting) -> np.ndarray:
+    """(groups,) the part of each group, from 1, by the answers (n,) of its rows."""
     # Half a second to import, and only a run that asks for splits needs it.
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # noqa: PLC0415
 
+    alone = groups == len(group)
     kind = StratifiedKFold if alone else StratifiedGroupKFold  # the same, 100 times as fast
     dealer = kind(n_splits=how.folds, shuffle=True, random_state=how.seed)
-    counted = np.arange(len(group))
-    if not alone:
-        # Groups are dealt by how uneven they are, whatever the seed: counting a drawn part of each
-        # one's rows makes the deal depend on it.
-        drawn = np.random.default_rng(how.seed).permutation(len(group))
-        place = pd.Series(group[drawn]).groupby(group[drawn]).cumcount().to_numpy()
-        size = np.bincount(group)[group[drawn]]
-        counted = np.sort(drawn[place < np.ceil(COUNTED * size)])
-    part = np.zeros(len(names), np.int64)
+    counted = np.arange(len(group)) if alone else _drawn_rows(group, how.seed)
+    part = np.zeros(groups, np.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a class with fewer rows than parts
         try:
@@ -102,18 +120,19 @@ def make_splits(
                 where="data.split.folds",
                 fix="set it lower, or give more data",
             ) from None
-    if how.by == "folds":
-        splits = dict(zip(names, map(fold_split, part.tolist()), strict=True))
-    else:
-        kinds = np.where(part == 1, VALIDATION, TRAIN)
-        splits = dict(zip(names, kinds.tolist(), strict=True))
-    order = sorted(set(splits.values()), key=lambda name: (name != TRAIN, len(name), name))
-    made = {}
-    for name, rows in labels.items():
-        # Groups without any label keep a split too: their rows count as not annotated.
-        found = rows["group"].astype(str).map(splits).fillna(order[0])
-        made[name] = rows.assign(split=pd.Categorical(found, order))
-    return made
+    return part
+
+
+def _drawn_rows(group: np.ndarray, seed: int) -> np.ndarray:
+    """A share of each group's rows (n,).
+
+    Groups are dealt by how uneven they are, whatever the seed: counting a drawn part of each one's
+    rows makes the deal depend on it.
+    """
+    drawn = np.random.default_rng(seed).permutation(len(group))
+    place = pd.Series(group[drawn]).groupby(group[drawn]).cumcount().to_numpy()
+    size = np.bincount(group)[group[drawn]]
+    return np.sort(drawn[place < np.ceil(COUNTED * size)])
 
 
 def _rarest_shown(rows: pd.DataFrame, task: Task) -> np.ndarray:

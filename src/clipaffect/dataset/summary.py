@@ -55,36 +55,82 @@ def collect(
         stated = stated_frames(tree.videos[video])
         return min(stated, limit) if limit else stated
 
-    # Of data that is said to be the edition whose sizes are known, and whole.
-    compare = data.edition == published.EDITION and data.subset is None
-    compare = compare and data.split.by == "given"
     found: dict[str, dict[str, Any]] = {}
-    lists = {}
+    lists: dict[str, Any] = {}
     for task in tasks:
-        name, rows = task.name, labels[task.name]
+        rows = labels[task.name]
+        has_image, beyond = np.full(len(rows), np.nan), np.zeros(len(rows), bool)
         if needs_images:
             has_image, beyond = _images(tree, rows, files, video_frames)
-            if data.faces == "search":  # which pictures show a face is known after detection
+            if data.faces == "search":  # which images show a face is known after detection
                 has_image[rows["video"].isin(list(tree.images)).to_numpy()] = np.nan
-        else:
-            has_image, beyond = np.full(len(rows), np.nan), np.zeros(len(rows), bool)
-        found[name] = {
-            split: _split(task, split, rows.iloc[at], has_image[at], beyond[at], compare)
+        found[task.name] = {
+            split: _split(task, split, rows.iloc[at], has_image[at], beyond[at], _is_whole(data))
             for split, at in _positions(rows["split"]).items()
         }
-        for split in (TRAIN, VALIDATION):
-            if name in data.frame_lists and not data.subset:
-                at = ((rows["split"] == split) & rows["annotated"]).to_numpy()
-                path = Path(getattr(data.frame_lists[name], split))
-                known = np.nan_to_num(has_image, nan=1.0).astype(bool)
-                lists[f"{name} {split}"] = compare_list(path, rows[at & known], task)
+        lists |= _compared_lists(data, task, rows, has_image)
+    files_found = _files_found(data, tree, needs_images, files, video_frames)
+    duplicates = find_duplicates(tree, _used_folders(tree), files)
+    return files_found | {
+        "duplicates": duplicates,
+        "duplicates_in_both_splits": in_two_splits(duplicates, labels),
+        "images_compared": len(tree.images) <= COMPARED,
+        "in_test_and_training": _leaks(tree, labels),
+        "notes": list(tree.notes),
+        "tasks": found,
+        "test": {
+            task: {
+                "people": len(listed.people()),
+                "rows": int((listed.rows["frame"] > 0).sum()),
+                "without_image": _rows_without_image(listed.rows, tree, files),
+            }
+            for task, listed in tree.test.items()
+        },
+        "frame_lists": lists,
+    }
+
+
+def _is_whole(data: Data) -> bool:
+    """Whether it is said to be the edition whose sizes are known, and the whole of it."""
+    of_edition = data.edition == published.EDITION and data.subset is None
+    return of_edition and data.split.by == "given"
+
+
+def _compared_lists(
+    data: Data, task: Task, rows: pd.DataFrame, has_image: np.ndarray
+) -> dict[str, Any]:
+    """What the published lists of a task's frames say of the rows that have an image."""
+    if task.name not in data.frame_lists or data.subset:
+        return {}
+    known = np.nan_to_num(has_image, nan=1.0).astype(bool)
+    found = {}
+    for split in (TRAIN, VALIDATION):
+        at = ((rows["split"] == split) & rows["annotated"]).to_numpy()
+        path = Path(getattr(data.frame_lists[task.name], split))
+        found[f"{task.name} {split}"] = compare_list(path, rows[at & known], task)
+    return found
+
+
+def _used_folders(tree: Tree) -> list[Path]:
+    """The folders of crops of everybody who is annotated or to be predicted."""
+    people = [(video, person) for video, own in tree.people().items() for person in own]
+    return [folder for owner in people if (folder := tree.crop_folder(*owner))]
+
+
+def _files_found(
+    data: Data,
+    tree: Tree,
+    needs_images: bool,
+    files: Callable[[Path], FrameFiles],
+    video_frames: Callable[[str], int],
+) -> dict[str, Any]:
+    """Videos, folders of crops and images: how many there are, are missing or are odd."""
     people = [(video, person) for video, own in tree.people().items() for person in own]
     searched = _searched(tree)
-    folders = [folder for owner in people if (folder := tree.crop_folder(*owner))]
+    folders = _used_folders(tree)
     missing = sorted(folder_name(*p) for p in people if needs_images and tree.is_missing(*p))
     images = [tree.images[video] for video, _ in people if video in tree.images]
     search = data.faces == "search"
-    duplicates = find_duplicates(tree, folders, files)
     odd = {str(folder): files(folder).others for folder in folders if files(folder).others}
     return {
         "videos_found": len(tree.videos),
@@ -111,21 +157,6 @@ def collect(
         "shadowed": {n: [str(p) for p in paths] for n, paths in tree.crops.shadowed.items()},
         "files_of_other_names": {folder: names[:FEW] for folder, names in odd.items()},
         "other_annotation_files": [str(path) for path in tree.other_files],
-        "duplicates": duplicates,
-        "duplicates_in_both_splits": in_two_splits(duplicates, labels),
-        "images_compared": len(tree.images) <= COMPARED,
-        "in_test_and_training": _leaks(tree, labels),
-        "notes": list(tree.notes),
-        "tasks": found,
-        "test": {
-            task: {
-                "people": len(listed.people()),
-                "rows": int((listed.rows["frame"] > 0).sum()),
-                "without_image": _rows_without_image(listed.rows, tree, files),
-            }
-            for task, listed in tree.test.items()
-        },
-        "frame_lists": lists,
     }
 
 

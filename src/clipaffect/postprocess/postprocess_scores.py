@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -71,70 +72,90 @@ def postprocess_scores(
         out: a folder.
     """
     torch.set_num_threads(1)
+    parts = how.folds
     try:
         rows, scores, seeds = _headline_scores(scored, settings, task)
         crossed = {
-            fold: cross_fit(table, task, fold, settings, how.folds, store)
-            for fold in folds_of(table)
+            fold: cross_fit(table, task, fold, settings, parts, store) for fold in folds_of(table)
         }
-        beside = {
-            fold: {
-                name: other_scores(
-                    other,
-                    task,
-                    fold,
-                    settings,
-                    how.folds,
-                    store,
-                    fitted,
-                    rows[rows["fold"] == fold],
-                    seeds,
-                )
+        ensemble: dict[int, dict[str, Other]] = {}
+        for fold, fitted in crossed.items():
+            own = rows[rows["fold"] == fold]
+            ensemble[fold] = {
+                name: other_scores(other, task, fold, settings, parts, store, fitted, own, seeds)
                 for name, other in zip(how.encoders, others, strict=True)
             }
-            for fold, fitted in crossed.items()
-        }
     except CannotChoose as error:
         _write_note(error, task, out)
         _write_heads({}, out)
         return
-    labels = rows[list(task.columns)].to_numpy()
-    stages: list[list[np.ndarray]] = [[] for _ in range(len(how.steps) + 1)]
-    inner: list[list[float]] = [[] for _ in stages]
-    choices: list[dict[str, Any]] = []
-    for fold, fitted in crossed.items():
-        own = np.flatnonzero(rows["fold"] == fold)
-        mine = rows.iloc[own].reset_index(drop=True)
-        inside = {name: other.training for name, other in beside[fold].items()}
-        outside = {name: other.validation for name, other in beside[fold].items()}
-        at = Rows(fitted.labels, sequences(fitted.rows), task, inside)
-        there = Rows(labels[own], sequences(mine), task, outside)
-        chosen_on, applied_to = fitted.scores, scores[:, own]
-        stages[0].append(applied_to)
-        inner[0].append(at.macro_f1(chosen_on))
-        for number, name in enumerate(how.steps, start=1):
-            choose, apply = STEPS[name]
-            choice = choose(chosen_on, at)
-            chosen_on, applied_to = apply(chosen_on, choice, at), apply(applied_to, choice, there)
-            stages[number].append(applied_to)
-            inner[number].append(at.macro_f1(chosen_on))
-            choices.append({"fold": fold, "step": name, "choice": choice})
-    together = [np.concatenate(parts, axis=1) for parts in stages]
+    through = {
+        fold: _through_steps(how.steps, fold, fitted, ensemble[fold], rows, scores, task)
+        for fold, fitted in crossed.items()
+    }
+    together = [
+        np.concatenate(found, axis=1)
+        for found in zip(*(own.scores for own in through.values()), strict=True)
+    ]
+    choices = [choice for own in through.values() for choice in own.choices]
     order = np.concatenate([np.flatnonzero(rows["fold"] == fold) for fold in crossed])
     rows = rows.iloc[order].reset_index(drop=True)
-    groups = rows["group"].to_numpy()
-    frame = _steps([RAW, *how.steps], together, labels[order], groups, task, evaluation.resamples)
-    frame["inner_macro_f1"] = [float(np.mean(values)) for values in inner]
+    labels, groups = rows[list(task.columns)].to_numpy(), rows["group"].to_numpy()
+    frame = _steps([RAW, *how.steps], together, labels, groups, task, evaluation.resamples)
+    inner = np.array([own.inner for own in through.values()])
+    frame["inner_macro_f1"] = [float(np.mean(values)) for values in inner.T]
     frame["choice"] = [json.dumps({})] + [_said(choices, name) for name in how.steps]
-    write_table(Postprocessing(out).steps, frame[COLUMNS])
-    write_text(
-        Postprocessing(out).choices, json.dumps({"seeds": seeds, "steps": choices}, indent=2) + "\n"
-    )
-    parts = (_cross_table(fitted, fold, task) for fold, fitted in crossed.items())
-    write_batches(Postprocessing(out).cross_fitted, _cross_schema(task), parts, 65536)
+    files = Postprocessing(out)
+    write_table(files.steps, frame[COLUMNS])
+    write_text(files.choices, json.dumps({"seeds": seeds, "steps": choices}, indent=2) + "\n")
+    tables = (_cross_table(fitted, fold, task) for fold, fitted in crossed.items())
+    write_batches(files.cross_fitted, _cross_schema(task), tables, 65536)
     _write_scores(together[-1], seeds, rows, encoder, settings, task, out)
     # Under k-fold evaluation no head is trained on everybody: there is none to hand on.
-    _write_heads(beside.get(0, {}), out)
+    _write_heads(ensemble.get(0, {}), out)
+
+
+@dataclass(frozen=True)
+class _Through:
+    """One fold's scores, taken through the steps.
+
+    Attributes:
+        scores: validation scores (S, n, targets) before the first step and after each.
+        inner: macro F1 on the rows that the choices were made on, at the same places.
+        choices: what each step is.
+    """
+
+    scores: list[np.ndarray]
+    inner: list[float]
+    choices: list[dict[str, Any]]
+
+
+def _through_steps(
+    steps: tuple[str, ...],
+    fold: int,
+    fitted: CrossFitted,
+    others: dict[str, Other],
+    rows: pd.DataFrame,
+    scores: np.ndarray,
+    task: Task,
+) -> _Through:
+    """Choose each step on cross-fitted rows; apply it to them and to the fold's validation rows."""
+    own = np.flatnonzero(rows["fold"] == fold)
+    mine = rows.iloc[own].reset_index(drop=True)
+    inside = {name: other.training for name, other in others.items()}
+    outside = {name: other.validation for name, other in others.items()}
+    at = Rows(fitted.labels, sequences(fitted.rows), task, inside)
+    there = Rows(mine[list(task.columns)].to_numpy(), sequences(mine), task, outside)
+    chosen_on, applied_to = fitted.scores, scores[:, own]
+    found = _Through([applied_to], [at.macro_f1(chosen_on)], [])
+    for name in steps:
+        choose, apply = STEPS[name]
+        choice = choose(chosen_on, at)
+        chosen_on, applied_to = apply(chosen_on, choice, at), apply(applied_to, choice, there)
+        found.scores.append(applied_to)
+        found.inner.append(at.macro_f1(chosen_on))
+        found.choices.append({"fold": fold, "step": name, "choice": choice})
+    return found
 
 
 def _write_heads(others: dict[str, Other], out: Path) -> None:
