@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -72,43 +72,12 @@ def detect_video(
 
     With several threads one decodes and detects ahead and another cuts faces out behind.
     """
-    wanted = Sampler(settings)
-    before = len(parts) * EVERY
-
-    @cache
-    def following() -> FaceFollower:
-        follower = FaceFollower(finder())
-        state = parts.state()
-        if state is not None:
-            restore(follower, state)
-        return follower
-
-    def decoded() -> Iterator[_Looked]:
-        count: int | None = None
-        for frame in manifest_frames(video):
-            is_wanted = wanted(frame)
-            if 0 < frame.number <= before:
-                progress.advance()
-                continue
-            # Made here, on one thread and before anybody else asks for it.
-            looking = following() if frame.number else None
-            pixels, seen = frame.pixels if is_wanted else None, None
-            if looking is not None and pixels is not None:
-                count = looking.count if count is None else count + 1
-                seen = looking.finder.seen(pixels) if looking.is_due(count) else None
-            yield _Looked(replace(frame, decoded=None), is_wanted, pixels, seen, [])
-
-    def followed(stream: Iterator[_Looked]) -> Iterator[_Looked]:
-        for looked in stream:
-            found = [] if looked.pixels is None else following()(looked.pixels, looked.seen)
-            ends = looked.frame.number > 0 and looked.frame.number % EVERY == 0
-            yield replace(looked, found=found, state=state_of(following()) if ends else None)
-
+    detection = _Detection(video, finder, settings, progress, parts)
     yield from parts.tables()
     rows: list[dict[str, Any]] = []
-    with prefetch(decoded(), threads) as stream, map_in_order(threads - 1) as cut:
-        each = cut(lambda looked: (_rows_of(looked, settings), looked.state), followed(stream))
-        for own, state in each:
+    with prefetch(detection.decoded(), threads) as stream, map_in_order(threads - 1) as cut:
+        followed = detection.followed(stream)
+        for own, state in cut(lambda looked: (_rows_of(looked, settings), looked.state), followed):
             rows += own
             progress.advance()
             if state is not None:
@@ -117,3 +86,51 @@ def detect_video(
                 yield table
                 rows = []
     yield pa.Table.from_pylist(rows, DETECTIONS)
+
+
+class _Detection:
+    """The detection of one video, resumed after its finished parts."""
+
+    def __init__(
+        self,
+        video: dict[str, Any],
+        finder: Callable[[], FaceFinder],
+        settings: Faces,
+        progress: Progress,
+        parts: Parts,
+    ) -> None:
+        self.video, self.settings, self.progress = video, settings, progress
+        self.finder, self.parts = finder, parts
+
+    @cached_property
+    def follower(self) -> FaceFollower:
+        """As it was at the end of the last part."""
+        follower = FaceFollower(self.finder())
+        state = self.parts.state()
+        if state is not None:
+            restore(follower, state)
+        return follower
+
+    def decoded(self) -> Iterator[_Looked]:
+        """The frames after the finished parts, those that are due with what the detector saw."""
+        wanted, before = Sampler(self.settings), len(self.parts) * EVERY
+        count: int | None = None
+        for frame in manifest_frames(self.video):
+            is_wanted = wanted(frame)
+            if 0 < frame.number <= before:
+                self.progress.advance()
+                continue
+            # Made here, on one thread and before anybody else asks for it.
+            looking = self.follower if frame.number else None
+            pixels, seen = frame.pixels if is_wanted else None, None
+            if looking is not None and pixels is not None:
+                count = looking.count if count is None else count + 1
+                seen = looking.finder.seen(pixels) if looking.is_due(count) else None
+            yield _Looked(replace(frame, decoded=None), is_wanted, pixels, seen, [])
+
+    def followed(self, stream: Iterator[_Looked]) -> Iterator[_Looked]:
+        """The frames with the faces that were found in each; the state where a part ends."""
+        for looked in stream:
+            found = [] if looked.pixels is None else self.follower(looked.pixels, looked.seen)
+            ends = looked.frame.number > 0 and looked.frame.number % EVERY == 0
+            yield replace(looked, found=found, state=state_of(self.follower) if ends else None)

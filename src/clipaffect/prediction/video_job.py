@@ -122,42 +122,49 @@ def work_on(unit: Unit, wanted: Wanted, place: Place, mark: str, tell: Tell) -> 
     torch.set_num_threads(1)
     out = place.out / unit.folder
     before = {source.name: _state_of(source.path) for source in unit.sources}
-    trouble: Exception | None = None
-    outcome = FrameStatus.VIDEO_CHANGED
     try:
         files = _state(unit, place.out)
         with reported_to(_listener(tell, len(wanted.opened.encoders))):
             rows = _answered(unit, wanted, place, out)
-        left_out = _changed(unit, before)
-    except PermissionError as error:
-        trouble, outcome = error, FrameStatus.NO_PERMISSION
-        left_out = {s.name for s in unit.sources if not os.access(s.path, os.R_OK)}
-    except FileNotFoundError as error:
-        trouble, left_out = error, {s.name for s in unit.sources if not s.path.exists()}
-    except UserError as error:
-        trouble, left_out = error, _changed(unit, before)
+        trouble = None
     except Exception as error:  # one file's trouble is not that of a thousand others
         if is_full(error):
             raise
-        return _crashed(unit, place, error)
-    if trouble is not None and not left_out:
-        if not isinstance(trouble, UserError):
-            return _crashed(unit, place, trouble)
-        remove_outputs(out)
-        said = f"{trouble.what}: {trouble.fix}"
-        return [summary_row(source.name, FrameStatus.FAILED, said) for source in unit.sources]
+        trouble = error
+    outcome, left_out = _left_out(unit, before, trouble)
     if left_out:
         # Of many images the others are answered.
         remove_outputs(out)
         place.forget(unit)
-        rows = [summary_row(s.name, outcome) for s in unit.sources if s.name in left_out]
+        failed = [summary_row(s.name, outcome) for s in unit.sources if s.name in left_out]
         rest = [source for source in unit.sources if source.name not in left_out]
         again = replace(unit, sources=rest)
-        return rows + (work_on(again, wanted, place, mark, tell) if rest else [])
+        return failed + (work_on(again, wanted, place, mark, tell) if rest else [])
+    if isinstance(trouble, UserError):
+        remove_outputs(out)
+        said = f"{trouble.what}: {trouble.fix}"
+        return [summary_row(source.name, FrameStatus.FAILED, said) for source in unit.sources]
+    if trouble is not None:
+        return _crashed(unit, place, trouble)
     written = sorted(path.name for path in out.iterdir() if path.name in WRITTEN)
     write_record(out, {"made_by": mark, "files": files, "rows": rows, "written": written})
     place.forget(unit)
     return rows
+
+
+def _left_out(
+    unit: Unit, before: dict[str, tuple[int, int] | None], trouble: Exception | None
+) -> tuple[FrameStatus, set[str]]:
+    """The files that cannot be predicted for a reason of their own, and that reason."""
+    if isinstance(trouble, PermissionError):
+        unreadable = {s.name for s in unit.sources if not os.access(s.path, os.R_OK)}
+        return FrameStatus.NO_PERMISSION, unreadable
+    if isinstance(trouble, FileNotFoundError):
+        gone = {s.name for s in unit.sources if not s.path.exists()}
+        return FrameStatus.VIDEO_CHANGED, gone
+    if trouble is None or isinstance(trouble, UserError):
+        return FrameStatus.VIDEO_CHANGED, _changed(unit, before)
+    return FrameStatus.FAILED, set()
 
 
 def _answered(unit: Unit, wanted: Wanted, place: Place, out: Path) -> list[Row]:

@@ -7,7 +7,7 @@ rates; in one the last block's weights move, too. What differs between them is t
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
+from copy import copy, deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -143,68 +143,72 @@ def fine_tune(
     scored, truth = validation.rows.iloc[asked], validation.labels.numpy()[asked]
     crops, theirs = (find_crops(rows[KEYS], faces) for rows in (learnt, scored))
     out.parent.mkdir(parents=True, exist_ok=True)
-    original = build_model(encoder, assets).visual.float().eval().requires_grad_(False)
-    prepare = preparation(original)
     work = len(crops) + len(theirs) + len(heads) * (EPOCHS * len(crops) + len(theirs))
     parts: list[pd.DataFrame] = []
     with one_device(True) as device, Progress(f"{task.name} crops", work) as bar:
-        # Twice as fast on a CPU: see ``encoders/load.py``.
-        original = original.to(device, memory_format=torch.channels_last)
-
-        def features(source: list[bytes], inputs: KeptInputs) -> Tensor:
-            found = []
-            with torch.inference_mode():
-                for rows in _in_order(source, encoder.batch):
-                    ready = _inputs(source, rows, prepare).to(device)
-                    own, before = run_keeping(original, ready)
-                    inputs.put(rows, before)
-                    found.append(own.cpu())
-                    bar.advance(len(rows))
-            return torch.cat(found).clone()
-
+        tower = _Tower(encoder, assets, device, crops[:1], bar)
         here, beyond = (KeptInputs(len(source), out.parent) for source in (crops, theirs))
-        frozen, there = features(crops, here), features(theirs, beyond)
-        first = _inputs(crops, np.arange(1), prepare).to(device)
-
-        def run(visual: nn.Module, inputs: KeptInputs, rows: np.ndarray) -> Tensor:
-            return run_from(visual, first, inputs[rows].to(device)).cpu()
-
+        frozen, there = tower.features(crops, here), tower.features(theirs, beyond)
         for seed, head in heads:
             again, tuned = deepcopy(head), deepcopy(head)
+            same = (y, task, recipe, alpha, seed)
             tune(
-                None,
-                again,
-                lambda rows: frozen[torch.from_numpy(rows)],
-                y,
-                task,
-                recipe,
-                alpha,
-                seed,
-                lambda count: None,
+                None, again, lambda rows: frozen[torch.from_numpy(rows)], *same, lambda count: None
             )
-            visual = deepcopy(original)
-            tune(
-                visual,
-                tuned,
-                lambda rows, v=visual: run(v, here, rows),  # type: ignore[misc]
-                y,
-                task,
-                recipe,
-                alpha,
-                seed,
-                bar.advance,
-            )
+            own = tower.copy()
+            tune(own.visual, tuned, lambda rows, t=own: t.run(here, rows), *same, bar.advance)  # type: ignore[misc]
             with torch.inference_mode():
                 moved = torch.cat(
-                    [run(visual, beyond, rows) for rows in _in_order(theirs, encoder.batch)]
+                    [own.run(beyond, rows) for rows in _in_order(theirs, encoder.batch)]
                 ).clone()
             bar.advance(len(theirs))
-            for variant, arm, x in (
-                (AS_TRAINED, head, there),
-                (GOES_ON, again, there),
-                (TUNED, tuned, moved),
-            ):
+            arms = ((AS_TRAINED, head, there), (GOES_ON, again, there), (TUNED, tuned, moved))
+            for variant, arm, x in arms:
                 counted = head_counts(arm, x, truth, scored["group"].to_numpy(), task)
                 setting = Setting("head", name, variant, alpha, seed)
                 parts.append(named_counts(setting, counted))
     write_table(out, pd.concat(parts, ignore_index=True))
+
+
+class _Tower:
+    """An image tower whose last block is entered with what the others gave once.
+
+    Args:
+        encoder: the tower.
+        assets: folder of fetched assets.
+        device: where it runs.
+        crop: any one, to enter the tower with.
+        bar: told of every crop that went through the whole tower.
+    """
+
+    def __init__(
+        self, encoder: Encoder, assets: Path, device: str, crop: list[bytes], bar: Progress
+    ) -> None:
+        visual = build_model(encoder, assets).visual.float().eval().requires_grad_(False)
+        self.prepare = preparation(visual)
+        # Twice as fast on a CPU: see ``encoders/kinds/open_clip.py``.
+        self.visual = visual.to(device, memory_format=torch.channels_last)
+        self.batch, self.device, self.bar = encoder.batch, device, bar
+        self.first = _inputs(crop, np.arange(1), self.prepare).to(device)
+
+    def copy(self) -> _Tower:
+        """Another, whose weights can be changed."""
+        other = copy(self)
+        other.visual = deepcopy(self.visual)
+        return other
+
+    def features(self, crops: list[bytes], inputs: KeptInputs) -> Tensor:
+        """Features (n, d) of crops; what enters the last block is kept in ``inputs``."""
+        found = []
+        with torch.inference_mode():
+            for rows in _in_order(crops, self.batch):
+                ready = _inputs(crops, rows, self.prepare).to(self.device)
+                own, before = run_keeping(self.visual, ready)
+                inputs.put(rows, before)
+                found.append(own.cpu())
+                self.bar.advance(len(rows))
+        return torch.cat(found).clone()
+
+    def run(self, inputs: KeptInputs, rows: np.ndarray) -> Tensor:
+        """Features of some kept inputs, through the last block alone."""
+        return run_from(self.visual, self.first, inputs[rows].to(self.device)).cpu()

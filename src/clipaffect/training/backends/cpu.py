@@ -100,34 +100,38 @@ class FastLearner:
         self.layers: list[_Layer] = []
         start = 0
         for (_, norm), group, size in zip(groups, parameters, sizes, strict=True):
-            cut, first = slice(start, start + size), group[0].numel()
-            own = _views(self.weights[cut], group)
-            for parameter, view in zip(group, own, strict=True):
-                view.copy_(parameter.detach())
-                parameter.data = view
-            weights, moment, square = (
-                list(flat[cut].split((first, size - first)))
-                for flat in (self.weights, self.moment, self.square)
-            )
-            moved, update = (torch.zeros_like(weights[1]) for _ in range(2))
-            self.layers.append(
-                _Layer(
-                    self._product(own[0], norm is not None),
-                    own[1:],
-                    _views(moved, group[1:]),
-                    _views(update, group[1:]),
-                    (weights[1], moved, update),
-                    weights,
-                    moment,
-                    square,
-                    [torch.zeros(()), torch.zeros(())],
-                    norm,
-                )
-            )
+            self.layers.append(self._layer(norm, group, slice(start, start + size)))
             start += size
         self.drop: Tensor | None = None  # the step's dropout masks
         self.complete = False
         self._logits: Callable[[Tensor], Tensor] | None = None
+
+    def _layer(
+        self, norm: nn.BatchNorm1d | None, group: list[nn.Parameter], place: slice
+    ) -> _Layer:
+        """A layer whose parameters become views of the flat buffers at ``place``."""
+        own = _views(self.weights[place], group)
+        for parameter, view in zip(group, own, strict=True):
+            view.copy_(parameter.detach())
+            parameter.data = view
+        first = group[0].numel()
+        weights, moment, square = (
+            list(flat[place].split((first, flat[place].numel() - first)))
+            for flat in (self.weights, self.moment, self.square)
+        )
+        moved, update = (torch.zeros_like(weights[1]) for _ in range(2))
+        return _Layer(
+            self._product(own[0], norm is not None),
+            own[1:],
+            _views(moved, group[1:]),
+            _views(update, group[1:]),
+            (weights[1], moved, update),
+            weights,
+            moment,
+            square,
+            [torch.zeros(()), torch.zeros(())],
+            norm,
+        )
 
     def _product(self, weight: Tensor, has_norm: bool) -> Product:
         bf16 = self.recipe.products == "bf16"
