@@ -224,13 +224,13 @@ def test_two_columns_of_one_name_are_refused(bundle: Path) -> None:
         open_bundle(bundle)
 
 
-def test_another_version_of_a_stage_is_said(bundle: Path, capsys: pytest.CaptureFixture) -> None:
+def test_another_version_of_a_stage_is_said(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
     change(bundle, lambda v: v["stages"].update(VERSIONS))
     open_bundle(bundle)
-    assert capsys.readouterr().err == ""
+    assert caplog.text == ""
     change(bundle, lambda v: v["stages"].update({"detections": 99, "report": 99}))
     open_bundle(bundle)
-    assert "another version of detections:" in capsys.readouterr().err
+    assert "another version of detections:" in caplog.text
 
 
 def test_a_link_that_leaves_the_bundle_is_refused(bundle: Path, tmp_path: Path) -> None:

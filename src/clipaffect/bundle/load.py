@@ -5,7 +5,7 @@ Nothing of a bundle is run, and no weight is read before names, sizes, shapes an
 
 from __future__ import annotations
 
-import sys
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from clipaffect.core.errors import UserError, first_line
 from clipaffect.core.hashing import file_digest
 from clipaffect.training.checkpoint import read_under
 from clipaffect.training.mlp_head import Head
+
+logger = logging.getLogger(__name__)
 
 # Stages that a score depends on between the file and the heads.
 USED = ("frames", "detections", "embeddings", "encoders", "joined", "prediction")
@@ -85,10 +87,10 @@ def open_bundle(
     columns(bundle, heads=True)  # whose names must differ
     other = sorted(k for k, v in bundle.stages.items() if VERSIONS.get(k, v) != v and k in USED)
     if other:
-        print(
-            f"{folder}: made with another version of {', '.join(other)}: scores may differ from "
-            "those that it states",
-            file=sys.stderr,
+        logger.warning(
+            "%s: made with another version of %s: scores may differ from those that it states",
+            folder,
+            ", ".join(other),
         )
     return OpenBundle(folder, bundle, file_digest(folder / NAME), encoders)
 

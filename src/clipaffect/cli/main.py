@@ -5,6 +5,7 @@ A user's mistake prints three lines (what, where, mend) and exits with 2; nothin
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
@@ -80,6 +81,12 @@ app.add_typer(rule_app, name="rule", rich_help_panel=OTHER)
 
 def main() -> None:
     """Run a command; show a user's mistake as a message."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log = logging.getLogger("clipaffect")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False  # what other libraries log is theirs
     try:
         try:
             app()

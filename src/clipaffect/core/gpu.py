@@ -6,7 +6,7 @@ it sees, known by its UUID: under a scheduler's cgroup every job sees only its o
 
 from __future__ import annotations
 
-import sys
+import logging
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,6 +17,8 @@ import torch
 from filelock import FileLock, Timeout
 
 from clipaffect.core.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 LOCKS = Path(tempfile.gettempdir()) / "clipaffect-gpus"  # a GPU is a thing of one machine
 AGAIN = 2.0  # seconds between rounds while every GPU is taken
@@ -85,6 +87,6 @@ def _take(gpus: list[str]) -> tuple[int, FileLock]:
                 continue
             return number, lock
         if not said:
-            print(f"waiting: {len(gpus)} of {len(gpus)} GPUs are taken", file=sys.stderr)
+            logger.warning("waiting: %d of %d GPUs are taken", len(gpus), len(gpus))
             said = True
         time.sleep(AGAIN)

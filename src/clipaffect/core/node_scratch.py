@@ -6,16 +6,18 @@ round trip; a copy costs one reading from end to end.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from clipaffect.core.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 VARIABLE = "CLIPAFFECT_SCRATCH"  # the workflow sets it to ``paths.scratch``
 
@@ -45,11 +47,11 @@ def scratch_copy(folder: Path, names: list[str]) -> Iterator[Path]:
         )
     size = sum((folder / name).stat().st_size for name in names)
     if shutil.disk_usage(place).free < size:
-        print(f"{place} has no room for {size / 1e9:.1f} GB: reading {folder}", file=sys.stderr)
+        logger.warning("%s has no room for %.1f GB: reading %s", place, size / 1e9, folder)
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="clipaffect-", dir=place) as copied:
         for name in names:
             shutil.copyfile(folder / name, Path(copied) / name)
-        print(f"{size / 1e9:.1f} GB copied to {copied}", file=sys.stderr)
+        logger.info("%.1f GB copied to %s", size / 1e9, copied)
         yield Path(copied)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+
+logger = logging.getLogger(__name__)
 
 LINE_EVERY = 10.0  # seconds between lines when the output is a file
 Listener = Callable[[str, int, int], None]  # told of unit, done and total
@@ -83,8 +86,4 @@ class Progress:
         self.printed = time.monotonic()
         rate = self._rate()
         left = f"{(self.total - self.done) / rate:.0f} s left" if rate > 0 else "time left unknown"
-        print(
-            f"{self.unit}: {self.done}/{self.total}, {rate:.1f}/s, {left}",
-            file=sys.stderr,
-            flush=True,
-        )
+        logger.info("%s: %d/%d, %.1f/s, %s", self.unit, self.done, self.total, rate, left)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from clipaffect.postprocess.cross_fitting import (
     cross_fit,
     validation_scores,
 )
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def other_scores(
     try:
         crossed = cross_fit(table, task, fold, settings, parts, store)
     except CannotChoose as error:  # the run's own scores stand, as where a head did not finish
-        print(f"{table} is not averaged with: {error.what}", file=sys.stderr)
+        logger.warning("%s is left out of the average: %s", table, error.what)
         nothing = [
             np.full((len(s), len(r), len(task.targets)), np.nan, np.float32)
             for s, r in ((fitted.seeds, fitted.rows), (seeds, rows))

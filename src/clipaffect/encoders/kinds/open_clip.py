@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from clipaffect.encoders.open_clip_checks import check, wrong_activation
 from clipaffect.encoders.registry import EncoderCost, LoadedEncoder
 from clipaffect.encoders.untrained import create_untrained, open_clip
 
+logger = logging.getLogger(__name__)
+
 IS_NETWORK = True
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 NORMALISATIONS = {
@@ -36,7 +39,9 @@ def load(settings: Encoder, assets: Path, device: str) -> LoadedEncoder:
     dtype = arithmetic(settings, device)
     if dtype != DTYPES[settings.precision]:
         name, instead = settings.precision, str(dtype).removeprefix("torch.")
-        print(f"{device} has no fast {name}: computed in {instead}, on weights of {name}")
+        logger.warning(
+            "%s has no fast %s: computed in %s, on weights of %s", device, name, instead, name
+        )
     return _running(build_model(settings, assets).visual, settings, device)
 
 

@@ -9,6 +9,7 @@ call it up to date.
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,8 @@ from clipaffect.ops.dvc.stages import ROOT_CONFIG, check_stages, write_inventory
 from clipaffect.ops.launch import planned_jobs, snakemake_command
 from clipaffect.report.compare_runs import flatten
 from clipaffect.report.run_record import RECORD, read_record
+
+logger = logging.getLogger(__name__)
 
 
 def record_run(configfile: Path) -> Path:
@@ -60,7 +63,9 @@ def adopt_run(configfile: Path) -> None:
     inventory = {str(stages.with_name("inventory.txt")): "modified"}
     if list(changed.values()) == [[{"changed deps": inventory}]]:
         # Copied data has other times; what the results are made of is not looked at here.
-        print("the data has other names, sizes or times here: taken as the data of the results")
+        logger.warning(
+            "the data has other names, sizes or times here: taken as the data of the run"
+        )
     elif changed:
         raise UserError(
             f"DVC says that these stages have changed: {', '.join(changed)}",
