@@ -1,4 +1,4 @@
-# `make demo` and `make test` set everything up in .venv and run. See `make help`.
+# `make demo` and `make test` create the environment in .venv and run. See `make help`.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PHONY: help setup check demo smoke test test-cluster test-all test-processors coverage lint verify data clean
@@ -23,52 +23,52 @@ $(STAMP): constraints.txt pyproject.toml tools/make-venv
 
 setup: $(STAMP)  ## build the virtual environment
 
-# A real person, fetched and never passed on.
+# A clip of a real person; downloaded, never redistributed.
 CLIP := assets/real-clips
 $(CLIP)/manifest.json: | $(STAMP)
 	$(BIN)/clipaffect rule fetch-asset real-clips $(CLIP)
 
-demo: $(STAMP) $(CLIP)/manifest.json  ## rendered videos to a report, and a real clip to a timeline: results/demo/
+demo: $(STAMP) $(CLIP)/manifest.json  ## build the demo's report, and predict a real clip: results/demo/
 	$(BIN)/clipaffect run --cores $(CORES) all model
 	$(BIN)/clipaffect predict $(CLIP)/laughing.mp4 --model results/demo/model --out results/demo/prediction
 	@echo "the report: results/demo/report/index.html; the clip: results/demo/prediction/index.html"
 
 RUN ?= demo
-verify: $(STAMP)  ## whether results/RUN is as its RO-Crate says (clipaffect crate results/RUN writes it)
+verify: $(STAMP)  ## check results/RUN against its RO-Crate (written by clipaffect crate results/RUN)
 	$(BIN)/clipaffect verify results/$(RUN)
 
 CONFIG ?= config/config.yaml
-check: $(STAMP)  ## what CONFIG=FILE finds, will run and will cost; seconds, before any work
+check: $(STAMP)  ## check the data and estimate the cost of CONFIG=FILE before a run; takes seconds
 	$(BIN)/clipaffect check $(CONFIG)
 
-smoke: $(STAMP)  ## the whole chain on a few clips, under a minute
+smoke: $(STAMP)  ## run the whole workflow on a few clips, in under a minute
 	$(BIN)/clipaffect run --cores $(CORES) --configfile tests/config/micro.yaml
 
 SUITE := pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
-test: $(STAMP)  ## the tests of every change: minutes
+test: $(STAMP)  ## run the tests for every change; takes minutes
 	$(BIN)/python -m $(SUITE)
 
-test-cluster: $(STAMP)  ## a short run on a real SLURM (Debian's slurm-wlm and munge) and a real DVC
+test-cluster: $(STAMP)  ## test a short run on a real SLURM (Debian's slurm-wlm and munge) and a real DVC
 	$(BIN)/python -m $(SUITE) -m 'cluster and not slow' tests/cluster
 
-test-all: $(STAMP) test-processors  ## every test: the demo, all studies, SLURM's failures, random kills; hours
+test-all: $(STAMP) test-processors  ## run every test: the demo, all studies, SLURM failures, random kills; takes hours
 	$(BIN)/python -m $(SUITE) -m 'slow or cluster'
 
-# The variables that choose code for a processor: torch's, oneDNN's, MKL's and OpenBLAS's. torch does
-# not check its own: where there is no AVX-512 it would end in an illegal instruction.
+# These variables select code for a processor in torch, oneDNN, MKL and OpenBLAS. torch does not
+# check its own variable: without AVX-512 it would end in an illegal instruction.
 AVX512 := $(shell grep -qsw avx512f /proc/cpuinfo && echo ATEN_CPU_CAPABILITY=avx512)
-test-processors: $(STAMP)  ## the tests of every change as on other processors
+test-processors: $(STAMP)  ## run the tests for every change as on other processors
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OPENBLAS_CORETYPE=Nehalem $(BIN)/python -m $(SUITE)
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=AVX2 OPENBLAS_CORETYPE=Haswell $(BIN)/python -m $(SUITE)
 	$(AVX512) MKL_CBWR=COMPATIBLE $(BIN)/python -m $(SUITE)
 
-coverage: $(STAMP)  ## lines and branches that `make test` covers, processes of stages included
+coverage: $(STAMP)  ## measure line and branch coverage of `make test`, including stage subprocesses
 	rm -f .coverage*
 	$(BIN)/python -m coverage run -m $(SUITE)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --fail-under 90
 
-lint: $(STAMP)  ## ruff, mypy, snakefmt, snakemake --lint
+lint: $(STAMP)  ## run ruff, mypy, snakefmt and snakemake --lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -79,5 +79,5 @@ data: $(STAMP)  ## render the demo's videos again (about 12 minutes on 2 cores)
 	rm -rf resources/demo/videos resources/demo/annotations
 	$(BIN)/python -m clipaffect.synthetic make-data resources/demo --processes $(CORES)
 
-clean:  ## remove results, logs and the work store (not the environment, not the downloads)
+clean:  ## remove results, logs and the work store (but not the environment or the downloads)
 	rm -rf results logs store .snakemake

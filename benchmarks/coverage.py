@@ -1,9 +1,10 @@
-"""How often 95 % intervals of macro F1 cover the truth: the project's beside the usual ones.
+"""Coverage of 95 % intervals of macro F1: this project's intervals compared with the usual ones.
 
-Simulated people differ in which classes they show, for how long, and how well they are read; the
-truth is that of 100,000 of them. Prints a Markdown table: the share of trials whose interval covers
-the truth, and the mean width. Then the same for a difference that is nothing: a second method that
-answers some of the people anew with the same skill, and how often the paired test calls it one.
+Simulated people differ in which classes they show, for how long, and how well they are predicted.
+The true value is that of 100,000 of them. Prints a Markdown table with the share of trials whose
+interval covers the true value, and the mean width. Then does the same for a true difference of
+zero: a second method predicts some of the people again with the same skill, and the table shows how
+often the paired test calls the difference significant.
 
     python benchmarks/coverage.py [trials]
 """

@@ -1,11 +1,11 @@
-"""Packed crops to Parquet: images per CPU-second, the share of the matrix peak, and memory.
+"""Embedding packed crops to Parquet: images per CPU-second, fraction of the matrix peak, memory.
 
     python benchmarks/embedding.py
 
-About 7 minutes on 2 cores. The reference is the loop of open_clip's documentation, fp32, one PIL
-image after the other into one batch, on the same crops in the same run. Weights are random: the
-arithmetic is that of real ones. Rates are slopes between two numbers of crops, so that loading the
-network does not count. Prints a table, and as its last line one JSON object.
+Takes about 7 minutes on 2 cores. The reference is the loop in open_clip's documentation, in fp32,
+which adds one PIL image after the other to a batch, on the same crops in the same run. Weights are
+random; the arithmetic is the same as with real ones. Rates are slopes between two numbers of crops,
+so the time to load the network does not count. Prints a table, and a JSON object as its last line.
 """
 
 from __future__ import annotations

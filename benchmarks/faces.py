@@ -1,11 +1,11 @@
-"""Video to aligned faces: frames per CPU-second, what is found, and memory.
+"""Video to aligned faces: frames per CPU-second, faces found, and memory.
 
     python benchmarks/faces.py
 
-About 12 minutes on 2 cores. References, in the same run on the same clips: MediaPipe's own native
-graph of the same networks (mediapipe 0.10.21), and MTCNN (facenet-pytorch 2.6.0, which carries the
-published weights, with the torch 2.2 that it asks for), both by `peers.py`. Prints a table, and
-as its last line one JSON object.
+Takes about 12 minutes on 2 cores. Two references run on the same clips in the same run, both by
+`peers.py`: MediaPipe's native graph of the same networks (mediapipe 0.10.21), and MTCNN
+(facenet-pytorch 2.6.0, which includes the published weights, with the torch 2.2 that it requires).
+Prints a table, and a JSON object as its last line.
 """
 
 from __future__ import annotations

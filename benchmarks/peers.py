@@ -1,6 +1,6 @@
-"""Peers that find faces, timed: each in an environment of its own, outside the project's.
+"""Timing of other face detectors, each in its own environment, separate from the project's.
 
-An environment is made once under ~/.cache: 0.9 GB for MediaPipe, 5 GB for MTCNN with its torch.
+An environment is created once under ~/.cache: 0.9 GB for MediaPipe, 5 GB for MTCNN with its torch.
 """
 
 from __future__ import annotations

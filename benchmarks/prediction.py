@@ -1,14 +1,14 @@
-"""What `clipaffect predict` costs: seconds of video per second of wall time, and memory.
+"""Cost of `clipaffect predict`: seconds of video per second of wall time, and memory.
 
     python benchmarks/prediction.py
 
-About 4 minutes on 2 cores. The video is a real clip of 640 x 360 at 25 frames a second, over and
-over for two minutes; the call is the whole command, its start included. Beside it, on the same file
-in the same run: MediaPipe's own native FaceMesh (landmarks alone; mediapipe 0.10.21, in an
-environment of its own that benchmarks/peers.py makes), and the package fer 22.5.1 (its emotion
-network behind OpenCV's Haar cascade) where FER_PYTHON names a Python that has it, with
-tensorflow-cpu 2.15.1, keras 2.15 and numpy 1.26. Larger encoders have random weights, which cost
-the same. Prints a table, and as its last line one JSON object.
+Takes about 4 minutes on 2 cores. The video is a real clip of 640 x 360 at 25 frames per second,
+repeated to two minutes. The time is that of the whole command, including start-up. Two references
+run on the same file in the same run: MediaPipe's native FaceMesh (landmarks only; mediapipe
+0.10.21, in an environment created by benchmarks/peers.py), and the package fer 22.5.1 (its emotion
+network after OpenCV's Haar cascade). The latter runs only if FER_PYTHON names a Python that has it,
+with tensorflow-cpu 2.15.1, keras 2.15 and numpy 1.26. Larger encoders have random weights, which
+does not affect the cost. Prints a table, and a JSON object as its last line.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""The published training loop's structure, re-created plainly as the reference to measure against.
+"""A plain re-implementation of the published training loop's structure, as the reference to
+measure.
 
-What costs time in the code beside arXiv 2403.09915: the HDF5 file is opened for every sample, a
-DataLoader collates, CVaR's lambda comes from a bounded scalar search whose every evaluation waits
-for a number, SAM takes two passes with BatchNorm's statistics switched off in the second, and
-torch's modules, autograd and AdamW do the rest, on all threads.
+It reproduces what takes time in the published code of arXiv 2403.09915. The HDF5 file is opened for
+every sample, and a DataLoader collates. CVaR's lambda comes from a bounded scalar search that waits
+for a number at every evaluation. SAM takes two passes, with BatchNorm's statistics switched off in
+the second. torch's modules, autograd and AdamW do the rest, on all threads.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The training engine beside the published loop's structure, in one run.
+"""The training engine compared with the published loop's structure, in one run.
 
     python benchmarks/training.py
 
-About 7 minutes on 2 cores; 3 GB of disk in the temporary folder, for a table of Aff-Wild2's size.
-Prints a table, and as its last line one JSON object of named figures. Ratios are medians over
-interleaved repeats: the machine may be shared, so trust them rather than the rates.
+Takes about 7 minutes on 2 cores, and 3 GB of disk in the temporary folder for a table of
+Aff-Wild2's size. Prints a table, and a JSON object of named figures as its last line. Ratios are
+medians over interleaved repeats. The machine may be shared, so rely on them rather than the rates.
 """
 
 from __future__ import annotations

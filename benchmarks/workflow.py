@@ -1,10 +1,10 @@
-"""The workflow's own cost at the full size of Aff-Wild2.
+"""The cost of the workflow itself at the full size of Aff-Wild2.
 
     python benchmarks/workflow.py
 
-About 8 minutes on 2 cores, most of it to make and remove a tree of the right shape: 594 folders,
-2.94 million empty images, annotations of the published size (one inode an image, 200 MB of disk).
-Prints a table, and as its last line one JSON object of named figures.
+Takes about 8 minutes on 2 cores, mostly to create and remove a tree of the right structure: 594
+folders, 2.94 million empty images and annotations of the published size (one inode per image,
+200 MB of disk). Prints a table, and a JSON object of named figures as its last line.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Compare encoders for the demo: the table of docs/encoders.md.
+"""Compare encoders for the demo: the table in docs/encoders.md.
 
     python tools/compare_encoders.py        # after `make demo`; about 12 minutes on one core
 
-Linear probes on each encoder's features. In the demo: fitted on the 40 training people, scored on
-the 24 validation people, both tasks. Transfer: the same probes on two real clips whose clear
-stretches were labelled by eye (below), which the probes and the encoders never saw.
+Fits linear probes on each encoder's features. Demo: fitted on the 40 training people and scored on
+the 24 validation people, for both tasks. Transfer: the same probes on two real clips, unseen by
+probes and encoders, whose unambiguous segments were labelled by eye (below).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Compare recipes on the demo's training people: the table of docs/training.md.
+"""Compare recipes on the demo's training people: the table in docs/training.md.
 
     clipaffect run --cores 2 --configfile config/dinov2.yaml    # DINOv2-S/14 features
     python tools/compare_recipes.py                             # about 20 minutes on one core
 
-Five folds of whole training videos: every head is scored on people it was not trained on, their
-decisions pooled over the folds, two seeds each. The demo's validation split is not read.
+Uses five folds of whole training videos and two seeds. Every head is scored on people it was not
+trained on, and decisions are pooled over the folds. The demo's validation split is not read.
 """
 
 from __future__ import annotations

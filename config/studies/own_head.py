@@ -1,4 +1,4 @@
-"""A head of one's own for the study beat-it: change it, and run `snakemake studies` again."""
+"""Your own head for the study beat-it: edit it and run `snakemake studies` again."""
 
 import torch
 from torch import nn

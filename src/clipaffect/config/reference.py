@@ -14,14 +14,16 @@ from clipaffect.config.section import model_in
 HEAD = """# Configuration reference
 
 Generated from `src/clipaffect/config/models.py` by `clipaffect docs`; do not edit by hand.
-A key that is not listed here is refused. A configuration names only what differs from the defaults,
-which are the demo's (`encoders`: `tiny-clip` and `pixels`, as in config/config.yaml). Paths are
-relative to the folder in which Snakemake is called. Numbers may be written as `0.001` or `1e-3`.
+Keys that are not listed here are rejected. A configuration contains only what differs from the
+defaults, which are those of the demo (`encoders`: `tiny-clip` and `pixels`, as in
+config/config.yaml). Paths are relative to the folder in which Snakemake is called. Numbers may be
+written as `0.001` or `1e-3`.
 
 An encoder of kind `open_clip` needs `model`, `activation` and exactly one of `tag`, `file` (with
-`sha256`), `asset` and `random`. Besides open_clip's own models there are `clipaffect-tiny` (asset
-`tiny-clip`, which ships), `clipaffect-dinov2-s14` (asset `dinov2-s14`), `clipaffect-mobilenet-v2`
-(asset `mobilenet-v2`) and `clipaffect-micro` (for tests); [encoders.md](encoders.md) compares them.
+`sha256`), `asset` and `random`. In addition to open_clip's own models there are `clipaffect-tiny`
+(asset `tiny-clip`, which ships with the package), `clipaffect-dinov2-s14` (asset `dinov2-s14`),
+`clipaffect-mobilenet-v2` (asset `mobilenet-v2`) and `clipaffect-micro` (for tests).
+[encoders.md](encoders.md) compares them.
 """
 
 
