@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import sys
@@ -29,6 +30,7 @@ def _run(function: Callable, arguments: tuple, streams: tuple[int, int]) -> None
     for number, stream in enumerate(streams, 1):
         os.dup2(stream, number)
     sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
+    logging.basicConfig(format="%(message)s", force=True)  # to this stderr, not to pytest
     function(*arguments)
 
 
