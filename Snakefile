@@ -1,16 +1,16 @@
-"""From videos of faces to a macro-F1 report: expressions and action units, CVaR + SAM heads.
+"""Train and evaluate CVaR + SAM heads for facial expressions and action units in video.
 
-Call `snakemake --cores 8` (add `--use-conda` to let Snakemake build the environment). The default
-configuration, config/config.yaml, is the demo; `--configfile FILE` takes another one instead of
-it. Results go to results/<run>/, finished work to the store (paths.store).
+Run `snakemake --cores 8` (add `--use-conda` to let Snakemake build the environment). The default
+configuration, config/config.yaml, is the demo; `--configfile FILE` selects another one. Results are
+written to results/<run>/, and finished work is cached in the work store (paths.store).
 """
 
 from snakemake.utils import min_version
 
 min_version("9.0")
 
-# A configuration stands alone: the default is read only where no other is named, so that its
-# encoders and data never mix with a user's.
+# Configurations are never merged: the default is read only if no other is given, so that its
+# encoders and data do not mix with those of a user.
 if not workflow.overwrite_configfiles:
 
     configfile: "config/config.yaml"
@@ -41,8 +41,8 @@ rule all:
     default_target: True
     input:
         RESULTS.first_page,
-        # All of them: where a newer version of the workflow writes more, Snakemake sees that a
-        # file is missing only if it is asked for.
+        # All outputs, because after an update that adds an output, Snakemake notices a missing
+        # file only if it is requested.
         rules.build_report.output,
         RESULTS.timings / "index.html",
         SUBMISSIONS,

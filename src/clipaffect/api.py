@@ -1,4 +1,4 @@
-"""A trained model in Python: ``clipaffect.load_model(folder).predict(video)``."""
+"""The Python interface to a trained model: ``clipaffect.load_model(folder).predict(video)``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from clipaffect.prediction.sources import Source, manifest
 
 
 class Model:
-    """The heads of a bundle and everything that turns pictures into their answers.
+    """The heads of a bundle, with everything needed to predict from images and video.
 
     Made by ``load_model``.
     """
@@ -47,12 +47,12 @@ class Model:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 that stands for the whole bundle."""
+        """The sha256 that identifies the whole bundle."""
         return self._opened.fingerprint
 
     @property
     def columns(self) -> pd.DataFrame:
-        """The data dictionary: one row for each column that ``predict`` gives."""
+        """The data dictionary: one row for each column that ``predict`` returns."""
         listed = columns(self._opened.bundle, heads=True)
         return pd.DataFrame(
             {
@@ -71,27 +71,27 @@ class Model:
         heads: bool = False,
         store: str | os.PathLike[str] | None = None,
     ) -> pd.DataFrame:
-        """Answers for a video: one row for each frame and person.
+        """Predict from a video: one row for each frame and person.
 
         Args:
             video: the file.
-            people: ``all``, or ``main``: the one whose face fills most of the video.
-            rate: look at so many frames a second instead of as many as the model was trained on.
+            people: ``all``, or ``main``: only the person whose face fills most of the video.
+            rate: frames to sample per second; by default the rate used in training.
             heads: add the scores of every single head.
-            store: a work store in which finished pieces stay.
+            store: a work store to cache finished work in.
 
         Returns:
-            The columns of ``Model.columns``; a frame without a face has a row without answers.
+            The columns of ``Model.columns``; a frame without a face has a row without predictions.
 
         Raises:
-            UserError: no such file, or a file that changes while it is read.
+            UserError: the file does not exist, or changes while it is read.
         """
         return self._predicted(Path(video), VIDEO, people, rate, heads, store)
 
     def predict_image(
         self, image: str | os.PathLike[str], *, people: People = "all", heads: bool = False
     ) -> pd.DataFrame:
-        """Answers for the faces of a picture, the largest first; see ``predict``."""
+        """Predict from the faces of an image, largest first; see ``predict``."""
         return self._predicted(Path(image), PICTURE, people, None, heads, None)
 
     def _predicted(
@@ -115,32 +115,32 @@ class Model:
         return pa.concat_tables(parts).to_pandas()
 
     def predict_faces(self, faces: np.ndarray, *, heads: bool = False) -> pd.DataFrame:
-        """Answers for faces that are cut already, each by itself (nothing is smoothed).
+        """Predict from face crops, each on its own (without smoothing).
 
         Args:
-            faces: (n, H, W, 3) uint8 RGB, upright faces cut as the bundle's preprocessing.json
-                says, or as nearly as can be.
+            faces: (n, H, W, 3) uint8 RGB, upright faces cropped as specified in the bundle's
+                preprocessing.json, or as closely as possible.
             heads: add the scores of every single head.
 
         Returns:
-            One row a face: the answers' columns alone.
+            One row for each face, with only the columns of the predictions.
 
         Raises:
-            UserError: another shape or type, or heads on several encoders' crops.
+            UserError: the shape or type is wrong, or the heads need crops of several kinds.
         """
         if faces.ndim != 4 or faces.shape[3] != 3 or faces.dtype != np.uint8:
             raise UserError(
-                f"faces of shape {faces.shape} and type {faces.dtype}",
+                f"unsupported array: faces of shape {faces.shape} and type {faces.dtype}",
                 where="predict_faces",
-                fix="give RGB faces as (n, height, width, 3) of uint8",
+                fix="pass RGB faces as a uint8 array of shape (n, height, width, 3)",
             )
         bundle = self._opened.bundle
         crops_seen = {own.crop or bundle.faces.crop for own in bundle.encoders.values()}
         if len(crops_seen) > 1:
             raise UserError(
-                "the model's encoders see faces that are cut in two ways",
+                "the model's encoders need two different kinds of face crop",
                 where="predict_faces",
-                fix="use predict or predict_image, which cut the faces themselves",
+                fix="use predict or predict_image, which crop the faces themselves",
             )
         ensure_weights(self._opened, self._assets)
         torch.set_num_threads(1)
@@ -188,16 +188,16 @@ def load_model(
     weights: Mapping[str, str | os.PathLike[str]] | None = None,
     assets: str | os.PathLike[str] | None = None,
 ) -> Model:
-    """Open a bundle that ``clipaffect export`` has written; nothing of it is run.
+    """Open a bundle written by ``clipaffect export``; no code from it is run.
 
     Args:
         folder: of the bundle.
-        weights: by encoder, weights that the bundle names by their sha256 and does not hold.
-        assets: where networks are fetched to; by default ``$CLIPAFFECT_ASSETS``, or ``assets`` in
+        weights: by encoder, weights that the bundle identifies by sha256 but does not contain.
+        assets: folder for fetched networks; by default ``$CLIPAFFECT_ASSETS``, or ``assets`` in
             the working folder.
 
     Raises:
-        UserError: no bundle, or one that is altered, incomplete or of a later format.
+        UserError: there is no bundle, or it is modified, incomplete or of a later format.
     """
     given = {name: Path(path) for name, path in (weights or {}).items()}
     place = assets or os.environ.get("CLIPAFFECT_ASSETS") or DEFAULT_ASSETS

@@ -113,22 +113,22 @@ def test_frames_of_a_folder(tmp_path: Path) -> None:
     assert found.others == ["00000.jpg", "Thumbs.db", "x.jpg"]
     assert list_frames(folder, limit=7).numbers.tolist() == [2, 7]
     (folder / "2.jpeg").write_text("")
-    with pytest.raises(UserError, match="both frame 2"):
+    with pytest.raises(UserError, match="are the same frame, 2"):
         list_frames(folder)
 
 
 def test_wrong_roots_are_named(tmp_path: Path) -> None:
     crops(tmp_path / "direct", 1)
-    with pytest.raises(UserError, match="2 things are wrong") as caught:
+    with pytest.raises(UserError, match="2 problems were found") as caught:
         scan_crops((str(tmp_path / "nowhere"), str(tmp_path / "direct")))
-    assert "no such folder of crops" in str(caught.value)
-    assert "images lie directly in it" in str(caught.value)
+    assert "the folder of crops does not exist" in str(caught.value)
+    assert "images lie directly in the folder" in str(caught.value)
 
 
 def test_what_is_not_there_is_told(crop_tree: Path) -> None:
     with pytest.raises(UserError, match="no video file"):
         scan_tree(data(crop_tree, videos=str(crop_tree / "cropped")), (EXPR,))
-    with pytest.raises(UserError, match="no such folder of annotations"):
+    with pytest.raises(UserError, match="the annotation folder does not exist"):
         scan_tree(data(crop_tree, annotations=str(crop_tree / "gone")), (EXPR,))
     one = data(crop_tree, images=str(crop_tree / "cropped_aligned"))  # one root needs no list
     assert one.images == (str(crop_tree / "cropped_aligned"),)
@@ -175,11 +175,11 @@ def test_multitask_files_mask_task_by_task(crop_tree: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("v/00001.jpg,0,0,8" + ",0" * 12, "no label of expression"),
-        ("v/00001.jpg,0,0,2.5" + ",0" * 12, "no label of expression"),
-        ("v/00001.jpg,0,0,1" + ",0" * 11 + ",2", "no label of AU26"),
+        ("v/00001.jpg,0,0,8" + ",0" * 12, "not a label of expression"),
+        ("v/00001.jpg,0,0,2.5" + ",0" * 12, "not a label of expression"),
+        ("v/00001.jpg,0,0,1" + ",0" * 11 + ",2", "not a label of AU26"),
         ("v/00001.jpg,0,0,1" + ",0" * 11, "15 values"),
-        ("../v/00001.jpg,0,0,1" + ",0" * 12, "is no image"),
+        ("../v/00001.jpg,0,0,1" + ",0" * 12, "is not an image"),
     ],
 )
 def test_wrong_lines_of_a_multitask_file(crop_tree: Path, line: str, words: str) -> None:
@@ -206,10 +206,10 @@ def test_test_lists_need_no_labels(crop_tree: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("../../etc\n", "no video's name"),
-        ("image_location,x\n../00001.jpg\n/etc/passwd\n", "'/etc/passwd' is no image"),
-        ("image_location,x\nv/00001.jpg\nv/00001.jpg,1\n", "again, as in line 2"),
-        ("\n\n", "names no frame and no video"),
+        ("../../etc\n", "is not the name of a video"),
+        ("image_location,x\n../00001.jpg\n/etc/passwd\n", "'/etc/passwd' is not an image"),
+        ("image_location,x\nv/00001.jpg\nv/00001.jpg,1\n", "repeats line 2"),
+        ("\n\n", "names no frames or videos"),
     ],
 )
 def test_wrong_test_lists(crop_tree: Path, text: str, words: str) -> None:
@@ -331,7 +331,7 @@ def test_an_empty_folder_never_hides_a_full_one(tmp_path: Path) -> None:
     (tmp_path / "root/link").symlink_to(full)
     assert "link" in scan_crops((str(tmp_path / "root"),)).used
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(UserError, match="holds no folder of crops"):
+    with pytest.raises(UserError, match="there is no folder of crops"):
         scan_crops((str(tmp_path / "nothing"),))
 
 
@@ -359,8 +359,8 @@ def test_a_source_video_in_both_splits_however_its_sides_are_written(crop_tree: 
     ("text", "words"),
     [
         (MULTITASK.replace("AU1,AU2", "AU2,AU1") + "\nv/00001.jpg,0,0,1" + ",0" * 12, "AU2,AU1"),
-        ("\xff", "is not text"),
-        (MULTITASK + "\n", "no row follows"),
+        ("\xff", "is not valid text"),
+        (MULTITASK + "\n", "no rows below the header"),
     ],
 )
 def test_multitask_files_that_cannot_be_meant(crop_tree: Path, text: str, words: str) -> None:
@@ -373,10 +373,10 @@ def test_multitask_files_that_cannot_be_meant(crop_tree: Path, text: str, words:
 def test_the_other_tasks_sample_file_and_unknown_names_are_refused(crop_tree: Path) -> None:
     path = crop_tree / "sample.txt"
     path.write_text(f"image_location,{AU.header}\nvideo99/00001.jpg\n")
-    with pytest.raises(UserError, match="a file of AU, not of EXPR"):
+    with pytest.raises(UserError, match="the file is for AU, not for EXPR"):
         scan_tree(data(crop_tree, test={"EXPR": str(path)}), (EXPR,))
     path.write_text("video99\nvideo99.mp4\n")
-    with pytest.raises(UserError, match="neither crops nor a video") as caught:
+    with pytest.raises(UserError, match="no crops and no video") as caught:
         scan_tree(data(crop_tree, test={"EXPR": str(path)}), (EXPR,))
     assert "line 2" in caught.value.where
 

@@ -65,7 +65,7 @@ def test_a_pinned_file_arrives(registry: Path, tmp_path: Path, monkeypatch) -> N
 @pytest.mark.parametrize("pinned", ["sha256", "member"])
 def test_another_file_is_refused(registry: Path, tmp_path: Path, monkeypatch, pinned: str) -> None:
     pin(monkeypatch, registry, **{pinned: "0" * 64})
-    with pytest.raises(UserError, match="pinned is 0000"):
+    with pytest.raises(UserError, match="the pinned value is 0000"):
         fetch_asset.fetch_asset("tiny", tmp_path / "tiny")
     assert not list((tmp_path / "tiny").iterdir())
 

@@ -113,13 +113,16 @@ TABLE: dict[str, tuple[Callable[[Path], object], Error | Rows]] = {
     ),
     "wrong header": (
         rows_of(EXPR, TRAIN, "a 1", ["0"], header="valence,arousal"),
-        Error(("the first line is 'valence,arousal'", "line 1", "put EXPR annotations here")),
+        Error(("the first line is 'valence,arousal'", "line 1", "use an annotation file for EXPR")),
     ),
     "an empty annotation": (
         lambda root: annotation(root, EXPR, TRAIN, "a 1").write_bytes(b""),
         Error(("the first line is ''",)),
     ),
-    "a header only": (rows_of(EXPR, TRAIN, "a 1", []), Error(("no row follows the header",))),
+    "a header only": (
+        rows_of(EXPR, TRAIN, "a 1", []),
+        Error(("there are no rows below the header",)),
+    ),
     "a value out of range": (
         rows_of(EXPR, TRAIN, "a 1", ["0", "8"]),
         Error(("'8' is not an EXPR label", "line 3", "correct the value")),
@@ -139,11 +142,13 @@ TABLE: dict[str, tuple[Callable[[Path], object], Error | Rows]] = {
     ),
     "a binary annotation": (
         lambda root: annotation(root, EXPR, TRAIN, "a 1").write_bytes(b"\xff\xfe\x00\x01"),
-        Error(("is not text",)),
+        Error(("is not valid text",)),
     ),
     "two files of one video": (
         lambda root: write_video(root / "videos/batch2/a 1.avi"),
-        Error(("2 files are the video 'a 1'", "batch1/a 1.mp4", "batch2/a 1.avi", "keep one")),
+        Error(
+            ("2 files have the video name 'a 1'", "batch1/a 1.mp4", "batch2/a 1.avi", "keep one")
+        ),
     ),
     "a video in both splits": (
         rows_of(EXPR, VALIDATION, "a 1", EVERY_CLASS),
@@ -155,21 +160,21 @@ TABLE: dict[str, tuple[Callable[[Path], object], Error | Rows]] = {
             EXPR.header,
             ["0"],
         ),
-        Error(("2 annotations of 'a 1' for EXPR", "again/a 1.txt", "keep one")),
+        Error(("'a 1' has 2 annotations for EXPR", "again/a 1.txt", "keep one")),
     ),
     "two people of one video in different splits": (
         rows_of(EXPR, VALIDATION, "b'2\"_left", EVERY_CLASS),
         Error(("is in both splits of EXPR",)),
     ),
-    "a name that is not UTF-8": (
+    "a name that is not valid UTF-8": (
         not_utf8,
-        Error(("c\\xff10.mp4' is not UTF-8", "rename the file")),
+        Error(("c\\xff10.mp4' is not valid UTF-8", "rename the file")),
     ),
-    "a folder whose name is not UTF-8": (
+    "a folder whose name is not valid UTF-8": (
         lambda root: os.rename(  # noqa: PTH104
             os.fsencode(root / "videos/batch1"), os.fsencode(root / "videos") + b"/f\xff"
         ),
-        Error(("is not UTF-8", "rename the file")),
+        Error(("is not valid UTF-8", "rename the file")),
     ),
     "a dangling link": (
         video(lambda p: p.symlink_to("nowhere.mp4")),
@@ -188,11 +193,11 @@ TABLE: dict[str, tuple[Callable[[Path], object], Error | Rows]] = {
     ),
     "a control character in a name": (
         lambda root: write_video(root / "videos/a\nb.mp4"),
-        Error(("'a\\nb.mp4' has control characters",)),
+        Error(("'a\\nb.mp4' contains control characters",)),
     ),
     "no folder of videos": (
         lambda root: (root / "videos").rename(root / "elsewhere"),
-        Error(("no such folder of videos", "data.videos")),
+        Error(("the video folder does not exist", "data.videos")),
     ),
     "no annotations of a task": (
         lambda root: (root / "annotations" / FOLDERS[AU.name][0]).rename(root / "gone"),
@@ -208,7 +213,7 @@ TABLE: dict[str, tuple[Callable[[Path], object], Error | Rows]] = {
     ),
     "classes that never occur": (
         every_training_row_neutral,
-        Error(("no training frame is annotated Anger, Disgust",)),
+        Error(("no training frame is annotated with Anger, Disgust",)),
     ),
 }
 

@@ -44,11 +44,11 @@ def test_the_default_file_is_the_defaults() -> None:
         ({"training": {"alphas": [0, 1]}}, ["'training.alphas.0' is 0", "greater than 0"]),
         ({"training": {"alphas": [1.5, 1]}}, ["'training.alphas.0' is 1.5", "less than or equal"]),
         ({"training": {"alphas": [0.5]}}, ["must contain 1.0"]),
-        ({"training": {"alphas": [0.5, 0.5, 1]}}, ["names 0.5 twice"]),
-        ({"training": {"seeds": [1, 1]}}, ["names 1 twice"]),
+        ({"training": {"alphas": [0.5, 0.5, 1]}}, ["lists 0.5 twice"]),
+        ({"training": {"seeds": [1, 1]}}, ["lists 1 twice"]),
         ({"training": {"headline_alpha": 0.2}}, ["'headline_alpha' 0.2 is not one of"]),
         ({"training": {"epochs": "ten"}}, ["'training.epochs' is 'ten'", "integer"]),
-        ({"training": {"tasks": ["VA"]}}, ["'training.tasks' names 'VA'", "the data has EXPR, AU"]),
+        ({"training": {"tasks": ["VA"]}}, ["the unknown task 'VA'", "available: EXPR, AU"]),
         ({"run": "../up"}, ["'run' is '../up'", "plain name"]),
         ({"run": "a/b"}, ["plain name"]),
         ({"run": "my run"}, ["plain name"]),
@@ -57,7 +57,7 @@ def test_the_default_file_is_the_defaults() -> None:
         ({"run": ""}, ["'run' is ''"]),
         ({"encoders": {"a;b": {"kind": "pixels"}}}, ["plain name"]),
         ({"training": {"seeds": [-1]}}, ["'training.seeds.0' is -1"]),
-        ({"training": {"alphas": [0.5, 0.5, 1]}}, ["names 0.5 twice"]),
+        ({"training": {"alphas": [0.5, 0.5, 1]}}, ["lists 0.5 twice"]),
         ({"preset": "papers"}, ["'preset' is 'papers'", "'published_code'"]),
         ({"training": {"loss": "focal"}}, ["'loss' focal has no alpha", "variants"]),
         ({"training": {"loss": "mine"}}, ["'mine'", "my_loss.py:ClassName"]),
@@ -72,19 +72,19 @@ def test_the_default_file_is_the_defaults() -> None:
         ({"training": {"variants": {"a/b": {}}}}, ["'a/b' is not a plain name"]),
         (
             {"training": {"device": "cuda", "cvar": {"gradient": "published"}}},
-            ["cvar.gradient published need device cpu"],
+            ["cvar.gradient: published need device: cpu"],
         ),
-        ({"training": {"alphas": [0.1234567, 0.1234568, 1]}}, ["names 0.123457 twice"]),
+        ({"training": {"alphas": [0.1234567, 0.1234568, 1]}}, ["lists 0.123457 twice"]),
         ({"probe": {"strength": float("inf")}}, ["'probe.strength' is inf", "finite"]),
         (
             {"encoders": {"a": {"model": "M", "activation": "gelu", "asset": "face-networks"}}},
             ["'asset' face-networks has no weights of M"],
         ),
-        ({"encoder": "clip"}, ["'encoder' names 'clip'", "tiny-clip"]),
+        ({"encoder": "clip"}, ["unknown 'encoder' 'clip'", "tiny-clip"]),
         ({"encoders": {"a": {"model": "M", "tag": "t"}}, "encoder": "a"}, ["needs 'activation'"]),
         (
             {"encoders": {"a": {"model": "M", "activation": "gelu"}}, "encoder": "a"},
-            ["exactly one of tag, file, asset, random; given: none"],
+            ["exactly one of tag, file, asset and random; given: none"],
         ),
         (
             {"encoders": {"a": {"model": "M", "activation": "gelu", "file": "w"}}, "encoder": "a"},
@@ -105,9 +105,9 @@ def test_a_mistake_names_key_value_and_mend(values: dict, words: list[str]) -> N
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a: [1\n", "not YAML"),
+        ("a: [1\n", "invalid YAML"),
         ("- a list\n", "mapping"),
-        ("run: \xff\n".encode("latin-1"), "not UTF-8"),
+        ("run: \xff\n".encode("latin-1"), "not valid UTF-8"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path: Path, text: str | bytes, words: str) -> None:

@@ -127,7 +127,7 @@ def test_windows_line_ends_bom_and_spaces_are_read(tmp_path: Path) -> None:
 def test_several_faults_are_told_at_once(tree: Path) -> None:
     for name in ("a 1", "b'2\"_left"):
         write_annotation(annotation(tree, EXPR, "Train_Set", name), EXPR.header, ["9"])
-    with pytest.raises(UserError, match="2 things are wrong") as caught:
+    with pytest.raises(UserError, match="2 problems were found") as caught:
         index(tree)
     assert "a 1.txt" in str(caught.value)
     assert "_left.txt" in str(caught.value)

@@ -187,7 +187,7 @@ def test_too_little_memory_names_the_setting(
         return replace(load_encoder(settings, assets, device), embed=refuse)
 
     monkeypatch.setattr("clipaffect.features.cached_batches.load_encoder", full)
-    with pytest.raises(UserError, match="does not hold a batch of 8") as caught:
+    with pytest.raises(UserError, match="out of memory for a batch of 8") as caught:
         embed(shard)
     assert caught.value.where == "encoders.<name>.batch"
 
@@ -247,7 +247,7 @@ def test_the_table_keeps_every_annotated_frame(shard: Path) -> None:
 )
 def test_shards_of_two_encoders_are_refused(shard: Path, other: Encoder, lengths: str) -> None:
     pixels = embed(shard, "pixels.parquet", other)
-    with pytest.raises(UserError, match=f"2 encoders .* of length {lengths}"):
+    with pytest.raises(UserError, match=f"2 encoders .* feature lengths {lengths}"):
         build_table(labels(shard), [embed(shard), pixels], shard / "table")
 
 

@@ -93,8 +93,8 @@ def test_a_factor_that_cannot_vary_is_left_out_and_named() -> None:
     )
     planned = plan_study(cut, "points", POINTS)
     assert planned.combinations.left_out == {
-        "crop": "the images are cut already",
-        "activation": "'tiny-clip' runs relu, which nobody takes for another",
+        "crop": "the images are already cropped",
+        "activation": "'tiny-clip' uses relu, which cannot be swapped",
     }
     assert len(planned.combinations.every) == 2**6
     features = {"import": {"theirs": {"file": "x.parquet"}}}
@@ -129,7 +129,7 @@ def test_clips_activation_is_one_of_the_choices() -> None:
             },
             "two factors change 'rho'",
         ),
-        ({"a": {"x": Level(alpha=0.3), "y": Level()}}, "'alpha' may be 1"),
+        ({"a": {"x": Level(alpha=0.3), "y": Level()}}, "'alpha' must be 1"),
         (
             {
                 "a": {
@@ -139,7 +139,7 @@ def test_clips_activation_is_one_of_the_choices() -> None:
                 },
                 "c": {"d": Level(recipe={"dropout": 0}), "y": Level()},
             },
-            "would be called 'a.b-c.d'",
+            "would have the name 'a.b-c.d'",
         ),
         ({"a": {"x": Level(encoder={"crop": "round"}), "y": Level()}}, "the encoder of 'a.x'"),
     ],
@@ -173,8 +173,8 @@ def test_levels_of_one_name_are_told_apart() -> None:
     ("level", "words"),
     [
         ({"smooth": 4}, "is even"),
-        ({"recipe": {"loss": "focal"}}, "may not change 'loss'"),
-        ({"recipe": {"alphas": [0.1]}}, "may not change 'loss' or 'alphas'"),
+        ({"recipe": {"loss": "focal"}}, "cannot change 'loss'"),
+        ({"recipe": {"alphas": [0.1]}}, "cannot change 'loss' or 'alphas'"),
     ],
 )
 def test_a_level_that_nothing_answers_is_refused(level: dict, words: str) -> None:
@@ -185,12 +185,15 @@ def test_a_level_that_nothing_answers_is_refused(level: dict, words: str) -> Non
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"answer": "points"}, "belong together"),
-        ({"factors": {"a": {"x": {}, "y": {}}}, "variants": {"v": {"rho": 0}}}, "belong together"),
+        ({"answer": "points"}, "must be used with"),
+        (
+            {"factors": {"a": {"x": {}, "y": {}}}, "variants": {"v": {"rho": 0}}},
+            "must be used with",
+        ),
         ({"answer": "levels", "factors": {k: {"x": {}, "y": {}} for k in "ab"}}, "one factor"),
         ({"answer": "levels", "factors": {"a": {"x": {}}}}, "two levels"),
-        ({"answer": "beat"}, "'own' and answer: beat"),
-        ({"answer": "transfer"}, "'runs' and answer: transfer"),
+        ({"answer": "beat"}, "'own' must be used with answer: beat"),
+        ({"answer": "transfer"}, "'runs' must be used with answer: transfer"),
         ({"answer": "levels", "factors": {"a b": {"x": {}, "y": {}}}}, "plain name"),
     ],
 )

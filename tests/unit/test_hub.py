@@ -174,7 +174,7 @@ def test_without_a_hub_the_message_says_what_to_do(tmp_path: Path) -> None:
     assert done.returncode == 2
     words = " ".join(done.stderr.replace("│", " ").split())
     assert "could not be fetched" in words
-    assert "name it with 'file' and 'sha256' instead of 'tag'" in words
-    with pytest.raises(UserError, match="are not there") as caught:
+    assert "'file' and 'sha256' instead of 'tag'" in words
+    with pytest.raises(UserError, match="have not been fetched") as caught:
         fetched_weights(SETTINGS, tmp_path)
     assert "fetch_weights" in caught.value.fix

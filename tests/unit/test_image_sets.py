@@ -47,7 +47,7 @@ def test_a_folder_for_each_class(tmp_path: Path) -> None:
     _, labels = read(data)
     assert labels["mood"].groupby(["split", "label"], observed=True).size().tolist() == [1] * 9
     (flat / "calm").rename(flat / "Calm")
-    with pytest.raises(UserError, match="'Calm' is no class") as caught:
+    with pytest.raises(UserError, match="'Calm' is not a class") as caught:
         read(data)
     assert "did you mean 'calm'" in str(caught.value)
 
@@ -82,7 +82,7 @@ def test_raf_db(tmp_path: Path) -> None:
     first = rows[rows["video"] == "Image/aligned/train_00004_aligned.jpg"]["label"].item()
     assert data.known_tasks()["EXPR"].targets[first] == "Happiness"
     path.write_text(path.read_text().replace("train_00003.jpg 3", "train_00003.jpg 8"))
-    with pytest.raises(UserError, match="no line of the list") as caught:
+    with pytest.raises(UserError, match="not a valid line of the list") as caught:
         read(data)
     assert "line 3" in caught.value.where
 
@@ -108,7 +108,7 @@ def test_affectnet_by_its_lists(tmp_path: Path, headed: bool) -> None:
     assert len(tree.images) == 16  # none, uncertain and no face are not annotated
     for _, own in rows.groupby("split", observed=True):
         assert own["label"].tolist() == list(range(8))
-    assert any("6 images are marked as none" in note for note in tree.notes)
+    assert any("6 images marked as none" in note for note in tree.notes)
 
 
 def test_affectnet_by_its_folders(tmp_path: Path) -> None:
@@ -123,8 +123,8 @@ def test_affectnet_by_its_folders(tmp_path: Path) -> None:
     assert data.licensed
     evil = tmp_path / "val_set/annotations/3_exp.npy"
     evil.write_bytes(b"")
-    with pytest.raises(UserError, match="not one value"):
+    with pytest.raises(UserError, match="not a single value"):
         read(data)
     np.save(evil, np.array([{"a": 1}], object), allow_pickle=True)
-    with pytest.raises(UserError, match="not one value"):
+    with pytest.raises(UserError, match="not a single value"):
         read(data)

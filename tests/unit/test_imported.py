@@ -228,10 +228,13 @@ MISTAKES = {
     ),
     "no frame of ours": (lambda f: array(f, drawn(1), "x/00001.jpg\n"), ["none of the 1 rows"]),
     "whole numbers": (lambda f: array(f, np.zeros((2, 3), int), lines(FRAMES[:2])), ["int64"]),
-    "a pickle": (lambda f: array(f, np.array([{}], object), "", allow_pickle=True), ["no array"]),
+    "a pickle": (
+        lambda f: array(f, np.array([{}], object), "", allow_pickle=True),
+        ["not an array"],
+    ),
     "two data sets": (broken_h5, ["a, b", "dataset"]),
-    "another format": (lambda f: FeatureFile(file=str(f / "labels.parquet")), ["not said"]),
-    "not there": (lambda f: FeatureFile(file="gone.h5"), ["no such file"]),
+    "another format": (lambda f: FeatureFile(file=str(f / "labels.parquet")), ["does not say"]),
+    "not there": (lambda f: FeatureFile(file="gone.h5"), ["does not exist"]),
     "too large for float16": (
         lambda f: array(f, drawn(2) * 1e6, lines(FRAMES[:2])),
         ["65,504", "row 1"],
@@ -280,11 +283,11 @@ def test_an_import_takes_the_place_of_the_encoders() -> None:
                 "encoders": {"pixels": {"kind": "pixels"}},
                 "encoder": "pixels",
             },
-            "names two of encoders, features.import and .join",
+            "used twice in encoders, features.import and .join",
         ),
         ({"features": {"imports": {}}}, "did you mean 'import'"),
         ({"features": {"import": {"theirs": []}}}, "at least 1"),
-        ({"encoders": {}}, "names 'tiny-clip'"),
+        ({"encoders": {}}, "unknown 'encoder' 'tiny-clip'"),
     ):
         with pytest.raises(UserError, match=words):
             parse_config(values, "c")

@@ -71,7 +71,7 @@ def test_the_order_is_another_encoder(tmp_path: Path) -> None:
 def test_files_of_other_rows_are_refused(tmp_path: Path, first: int) -> None:
     a = write(tmp_path / "a.parquet", 4, 1.0, {})
     b = write(tmp_path / "b.parquet", 5, 1.0, {}, first)
-    with pytest.raises(UserError, match="not of the same rows"):
+    with pytest.raises(UserError, match="do not have the same rows"):
         join_features([a, b], tmp_path / "ab.parquet")
     assert not (tmp_path / "ab.parquet").exists()
 
@@ -79,9 +79,12 @@ def test_files_of_other_rows_are_refused(tmp_path: Path, first: int) -> None:
 @pytest.mark.parametrize(
     ("join", "words"),
     [
-        ({"both": ["tiny-clip", "dino"]}, "names 'dino'; of encoders there is tiny-clip, pixels"),
-        ({"both": ["pixels", "pixels"]}, "names an encoder twice"),
-        ({"pixels": ["tiny-clip", "pixels"]}, "'pixels' names two of"),
+        (
+            {"both": ["tiny-clip", "dino"]},
+            "names the unknown encoder 'dino'; available: tiny-clip, pixels",
+        ),
+        ({"both": ["pixels", "pixels"]}, "lists an encoder twice"),
+        ({"pixels": ["tiny-clip", "pixels"]}, "'pixels' is used twice in"),
         ({"one": ["pixels"]}, "at least 2"),
     ],
 )

@@ -28,12 +28,12 @@ def test_a_machine_without_slurm_is_said_to_have_none(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     for words in (["--profile", str(ROOT / "profiles/slurm")], ["--executor", "slurm"]):
-        with pytest.raises(UserError, match="no sbatch on the path"):
+        with pytest.raises(UserError, match="sbatch is not on the path"):
             launch(words)
 
 
 def test_a_partition_that_is_not_there_is_named_beside_those_that_are(cluster: Path) -> None:
-    with pytest.raises(UserError, match="no partition gpu; it has cpu, long") as raised:
+    with pytest.raises(UserError, match="no partition gpu; available: cpu, long") as raised:
         launch(["--profile", str(ROOT / "profiles/slurm")])
     assert raised.value.where.endswith("profile.yaml: slurm_partition")
     with pytest.raises(UserError, match="no partition gpu or short"):

@@ -242,7 +242,7 @@ def test_kept_inputs_leave_no_file(tmp_path: Path) -> None:
 
 
 def test_a_disk_without_room_for_the_inputs_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no room for 40000000\.0 GB") as caught:
+    with pytest.raises(UserError, match=r"no space for 40000000\.0 GB") as caught:
         KeptInputs(10**16, tmp_path).put(np.zeros(1, int), torch.zeros(1, 1))
     assert str(tmp_path) in str(caught.value)
 

@@ -253,5 +253,5 @@ def test_steps_in_another_order_are_refused(tmp_path: Path) -> None:
     values = json.loads((FIRST / "bundle.json").read_text())
     steps = values["tasks"]["AU"]["steps"]
     steps[0], steps[2] = steps[2], steps[0]
-    with pytest.raises(UserError, match="other steps than temperature, smooth, average_seeds"):
+    with pytest.raises(UserError, match="in this order: temperature, smooth, average_seeds"):
         write_onnx(Bundle.model_validate(values), tmp_path, Path(), {})

@@ -341,13 +341,13 @@ def test_too_few_people_are_a_note_and_no_end_of_the_run(table: Path, tmp_path: 
     write_table(table / "rows.parquet", rows)
     steps, choices = run(table, scored, tmp_path, Postprocess())
     assert len(steps) == 0
-    assert "1 training people or source videos cannot be dealt to 3 parts" in choices["note"]
+    assert "1 training people or source videos cannot be divided into 3 parts" in choices["note"]
 
 
 def test_a_gpu_that_is_not_there_is_an_error_and_no_note(table: Path, tmp_path: Path) -> None:
     scored = evaluated(table, tmp_path)
     there = SMALL.model_copy(update={"device": "cuda"})
-    with pytest.raises(UserError, match="no GPU"):
+    with pytest.raises(UserError, match="did not find a GPU"):
         run(table, scored, tmp_path, Postprocess(), there)
     assert not (tmp_path / "out/steps.parquet").exists()
 

@@ -194,13 +194,13 @@ def test_names_that_are_the_outputs_own_and_places_that_are_taken(
     tmp_path: Path, face_networks: Path
 ) -> None:
     odd = write_video(tmp_path / "summary.csv.mp4").rename(tmp_path / "summary.csv")
-    with pytest.raises(UserError, match="a name of the output's own"):
+    with pytest.raises(UserError, match="a reserved name in the output"):
         find_sources([odd])
     video = write_video(tmp_path / "v/a.mp4")
     wanted = wanted_of(open_bundle(FIRST), ASSETS)
     (tmp_path / "out").mkdir()
     (tmp_path / "out/a.mp4").write_text("mine")
-    with pytest.raises(UserError, match="take the place of a file"):
+    with pytest.raises(UserError, match="would overwrite a file"):
         predict_files([video], wanted, tmp_path / "out", None, 1)
     assert (tmp_path / "out/a.mp4").read_text() == "mine"
     mine = tmp_path / "other/notes.txt"

@@ -119,16 +119,16 @@ def test_what_looks_wrong_is_said(crop_tree: Path) -> None:
     settings = data(crop_tree, test={"EXPR": str(crop_tree / "test.txt")})
     notes = "\n".join(data_notes(facts_of(settings, (EXPR,))))
     for words in (
-        "2 people have labels or rows to be predicted, and neither crops nor a video",
+        "2 people have labels or rows to be predicted, but no crops and no video",
         "BIG, nowhere",
-        "'BIG' is there as 'big'",
+        "'BIG' exists as 'big'",
         "1 file or folder of crops is empty",
-        "of which the first (by root, then by path) is used",
+        "the first (by root, then by path) is used",
         "Thumbs.db",
         "in two splits: remove one, or the score counts people",
         "trained on: twin, twin2",
-        "To be predicted, and in training: twin (EXPR)",
-        "sizes vary, from 112 x 112 to 200 x 200",
+        "To be predicted, but also used in training: twin (EXPR)",
+        "sizes vary from 112 x 112 to 200 x 200",
     ):
         assert words in notes
 
@@ -207,8 +207,8 @@ def test_published_lists_row_by_row(crop_tree: Path) -> None:
     assert found["examples"]["other label"] == ["4-30_left/00001.jpg"]
     assert found["examples"]["only listed"] == ["gone/00001.jpg"]
     notes = "\n".join(data_notes(facts))
-    assert "EXPR validation: the 2 frames of the published list, label by label" in notes
-    assert "2 the same, 1 with another label, 1 in the list alone, 7 found alone" in notes
+    assert "EXPR validation: all 2 frames match the published list, label by label" in notes
+    assert "2 the same, 1 with another label, 1 only in the list, 7 found alone" in notes
 
 
 def test_lists_of_units_and_wrong_lines(crop_tree: Path) -> None:
@@ -276,15 +276,15 @@ def test_every_costly_stage_is_estimated(micro_config: Path, face_networks: Path
     text = io.StringIO()
     show(Console(file=text, width=160), config, facts, {"train_heads": 4}, costs.values())
     page = text.getvalue()
-    for words in ("4 jobs to run: 4 train_heads", "faces in", "together", "frames of EXPR"):
+    for words in ("4 jobs to run: 4 train_heads", "faces in", "total", "EXPR frames"):
         assert words in page
 
 
 def test_what_keeps_a_gpu_busy_is_a_matter_of_rates() -> None:
     # 2,000 crops a second: 4 ms to decode one and 10 ms to find its face are 8 and 20 cores.
     text = feeding(gpu=0.0005, workers=2, crop=0.004, face=0.010)
-    assert "2,000 crops a second need 8 decoding threads (workers: 2)" in text
-    assert text.endswith("and 20 align_faces jobs side by side")
+    assert "2,000 crops per second need 8 decoding threads (workers: 2)" in text
+    assert text.endswith("and 20 parallel align_faces jobs")
     assert "align_faces" not in feeding(0.0005, 2, 0.004, None)  # crops that are there already
 
 
@@ -300,7 +300,7 @@ def test_a_network_that_does_not_fit_is_not_measured(
     facts = collect(config.data, list(config.tasks().values()), tree, labels)
     costs = list(estimate(config, facts, None, face_networks))
     notes = [cost.note for cost in costs if cost.hours is None]
-    assert notes == ["not measured: the memory does not hold it now"] * len(config.encoders)
+    assert notes == ["not measured: out of memory at the moment"] * len(config.encoders)
     assert len(costs) == 7
 
 

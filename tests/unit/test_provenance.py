@@ -104,17 +104,17 @@ def test_a_crate_cannot_point_outside(folder: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", '{"@graph": [{"@type": "File"}]}', '{"@graph": [1]}'])
 def test_what_is_no_crate_is_said_to_be_none(folder: Path, text: str) -> None:
     (folder / CRATE).write_text(text)
-    with pytest.raises(UserError, match="cannot be read as a crate"):
+    with pytest.raises(UserError, match="is not a crate with"):
         verify(folder)
 
 
 def test_an_unfinished_run_has_no_crate(folder: Path) -> None:
-    with pytest.raises(UserError, match="there is no ro-crate"):
+    with pytest.raises(UserError, match="is missing"):
         verify(folder)
     for text in ("{", "[]", '{"config": {}}'):
         (folder / "report/run.json").write_text(text)
-        with pytest.raises(UserError, match="not the record of a run"):
+        with pytest.raises(UserError, match="not a run record"):
             write_crate(folder)
     (folder / "report/run.json").unlink()
-    with pytest.raises(UserError, match="no finished run"):
+    with pytest.raises(UserError, match="the run is not finished"):
         write_crate(folder)

@@ -61,7 +61,7 @@ def test_a_folder_that_is_not_there_names_the_setting(
 ) -> None:
     monkeypatch.setenv(scratch.VARIABLE, setting)
     with (
-        pytest.raises(UserError, match="no such folder") as error,
+        pytest.raises(UserError, match="does not exist on this machine") as error,
         scratch.scratch_copy(table, ["features.npy"]),
     ):
         pass

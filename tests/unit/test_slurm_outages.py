@@ -82,7 +82,7 @@ def test_jobs_are_kept_until_slurm_answers_again(
     executor, three = kind(), jobs(a="1", b="2", c="3")
     assert kept(executor, three) == ["a", "b", "c"]
     assert executor.ends == {}
-    assert "asked again about 3 jobs" in caplog.text
+    assert "asking again about 3 jobs" in caplog.text
     caplog.clear()
     answer.write_text("1|RUNNING\n2|PENDING\n3|COMPLETING\n")
     assert kept(executor, three) == ["a", "b", "c"]

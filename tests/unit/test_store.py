@@ -110,9 +110,9 @@ def test_garbage_collection_gives_its_reason(tmp_path: Path) -> None:
     os.utime(abandoned, (old, old))
     reasons = {item.path: item.reason for item in store.unused({"heads": 2}, days=30)}
     assert reasons == {
-        outdated: "stage version 1, now 2",
+        outdated: "stage version 1, current version 2",
         forgotten: "not used for 40 days",
-        abandoned: "an attempt abandoned 40 days ago",
+        abandoned: "attempt abandoned 40 days ago",
     }
     for entry in reasons:
         store.delete(entry)
@@ -130,7 +130,7 @@ def test_a_file_system_without_locks_is_said_to_have_none(
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr(fcntl, "flock", refuses)
-    with pytest.raises(UserError, match="no locks") as raised:
+    with pytest.raises(UserError, match="no support for locks") as raised:
         Store(tmp_path).get_or_make("kind", KEY, fill)
     assert "paths.store" in raised.value.fix
     assert not Store(tmp_path).has("kind", KEY)

@@ -148,7 +148,7 @@ def test_a_study_that_does_not_fit_is_named_and_stops_nobody() -> None:
     )
     studies, wrong = usable_studies(config, ROOT / "config/studies")
     assert list(wrong) == ["losses"]
-    assert "class_balanced weighs single units" in wrong["losses"]
+    assert "class_balanced weights single units" in wrong["losses"]
     assert studies.keys() == SHIPPED - {"losses"}
     assert 0.4 in studies["alpha"].config.training.alphas
 
@@ -170,7 +170,7 @@ def test_heads_that_failed_or_collapsed_are_told() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("question: [", "not YAML"),
+        ("question: [", "invalid YAML"),
         ("asks: why", "question"),
         ("question: why\nalphas: [2]", "alphas"),
         ("[]", "Study"),

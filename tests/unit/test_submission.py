@@ -35,21 +35,31 @@ def test_a_right_file_passes(task: Task, tmp_path: Path) -> None:
 
 
 FAULTS = {
-    "header": (EXPR, 1, lambda r: [r[0].replace("Fear,", ""), *r[1:]], "the header is"),
-    "other task's header": (EXPR, 1, lambda r: [AU_HEADER, *r[1:]], "a file of AU"),
-    "no header": (EXPR, 1, lambda r: r[1:], "the header is"),
-    "only header": (EXPR, 2, lambda r: r[:1], "nothing after the header"),
+    "header": (EXPR, 1, lambda r: [r[0].replace("Fear,", ""), *r[1:]], "wrong header"),
+    "other task's header": (EXPR, 1, lambda r: [AU_HEADER, *r[1:]], "the file is for AU"),
+    "no header": (EXPR, 1, lambda r: r[1:], "wrong header"),
+    "only header": (EXPR, 2, lambda r: r[:1], "no rows below the header"),
     "class too high": (EXPR, 4, lambda r: [*r[:3], r[3][:-1] + "8", *r[4:]], "from 0 to 7"),
     "negative": (EXPR, 4, lambda r: [*r[:3], r[3][:-1] + "-1", *r[4:]], "from 0 to 7"),
     "fraction": (EXPR, 4, lambda r: [*r[:3], r[3] + ".0", *r[4:]], "'3.0'"),
     "space": (EXPR, 4, lambda r: [*r[:3], r[3][:-1] + " 3", *r[4:]], "without spaces"),
-    "no value": (EXPR, 2, lambda r: [r[0], r[1].split(",")[0], *r[2:]], "0 values"),
-    "scores": (EXPR, 2, lambda r: [r[0], r[1] + ",0,0,0,0,0,0,0", *r[2:]], "8 values"),
-    "twice": (EXPR, 5, lambda r: [*r[:4], r[2], *r[5:]], "again, as in line 3"),
-    "no frame": (EXPR, 3, lambda r: [*r[:2], "1-30/00000.jpg,3", *r[3:]], "begins with video"),
-    "path": (EXPR, 3, lambda r: [*r[:2], "a/b/00001.jpg,3", *r[3:]], "begins with video"),
-    "empty line": (EXPR, 3, lambda r: [*r[:2], "", *r[2:]], "an empty line"),
-    "eleven units": (AU, 6, lambda r: [*r[:5], r[5][:-2]], "11 values"),
+    "no value": (
+        EXPR,
+        2,
+        lambda r: [r[0], r[1].split(",")[0], *r[2:]],
+        "wrong number of values: 0",
+    ),
+    "scores": (
+        EXPR,
+        2,
+        lambda r: [r[0], r[1] + ",0,0,0,0,0,0,0", *r[2:]],
+        "wrong number of values: 8",
+    ),
+    "twice": (EXPR, 5, lambda r: [*r[:4], r[2], *r[5:]], "repeats line 3"),
+    "no frame": (EXPR, 3, lambda r: [*r[:2], "1-30/00000.jpg,3", *r[3:]], "is not an image name"),
+    "path": (EXPR, 3, lambda r: [*r[:2], "a/b/00001.jpg,3", *r[3:]], "is not an image name"),
+    "empty line": (EXPR, 3, lambda r: [*r[:2], "", *r[2:]], "the line is empty"),
+    "eleven units": (AU, 6, lambda r: [*r[:5], r[5][:-2]], "wrong number of values: 11"),
     "two": (AU, 6, lambda r: [*r[:5], r[5][:-1] + "2"], "'2' for AU26"),
     "probability": (AU, 6, lambda r: [*r[:5], r[5].replace(",1,", ",0.7,", 1)], "'0.7' for AU2"),
 }
@@ -68,7 +78,7 @@ def test_the_first_wrong_line_is_named(fault: str, tmp_path: Path) -> None:
 def test_rows_of_the_sample_file(tmp_path: Path) -> None:
     sample = write(tmp_path / "sample.txt", lines(EXPR))
     path = write(tmp_path / "p.txt", [*lines(EXPR)[:3], *lines(EXPR)[4:]])
-    with pytest.raises(UserError, match=r"1 rows of the sample file .* '.*00003.jpg' .its line 4"):
+    with pytest.raises(UserError, match=r"1 rows of the sample file .* '.*00003.jpg' .line 4"):
         check_submission(path, EXPR, sample)
     path = write(tmp_path / "p.txt", lines(EXPR, 6))
     with pytest.raises(UserError, match="line 7") as caught:
@@ -79,7 +89,7 @@ def test_rows_of_the_sample_file(tmp_path: Path) -> None:
 def test_bytes_that_are_not_text(tmp_path: Path) -> None:
     path = tmp_path / "p.txt"
     path.write_bytes(EXPR_HEADER.encode() + b"\n\xff\xfe,0\n")
-    with pytest.raises(UserError, match="line 2: bytes that are not text"):
+    with pytest.raises(UserError, match="line 2: the line is not UTF-8"):
         check_submission(path, EXPR)
 
 
@@ -88,7 +98,7 @@ def test_invisible_faults_are_shown(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a byte-order mark"):
         check_submission(path, EXPR)
     path.write_bytes(b"")
-    with pytest.raises(UserError, match="line 1: ''"):
+    with pytest.raises(UserError, match="line 1: wrong header ''"):
         check_submission(path, EXPR)
 
 
@@ -97,7 +107,7 @@ def test_the_sample_file_is_read_as_the_run_reads_it(tmp_path: Path) -> None:
     sample = write(tmp_path / "s.txt", [row.replace(",3", " ,") for row in lines(EXPR)] + [""])
     assert check_submission(path, EXPR, sample).rows == 5
     sample = write(tmp_path / "s.txt", lines(EXPR)[1:])
-    with pytest.raises(UserError, match="no video's name"):
+    with pytest.raises(UserError, match="not the name of a video"):
         check_submission(path, EXPR, sample)
-    with pytest.raises(UserError, match="a file of AU"):
+    with pytest.raises(UserError, match="the file is for AU"):
         check_submission(path, EXPR, write(tmp_path / "s.txt", lines(AU)))

@@ -70,7 +70,7 @@ def test_no_choice_of_videos_is_an_error() -> None:
     assert len(set(labels[held, 0])) == 7
     for video in range(6):  # every video has a class of its own
         labels[20 * video : 20 * video + 20] = video
-    with pytest.raises(UserError, match="leaves no frame of some class of EXPR to train on"):
+    with pytest.raises(UserError, match="leaves no training frames for some class of EXPR"):
         inner_rows(split(labels % 8), every, EXPR, 0.3)
 
 
@@ -82,7 +82,9 @@ def test_incomplete_rows_are_dropped_only_when_asked() -> None:
     data = training_data(train, train, AU, Recipe(drop_incomplete_rows=True))
     assert data.rows.tolist() == [k for k in range(40) if k % 4]
     labels[:, 5] = -1
-    with pytest.raises(UserError, match="0 training frames of AU") as error:
+    with pytest.raises(
+        UserError, match="training frames of AU with both a label and a face: 0"
+    ) as error:
         training_data(split(labels), train, AU, Recipe(drop_incomplete_rows=True))
     assert "drop_incomplete_rows" in str(error.value)
 
@@ -127,7 +129,7 @@ def test_a_class_that_never_occurs_and_no_frame_at_all_are_refused() -> None:
     labels[:, 11] = [0, -1] * 10
     with pytest.raises(UserError, match="no training frame shows AU26"):
         check_trainable(labels, AU)
-    with pytest.raises(UserError, match="0 training frames of EXPR"):
+    with pytest.raises(UserError, match="training frames of EXPR with both a label and a face: 0"):
         check_trainable(EVERY_CLASS[:0], EXPR)
 
 

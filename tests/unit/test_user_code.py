@@ -154,10 +154,10 @@ def test_an_edited_file_trains_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("reference", "words"),
     [
-        ("absent.py:Thin", "no such file"),
-        ("mine.py:Missing", "there is no 'Missing' in the file"),
-        ("mine.py:Wrong", r"shape \(4, 3\), not \(4, 8\)"),
-        ("broken.py:Thin", "the file fails when it is run: ZeroDivisionError"),
+        ("absent.py:Thin", "the file does not exist"),
+        ("mine.py:Missing", "the file does not define 'Missing'"),
+        ("mine.py:Wrong", r"shape \(4, 3\), expected \(4, 8\)"),
+        ("broken.py:Thin", "the file raises an error when it is imported: ZeroDivisionError"),
         ("mine.py:Smooth", "TypeError"),
         ("mine.py:Empty", "empty parameter list"),
         ("mine.py:Vector", "scalar"),

@@ -1,8 +1,8 @@
-"""Pinned weights.
+"""Fetch pinned weights.
 
-in:  nothing but the network (local rules: compute nodes are often offline)
+in:  only the network (these rules run locally, because compute nodes are often offline)
 out: assets/<name>/manifest.json and the asset's files, each verified by its sha256;
-     assets/weights/<model>--<tag>/manifest.json for weights that open_clip has a tag for
+     assets/weights/<model>--<tag>/manifest.json for the weights of open_clip tags
 """
 
 

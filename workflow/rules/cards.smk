@@ -1,12 +1,12 @@
-"""Cards: questions that every run can be asked, each with a page among the studies'.
+"""Cards: questions that apply to every run, each with a page among the studies.
 
-in:  the tables, heads and scores of the run; for some its crops and the encoder
-out: studies/<card>/ with page, answer, tables; counts of the two that embed again
+in:  the tables, heads and scores of the run; for some cards, its crops and the encoder
+out: studies/<card>/ with page, answer and tables; counts for the two that recompute embeddings
 
-`snakemake studies` makes them.
+`snakemake studies` builds them.
 """
 
-# What each card reads; a card that cannot be made here is missing.
+# The inputs of each card; cards that cannot be built for this run are left out.
 CARD_INPUTS = {
     "gain": EVALUATED,
     "traced-step": [*EVERY_TABLE, *USER_FILES],

@@ -1,4 +1,4 @@
-"""Shared by all rules: the validated configuration, paths, and how Python is called."""
+"""Definitions shared by all rules: the validated configuration, paths, and the Python command."""
 
 import json
 import re
@@ -10,7 +10,8 @@ from snakemake.exceptions import WorkflowError
 
 VERSION = "0.1.0"
 CHECKOUT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
-# As a module of another workflow, the rules use the installed package and change nothing outside.
+# When used as a module of another workflow, the rules use the installed package and have no side
+# effects outside of it.
 STANDALONE = Path(workflow.basedir).resolve() == CHECKOUT.resolve()
 if STANDALONE:
     sys.path.insert(0, str(CHECKOUT / "src"))
@@ -19,12 +20,12 @@ try:
     import clipaffect
 except ModuleNotFoundError:
     raise WorkflowError(
-        f"the rules of clipaffect {VERSION} need its Python package\n"
+        f"the rules of clipaffect {VERSION} need its Python package, which is not installed\n"
         f"  fix: pip install {CHECKOUT}"
     )
 if clipaffect.__version__ != VERSION:
     raise WorkflowError(
-        f"the rules are of clipaffect {VERSION}, the package is {clipaffect.__version__}\n"
+        f"the rules are from clipaffect {VERSION}, but the package is {clipaffect.__version__}\n"
         f"  where: {Path(clipaffect.__file__).parent}\n"
         f"  fix: pip install {CHECKOUT}, or use the snakefile of {clipaffect.__version__}"
     )
@@ -42,14 +43,14 @@ if STANDALONE:
     import snakemake_executor_plugin_slurm
     from clipaffect.ops.slurm_outages import keep_unanswered
 
-    # Needed on a cluster only; which executor runs is not known here.
+    # Only needed on a cluster, but the executor is not known here.
     keep_unanswered(snakemake_executor_plugin_slurm.Executor)
 
 try:
     CONFIG = parse_config(
         config, ", ".join(map(str, workflow.configfiles)) or "--config"
     )
-    # What `snakemake predict` asks of which model: known before any job runs.
+    # The model and the settings of `snakemake predict`, known before any job runs.
     REQUEST = prediction_request(CONFIG)
 except UserError as error:
     raise WorkflowError(str(error))
@@ -60,7 +61,7 @@ ASSETS = Path(CONFIG.paths.assets)
 SHARDS = shard_names(CONFIG.data.shards)
 TASKS = list(CONFIG.tasks())
 TEST_TASKS = [task for task in TASKS if task in CONFIG.data.test]
-# What heads and probes are trained on: an encoder's embeddings, or features from elsewhere.
+# The features that heads and probes are trained on: embeddings of an encoder, or imported ones.
 SOURCES = CONFIG.feature_names()
 IMPORTED = CONFIG.features.imported
 JOINED = CONFIG.features.join
@@ -87,13 +88,13 @@ COMPARED = ("intervals", "comparisons", "resolution")
 ENV = f"../envs/{CONFIG.environment}.yaml"
 
 
-# In a conda job `python` is the environment's; elsewhere it is the one that runs Snakemake,
+# In a conda job, `python` is that of the environment. Otherwise it is the one that runs Snakemake,
 # whether or not its environment is activated.
 IN_CONDA = any(
     method.name == "CONDA" for method in workflow.deployment_settings.deployment_method
 )
-# Conda environments do not hold the package itself. One thread for each job: the same bytes under
-# any load, and many jobs at once use the cores better.
+# Conda environments do not contain the package itself. Each job uses one thread: results are then
+# identical under any load, and many parallel jobs use the cores better.
 CLIPAFFECT = shlex.join(
     [
         "env",
@@ -117,19 +118,19 @@ CLIPAFFECT = shlex.join(
 
 
 def command(arguments):
-    """A call of the command line for `shell`, with the job's log."""
-    # Snakemake formats what stands in braces.
+    """The command line for `shell`, with its output redirected to the job's log."""
+    # Snakemake formats text in braces.
     program = CLIPAFFECT.replace("{", "{{").replace("}", "}}")
     return f"{program} {arguments} > {{log:q}} 2>&1"
 
 
 def options(name, paths):
-    """A command's option for each path."""
+    """Command-line options, one for each path."""
     return " ".join(f"{name} {shlex.quote(str(path))}" for path in paths)
 
 
 def any_of(names):
-    """A regular expression of some names, or of nothing."""
+    """A regular expression that matches any of some names, or nothing."""
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
@@ -141,13 +142,13 @@ def faces_of(shard, encoder):
 
 
 def records_of(runs):
-    """The records of other runs; a job names those that are missing, and it alone fails."""
+    """The existing records of other runs; only the job that needs a missing one fails."""
     paths = [Layout(Path("results") / run).report.record for run in runs]
     return [path for path in paths if path.exists()]
 
 
 def with_crop(crop):
-    """The run's configuration with faces cropped in another way."""
+    """The run's configuration with another kind of face crop."""
     faces = CONFIG.faces.model_copy(update={"crop": crop})
     return CONFIG.model_copy(update={"faces": faces})
 
@@ -168,7 +169,7 @@ def head_weights():
 
 
 def prompted(encoder):
-    """The settings that the features of prompts depend on, for an encoder with a text tower."""
+    """The settings that prompt features depend on, for an encoder with a text tower."""
     entry = CONFIG.encoders.get(encoder)
     may = entry is not None and entry.kind == "open_clip" and entry.random is None
     return [f"encoders.{encoder}"] if may else []
@@ -183,9 +184,9 @@ def prompt_weights(wildcards):
 
 TAGGED = [e for e in [*CONFIG.encoders.values(), *REQUEST.encoders.values()] if e.tag]
 
-# A study that is wrong, or does not fit the run's recipe, is named on the studies' page.
+# Studies that are invalid or do not fit the run's recipe are listed on the studies page.
 STUDIES, STUDY_ERRORS = usable_studies(CONFIG)
-# Studies that make features of their own; of other runs; and of heads on the run's features.
+# Studies that compute their own features, that use other runs, and that use the run's features.
 WIDE = [name for name, planned in STUDIES.items() if planned.combinations.every]
 TRANSFERS = [name for name, planned in STUDIES.items() if planned.study.runs]
 GRIDS = [name for name in STUDIES if name not in [*WIDE, *TRANSFERS]]
@@ -204,7 +205,7 @@ def study_settings(name, stage, task, *sections):
 
 
 def study_files(name):
-    """The code of the user's own that a study's heads run."""
+    """The files of user code that the heads of a study run."""
     return STUDIES[name].config.training.user_files()
 
 

@@ -1,4 +1,4 @@
-"""The data set's index.
+"""Index the data set.
 
 in:  the images, videos and labels that `data` names
 out: a label-free manifest of each shard, the labels and test frames of each task, a summary
@@ -20,11 +20,11 @@ rule index_dataset:
     conda:
         ENV
     params:
-        # A function: braces in a user's names are not for Snakemake to format.
+        # A function, so that Snakemake does not format braces in user-given names.
         settings=lambda wildcards: settings_json(
             CONFIG, "dataset", "data", "tasks", "needs_images"
         ),
-        # The files themselves would be thousands of inputs; any change to one changes this.
+        # The files would be thousands of inputs; instead, any change to a file changes this digest.
         inventory=lambda wildcards: inventory(
             CONFIG.data, list(CONFIG.tasks().values())
         ),
@@ -44,7 +44,7 @@ rule extract_frames:
         LOGS / "extract_frames/{shard}.log",
     benchmark:
         RESULTS.timings / "extract_frames/{shard}.tsv"
-    # The first page waits for these alone: they go before the long jobs.
+    # The first page waits only for these, so they run before the long jobs.
     priority: 100
     conda:
         ENV

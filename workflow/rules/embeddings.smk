@@ -1,6 +1,6 @@
-"""Embeddings of a shard by one encoder, or features from elsewhere; tables for training.
+"""Embed the shards with an encoder or import features, and build the training tables.
 
-in:  the shard's faces, or files of features; for a table, the labels and every shard
+in:  the shard's faces, or feature files; for a table, the labels and all shards
 out: one row for each row of faces, with a float16 feature; one memory-mappable table for each
      encoder and task
 """

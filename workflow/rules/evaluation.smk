@@ -1,8 +1,8 @@
-"""Scores of heads and references.
+"""Score heads and references.
 
-in:  the tables, every part of the grid
-out: frame scores and metrics of each task, intervals and paired tests; the steps after the head;
-     predictions of its test frames
+in:  the tables and all parts of the grid
+out: frame scores and metrics of each task, intervals and paired tests; the post-processing steps;
+     predictions for its test frames
 """
 
 SUBMISSIONS = expand(RESULTS.submission().predictions, task=TEST_TASKS)

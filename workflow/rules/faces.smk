@@ -1,8 +1,8 @@
-"""Faces of a shard: detection, tracks, alignment, crops.
+"""Detect, track, align and crop the faces of a shard.
 
 in:  the shard's manifest and frame index, the face networks
-out: one row for each frame and annotated person, with status, box, landmarks and crop; in a folder
-     of its own where an encoder sees other crops than the run's
+out: one row for each frame and annotated person, with status, box, landmarks and crop; in a
+     separate folder for encoders that use other crops than the run
 """
 
 

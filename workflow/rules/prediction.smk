@@ -1,8 +1,8 @@
-"""Predictions of anybody's videos by trained heads: `snakemake predict`, `snakemake model`.
+"""Predict new videos with trained heads: `snakemake predict`, `snakemake model`.
 
 in:  the videos that `prediction` names; a bundle, or this run's own heads
-out: results/<run>/model, the bundle; results/<run>/prediction/, a folder for each shard with one
-     for each video, a summary and a page that leads to every video's
+out: results/<run>/model, the bundle; results/<run>/prediction/, with a folder for each shard (and
+     in it one for each video), a summary, and a page that links to those of the videos
 """
 
 from clipaffect.dataset.inventory import states

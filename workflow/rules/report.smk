@@ -1,11 +1,11 @@
-"""Pages that a person reads.
+"""Build the pages for readers.
 
 in:  summary and frame index for the first page; the evaluation of every task for the report
-out: start.html within minutes; report/index.html with figures, tables and metrics.json; what the
-     jobs took, under timings/
+out: start.html within minutes; report/index.html with figures, tables and metrics.json; the cost of
+     the jobs, under timings/
 """
 
-# Imported features need no image.
+# Imported features need no images.
 LOOKED_AT = SHARDS if CONFIG.encoders else []
 STEPPED = TASKS if CONFIG.postprocess.steps else []
 FIGURES = [
@@ -32,7 +32,7 @@ CHOSEN_STEPS = [
     for task in STEPPED
     for path in RESULTS.postprocessing(task).files("steps", "choices").values()
 ]
-# What tables and pages of results are made of.
+# The inputs of the tables and pages of results.
 EVALUATED = [
     RESULTS.dataset.summary,
     *expand(TABLE.rows, task=TASKS),

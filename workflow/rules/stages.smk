@@ -1,4 +1,4 @@
-"""Targets of dvc.yaml: each is one stage and ends where the next begins."""
+"""Targets for dvc.yaml: one for each stage, ending where the next stage begins."""
 
 
 localrules:
@@ -33,7 +33,7 @@ rule training_all:
 
 rule report_all:
     input:
-        # It shows the whole configuration, which is a parameter of the last stage alone.
+        # This page shows the whole configuration, which is a parameter of the last stage only.
         RESULTS.first_page,
         rules.build_report.output,
         SUBMISSIONS,

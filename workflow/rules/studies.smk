@@ -1,9 +1,9 @@
-"""Studies: further heads on the run's own features, each question with its page.
+"""Studies: additional heads on the run's own features, with a page for each question.
 
 in:  config/studies/*.yaml, the tables and the references of the run
-out: studies/index.html, and for each study its heads, scores, tables and page
+out: studies/index.html, and the heads, scores, tables and page of each study
 
-`snakemake studies` makes them; nothing else depends on them.
+`snakemake studies` builds them; nothing else depends on them.
 """
 
 STUDY = RESULTS.study("{study}")
@@ -22,7 +22,7 @@ rule studies:
         RESULTS.studies_page,
 
 
-# The longest jobs, whose features are there: started first, none of them runs alone at the end.
+# The longest jobs, whose features already exist: started first, so that none runs alone at the end.
 use rule train_heads as train_study with:
     input:
         **TABLE.files(),

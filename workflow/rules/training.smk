@@ -1,4 +1,4 @@
-"""The grid of heads, in parts.
+"""Train the grid of heads, in parts.
 
 in:  the table of the encoder that heads are trained on
 out: for each task and part: the weights, one row for each head with its status, the history

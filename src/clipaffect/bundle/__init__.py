@@ -1,1 +1,1 @@
-"""A model to hand on: heads, how faces become scores, and the protocol, in one checked folder."""
+"""A model to share: heads, preprocessing and evaluation protocol in one verified folder."""

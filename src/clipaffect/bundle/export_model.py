@@ -1,7 +1,7 @@
-"""Export the headline's heads of a finished run as a bundle (``clipaffect export``).
+"""Export the headline heads of a finished run as a bundle (``clipaffect export``).
 
-Everything is read from the results folder: the work store is not needed, so a folder that somebody
-has pulled can be exported as well.
+Everything is read from the results folder. The work store is not needed, so results that were
+pulled from a remote can be exported as well.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from clipaffect.training.checkpoint import read_under
 from clipaffect.training.train_heads import finished_heads
 
 Weights = dict[str, torch.Tensor]
-NOT_MLP = "the heads are modules of your own, whose code a bundle would have to run"
+NOT_MLP = "the heads are custom modules, whose code a bundle would have to run"
 
 
 def export_model(
@@ -113,27 +113,27 @@ def _check_exportable(config: Config) -> None:
     names = config.features.join.get(config.encoder, (config.encoder,))
     if not set(names) <= set(config.encoders):
         raise UserError(
-            f"the heads are on features from elsewhere ('{config.encoder}'): no video can be "
-            "answered without the encoder that made them",
+            f"the heads were trained on imported features ('{config.encoder}'): predicting from "
+            "video needs the encoder that made them",
             where=f"{where}, encoder",
-            fix="train heads on an encoder under 'encoders'",
+            fix="train heads on one of the encoders listed under 'encoders'",
         )
     if config.training.recipes()[""].head != "mlp":
         raise UserError(
             NOT_MLP,
             where=f"{where}, training.head",
-            fix="set head: mlp for heads that are handed on (a loss of your own is no hindrance)",
+            fix="set head: mlp to export the heads (a custom loss is allowed)",
         )
     if config.data.split.by == "folds":
         raise UserError(
-            "under k-fold evaluation no head is trained on everybody",
+            "under k-fold evaluation no head is trained on all people",
             where=f"{where}, data.split",
-            fix="run once more with split: {by: hold_out}, and export that run",
+            fix="run again with split: {by: hold_out}, and export that run",
         )
 
 
 def _check_place(out: Path) -> None:
-    """See that ``out`` is new, or an earlier bundle with nothing of anybody else's beside it."""
+    """Check that ``out`` is new, or an earlier bundle without any unrelated files."""
     if not out.exists():
         return
     files = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
@@ -144,7 +144,7 @@ def _check_place(out: Path) -> None:
     here = Path.cwd()
     if not out.is_dir() or files - ours or out.resolve() in (here, *here.parents):
         raise UserError(
-            "there is something that is no bundle", where=out, fix="name another folder"
+            "the output folder exists and is not a bundle", where=out, fix="choose another folder"
         )
 
 
@@ -199,9 +199,9 @@ def _own_heads(config: Config, task: Task, results: Path, alpha: float) -> dict[
     chosen = chosen[chosen["status"] == "ok"]
     if chosen.empty:
         raise UserError(
-            f"no head of {task.name} at alpha = {alpha:g} was finished",
+            f"no head of {task.name} at alpha = {alpha:g} finished training",
             where=results,
-            fix="see the heads' status in the report",
+            fix="check the status of the heads in the report",
         )
     return {int(row["seed"]): _state_of(row) for _, row in chosen.iterrows()}
 
@@ -251,7 +251,7 @@ def _protocol(config: Config, numbers: dict[str, Any], steps: bool) -> str:
 def _exported(
     settings: Encoder, name: str, assets: Path, folder: Path, include_weights: bool
 ) -> Encoder:
-    """An encoder as the bundle names it: its weights by sha256, never by a path of this machine."""
+    """An encoder as stored in the bundle: its weights by sha256, never by a local path."""
     if settings.tag is not None:
         return settings.model_copy(update={"sha256": fetched_weights(settings, assets).sha256})
     if settings.file is None:
@@ -262,9 +262,9 @@ def _exported(
         return settings.model_copy(update={"file": kept})
     if path.suffix != ".safetensors":
         raise UserError(
-            "only weights as safetensors are put into a bundle: other files may hold code",
+            "a bundle can only contain safetensors weights: other formats may contain code",
             where=path,
-            fix="convert it, or leave --include-weights out: the bundle then names "
+            fix="convert the file, or omit --include-weights: the bundle then identifies "
             "the file by its sha256",
         )
     target = f"encoders/{name}.safetensors"

@@ -1,9 +1,9 @@
-"""What ``bundle.json`` says, as models: a bundle from anybody is held to them before any use.
+"""The models of ``bundle.json``, against which every bundle is validated before use.
 
-The promise: a bundle of format version 1 is read by every later version of clipaffect. What a
-later format adds gets a new number; a reader refuses a number that it does not know. A frame gets
-the same scores from it as long as the versions of the stages that ``stages`` records are the same;
-where they differ the reader says so.
+Compatibility: every later version of clipaffect reads a bundle of format version 1. A later format
+gets a new number, and a reader refuses a number that it does not know. A frame gets the same scores
+as long as the stage versions recorded in ``stages`` are the same. Where they differ, the reader
+warns.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from clipaffect.core.errors import UserError, first_line
 from clipaffect.core.tasks import Task
 
 FORMAT, VERSION = "clipaffect-bundle", 1
-AGAIN = "fetch the bundle again from where it came, as a whole"
+AGAIN = "fetch the complete bundle again from its source"
 NAME = "bundle.json"
-# Nothing that anybody trains comes near these; a file that does is not read any further.
+# Far beyond any trained model; a file that exceeds them is not read any further.
 MOST_JSON = 4 << 20  # bytes
 MOST_SIDE = 65_536
 PLAIN_PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,2}")
@@ -41,9 +41,9 @@ class Smoothing(Section):
     @model_validator(mode="after")
     def _is_a_window(self) -> Smoothing:
         if self.kind == "mean" and (self.width < 1 or self.width % 1):
-            raise ValueError("a mean is over whole frames, at least one")
+            raise ValueError("the width of a mean must be a whole number of frames, at least one")
         if self.kind == "gaussian" and not self.width:
-            raise ValueError("a deviation is above 0")
+            raise ValueError("the width of a Gaussian must be above 0")
         return self
 
 
@@ -73,7 +73,7 @@ class Together(Section):
 
 
 class Nothing(Section):
-    """Choice of ``average_seeds``: there is none to make."""
+    """Choice of ``average_seeds``: always empty."""
 
 
 class AverageEncoders(Section):
@@ -98,14 +98,14 @@ class Smooth(Section):
 
 
 class Scale(Section):
-    """Logits over a temperature."""
+    """Logits divided by a temperature."""
 
     step: Literal["temperature"]
     choice: Temperature
 
 
 class Adjust(Section):
-    """Decisions moved."""
+    """Shifted decisions."""
 
     step: Literal["adjust"]
     choice: Thresholds | Adjustment
@@ -134,7 +134,7 @@ class Heads(Section):
 
 
 class TaskModel(Section):
-    """Everything that turns features into one task's answers.
+    """Everything that turns features into predictions for one task.
 
     Attributes:
         targets, multilabel: see ``tasks.Task``.
@@ -165,23 +165,23 @@ class TaskModel(Section):
     @model_validator(mode="after")
     def _one_length(self) -> TaskModel:
         if len(set(self.targets)) < len(self.targets):
-            raise ValueError("a target is named twice")
+            raise ValueError("a target is listed twice")
         for step in self.steps:
             values = getattr(step.choice, "thresholds", getattr(step.choice, "prior", None))
             if values is not None and len(values) != len(self.targets):
-                raise ValueError(f"'{step.step}' has {len(values)} values for other targets")
+                raise ValueError(f"'{step.step}' has {len(values)} values, not one per target")
             if isinstance(step.choice, Thresholds) and not self.multilabel:
-                raise ValueError("thresholds are for labels, not for classes")
+                raise ValueError("thresholds apply to labels, not to classes")
             if isinstance(step.choice, Adjustment) and self.multilabel:
-                raise ValueError("a prior is for classes, not for labels")
+                raise ValueError("a prior applies to classes, not to labels")
             if isinstance(step.choice, Together):
                 names = {own.features for own in self.heads[1:]}
                 if not set(step.choice.others) <= names:
-                    raise ValueError("'average_encoders' names heads that are not there")
+                    raise ValueError("'average_encoders' names heads that do not exist")
         return self
 
     def task(self, name: str) -> Task:
-        """The task that the heads answer."""
+        """The task that the heads predict."""
         return Task(name, self.targets, self.multilabel)
 
 
@@ -193,9 +193,9 @@ class File(Section):
 
 
 def plain_path(value: str) -> str:
-    """A path below the bundle that names nothing else; for pydantic's ``AfterValidator``."""
+    """Check that a path stays inside the bundle; for pydantic's ``AfterValidator``."""
     if not PLAIN_PATH.fullmatch(value) or ".." in PurePosixPath(value).parts:
-        raise ValueError(f"'{value[:100]}' is not a plain path below the bundle")
+        raise ValueError(f"'{value[:100]}' is not a plain path inside the bundle")
     return value
 
 
@@ -234,25 +234,25 @@ class Bundle(Section):
     def _in_order(self) -> Bundle:
         for name, task in self.tasks.items():
             if any(list(own.seeds) != sorted(set(own.seeds)) for own in task.heads):
-                raise ValueError(f"'tasks.{name}' has seeds that are not in order, each once")
+                raise ValueError(f"the seeds of 'tasks.{name}' must be sorted and distinct")
             if task.heads[0].features != next(iter(self.tasks.values())).heads[0].features:
-                raise ValueError(f"'tasks.{name}' has its own heads on other features")
+                raise ValueError(f"'tasks.{name}' uses other features than the first task")
         return self
 
     @model_validator(mode="after")
     def _named(self) -> Bundle:
         for name, parts in self.features.items():
             if not parts or not set(parts) <= set(self.encoders):
-                raise ValueError(f"'features.{name}' names an encoder that is not there")
+                raise ValueError(f"'features.{name}' names an encoder that does not exist")
         for name, task in self.tasks.items():
             if task.file not in self.files:
-                raise ValueError(f"'tasks.{name}.file' is not among the files")
+                raise ValueError(f"'tasks.{name}.file' is not listed under 'files'")
             for own in task.heads:
                 if own.features not in self.features:
-                    raise ValueError(f"'tasks.{name}' has heads on features that are not there")
+                    raise ValueError(f"'tasks.{name}' has heads on features that do not exist")
         for name, encoder in self.encoders.items():
             if encoder.file in self.files and not str(encoder.file).endswith(".safetensors"):
-                raise ValueError(f"'encoders.{name}.file' is not safetensors")
+                raise ValueError(f"'encoders.{name}.file' is not a safetensors file")
             # open_clip would read these names as places to fetch a model from.
             if ":" in encoder.model or "/" in encoder.model:
                 raise ValueError(f"'encoders.{name}.model' is not a plain model name")
@@ -262,27 +262,28 @@ class Bundle(Section):
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Read ``bundle.json``; the files that it names are not looked at.
+    """Read ``bundle.json`` without opening the files that it lists.
 
     Raises:
-        UserError: there is none, or it is not what this version of clipaffect reads.
+        UserError: the file is missing, or this version of clipaffect cannot read it.
     """
-    fix = "name a folder that 'clipaffect export' has written"
+    fix = "give a folder written by 'clipaffect export-model'"
     if not path.is_file():
-        raise UserError(f"no bundle: there is no {NAME}", where=path.parent, fix=fix)
+        raise UserError(f"not a bundle: {NAME} is missing", where=path.parent, fix=fix)
     if path.stat().st_size > MOST_JSON:
-        raise UserError("too large to be a bundle's", where=path, fix=fix)
+        raise UserError("the file is too large for a bundle", where=path, fix=fix)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise UserError(f"not JSON: {first_line(error)}", where=path, fix=AGAIN) from None
+        raise UserError(f"invalid JSON: {first_line(error)}", where=path, fix=AGAIN) from None
     if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise UserError("not the file of a bundle", where=path, fix=fix)
+        raise UserError("the file does not belong to a bundle", where=path, fix=fix)
     if values.get("version") != VERSION:
         raise UserError(
-            f"format version {values.get('version')!r}; this clipaffect reads {VERSION}",
+            f"unsupported format version {values.get('version')!r}: this version of clipaffect "
+            f"reads {VERSION}",
             where=path,
-            fix="install a newer clipaffect",
+            fix="install a newer version of clipaffect",
         )
     try:
         return Bundle.model_validate(values)

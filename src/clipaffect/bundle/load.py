@@ -1,6 +1,6 @@
-"""Open a bundle from anybody: check it as a whole, then build the heads.
+"""Open an untrusted bundle: check it completely, then build the heads.
 
-Nothing of a bundle is run, and no weight is read before names, sizes, shapes and hashes fit.
+No code from a bundle is run. Weights are read only after names, sizes, shapes and hashes match.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ USED = ("frames", "detections", "embeddings", "encoders", "joined", "prediction"
 
 @dataclass(frozen=True)
 class OpenBundle:
-    """A bundle that was checked.
+    """A bundle that has passed all checks.
 
     Attributes:
         folder: where it lies.
@@ -65,18 +65,18 @@ def open_bundle(
         if not path.is_file():
             raise UserError("a file of the bundle is missing", where=path, fix=AGAIN)
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise UserError("a file of the bundle lies outside of it", where=path, fix=AGAIN)
+            raise UserError("a file of the bundle lies outside its folder", where=path, fix=AGAIN)
         if path.stat().st_size != stated.bytes or file_digest(path) != stated.sha256:
-            raise UserError("a file of the bundle was altered", where=path, fix=AGAIN)
+            raise UserError("a file of the bundle has been modified", where=path, fix=AGAIN)
     for name, task in bundle.tasks.items():
         _check_heads(folder / task.file, task, name)
     given = weights or {}
     for name in given:
         if name not in bundle.encoders or bundle.encoders[name].file is None:
             raise UserError(
-                f"the bundle asks for no weights of '{name}'",
+                f"the bundle does not need weights for '{name}'",
                 where="--weights",
-                fix=f"its encoders are {', '.join(bundle.encoders)}",
+                fix=f"use one of its encoders: {', '.join(bundle.encoders)}",
             )
     encoders = {
         name: _with_weights(encoder, name, bundle, folder, given.get(name))
@@ -96,7 +96,7 @@ def open_bundle(
 
 
 def expected_shapes(heads: Heads, task: TaskModel) -> dict[str, tuple[int, ...]]:
-    """Shapes of a head's weights by name, without making it."""
+    """The shapes of a head's weights by name, without building it."""
     sizes = [heads.inputs, *[heads.width] * heads.hidden_layers]
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in range(heads.hidden_layers):
@@ -124,12 +124,12 @@ def _check_heads(path: Path, task: TaskModel, name: str) -> None:
                 part = file.get_slice(key)
                 found[key] = (tuple(part.get_shape()), part.get_dtype())
     except (SafetensorError, OSError) as error:
-        raise UserError(f"not safetensors: {first_line(error)}", where=path, fix=AGAIN) from None
+        raise UserError(f"bad safetensors: {first_line(error)}", where=path, fix=AGAIN) from None
     for key in sorted(set(wanted) | set(found)):
         kind = "I64" if key.endswith("num_batches_tracked") else "F32"
         if found.get(key) != (wanted.get(key), kind):
             raise UserError(
-                f"the heads of {name} are not those that {NAME} describes: {key}",
+                f"the heads of {name} do not match their description in {NAME}: {key}",
                 where=path,
                 fix=AGAIN,
             )
@@ -138,30 +138,30 @@ def _check_heads(path: Path, task: TaskModel, name: str) -> None:
 def _with_weights(
     encoder: Encoder, name: str, bundle: Bundle, folder: Path, given: Path | None
 ) -> Encoder:
-    """An encoder whose ``file`` is a path: of the bundle, or the one that was given."""
+    """An encoder whose ``file`` is a path, either inside the bundle or given by the user."""
     if encoder.file is None:
         return encoder
     if given is None and encoder.file not in bundle.files:
         raise UserError(
-            f"the bundle holds no weights of '{name}' ({encoder.model})",
+            f"the bundle does not contain the weights of '{name}' ({encoder.model})",
             where=folder,
-            fix=f"give them: --weights {name}=FILE, whose sha256 is {encoder.sha256}",
+            fix=f"pass --weights {name}=FILE, a file with sha256 {encoder.sha256}",
         )
     path = given or folder / encoder.file
     if not path.is_file():
-        raise UserError("no such weights file", where=path, fix="correct --weights")
+        raise UserError("the weights file does not exist", where=path, fix="correct --weights")
     if file_digest(path) != encoder.sha256:
         raise UserError(
-            f"these are not the weights that the heads of '{name}' were trained on: sha256 "
-            f"{file_digest(path)}, not {encoder.sha256}",
+            f"the heads of '{name}' were trained on other weights: the file has sha256 "
+            f"{file_digest(path)}, expected {encoder.sha256}",
             where=path,
-            fix="give the file with that sha256, or a bundle made for this encoder",
+            fix="pass the file with the expected sha256, or use a bundle made for this encoder",
         )
     return encoder.model_copy(update={"file": str(path)})
 
 
 def load_heads(opened: OpenBundle, task: str) -> dict[str, dict[int, Head]]:
-    """The heads of a task in evaluation mode, by the features they are on and by seed."""
+    """Load the heads of a task in evaluation mode, by features and seed."""
     model = opened.bundle.tasks[task]
     found: dict[str, dict[int, Head]] = {}
     for own in model.heads:

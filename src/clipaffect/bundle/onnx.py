@@ -1,10 +1,11 @@
-"""The heads, and encoder and heads together, as ONNX files for ONNX Runtime alone.
+"""Export the heads, alone and together with the encoder, as ONNX files for ONNX Runtime.
 
-``onnx/head_<task>.onnx`` maps features to answers, ``onnx/model.onnx`` prepared crops to the
-answers of every task; the batch axis is free. Answers are the mean of the seeds' probabilities
-under the chosen temperature, and the decision under the chosen thresholds or adjustment. What looks
-at other frames (smoothing) is not in the graph. All arithmetic is float32, also where the encoder
-of the bundle runs in bf16 or fp16: the files agree with the bundle within the encoder's rounding.
+``onnx/head_<task>.onnx`` maps features to predictions, and ``onnx/model.onnx`` prepared crops to
+the predictions of all tasks; the batch axis is free. Predictions are the mean of the seeds'
+probabilities under the chosen temperature, and the decision under the chosen thresholds or
+adjustment. Steps that use other frames (smoothing) are not in the graph. All arithmetic is float32,
+even if the encoder of the bundle runs in bf16 or fp16: the files agree with the bundle up to the
+rounding of the encoder.
 """
 
 from __future__ import annotations
@@ -54,17 +55,17 @@ def write_onnx(bundle: Bundle, folder: Path, assets: Path, encoders: Mapping[str
     for name, task in bundle.tasks.items():
         if len(task.heads) > 1 or len(bundle.features[task.heads[0].features]) > 1:
             raise UserError(
-                f"the answers of {name} need several encoders, which one ONNX file does not hold",
+                f"the predictions for {name} need several encoders, but an ONNX file holds one",
                 where=f"run '{bundle.run}'",
-                fix="leave --onnx out, or export a run without average_encoders and join",
+                fix="omit --onnx, or export a run without average_encoders and join",
             )
         steps = [step.step for step in task.steps if step.step != "average_encoders"]
         averaged = "average_seeds" in steps or len(task.heads[0].seeds) == 1
         if steps != [step for step in ORDER if step in steps] or not averaged:
             raise UserError(
-                f"the ONNX file would take {name} through other steps than {', '.join(steps)}",
+                f"ONNX export cannot apply the steps of {name} in this order: {', '.join(steps)}",
                 where=f"run '{bundle.run}', postprocess.steps",
-                fix=f"leave --onnx out, or use the order {', '.join(ORDER)}",
+                fix=f"omit --onnx, or use the order {', '.join(ORDER)}",
             )
     opened = OpenBundle(folder, bundle, "", dict(bundle.encoders))
     graphs = {name: head_graph(opened, name) for name in bundle.tasks}
@@ -121,7 +122,7 @@ def head_graph(opened: OpenBundle, name: str) -> onnx.GraphProto:
 
 
 class _Builder:
-    """Nodes and constants of one graph, with names of their own."""
+    """The nodes and constants of one graph, with unique names."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -159,7 +160,7 @@ class _Builder:
         return self.node("Sub", [log, rest])
 
     def answers(self, scores: str, task: TaskModel) -> tuple[str, str]:
-        """Probability and decision by the steps that look at one frame alone."""
+        """Probability and decision from the steps that use a single frame."""
         temperature = [s.choice.temperature for s in task.steps if hasattr(s.choice, "temperature")]
         if temperature:
             logits = self.logits(scores, task.multilabel)
@@ -190,7 +191,7 @@ def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
 
 
 def _features_called(graph: onnx.GraphProto, name: str) -> onnx.GraphProto:
-    """A copy of a head's graph whose input has another name."""
+    """A copy of a head's graph with its input renamed."""
     copied = onnx.GraphProto()
     copied.CopyFrom(graph)
     copied.input[0].name = name
@@ -227,7 +228,7 @@ def _encoder_model(settings: Encoder, assets: Path) -> onnx.ModelProto:
     finally:
         loud.setLevel(level)
     if program is None:
-        raise RuntimeError("torch exported nothing")
+        raise RuntimeError("torch did not export a model")
     made: onnx.ModelProto = program.model_proto
     made.ir_version = IR
     made.producer_name, made.producer_version = "clipaffect", ""

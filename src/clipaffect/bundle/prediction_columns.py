@@ -1,4 +1,4 @@
-"""The columns of predictions: names, types, units and meanings; the data dictionary."""
+"""The columns of predictions (the data dictionary): names, types, units and meanings."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ FRAME_COLUMNS = [
         "frame",
         pa.int32(),
         "from 1",
-        "number of the frame in the order it is shown; 0: the whole file could not be read",
+        "frame number in presentation order; 0: the whole file could not be read",
     ),
     Column("time", pa.float64(), "seconds", "presentation time of the frame; empty for images"),
     Column(
         "person",
         pa.int32(),
         "from 1",
-        "who it is within this video, in the order of "
-        "appearance; empty: no face in this frame. With --people main everybody else is left "
-        "out and the one person is 1",
+        "number of the person in this video, in order of "
+        "appearance; empty: no face in this frame. With --people main, only the main person is "
+        "included, as 1",
     ),
-    Column("status", pa.string(), "", "what became of the frame: docs/outcomes.md"),
-    Column("faces_in_frame", pa.int16(), "faces", "how many were found"),
-    Column("face_score", pa.float32(), "0 to 1", "how sure the networks are that it is a face"),
+    Column("status", pa.string(), "", "status of the frame: see docs/outcomes.md"),
+    Column("faces_in_frame", pa.int16(), "faces", "number of faces found"),
+    Column("face_score", pa.float32(), "0 to 1", "confidence of the networks that it is a face"),
     Column("box_left", pa.float32(), PIXELS, "of the face's box (the extent of its landmarks)"),
     Column("box_top", pa.float32(), PIXELS, "of the face's box"),
     Column("box_width", pa.float32(), "pixels", "of the face's box"),
@@ -65,13 +65,13 @@ FRAME_COLUMNS = [
         for axis in ("x", "y")
     ),
     Column("eye_distance", pa.float32(), "pixels", "between the middles of the eyes"),
-    Column("yaw", pa.float32(), "degrees", "positive: turned to the picture's right"),
+    Column("yaw", pa.float32(), "degrees", "positive: turned to the image's right"),
     Column("pitch", pa.float32(), "degrees", "positive: looking down"),
-    Column("roll", pa.float32(), "degrees", "positive: clockwise in the picture"),
-    Column("visible", pa.float32(), "0 to 1", "share of the landmarks inside the picture"),
-    Column("sharpness", pa.float32(), "", "variance of the crop's Laplacian: small is blurred"),
+    Column("roll", pa.float32(), "degrees", "positive: clockwise in the image"),
+    Column("visible", pa.float32(), "0 to 1", "share of the landmarks inside the image"),
+    Column("sharpness", pa.float32(), "", "variance of the crop's Laplacian; low means blurred"),
 ]
-MODEL_COLUMN = Column("model", pa.string(), "", "fingerprint of the bundle that answered")
+MODEL_COLUMN = Column("model", pa.string(), "", "fingerprint of the bundle that was used")
 
 
 def task_columns(name: str, model: TaskModel, heads: bool) -> list[Column]:
@@ -83,8 +83,8 @@ def task_columns(name: str, model: TaskModel, heads: bool) -> list[Column]:
                 name,
                 pa.dictionary(pa.int16(), pa.string()),
                 "",
-                f"the {name} class that is "
-                "decided: the largest probability, under the model's prior adjustment if any",
+                f"the predicted {name} class, "
+                "with the largest probability after the model's prior adjustment, if any",
             )
         )
     for target in model.targets:
@@ -102,13 +102,13 @@ def task_columns(name: str, model: TaskModel, heads: bool) -> list[Column]:
                     f"{name}_{target}_shown",
                     pa.bool_(),
                     "",
-                    f"whether {target} is decided to be shown: probability >= threshold",
+                    f"whether {target} is predicted to be present: probability >= threshold",
                 ),
                 Column(
                     f"{name}_{target}_threshold",
                     kind,
                     "0 to 1",
-                    "of that decision, chosen on training people",
+                    "threshold of that decision, chosen on training people",
                 ),
             ]
         found.append(
@@ -116,7 +116,7 @@ def task_columns(name: str, model: TaskModel, heads: bool) -> list[Column]:
                 f"{name}_{target}_spread",
                 kind,
                 "",
-                "sample deviation over the seeds of the single heads' scores; empty for one seed",
+                "sample deviation of the single heads' scores over the seeds; empty for one seed",
             )
         )
     if heads:
@@ -145,9 +145,9 @@ def columns(bundle: Bundle, heads: bool) -> list[Column]:
     names = [column.name for column in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(
-            f"two columns of the predictions would be called '{twice[0]}'",
+            f"two columns of the predictions would have the name '{twice[0]}'",
             where="the targets",
-            fix="rename a class or label of the data, and train again",
+            fix="rename a class or label in the data, and train again",
         )
     return found
 

@@ -1,6 +1,7 @@
-"""How a picture becomes a network's input, written down exactly: ``preprocessing.json``.
+"""The exact steps from an image to a network's input: ``preprocessing.json``.
 
-Whoever runs the ONNX files without this project goes by it; a test does just that.
+It specifies the preprocessing for users who run the ONNX files without this project. A test
+follows it in the same way.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Answers for face crops by ONNX Runtime alone: python run.py CROP ... (clipaffect is not needed).
+"""Predict from face crops with ONNX Runtime: python run.py CROP ... (clipaffect is not needed).
 
-Needs numpy, pillow and onnxruntime. A crop is a face cut as preprocessing.json says, or any close
-picture of an upright face, whose answers are then as good as the cut is alike.
+Needs numpy, pillow and onnxruntime. A crop is a face cropped as preprocessing.json specifies, or
+any close-up image of an upright face. The closer the crop is to the specification, the better the
+predictions.
 """
 
 import json
@@ -16,7 +17,7 @@ HERE = Path(__file__).parent
 
 
 def prepare(picture: Image.Image, entry: dict) -> np.ndarray:
-    """A PIL picture as the network's input (3, H, W), step by step as preprocessing.json says."""
+    """Convert a PIL image to the network's input (3, H, W), as specified in preprocessing.json."""
     picture = picture.convert("RGB")
     height, width = entry["size"]
     if picture.size != (width, height):
@@ -27,7 +28,7 @@ def prepare(picture: Image.Image, entry: dict) -> np.ndarray:
 
 
 def main(paths: list[str]) -> None:
-    """Print each crop's expression or units with their probabilities, a JSON object a line."""
+    """Print each crop's expression or units with probabilities, one JSON object per line."""
     stated = json.loads((HERE.parent / "preprocessing.json").read_text())["encoders"]
     (entry,) = stated.values()
     tasks = json.loads((HERE.parent / "bundle.json").read_text())["tasks"]

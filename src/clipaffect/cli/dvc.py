@@ -1,4 +1,4 @@
-"""Commands for runs in DVC."""
+"""Commands that manage runs with DVC."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import typer
 
 from clipaffect.cli.options import Out
 
-dvc_app = typer.Typer(no_args_is_help=True, help="A run as DVC stages.")
+dvc_app = typer.Typer(no_args_is_help=True, help="Manage a run with DVC.")
 DEMO = Path("config/config.yaml")
 Configuration = Annotated[Path, typer.Argument(help="The run's configuration file.")]
 
 
 @dvc_app.command()
 def stages(config: Path) -> None:
-    """Write runs/<run>/{config.yaml,dvc.yaml}: a configuration of your own as DVC stages."""
+    """Write DVC stages for your own configuration to runs/<run>/{config.yaml,dvc.yaml}."""
     from clipaffect.ops.dvc.stages import write_stages
 
     print(f"dvc repro {write_stages(config, Path()) / 'dvc.yaml'}")
@@ -24,24 +24,24 @@ def stages(config: Path) -> None:
 
 @dvc_app.command()
 def record(config: Configuration = DEMO) -> None:
-    """Register the finished results of a plain Snakemake run in DVC."""
+    """Register the results of a finished Snakemake run with DVC."""
     from clipaffect.ops.dvc.record import record_run
 
-    print(f"{record_run(config)} is written: add it to git, then 'dvc push'")
+    print(f"wrote {record_run(config)}: add it to git, then run 'dvc push'")
 
 
 @dvc_app.command()
 def adopt(config: Configuration = DEMO) -> None:
-    """After 'dvc pull': tell Snakemake that the results are finished."""
+    """Tell Snakemake, after 'dvc pull', that the results are up to date."""
     from clipaffect.ops.dvc.record import adopt_run
 
     adopt_run(config)
-    print("Snakemake has nothing to do")
+    print("the results are up to date: Snakemake has nothing to do")
 
 
 @dvc_app.command()
 def inventory(config: Path, out: Out) -> None:
-    """Write the digest of names, sizes and times of a run's data: the first stage of its own."""
+    """Write a digest of the names, sizes and times of a run's data files (the first DVC stage)."""
     from clipaffect.ops.dvc.stages import check_stages, write_inventory
 
     check_stages(config, Path())

@@ -1,6 +1,7 @@
-"""From videos of faces to expressions, action units and a report that says how sure they are.
+"""Train and evaluate models of facial expressions and action units, and apply them to video.
 
-A user's mistake prints three lines (what, where, mend) and exits with 2; nothing else does.
+A user error prints what is wrong, where it is and how to fix it, and exits with status 2. No other
+failure uses that status.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from clipaffect.cli.dvc import dvc_app
 from clipaffect.cli.rules import rule_app
 from clipaffect.core.errors import UserError
 
-RUNS = "A run"
+RUNS = "Runs"
 VIDEOS = "Your own videos"
-OTHER = "Data, challenge, store"
+OTHER = "Other commands"
 
-# What prediction does not need, by the extra of pyproject.toml that installs it.
+# Packages that prediction does not need, by the extra in pyproject.toml that installs them.
 EXTRAS = {
     "onnx": ("onnx", "onnxscript"),
     "workflow": (
@@ -45,7 +46,7 @@ app = typer.Typer(
 
 
 class _Verbatim(TyperCommand):
-    """A command whose words go on as they are: Snakemake wants its own ``--`` before targets."""
+    """Pass all arguments through unchanged: Snakemake needs its own ``--`` before targets."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args == ["--help"]:
@@ -56,16 +57,16 @@ class _Verbatim(TyperCommand):
 
 @app.command(cls=_Verbatim, rich_help_panel=RUNS)
 def run(context: typer.Context) -> None:
-    """Check the configuration and call Snakemake; free the lock of a run that was killed."""
+    """Check the configuration, release the lock of a killed run, and start Snakemake."""
     from clipaffect.ops.launch import launch
 
     raise typer.Exit(launch(context.args))
 
 
-store_app = typer.Typer(no_args_is_help=True, help="The work store.")
+store_app = typer.Typer(no_args_is_help=True, help="Manage the work store (a cache).")
 store_app.command()(users.gc)
 
-# Help lists the panels, and the commands of each, in this order.
+# The help page lists the panels and their commands in this order.
 PANELS = {
     RUNS: (users.check, users.compare, users.crate, users.verify),
     VIDEOS: (prediction.export_model, prediction.predict),
@@ -80,13 +81,12 @@ app.add_typer(rule_app, name="rule", rich_help_panel=OTHER)
 
 
 def main() -> None:
-    """Run a command; show a user's mistake as a message."""
+    """Run a command and show user errors as messages."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("clipaffect")
     log.addHandler(handler)
     log.setLevel(logging.INFO)
-    log.propagate = False  # what other libraries log is theirs
     try:
         try:
             app()
@@ -104,7 +104,7 @@ def main() -> None:
             raise UserError(
                 error.strerror or str(error),
                 where=str(error.filename or "this machine"),
-                fix="check that it exists, may be read and written, and that the disk has room",
+                fix="check that it exists, its permissions, and the free space on the disk",
             ) from None
     except UserError as error:
         text = Text(f"{error.what}\n\nwhere: {error.where}\nfix:   {error.fix}")

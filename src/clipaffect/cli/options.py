@@ -1,4 +1,4 @@
-"""Options and settings that the commands of every stage share."""
+"""Options and settings shared by the commands of all stages."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 Settings = Annotated[str, typer.Option("--settings", help="The stage's settings as JSON.")]
-Out = Annotated[Path, typer.Option("--out", help="What to write.")]
+Out = Annotated[Path, typer.Option("--out", help="The file or folder to write.")]
 StorePath = Annotated[
-    Path, typer.Option("--store", envvar="CLIPAFFECT_STORE", help="The work store's folder.")
+    Path, typer.Option("--store", envvar="CLIPAFFECT_STORE", help="The folder of the work store.")
 ]
 Assets = Annotated[
     Path, typer.Option("--assets", envvar="CLIPAFFECT_ASSETS", help="Folder of fetched assets.")
@@ -26,7 +26,7 @@ OwnAssets = Annotated[
 
 
 def stage_settings(settings: str) -> StageSettings:
-    """The settings that a rule passed; imported late, so that ``--help`` is quick."""
+    """Parse the settings that a rule passed; imported late to keep ``--help`` fast."""
     from clipaffect.config.stage_keys import StageSettings
 
     return StageSettings(settings)

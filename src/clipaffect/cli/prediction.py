@@ -1,4 +1,4 @@
-"""Commands from a finished run to anybody's video: ``export-model`` and ``predict``."""
+"""Commands that apply a finished run to new videos: ``export-model`` and ``predict``."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ if TYPE_CHECKING:
 
 
 class People(StrEnum):
-    """Whose rows are wanted."""
+    """Which people to include."""
 
     ALL = "all"
     MAIN = "main"
 
 
 def export_model(
-    results: Annotated[Path, typer.Argument(help="A finished run, such as results/demo.")],
+    results: Annotated[
+        Path, typer.Argument(help="The results folder of a finished run, such as results/demo.")
+    ],
     out: Out,
     assets: OwnAssets = DEFAULT_ASSETS,
     include_weights: Annotated[
-        bool, typer.Option("--include-weights", help="Copy the encoder's own weights file too.")
+        bool, typer.Option("--include-weights", help="Also copy the encoder's weights file.")
     ] = False,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX files as well.")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also write ONNX files.")] = False,
 ) -> None:
-    """Write a run's heads and all that turns a video into their answers: a model to hand on."""
+    """Export a run's heads, with everything needed to predict from video, as a model to share."""
     from clipaffect.bundle.export_model import export_model
 
     print(export_model(results, assets, out, include_weights=include_weights, onnx=onnx))
@@ -41,40 +43,41 @@ def export_model(
 
 def predict(
     inputs: Annotated[list[Path], typer.Argument(help="Videos, images, or folders of them.")],
-    model: Annotated[
-        Path, typer.Option(help="A bundle that 'clipaffect export-model' has written.")
-    ],
-    out: Annotated[Path, typer.Option("--out", help="A folder for tables and pages.")],
+    model: Annotated[Path, typer.Option(help="The bundle written by 'clipaffect export-model'.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder for tables and pages.")],
     people: Annotated[
-        People, typer.Option(help="Everybody, or the one whose face fills most of the video.")
+        People,
+        typer.Option(help="Everyone, or only the person whose face fills most of the video."),
     ] = People.ALL,
     rate: Annotated[
         float | None,
-        typer.Option(min=0.01, help="Look at so many frames a second; by default as in training."),
+        typer.Option(min=0.01, help="Frames to sample per second; the default is as in training."),
     ] = None,
     heads: Annotated[
-        bool, typer.Option("--heads", help="Write the scores of every single head too.")
+        bool, typer.Option("--heads", help="Also write the scores of each individual head.")
     ] = False,
     pictures: Annotated[
-        bool, typer.Option(help="Whether the pages may show the video and its faces.")
+        bool, typer.Option(help="Show the video and its faces on the pages.")
     ] = True,
     weights: Annotated[
         list[str] | None,
-        typer.Option(help="ENCODER=FILE: weights that the bundle names and does not hold."),
+        typer.Option(help="ENCODER=FILE: weights that the bundle names but does not contain."),
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Videos at a time; by default one for each core.")
+        int | None,
+        typer.Option(min=1, help="Videos to process in parallel; by default one for each core."),
     ] = None,
     store: Annotated[
         Path | None,
-        typer.Option(help="A work store that keeps finished pieces, such as the runs' own."),
+        typer.Option(help="A work store to cache finished work in, such as that of the runs."),
     ] = None,
     assets: OwnAssets = DEFAULT_ASSETS,
 ) -> None:
-    """Expressions and action units of videos and images: tables, and a page for each video.
+    """Predict expressions and action units from videos and images.
 
-    Ends with 0 if everything was answered, with 1 if summary.csv names files that could not be,
-    with 2 if nothing could be done. The same command goes on after an interruption.
+    Writes tables, and a page for each video. Exits with 0 if every file was processed, with 1 if
+    summary.csv lists files that failed, and with 2 if nothing could be done. After an
+    interruption, run the same command again to resume.
     """
     from clipaffect.bundle.load import open_bundle
     from clipaffect.prediction.batch import cores, is_failure, predict_files, wanted_of
@@ -92,7 +95,7 @@ def predict(
                 console.print(f"  {row.file}: {row.message}", highlight=False, markup=False)
     print(out / "index.html")
     if is_failure(summary):
-        print(f"some files were not answered: see {out / 'summary.csv'}")
+        print(f"some files could not be processed: see {out / 'summary.csv'}")
         raise typer.Exit(1)
 
 
@@ -104,7 +107,7 @@ def _weights(given: list[str]) -> dict[str, Path]:
             raise UserError(
                 f"'{word}' is not ENCODER=FILE",
                 where="--weights",
-                fix="name the encoder and its file, such as clip=ViT-L-14.safetensors",
+                fix="give the encoder's name and its file, such as clip=ViT-L-14.safetensors",
             )
         found[name] = Path(path)
     return found

@@ -1,6 +1,6 @@
-"""``clipaffect rule ...``: the commands that the workflow's rules call, one for each stage.
+"""``clipaffect rule ...``: the commands called by the workflow's rules, one for each stage.
 
-Rule, command, function and module share a name: rule ``embed_faces`` runs ``clipaffect rule
+A rule, its command, function and module share a name: rule ``embed_faces`` runs ``clipaffect rule
 embed-faces``, which calls ``embed_faces`` in ``features/embed_faces.py``.
 """
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from clipaffect.prediction.pipeline import Wanted
 
 HeadWeights = Annotated[
-    list[Path], typer.Option("--heads", help="heads.safetensors of each part of the grid.")
+    list[Path], typer.Option("--heads", help="The heads.safetensors file of each part of the grid.")
 ]
 
-rule_app = typer.Typer(no_args_is_help=True, help="Commands that the workflow's rules call.")
+rule_app = typer.Typer(no_args_is_help=True, help="Commands called by the workflow's rules.")
 
 
 @rule_app.command()
 def fetch_asset(name: str, out: Annotated[Path, typer.Argument()]) -> None:
-    """Fetch one pinned asset into a folder."""
+    """Fetch a pinned asset into a folder."""
     from clipaffect.core.fetch_asset import fetch_asset
 
     fetch_asset(name, out)
@@ -35,7 +35,7 @@ def fetch_asset(name: str, out: Annotated[Path, typer.Argument()]) -> None:
 
 @rule_app.command()
 def fetch_weights(model: str, tag: str, assets: Assets) -> None:
-    """Fetch the weights that open_clip has a tag for, and record their sha256."""
+    """Fetch the weights behind an open_clip tag and record their sha256."""
     from clipaffect.encoders.fetch_weights import fetch_weights
 
     fetch_weights(model, tag, assets)
@@ -43,7 +43,7 @@ def fetch_weights(model: str, tag: str, assets: Assets) -> None:
 
 @rule_app.command()
 def index_dataset(settings: Settings, out: Out) -> None:
-    """Find images, videos and labels; write manifests, labels and a summary."""
+    """Find images, videos and labels, and write manifests, labels and a summary."""
     from clipaffect.config.data import Data
     from clipaffect.core.tasks import Task
     from clipaffect.dataset.index_dataset import index_dataset
@@ -56,7 +56,7 @@ def index_dataset(settings: Settings, out: Out) -> None:
 
 @rule_app.command()
 def first_page(settings: Settings, results: Path, out: Out) -> None:
-    """Write the page that stands while the long work runs: data and coverage."""
+    """Write the first page, on data and coverage, to read while the long jobs run."""
     from clipaffect.report.first_page import first_page
 
     first_page(stage_settings(settings).config, results, out)
@@ -108,7 +108,7 @@ def import_features(
     labels: Annotated[list[Path], typer.Option("--labels")],
     test: Annotated[list[Path] | None, typer.Option("--test")] = None,
 ) -> None:
-    """Bring features from elsewhere into the form of embeddings."""
+    """Convert externally computed features to the format of embeddings."""
     from clipaffect.config.features import FeatureFile
     from clipaffect.features.import_features import import_features
 
@@ -120,7 +120,7 @@ def import_features(
 
 @rule_app.command()
 def join_features(parts: list[Path], out: Out) -> None:
-    """Put the features of several encoders for one shard side by side."""
+    """Concatenate the features of several encoders for a shard."""
     from clipaffect.features.join_features import join_features
 
     join_features(parts, out)
@@ -141,9 +141,11 @@ def train_heads(
     part: int,
     store: StorePath,
     out: Out,
-    timings: Annotated[Path | None, typer.Option(help="Where the reached rate goes.")] = None,
+    timings: Annotated[
+        Path | None, typer.Option(help="The file to write the training rate to.")
+    ] = None,
 ) -> None:
-    """Train one part of a task's grid of heads."""
+    """Train one part of a task's head grid."""
     from clipaffect.training.train_heads import train_heads
 
     training = stage_settings(settings).training
@@ -154,7 +156,7 @@ def train_heads(
 def fit_references(
     settings: Settings, encoder: str, table: Path, assets: Assets, store: StorePath, out: Out
 ) -> None:
-    """Fit the linear probe on one encoder's features; ask CLIP by prompts."""
+    """Fit the linear probe on an encoder's features; score CLIP zero-shot with prompts."""
     from clipaffect.config.models import Probe, ZeroShot
     from clipaffect.evaluation.fit_references import fit_references
 
@@ -180,7 +182,7 @@ def evaluate_heads(
     heads: HeadWeights,
     reference: Annotated[list[Path] | None, typer.Option("--reference")] = None,
 ) -> None:
-    """Score every head and reference of a task."""
+    """Score all heads and references of a task."""
     from clipaffect.core.layout import Evaluation as Scores
     from clipaffect.core.layout import Table
     from clipaffect.evaluation.evaluate_heads import evaluate_heads
@@ -195,7 +197,7 @@ def evaluate_heads(
 
 @rule_app.command()
 def compare_heads(settings: Settings, encoder: str, counts: Path, out: Out) -> None:
-    """Intervals over people, and paired tests between settings."""
+    """Compute intervals over people, and paired tests between settings."""
     from clipaffect.evaluation.compare_heads import compare_heads
 
     training = stage_settings(settings).training
@@ -213,10 +215,10 @@ def postprocess_scores(
     out: Out,
     other: Annotated[
         list[Path] | None,
-        typer.Option("--other", help="rows.parquet of an encoder to average with."),
+        typer.Option("--other", help="The rows.parquet file of an encoder to average with."),
     ] = None,
 ) -> None:
-    """Choose the steps after the head on training people; score each on validation."""
+    """Choose the post-processing steps on training people; score each on validation people."""
     from clipaffect.config.models import Postprocess
     from clipaffect.postprocess.postprocess_scores import postprocess_scores
 
@@ -237,9 +239,11 @@ def write_submission(
     out: Out,
     heads: HeadWeights,
     embeddings: Annotated[list[Path], typer.Option("--embeddings")],
-    variant: Annotated[str, typer.Option(help="Whose heads answer; the grid's own.")] = "",
+    variant: Annotated[
+        str, typer.Option(help="The variant to predict with; the default is the grid's own.")
+    ] = "",
 ) -> None:
-    """Predict the frames of a test list in the organisers' format."""
+    """Write predictions for the frames of a test list in the organisers' format."""
     from clipaffect.submission.write_submission import write_submission
 
     training = stage_settings(settings).training
@@ -267,7 +271,7 @@ def build_report(settings: Settings, results: Path, out: Out) -> None:
 
 @rule_app.command()
 def show_timings(run: str, timings: Path) -> None:
-    """Write a page of what each rule's jobs took."""
+    """Write a page with the time and memory that each rule's jobs took."""
     from clipaffect.report.show_timings import show_timings
 
     show_timings(run, timings)
@@ -275,7 +279,7 @@ def show_timings(run: str, timings: Path) -> None:
 
 @rule_app.command()
 def find_videos(settings: Settings, out: Out) -> None:
-    """Find the files of the section 'prediction'; write their manifests."""
+    """Find the files named in the section 'prediction' and write their manifests."""
     from clipaffect.config.prediction import Prediction
     from clipaffect.prediction.find_videos import find_videos
 
@@ -290,9 +294,9 @@ def predict_shard(
     faces: Path,
     assets: Assets,
     out: Out,
-    embeddings: Annotated[list[Path], typer.Option("--embeddings", help="In files by encoder.")],
+    embeddings: Annotated[list[Path], typer.Option("--embeddings", help="One file per encoder.")],
 ) -> None:
-    """Write the tables and pages of a shard's videos."""
+    """Write the prediction tables and pages of a shard's videos."""
     from clipaffect.prediction.predict_shard import predict_shard
 
     by_encoder = {path.parent.name: path for path in embeddings}
@@ -303,7 +307,7 @@ def predict_shard(
 def list_predictions(
     settings: Settings, model: Path, files: Path, shards: list[Path], assets: Assets, out: Out
 ) -> None:
-    """Write the summary of every shard's answers, and the page that leads to them."""
+    """Write the summary of all shards' predictions, and the page that links to them."""
     from clipaffect.prediction.list_predictions import list_predictions
 
     list_predictions(_asked(settings, model, assets), files, shards, out)
@@ -311,7 +315,7 @@ def list_predictions(
 
 @rule_app.command()
 def write_study(settings: Settings, name: str, study: str, results: Path, out: Out) -> None:
-    """Write a study's page: its question, the answer, charts and tables."""
+    """Write a study's page: its question and answer, charts and tables."""
     from clipaffect.config.studies import Study, plan_study
     from clipaffect.studies.registry import STUDIES, page_writer
 
@@ -323,7 +327,7 @@ def write_study(settings: Settings, name: str, study: str, results: Path, out: O
 
 @rule_app.command()
 def write_card(settings: Settings, name: str, results: Path, out: Out) -> None:
-    """Write one of the cards."""
+    """Write the page of a card."""
     from clipaffect.studies.write_card import write_card
 
     write_card(name, stage_settings(settings).config, results, out)
@@ -331,7 +335,7 @@ def write_card(settings: Settings, name: str, results: Path, out: Out) -> None:
 
 @rule_app.command()
 def slice_heads(settings: Settings, study: str, results: Path, out: Out) -> None:
-    """Write the card on slices of the loss around the heads of the study of sharpness."""
+    """Write the card on loss slices around the heads of the sharpness study."""
     from clipaffect.config.studies import Study
     from clipaffect.studies.slice_heads import slice_heads
 
@@ -342,7 +346,7 @@ def slice_heads(settings: Settings, study: str, results: Path, out: Out) -> None
 def disturb_crops(
     settings: Settings, results: Path, faces: list[Path], assets: Assets, out: Out
 ) -> None:
-    """Score the headline's heads on disturbed crops."""
+    """Score the headline heads on corrupted crops."""
     from clipaffect.studies.disturb_crops import disturb_crops
 
     config = stage_settings(settings).config
@@ -363,7 +367,7 @@ def disturb_crops(
 def fine_tune(
     settings: Settings, task: str, results: Path, faces: list[Path], assets: Assets, out: Out
 ) -> None:
-    """Tune the encoder's last block with the headline's heads, beside a frozen one."""
+    """Fine-tune the encoder's last block with the headline heads; compare with a frozen encoder."""
     from clipaffect.studies.fine_tune import fine_tune
 
     config = stage_settings(settings).config
@@ -385,7 +389,7 @@ def list_studies(
     run: str,
     out: Out,
     answers: Annotated[list[Path] | None, typer.Argument()] = None,
-    wrong: Annotated[str, typer.Option(help="Studies that cannot be run, as JSON.")] = "{}",
+    wrong: Annotated[str, typer.Option(help="Studies that cannot be run, and why (JSON).")] = "{}",
 ) -> None:
     """Write the page that lists the studies of a run."""
     from clipaffect.studies.list_studies import list_studies
@@ -394,12 +398,12 @@ def list_studies(
 
 
 def _folders(files: list[Path]) -> list[Path]:
-    """The folder that each file is in."""
+    """The parent folder of each file."""
     return [file.parent for file in files]
 
 
 def _asked(settings: str, model: Path, assets: Path) -> Wanted:
-    """What the section 'prediction' asks of a bundle, whose features are there already."""
+    """What the section 'prediction' requests of a bundle whose features already exist."""
     from clipaffect.bundle.load import open_bundle
     from clipaffect.config.prediction import Prediction
     from clipaffect.prediction.batch import wanted_of

@@ -1,4 +1,4 @@
-"""Commands for people: before a run, beside it and after it."""
+"""Commands for users: before, during and after a run."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from clipaffect.core.tasks import CHALLENGE, Task
 
 def check(
     config: Path,
-    measure: Annotated[bool, typer.Option(help="Estimate hours and disk (some seconds).")] = True,
+    measure: Annotated[bool, typer.Option(help="Estimate hours and disk (a few seconds).")] = True,
 ) -> None:
-    """Read a configuration and the data it names: what was found, will run, and will cost."""
+    """Check a configuration and its data: what was found, what will run, and what it will cost."""
     from clipaffect.config import load_config
     from clipaffect.dataset.readers.registry import read_dataset
     from clipaffect.dataset.summary import collect, first_searched, refuse_hopeless
@@ -48,13 +48,13 @@ def check(
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(help="A results folder, such as results/demo.")],
-    second: Annotated[Path, typer.Argument(help="Another.")],
+    first: Annotated[Path, typer.Argument(help="The first results folder, such as results/demo.")],
+    second: Annotated[Path, typer.Argument(help="The second results folder.")],
     out: Annotated[
-        Path | None, typer.Option(help="The page; by default beside the second.")
+        Path | None, typer.Option(help="The page to write; by default in the second folder.")
     ] = None,
 ) -> None:
-    """Two runs side by side: what differed, and which scores moved by more than noise."""
+    """Compare two runs: which settings differ, and which scores differ by more than noise."""
     from clipaffect.report.compare_runs import read_run, write_comparison
 
     page = out or second / f"beside-{first.name}.html"
@@ -63,41 +63,42 @@ def compare(
 
 
 def crate(results: Path) -> None:
-    """Write a finished run's provenance as an RO-Crate: ro-crate-metadata.json in its folder."""
+    """Write the provenance of a finished run as an RO-Crate (ro-crate-metadata.json)."""
     from clipaffect.ops.ro_crate import write_crate
 
     print(write_crate(results))
 
 
 def verify(results: Path) -> None:
-    """Hash a results folder again; name every file that is not as its RO-Crate says."""
+    """Check a results folder against its RO-Crate; list changed, missing and added files."""
     from clipaffect.ops.ro_crate import verify
 
     found = verify(results)
     for word in ("changed", "missing", "added"):
         for name in getattr(found, word):
             print(f"{word}: {name}")
-    print(f"{found.same} files are as they were")
+    print(f"{found.same} files are unchanged")
     if not found.is_clean:
         raise typer.Exit(1)
 
 
 def check_submission(
     file: Path,
-    task: Annotated[str, typer.Option(help="EXPR or AU.")],
+    task: Annotated[str, typer.Option(help="The task: EXPR or AU.")],
     sample: Annotated[
-        Path | None, typer.Option(help="The organisers' sample file: its rows and no others.")
+        Path | None,
+        typer.Option(help="The organisers' sample file, whose rows must match exactly."),
     ] = None,
 ) -> None:
-    """Check a submission, anybody's, line by line; names the first wrong line."""
+    """Check any submission file line by line; report the first wrong line."""
     from clipaffect.submission.check_submission import check_submission
 
     found = check_submission(file, _challenge(task), sample)
-    print(f"{file}: right; {found.rows:,} rows of {found.people:,} people or videos")
+    print(f"OK: {file}: {found.rows:,} rows of {found.people:,} people or videos")
 
 
-def docs(root: Annotated[Path, typer.Option(help="The repository's root.")] = Path()) -> None:
-    """Write the pages and the schema that are generated from the code."""
+def docs(root: Annotated[Path, typer.Option(help="The root of the repository.")] = Path()) -> None:
+    """Write the pages and the schema generated from the code."""
     from clipaffect.ops.generated_docs import write_generated
 
     for path in write_generated(root):
@@ -105,13 +106,15 @@ def docs(root: Annotated[Path, typer.Option(help="The repository's root.")] = Pa
 
 
 def gc(
-    path: Annotated[Path, typer.Option(help="The store's folder.")] = Path("store"),
-    days: Annotated[float, typer.Option(min=0, help="Keep what was used since.")] = 30.0,
+    path: Annotated[Path, typer.Option(help="The folder of the work store.")] = Path("store"),
+    days: Annotated[
+        float, typer.Option(min=0, help="Keep entries used within this many days.")
+    ] = 30.0,
     delete: Annotated[
-        bool, typer.Option("--delete", help="Delete; without it, only list.")
+        bool, typer.Option("--delete", help="Delete the entries instead of only listing them.")
     ] = False,
 ) -> None:
-    """List (or delete) finished pieces that no present stage would use, and say why."""
+    """List (or delete) cache entries that no current stage would use, with the reason."""
     from clipaffect.config.stage_keys import VERSIONS
 
     total = 0
@@ -128,5 +131,5 @@ def _challenge(name: str) -> Task:
     task = CHALLENGE.get(name.upper())
     if task is None:
         fix = " or ".join(CHALLENGE)
-        raise UserError(f"the challenge has no task '{name}'", where="--task", fix=fix)
+        raise UserError(f"unknown challenge task '{name}'", where="--task", fix=f"use {fix}")
     return task

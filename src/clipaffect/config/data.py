@@ -1,4 +1,4 @@
-"""Settings of the data set: where images, videos and labels lie, and who is in which split."""
+"""Settings of the data set: where images, videos and labels are, and who is in which split."""
 
 from __future__ import annotations
 
@@ -60,71 +60,71 @@ FORMATS: dict[FormatName, Format] = {
 
 
 class Subset(Section):
-    """A few videos of each split, for a quick look before the long run."""
+    """Use a few videos of each split, for a quick trial before the long run."""
 
     train: int = Field(
         ge=1,
-        description="Videos (or images) of the training split: as few as show every class, then "
-        "the first by name. More, if every class needs more.",
+        description="Number of videos (or images) from the training split: the fewest that show "
+        "every class, then the first by name. More are used if showing every class needs them.",
     )
-    validation: int = Field(ge=1, description="Videos of the validation split, chosen alike.")
+    validation: int = Field(ge=1, description="The same, for the validation split.")
     frames: int | None = Field(
-        None, ge=1, description="Use only the first so many frames of each video."
+        None, ge=1, description="Use only this many frames from the start of each video."
     )
 
 
 class SplitFiles(Section):
     """One file for each split."""
 
-    train: str = Field(description="Of the training split.")
-    validation: str = Field(description="Of the validation split.")
+    train: str = Field(description="File of the training split.")
+    validation: str = Field(description="File of the validation split.")
 
 
 class Splitting(Section):
-    """Who is trained on and who is scored; no person or source video is ever in both."""
+    """Who is used for training and who for scoring; no person or source video is ever in both."""
 
     by: Literal["given", "hold_out", "folds"] = Field(
         "given",
-        description="`given` by the data (folders, lists, a table's column `split`); `hold_out` "
-        "makes `folds` parts and scores the first; `folds` scores each part by heads trained on "
-        "the others (k-fold), the parts being those of a table's column `fold` if it has one.",
+        description="How to split the data. `given`: by the data (folders, lists, the `split` "
+        "column of a table). `hold_out`: make `folds` parts and score the first. `folds`: k-fold, "
+        "score each part with heads trained on the others; a `fold` column defines the parts.",
     )
     folds: int = Field(
-        5, ge=2, le=100, description="Parts that are made: of whole people, alike in their classes."
+        5, ge=2, le=100, description="Number of parts, stratified by class and grouped by person."
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="Of the draw of parts.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Random seed of the split.")
 
 
 class TaskLabels(Section):
-    """A task of your own: either classes, of which a row has one, or labels, each yes or no."""
+    """A custom task: either classes, one for each row, or labels, each yes or no."""
 
     classes: Annotated[tuple[str, ...], AfterValidator(unique)] | None = Field(
         None,
         min_length=2,
         max_length=MOST_CLASSES,
-        description="Names of the classes; the table's column holds a name, or its number from 0.",
+        description="Names of the classes; the table's column holds a name, or its index from 0.",
     )
     labels: Annotated[tuple[str, ...], AfterValidator(unique)] | None = Field(
         None,
         min_length=1,
         max_length=MOST_CLASSES,
-        description="Names of the table's columns, each with 0 or 1 (action units, attributes).",
+        description="Names of the table's columns, each holding 0 or 1 (action units, attributes).",
     )
     column: str | None = Field(
-        None, description="`classes`: the table's column; by default named as the task."
+        None, description="For `classes`: the table's column; by default the name of the task."
     )
 
     @model_validator(mode="after")
     def _one_kind(self) -> TaskLabels:
         if (self.classes is None) == (self.labels is None):
-            raise ValueError("needs either 'classes' or 'labels'")
+            raise ValueError("give either 'classes' or 'labels'")
         if self.labels is not None and self.column is not None:
-            raise ValueError("'column' goes with 'classes'; 'labels' are columns themselves")
+            raise ValueError("'column' applies only to 'classes'; 'labels' are columns themselves")
         for name in (*(self.classes or ()), *(self.labels or ())):
             if not name.strip() or not name.isprintable():
-                raise ValueError(f"'{name}' is no name")
+                raise ValueError(f"'{name}' is not a valid name")
         if taken := RESERVED.intersection(self.labels or ()):
-            raise ValueError(f"the tables have a column '{min(taken)}' of their own: rename it")
+            raise ValueError(f"'{min(taken)}' is a reserved column name: rename the label")
         return self
 
 
@@ -133,95 +133,95 @@ class Data(Section):
 
     format: FormatName = Field(
         "aff_wild2",
-        description="How the data lies on disk; see docs/data.md and, for all but `aff_wild2`, "
+        description="Layout of the data on disk; see docs/data.md and, for all but `aff_wild2`, "
         "docs/own-data.md.",
     )
     table: str | None = Field(
-        None, description="`table`: a CSV or Parquet file with a row for each label."
+        None, description="For `table`: a CSV or Parquet file with a row for each label."
     )
     root: str | None = Field(
         None,
-        description="Folder that holds the images or videos; for `table` by default the table's.",
+        description="Folder of the images or videos; for `table`, by default the table's folder.",
     )
     tasks: dict[Annotated[str, AfterValidator(folder_name)], TaskLabels] = Field(
-        default_factory=dict, description="`table`, `folders`: what is to be learned, by name."
+        default_factory=dict, description="For `table` and `folders`: the tasks to learn, by name."
     )
     faces: Literal["cut", "search"] = Field(
         "cut",
-        description="Images (not videos) of other formats than `aff_wild2`: faces already cut "
-        "out, embedded as they are, or pictures in which the largest face is searched for.",
+        description="For images (not videos) of formats other than `aff_wild2`. `cut`: the images "
+        "are face crops and are embedded as they are. `search`: detect the largest face in each.",
     )
     videos: str | None = Field(
         None,
-        description="`aff_wild2`: folder with the videos, searched with its subfolders. Without "
-        f"`videos` and `images` it is the demo's, {DEMO_VIDEOS}.",
+        description="For `aff_wild2`: folder of the videos, searched recursively. Without `videos` "
+        f"and `images`, the demo's folder is used ({DEMO_VIDEOS}).",
     )
     images: tuple[str, ...] = Field(
         (),
-        description="`aff_wild2`: folders that hold the organisers' crops, `<video>/00001.jpg`, at "
-        "any depth. A person with crops needs no video; of folders of one name the first root's "
-        "is used.",
+        description="For `aff_wild2`: folders with the organisers' crops, `<video>/00001.jpg`, at "
+        "any depth. A person with crops needs no video. If several roots have a folder of the same "
+        "name, the first root takes precedence.",
     )
     annotations: str = Field(
         "resources/demo/annotations",
-        description="`aff_wild2`: folder that holds the challenge's folders.",
+        description="For `aff_wild2`: folder that contains the challenge's annotation folders.",
     )
     multitask: SplitFiles | None = Field(
         None,
-        description="`aff_wild2`: the multi-task challenge's two annotation files, instead of "
-        "`annotations`.",
+        description="For `aff_wild2`: the two annotation files of the multi-task challenge, used "
+        "instead of `annotations`.",
     )
     test: dict[str, str] = Field(
         default_factory=dict,
-        description="`aff_wild2`: by task, the videos to predict for a submission: the organisers' "
-        "sample file, or a text file with a video's name in each line.",
+        description="For `aff_wild2`: for each task, the videos to predict for a submission: the "
+        "organisers' sample file, or a text file with one video name per line.",
     )
     frame_lists: dict[str, SplitFiles] = Field(
         default_factory=dict,
-        description="`aff_wild2`: by task, published lists of frames (a path and its label in each "
-        "line) to compare with what was found.",
+        description="For `aff_wild2`: for each task, published frame lists (a path and its label "
+        "on each line) to compare with the frames that were found.",
     )
     edition: int | None = Field(
         None,
         ge=1,
-        description="`aff_wild2`: edition of the ABAW challenge that the annotations come from, if "
-        "any: stated in the report, since the splits differ between editions.",
+        description="For `aff_wild2`: edition of the ABAW challenge that the annotations come "
+        "from, if any. The report states it, because the splits differ between editions.",
     )
     split: Splitting = Field(
-        default_factory=Splitting, description="Who is trained on, who is scored."
+        default_factory=Splitting, description="Who is used for training and who for scoring."
     )
     shards: int = Field(
-        4, ge=1, le=4096, description="Parts the videos are dealt to; each is one job per stage."
+        4, ge=1, le=4096, description="Parts to divide the videos into; each is one job per stage."
     )
     subset: Subset | None = Field(None, description="Use a few videos only.")
     licensed: bool = Field(
         False,
         description="Whether the data's licence forbids redistribution (true for `raf_db` and "
-        "`affectnet`): then the report shows no pictures of people, and `clipaffect dvc stages` "
-        "keeps every output from DVC's remotes.",
+        "`affectnet`). If so, the report shows no images of people, and `clipaffect dvc stages` "
+        "keeps all outputs out of DVC remotes.",
     )
     may_push: bool = Field(
-        False, description="Whether what is made from licensed data may go to a DVC remote."
+        False, description="Allow outputs derived from licensed data to be pushed to a DVC remote."
     )
 
     @property
     def frame_limit(self) -> int:
-        """How many first frames of each video are used; 0 for all."""
+        """How many frames to use from the start of each video; 0 for all."""
         return (self.subset.frames if self.subset else None) or 0
 
     @property
     def searches_faces(self) -> bool:
-        """Whether a face may have to be found in a video or a picture."""
+        """Whether faces may have to be detected in videos or images."""
         if self.format == "aff_wild2":
             return bool(self.videos)
         return self.format == "table" or self.faces == "search"
 
     def has_images(self) -> bool:
-        """Whether there is anything to look at; imported features need nothing."""
+        """Whether there are images or videos; imported features do not need any."""
         return self.format != "aff_wild2" or bool(self.videos or self.images)
 
     def known_tasks(self) -> dict[str, Task]:
-        """Every task that the data is labelled for."""
+        """All tasks for which the data has labels."""
         return FORMATS[self.format].tasks or {
             name: Task(name, own.classes or own.labels or (), own.classes is None)
             for name, own in self.tasks.items()
@@ -258,7 +258,7 @@ class Data(Section):
         }
         if given:
             raise ValueError(
-                f"'{min(given)}' does not go with format {self.format}, which has {', '.join(mine)}"
+                f"format {self.format} does not use '{min(given)}'; its keys are {', '.join(mine)}"
             )
         return self
 
@@ -267,7 +267,7 @@ class Data(Section):
         if self.format == "aff_wild2":
             for key in ("test", "frame_lists"):
                 if unknown := getattr(self, key).keys() - CHALLENGE.keys():
-                    raise ValueError(f"'{key}' names '{min(unknown)}'; a task is EXPR or AU")
+                    raise ValueError(f"unknown task '{min(unknown)}' in '{key}': use EXPR or AU")
             return self
         for key in FORMATS[self.format].needed:
             if not getattr(self, key):
@@ -275,5 +275,5 @@ class Data(Section):
         if self.format == "folders" and [own.classes is None for own in self.tasks.values()] != [
             False
         ]:
-            raise ValueError("format folders needs one task with 'classes', the folders' names")
+            raise ValueError("format folders needs one task, with the folder names as 'classes'")
         return self

@@ -1,4 +1,4 @@
-"""Settings of the ``faces`` section: which frames, which faces, which crops."""
+"""Settings of the ``faces`` section: frames to sample, faces to accept, crops to make."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from clipaffect.config.section import Section
 
 
 class Quality(Section):
-    """What a face must be to count; by default every face that is found does."""
+    """Minimum quality of a face; by default every detected face is accepted."""
 
     eye_distance: float = Field(
-        0, ge=0, description="Least distance of the eyes in pixels of the video."
+        0, ge=0, description="Minimum distance between the eyes, in pixels of the video."
     )
     sharpness: float = Field(
-        0, ge=0, description="Least variance of the crop's Laplacian; it depends on `size`."
+        0, ge=0, description="Minimum variance of the crop's Laplacian, which depends on `size`."
     )
-    yaw: float = Field(90, gt=0, le=90, description="Most degrees turned to a side.")
-    pitch: float = Field(90, gt=0, le=90, description="Most degrees up or down.")
+    yaw: float = Field(90, gt=0, le=90, description="Maximum turn to either side, in degrees.")
+    pitch: float = Field(90, gt=0, le=90, description="Maximum tilt up or down, in degrees.")
     visible: float = Field(
-        0, ge=0, le=1, description="Least share of the landmarks inside the picture."
+        0, ge=0, le=1, description="Minimum share of the landmarks inside the image."
     )
 
 
@@ -29,40 +29,40 @@ class Faces(Section):
     """Detection, alignment and cropping."""
 
     stride: int = Field(
-        1, ge=1, description="Look at every `stride`-th frame, of videos and of folders of crops."
+        1, ge=1, description="Sample every `stride`-th frame of videos and folders of crops."
     )
     rate: float | None = Field(
         None,
         gt=0,
-        description="Look at this many frames a second of each video (by its own times), instead "
-        "of `stride`.",
+        description="Sample this many frames per second of each video (by its timestamps), instead "
+        "of every `stride`-th.",
     )
     detect_every: int = Field(
         5,
         ge=1,
-        description="Search every so many frames for new faces; between, known faces are "
-        "followed, and searched for at once where one is lost.",
+        description="Run the detector every this many frames. In between, known faces are tracked; "
+        "if one is lost, the detector runs at once.",
     )
     smallest: int = Field(
         40,
         ge=0,
-        description="Side in pixels from which faces are searched for, in tiles of a large "
-        "picture; 0: what is found in the whole picture (from 0.15 of its longer side).",
+        description="Smallest face to search for, by its side in pixels; large images are searched "
+        "in tiles. 0: search only the whole image (faces from 0.15 of its longer side).",
     )
-    min_score: float = Field(0.5, gt=0, lt=1, description="Detector score a face must reach.")
+    min_score: float = Field(0.5, gt=0, lt=1, description="Minimum detector score of a face.")
     min_presence: float = Field(
-        0.5, gt=0, lt=1, description="Landmark network's face score a face must reach."
+        0.5, gt=0, lt=1, description="Minimum face score of the landmark network."
     )
     crop: Literal["aligned", "cropped"] = Field(
         "aligned",
-        description="`aligned`: five points on a template; `cropped`: the box with a margin.",
+        description="`aligned`: map five points onto a template; `cropped`: the box with a margin.",
     )
-    size: int = Field(224, ge=32, le=1024, multiple_of=8, description="Crop side in pixels.")
+    size: int = Field(224, ge=32, le=1024, multiple_of=8, description="Side of a crop in pixels.")
     margin: float = Field(
-        0.25, ge=0, le=2, description="Margin around the box of a `cropped` crop, in box sides."
+        0.25, ge=0, le=2, description="For `cropped`: margin around the box, relative to its side."
     )
     quality: Quality = Field(
-        default_factory=Quality, description="Faces that fall short get a status of their own."
+        default_factory=Quality, description="Minimum quality; other faces get a separate status."
     )
 
     @model_validator(mode="after")
@@ -72,7 +72,7 @@ class Faces(Section):
         return self
 
     def at_rate(self, rate: float | None) -> Faces:
-        """The same, but looked at ``rate`` times a second; None leaves the sampling alone."""
+        """The same settings, sampled ``rate`` times per second; None keeps the sampling."""
         if rate is None:
             return self
         return Faces.model_validate(self.model_dump() | {"stride": 1, "rate": rate})

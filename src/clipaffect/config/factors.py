@@ -1,4 +1,4 @@
-"""Every combination of a study's factors: which encoder, recipe, alpha and decision each means."""
+"""All combinations of a study's factors, each with its encoder, recipe, alpha and decision."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ SOURCES = ("tag", "file", "sha256", "asset", "random")
 
 
 class Level(Section):
-    """What one level of a factor changes; whatever it does not name is the run's own."""
+    """What one level of a factor changes; everything else is as in the run."""
 
     encoder: dict[str, Any] = Field(
         default_factory=dict,
-        description="Keys that differ from the run's encoder; with `model` or `kind`, an encoder "
-        "of its own. A source of weights (`asset`, `tag`, `file`, `random`) replaces the run's.",
+        description="Keys that differ from the run's encoder; with `model` or `kind`, a separate "
+        "encoder. A source of weights (`asset`, `tag`, `file`, `random`) replaces the run's.",
     )
     recipe: dict[str, Any] = Field(
         default_factory=dict, description="Recipe keys that differ from the run's."
     )
     alpha: Alpha | None = Field(
-        None, description="CVaR's level: 1 (ERM), by default the headline's."
+        None, description="CVaR level: 1 (ERM), or by default the headline alpha."
     )
     decision: Literal["plain", "prior"] = Field(
         "plain",
-        description="`plain`: the most probable class, or 0.5; `prior`: each probability beside "
-        "its share of the training labels.",
+        description="`plain`: the most probable class, or a threshold of 0.5; `prior`: each "
+        "probability relative to its share of the training labels.",
     )
     smooth: int = Field(
-        1, ge=1, le=1001, description="Mean of the scores over so many frames; odd, 1: none."
+        1, ge=1, le=1001, description="Average the scores over this many frames (odd); 1: off."
     )
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
         if self.smooth % 2 == 0:
-            raise ValueError(f"'smooth' {self.smooth} is even: its mean would lie beside the frame")
+            raise ValueError(f"'smooth' {self.smooth} is even: the window must centre on a frame")
         if self.recipe.get("loss", "cvar") != "cvar" or "alphas" in self.recipe:
             raise ValueError(
-                "a level's recipe may not change 'loss' or 'alphas': compare losses as 'variants'"
+                "a level's recipe cannot change 'loss' or 'alphas': compare losses as 'variants'"
             )
         return self
 
@@ -75,7 +75,7 @@ class Combinations:
         every: the combinations.
         encoders: those that the run does not have, by name.
         variants: recipe keys by the name of the variant.
-        left_out: factors that cannot vary beside this configuration, with the reason.
+        left_out: factors that cannot vary under this configuration, with the reason.
     """
 
     every: list[Combination]
@@ -91,10 +91,10 @@ class Combinations:
 
 
 def combine(config: Config, study: str, factors: dict[str, dict[str, Level]]) -> Combinations:
-    """Combine the factors that can vary beside a configuration.
+    """Combine the factors that can vary under a configuration.
 
     Raises:
-        ValueError: two levels change one key, an encoder is not one, or an alpha has no heads.
+        ValueError: two levels change one key, an encoder is invalid, or an alpha has no heads.
     """
     if not factors:
         return Combinations([], {}, {}, {})
@@ -112,15 +112,15 @@ def combine(config: Config, study: str, factors: dict[str, dict[str, Level]]) ->
         alpha = alphas.pop() if alphas else config.training.headline_alpha
         if alphas or alpha not in (config.training.headline_alpha, 1.0):
             raise ValueError(
-                f"'alpha' may be 1 or is the headline's, {config.training.headline_alpha:g}"
+                f"'alpha' must be 1 or the headline's, {config.training.headline_alpha:g}"
             )
         decision = "prior" if any(own.decision == "prior" for own in chosen.values()) else "plain"
         smooth = max(own.smooth for own in chosen.values())
         name, entry = _encoder(config, study, encoder)
         if entry is not None and encoders.setdefault(name, entry) != entry:
-            raise ValueError(f"two encoders would be called '{name}': rename a level")
+            raise ValueError(f"two encoders would have the name '{name}': rename a level")
         if recipe.keys and variants.setdefault(recipe.name, recipe.keys) != recipe.keys:
-            raise ValueError(f"two recipes would be called '{recipe.name}': rename a level")
+            raise ValueError(f"two recipes would have the name '{recipe.name}': rename a level")
         setting = Setting("head", name, recipe.name, alpha)
         every.append(Combination(levels, setting, decision, smooth))
     return Combinations(every, encoders, variants, left_out)
@@ -134,19 +134,19 @@ def _fixed(config: Config, levels: dict[str, Level]) -> str:
         for level in levels.values()
     )
     if "crop" in changed and not config.data.searches_faces:
-        return "the images are cut already"
+        return "the images are already cropped"
     if changed and not alone and config.encoder not in config.encoders:
         return f"'{config.encoder}' is not an encoder of the run"
     if "swap_activation" in changed and not alone:
         runs = config.encoders[config.encoder].activation
         if runs not in TWINS:
-            return f"'{config.encoder}' runs {runs or 'none'}, which nobody takes for another"
+            return f"'{config.encoder}' uses {runs or 'none'}, which cannot be swapped"
     return ""
 
 
 @dataclass(frozen=True)
 class _Merged:
-    """Keys of several levels together, and the name of the combination; "" changes nothing."""
+    """The merged keys of several levels, and a name for them; "" if nothing changes."""
 
     name: str
     keys: dict[str, Any]
@@ -156,14 +156,14 @@ def _merged(levels: dict[str, str], changes: dict[str, dict[str, Any]]) -> _Merg
     keys: dict[str, Any] = {}
     for factor, own in changes.items():
         if twice := keys.keys() & own.keys():
-            raise ValueError(f"two factors change '{min(twice)}', '{factor}' is one of them")
+            raise ValueError(f"two factors change '{min(twice)}'; one of them is '{factor}'")
         keys |= own
     name = "-".join(f"{f}.{levels[f]}" for f, own in changes.items() if own)
     return _Merged(name, keys)
 
 
 def _encoder(config: Config, study: str, merged: _Merged) -> tuple[str, Encoder | None]:
-    """The name of a combination's features, and its entry where the run has none such."""
+    """The name of a combination's features, and its encoder entry if the run lacks it."""
     if not merged.keys:
         return config.encoder, None
     base: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Settings of features that no encoder makes by itself: from elsewhere, or joined."""
+"""Settings of features that are imported, or joined from several encoders."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from clipaffect.config.section import Section, folder_name
 
 
 class FeatureFile(Section):
-    """One file of features and the frames that its rows belong to."""
+    """A file of features, and the frames that its rows belong to."""
 
     file: str = Field(description="HDF5 (.h5, .hdf5), NumPy (.npy) or Parquet (.parquet).")
     frames: str | None = Field(
         None,
-        description="Text file: the frame of each row, in order, as `video/00001.jpg` or an "
-        "image's path; what follows it in the line (a label) is not read. Parquet may have the "
+        description="Text file with the frame of each row, in order, as `video/00001.jpg` or the "
+        "path of an image; the rest of a line (a label) is ignored. A Parquet file may have the "
         "columns `image`, or `video` and `frame`, instead.",
     )
     dataset: str | None = Field(
-        None, description="HDF5: which data set; by default the only one there is."
+        None, description="For HDF5: name of the data set; by default the only one in the file."
     )
 
 
 class Features(Section):
-    """Features from elsewhere, and joined ones."""
+    """Imported and joined features."""
 
     imported: dict[
         Annotated[str, AfterValidator(folder_name)],
@@ -33,8 +33,8 @@ class Features(Section):
     ] = Field(
         default_factory=dict,
         alias="import",
-        description="By name, files of features that take the place of an encoder: no image is "
-        "looked at. Without `encoders` beside them nothing is embedded at all.",
+        description="By name, feature files to use instead of an encoder: no images are needed. "
+        "If `encoders` is not set as well, nothing is embedded.",
     )
 
     join: dict[
@@ -42,8 +42,8 @@ class Features(Section):
         Annotated[tuple[str, ...], Field(min_length=2)],
     ] = Field(
         default_factory=dict,
-        description="By name, encoders whose features are put side by side, each scaled to a root "
-        "mean square of 1: another encoder to train heads on or to compare.",
+        description="By name, encoders whose features are concatenated, each scaled to a root mean "
+        "square of 1. Heads can be trained on the result, or it can be compared.",
     )
 
     def files(self, name: str) -> list[str]:

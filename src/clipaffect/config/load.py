@@ -1,4 +1,4 @@
-"""Read a configuration; say what is wrong with it in the user's words."""
+"""Read a configuration and report errors in terms of the user's file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clipaffect.config.presets import apply_preset
 from clipaffect.config.section import explain
 from clipaffect.core.errors import UserError
 
-REFERENCE = "docs/configuration.md lists every key, its default and its bounds"
+REFERENCE = "see docs/configuration.md for all keys, their defaults and bounds"
 
 
 def load_config(path: Path) -> Config:
@@ -26,11 +26,11 @@ def load_config(path: Path) -> Config:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(
-            "no such configuration file", where=path, fix="name one that exists, under config/"
+            "no such configuration file", where=path, fix="give an existing file, as in config/"
         ) from None
     except UnicodeDecodeError as error:
         raise UserError(
-            f"byte {error.start} is not UTF-8", where=path, fix="save the file as UTF-8"
+            f"byte {error.start} is not valid UTF-8", where=path, fix="save the file as UTF-8"
         ) from None
     try:
         values = yaml.safe_load(text)
@@ -39,7 +39,7 @@ def load_config(path: Path) -> Config:
         line = f"{path}, line {mark.line + 1}" if mark else str(path)
         problem = getattr(error, "problem", None) or "not YAML"
         raise UserError(
-            f"the file is not YAML: {problem}", where=line, fix="check indentation and colons"
+            f"invalid YAML: {problem}", where=line, fix="check the indentation and the colons"
         ) from None
     return parse_config(values if values is not None else {}, str(path))
 
@@ -52,7 +52,7 @@ def parse_config(values: Any, where: str) -> Config:
     """
     if not isinstance(values, dict):
         raise UserError(
-            "a configuration is a mapping of keys to values", where=where, fix=REFERENCE
+            "the configuration must be a mapping of keys to values", where=where, fix=REFERENCE
         )
     try:
         return Config.model_validate(apply_preset(values))

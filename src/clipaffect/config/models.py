@@ -1,4 +1,4 @@
-"""The configuration as a tree of models: every key, its default, its meaning and its bounds."""
+"""The configuration as a tree of models: all keys with their defaults, meanings and bounds."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ class Probe(Section):
     """The reference classifiers: logistic regression on the same features."""
 
     strength: float = Field(
-        0.1, gt=0, description="Inverse regularisation C, on standardised features; fixed."
+        0.1, gt=0, description="Inverse regularisation strength C (fixed) on standardised features."
     )
-    iterations: int = Field(200, ge=1, description="At most so many steps of L-BFGS.")
+    iterations: int = Field(200, ge=1, description="Maximum number of L-BFGS steps.")
 
 
 class ZeroShot(Section):
-    """The reference that is not trained: CLIP by prompts, where the encoder has a text tower."""
+    """The untrained reference: zero-shot CLIP with prompts, if the encoder has a text tower."""
 
     prompts: dict[str, dict[str, tuple[str, ...]]] = Field(
         default_factory=dict,
-        description="By task and class or label, sentences that say it is shown; by default 'a "
-        "face showing anger' and two more, or the action unit's FACS name.",
+        description="For each task and class or label, prompts for its presence; by default 'a "
+        "face showing anger' and two more, or the FACS name of the action unit.",
     )
     absent: tuple[str, ...] = Field(
         ("a face showing neutral",),
         min_length=1,
-        description="Labels: sentences that say that none is shown.",
+        description="For labels: prompts for the absence of all of them.",
     )
 
 
@@ -48,63 +48,64 @@ class Evaluation(Section):
 
     missing: Missing = Field(
         "leave_out",
-        description="Annotated frames without a crop: `leave_out` of the score, `nearest` takes "
-        "the score of the nearest frame of that person with a crop, `interpolate` the one between "
-        "its two neighbours. Training uses frames with a crop alone.",
+        description="Annotated frames without a crop. `leave_out`: exclude them from the score. "
+        "`nearest`: use the score of the same person's nearest frame with a crop. `interpolate`: "
+        "interpolate between its two neighbours. Training uses only frames with a crop.",
     )
     resamples: int = Field(
         10_000,
         ge=1000,
         le=1_000_000,
-        description="Of the people, for intervals and tests.",
+        description="Number of resamples of the people, for intervals and tests.",
     )
 
 
 class Postprocess(Section):
-    """What is done with the scores of the headline's heads, each step chosen on training people.
+    """Post-processing of the scores of the headline heads; each step is chosen on training people.
 
-    For that the training people are dealt to `folds` parts; heads trained without a part score it.
+    For this, the training people are divided into `folds` parts, and each part is scored by heads
+    that were trained without it.
     """
 
     steps: Annotated[tuple[PostprocessStep, ...], AfterValidator(unique)] = Field(
         ("average_seeds", "smooth", "temperature", "adjust"),
-        description="In this order, whichever are named: `average_encoders` (first) takes the "
-        "mean with heads on other encoders, whichever of `encoders` help; `average_seeds` takes "
-        "the mean of the seeds' probabilities; `smooth` a mean or Gaussian over neighbouring "
-        "frames, its width chosen; `temperature` scales the logits to the least log loss; `adjust` "
-        "shifts classes by their prior (logit adjustment), or gives every label a threshold of its "
-        "own. An empty list switches it off.",
+        description="Steps to apply, in this order. `average_encoders` (must be first): average "
+        "with heads on those of `encoders` that help. `average_seeds`: average the probabilities "
+        "over seeds. `smooth`: apply a mean or Gaussian of a chosen width over neighbouring "
+        "frames. `temperature`: scale the logits for the lowest log loss. `adjust`: shift classes "
+        "by their prior (logit adjustment), or choose a threshold for each label. An empty list "
+        "turns post-processing off.",
     )
-    folds: int = Field(3, ge=2, le=20, description="Parts of the training people.")
+    folds: int = Field(3, ge=2, le=20, description="Number of parts of the training people.")
     encoders: Annotated[tuple[str, ...], Field(max_length=4), AfterValidator(unique)] = Field(
-        (), description="For `average_encoders`: other encoders of the run, at most 4."
+        (), description="For `average_encoders`: up to 4 other encoders of the run."
     )
 
     @model_validator(mode="after")
     def _encoders_averaged(self) -> Postprocess:
         if bool(self.encoders) != ("average_encoders" in self.steps):
             raise ValueError(
-                "'postprocess.encoders' and the step 'average_encoders' want each other: name the "
-                "encoders and the step, or neither"
+                "'postprocess.encoders' and the step 'average_encoders' need each other: set both "
+                "or neither"
             )
         if "average_encoders" in self.steps[1:]:
             raise ValueError(
-                "'postprocess.steps': 'average_encoders' averages heads seed by seed, so it comes "
-                "first"
+                "'postprocess.steps': 'average_encoders' must come first, because it averages "
+                "heads seed by seed"
             )
         return self
 
 
 class Paths(Section):
-    """Folders that runs share."""
+    """Folders shared by runs."""
 
-    store: str = Field("store", description="The work store: finished pieces of every run.")
+    store: str = Field("store", description="The work store: cached work of all runs.")
     assets: str = Field("assets", description="Downloaded weights.")
     scratch: str | None = Field(
         None,
-        description="Folder on a compute node's own disk, such as `$SLURM_TMPDIR` (expanded on the "
-        "node): training jobs copy their table there. Where the variable is not set they read the "
-        "table in place.",
+        description="Folder on a compute node's local disk, such as `$SLURM_TMPDIR` (expanded on "
+        "the node), to which training jobs copy their table. If the variable is not set, they read "
+        "the table in place.",
     )
 
 
@@ -113,18 +114,18 @@ class Config(Section):
 
     preset: Literal["paper", "published_code", "recommended"] | None = Field(
         None,
-        description="Values to start from, in src/clipaffect/config/presets/; your own keys win, "
-        "and the report lists them.",
+        description="Values to start from, in src/clipaffect/config/presets/. Your own keys "
+        "override them, and the report lists the differences.",
     )
     run: Annotated[str, AfterValidator(folder_name)] = Field(
-        "demo", min_length=1, max_length=100, description="Results go to results/<run>/."
+        "demo", min_length=1, max_length=100, description="Results are written to results/<run>/."
     )
     environment: Literal["cpu", "cuda"] = Field(
-        "cpu", description="The conda environment of jobs under --use-conda."
+        "cpu", description="The conda environment for jobs run with --use-conda."
     )
-    paths: Paths = Field(default_factory=Paths, description="Folders that runs share.")
+    paths: Paths = Field(default_factory=Paths, description="Folders shared by runs.")
     data: Data = Field(default_factory=Data, description="Where the data is.")
-    faces: Faces = Field(default_factory=Faces, description="Detection and cropping.")
+    faces: Faces = Field(default_factory=Faces, description="Face detection and cropping.")
     encoders: dict[Annotated[str, AfterValidator(folder_name)], Encoder] = Field(
         default_factory=lambda: {
             "tiny-clip": Encoder(
@@ -133,28 +134,28 @@ class Config(Section):
             "pixels": Encoder(kind="pixels"),
         },
         description="Encoders by name. Heads are trained on `encoder`; all others are references. "
-        "With `features.import` there need be none.",
+        "With `features.import`, none is needed.",
     )
-    features: Features = Field(default_factory=Features, description="Features from elsewhere.")
+    features: Features = Field(default_factory=Features, description="Imported or joined features.")
     encoder: str = Field(
         "tiny-clip",
-        description="The encoder (or the imported or joined features) that heads are trained on.",
+        description="The encoder (or imported or joined features) to train heads on.",
     )
     training: Training = Field(default_factory=Training, description="The heads.")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="How heads are scored.")
     postprocess: Postprocess = Field(
-        default_factory=Postprocess, description="Scores after the head."
+        default_factory=Postprocess, description="Post-processing of the scores."
     )
     probe: Probe = Field(default_factory=Probe, description="The linear probe.")
-    zero_shot: ZeroShot = Field(default_factory=ZeroShot, description="CLIP by prompts alone.")
+    zero_shot: ZeroShot = Field(default_factory=ZeroShot, description="Zero-shot CLIP by prompts.")
     prediction: Prediction = Field(
-        default_factory=Prediction, description="Other videos, answered by the trained heads."
+        default_factory=Prediction, description="Other videos to predict with the trained heads."
     )
 
     @model_validator(mode="before")
     @classmethod
     def _imported_alone(cls, values: Any) -> Any:
-        """With features of one's own, the demo's encoders are not meant."""
+        """With imported features, leave out the demo's encoders."""
         features = values.get("features") if isinstance(values, dict) else None
         imported = features.get("import") if isinstance(features, dict) else None
         if not isinstance(imported, dict) or not imported:
@@ -165,32 +166,32 @@ class Config(Section):
     def _encoder_known(self) -> Config:
         known = self.feature_names()
         if twice := {name for name in known if known.count(name) > 1}:
-            raise ValueError(f"'{min(twice)}' names two of encoders, features.import and .join")
+            raise ValueError(f"'{min(twice)}' is used twice in encoders, features.import and .join")
         for name, parts in self.features.join.items():
             for part in parts:
                 if part not in self.encoders:
                     raise ValueError(
-                        f"'features.join.{name}' names '{part}'; of encoders there is "
+                        f"'features.join.{name}' names the unknown encoder '{part}'; available: "
                         f"{', '.join(self.encoders) or 'none'}"
                     )
             if len(set(parts)) < len(parts):
-                raise ValueError(f"'features.join.{name}' names an encoder twice")
+                raise ValueError(f"'features.join.{name}' lists an encoder twice")
         if self.encoder not in known:
-            raise ValueError(f"'encoder' names '{self.encoder}'; there is {', '.join(known)}")
+            raise ValueError(f"unknown 'encoder' '{self.encoder}'; available: {', '.join(known)}")
         for name in self.postprocess.encoders:
             if name not in known or name == self.encoder:
                 others = [own for own in known if own != self.encoder]
                 raise ValueError(
-                    f"'postprocess.encoders' names '{name}'; beside '{self.encoder}' there is "
-                    f"{', '.join(others) or 'none'}"
+                    f"'postprocess.encoders' cannot use '{name}'; available, besides "
+                    f"'{self.encoder}': {', '.join(others) or 'none'}"
                 )
         for name, encoder in self.encoders.items():
             if encoder.crop not in (None, self.faces.crop) and not self.data.searches_faces:
                 raise ValueError(
-                    f"'encoders.{name}.crop' is {encoder.crop}, but the images are cut already"
+                    f"'encoders.{name}.crop' is {encoder.crop}, but the images are already cropped"
                 )
         if self.encoders and not self.data.has_images():
-            raise ValueError("'data' needs 'videos' or 'images' beside the annotations")
+            raise ValueError("'data' needs 'videos' or 'images' in addition to the annotations")
         return self
 
     @model_validator(mode="after")
@@ -199,13 +200,14 @@ class Config(Section):
         for name, prompts in self.zero_shot.prompts.items():
             if name not in known:
                 raise ValueError(
-                    f"'zero_shot.prompts' names '{name}'; the data has {', '.join(known)}"
+                    f"'zero_shot.prompts' names the unknown task '{name}'; "
+                    f"available: {', '.join(known)}"
                 )
             for target in prompts:
                 if target not in known[name].targets:
                     raise ValueError(
-                        f"'zero_shot.prompts.{name}' names '{target}'; there is "
-                        f"{', '.join(known[name].targets)}"
+                        f"'zero_shot.prompts.{name}' names the unknown class or label '{target}'; "
+                        f"available: {', '.join(known[name].targets)}"
                     )
         return self
 
@@ -213,7 +215,7 @@ class Config(Section):
     def _erm_trained(self) -> Config:
         if 1.0 not in self.training.alphas:
             raise ValueError(
-                "'training.alphas' must contain 1.0: plain ERM stands beside every result"
+                "'training.alphas' must contain 1.0: every result is compared with plain ERM"
             )
         return self
 
@@ -223,12 +225,13 @@ class Config(Section):
         for name in self.training.tasks or ():
             if name not in known:
                 raise ValueError(
-                    f"'training.tasks' names '{name}'; the data has {', '.join(known)}"
+                    f"'training.tasks' names the unknown task '{name}'; "
+                    f"available: {', '.join(known)}"
                 )
         return self
 
     def settings(self) -> dict[str, Any]:
-        """What the run's results depend on, as JSON values: all but ``prediction``."""
+        """The settings that the run's results depend on, as JSON values: all but ``prediction``."""
         return self.model_dump(mode="json", exclude={"prediction"})
 
     def feature_names(self) -> list[str]:
@@ -236,6 +239,6 @@ class Config(Section):
         return [*self.encoders, *self.features.imported, *self.features.join]
 
     def tasks(self) -> dict[str, Task]:
-        """The tasks that are trained, by name."""
+        """The tasks to train, by name."""
         known = self.data.known_tasks()
         return {name: known[name] for name in self.training.tasks or known}

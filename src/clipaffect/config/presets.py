@@ -1,4 +1,4 @@
-"""Presets: named values that a configuration starts from."""
+"""Presets: named sets of values that a configuration starts from."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def preset_values(name: str) -> dict[str, Any]:
 
 
 def apply_preset(values: dict[str, Any]) -> dict[str, Any]:
-    """A configuration's values over those of the preset it names, if it names a known one.
+    """Merge a configuration's values into those of its preset, if it names a known one.
 
-    A section's keys join key by key; ``encoders`` is replaced as a whole, because an encoder that
-    nobody asked for would have to be fetched and run; so it is where features are imported.
+    Sections are merged key by key. ``encoders`` is replaced as a whole, because otherwise encoders
+    that nobody asked for would be fetched and run; the same holds where features are imported.
     """
     name = values.get("preset")
     if not isinstance(name, str) or name not in _names():
-        return values  # none, or a wrong one, which validation will name
+        return values  # none, or an unknown one, which validation reports
     merged = dict(preset_values(name))
     if (values.get("features") or {}) and "encoders" not in values:
         merged = {k: v for k, v in merged.items() if k not in ("encoders", "encoder")}
@@ -46,7 +46,7 @@ def _names() -> set[str]:
 
 
 def preset_changes(config: Config) -> list[str]:
-    """Keys in which a configuration differs from its preset, as ``key: preset -> own``."""
+    """The keys in which a configuration differs from its preset, as ``key: preset -> own``."""
     if config.preset is None:
         return []
     own = config.model_dump(mode="json")
@@ -65,7 +65,7 @@ def preset_changes(config: Config) -> list[str]:
 
 
 def _same(preset: Any, value: Any) -> bool:
-    """Whether a value is the preset's; keys that a preset leaves out are defaults."""
+    """Whether a value equals the preset's; keys missing from the preset are ignored."""
     if isinstance(preset, dict) and isinstance(value, dict):
         return all(_same(preset[key], value.get(key)) for key in preset)
     return bool(preset == value)

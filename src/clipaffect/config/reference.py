@@ -1,4 +1,4 @@
-"""Write what follows from the models: the JSON schema and the reference page."""
+"""Generate the JSON schema and the reference page from the models."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _bounds(field: FieldInfo) -> str:
 
 
 def _choices(annotation: Any) -> list[str]:
-    """The words that a key may be, also inside ``... | None``."""
+    """The allowed values of a key, also inside ``... | None``."""
     found: list[str] = []
     for argument in getattr(annotation, "__args__", ()):
         found += [argument] if isinstance(argument, str) else _choices(argument)
@@ -76,6 +76,6 @@ def _choices(annotation: Any) -> list[str]:
 
 
 def reference_page() -> str:
-    """The Markdown page of every key."""
+    """The Markdown page that lists all keys."""
     rows = ["| key | default | meaning |", "|---|---|---|", *_rows(Config, "")]
     return HEAD + "\n" + "\n".join(rows) + "\n"

@@ -1,4 +1,4 @@
-"""What every part of the configuration shares."""
+"""Helpers shared by all sections of the configuration."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-# Names become folders and words of commands.
+# Names become folders and command-line arguments.
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 Value = TypeVar("Value", float, str)
 
 
 class Section(BaseModel):
-    """A part of the configuration; keys it does not know are errors."""
+    """A section of the configuration; unknown keys are errors."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, serialize_by_alias=True
@@ -24,15 +24,15 @@ class Section(BaseModel):
 
 
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
-    """What a model says is wrong, in the user's words: key, value and reason of each mistake.
+    """Explain a validation error to the user: key, value and reason of each mistake.
 
     Args:
         error: of the model.
         model: the section that was validated.
-        prefix: of its keys, such as ``variants.mine.``.
+        prefix: of its keys, such as ``variants.mine``.
     """
     details = error.errors()
-    # An element that was refused also leaves its list too short: say it once.
+    # A rejected element also leaves its list too short: report it once.
     inner = {detail["loc"][:-1] for detail in details}
     return "; ".join(
         _explained(detail, model, prefix)
@@ -42,19 +42,20 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
 
 
 def _explained(detail: ErrorDetails, model: type[BaseModel], prefix: str) -> str:
-    key = prefix + ".".join(str(part) for part in detail["loc"])
+    key = ".".join([*filter(None, [prefix]), *(str(part) for part in detail["loc"])])
     if detail["type"] == "extra_forbidden":
         known = _known_keys(model, detail["loc"][:-1])
         close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known)}"
+        hint = f"did you mean '{close[0]}'?" if close else f"valid keys: {', '.join(known)}"
         return f"unknown key '{key}': {hint}"
     message = detail["msg"].removeprefix("Value error, ")
     for word, plain in (("tuple", "list"), ("dictionary", "mapping of names to values")):
         message = message.replace(word, plain)
     value = detail["input"]
     shown = "" if isinstance(value, (dict, BaseModel)) else f" is {value!r}"
-    named = f"'{key}'" if key else "the whole"
-    return f"{named}{shown}: {message[0].lower()}{message[1:]}"
+    if not key:
+        return message
+    return f"'{key}'{shown}: {message[0].lower()}{message[1:]}"
 
 
 def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
@@ -67,7 +68,7 @@ def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list
 
 
 def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
-    """A section's fields by the key that is written in the file."""
+    """A section's fields, by the key used in the file."""
     return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
@@ -82,18 +83,18 @@ def model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def folder_name(value: str) -> str:
-    """A name that may become a folder's; for pydantic's ``AfterValidator``."""
+    """Check that a name is valid as a folder name; for pydantic's ``AfterValidator``."""
     if not FOLDER_NAME.fullmatch(value):
         raise ValueError(
-            "must be a plain name: letters, digits, '.', '_' and '-', a letter or digit first"
+            "must be a plain name: letters, digits, '.', '_' and '-', with a letter or digit first"
         )
     return value
 
 
 def unique(values: tuple[Value, ...] | None) -> tuple[Value, ...] | None:
-    """Values that each stand once; for pydantic's ``AfterValidator``."""
+    """Check that values are distinct; for pydantic's ``AfterValidator``."""
     names = [v if isinstance(v, str) else f"{v:g}" for v in values or ()]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise ValueError(f"names {', '.join(repeated)} twice; each value may stand once")
+        raise ValueError(f"lists {', '.join(repeated)} twice; each value may occur once")
     return values

@@ -1,8 +1,8 @@
 """Stage versions and the settings each stage depends on: what makes a rule run again.
 
-A rule gets the version and its sections as one JSON text. A version is raised by hand when a
-stage's output changes (golden tests fail otherwise), so that mending a docstring does not cost
-two weeks of embedding.
+A rule gets the version and its sections as one JSON string. A version is raised by hand when a
+stage's output changes (golden tests fail otherwise), so that fixing a docstring does not cost two
+weeks of embedding.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from clipaffect.core.tasks import Task
 
 SectionType = TypeVar("SectionType", bound=Section)
 
-# Keyed by the kind of piece in the work store, which is the stage's name.
+# Keyed by the kind of entry in the work store, which is the stage's name.
 VERSIONS = {
     "dataset": 3,
     "frames": 1,
@@ -79,7 +79,7 @@ def settings_json(config: Config, stage: str, *sections: str) -> str:
 
 
 class StageSettings:
-    """What ``settings_json`` wrote, read back by the stage's command."""
+    """The settings written by ``settings_json``, as read by the stage's command."""
 
     def __init__(self, text: str) -> None:
         self.values: dict[str, Any] = json.loads(text)

@@ -1,4 +1,4 @@
-"""Studies: one file a question, with the heads that answer it beside the run's own."""
+"""Studies: one file for each question, with the additional heads that answer it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from clipaffect.core.errors import UserError
 
 FOLDER = Path("config/studies")
 PlainName = Annotated[str, AfterValidator(folder_name)]
-# Pages beside the studies', each with a question of its own.
+# Further pages next to those of the studies, each with its own question.
 CARDS = ("costs", "fine-tuning", "gain", "limits", "tail-card", "traced-step", "loss-slices")
 OWN = "own"  # the variant of a study with answer: beat
 
@@ -27,64 +27,65 @@ OWN = "own"  # the variant of a study with answer: beat
 class Study(Section):
     """A question and the heads that answer it."""
 
-    question: str = Field(min_length=1, description="What is asked: the page's title.")
+    question: str = Field(min_length=1, description="The question, used as the page's title.")
     answer: Literal["variants", "alpha", "levels", "points", "beat", "transfer"] = Field(
         "variants",
-        description="What the answer speaks of: each variant beside the run's own head; the "
-        "course over alpha; each level of one factor beside its first; what every factor "
-        "brings; your own head beside the published recipe; or this run's heads on the frames of "
-        "other runs.",
+        description="What the answer reports. `variants`: each variant compared with the run's own "
+        "head. `alpha`: the score as a function of alpha. `levels`: each level of one factor "
+        "compared with its first. `points`: the contribution of each factor. `beat`: your own head "
+        "compared with the published recipe. `transfer`: this run's heads on the frames of other "
+        "runs.",
     )
     own: dict[str, Any] = Field(
         default_factory=dict,
         description="With `answer: beat`: recipe keys that differ from the run's, such as a head "
-        "or a loss from a file of yours. Trained at every alpha of the run, beside the preset "
-        "published_code at the headline's; a test list gets a submission file.",
+        "or a loss from your own file. Trained at every alpha of the run, and compared with the "
+        "preset published_code at the headline alpha. A test list gets a submission file.",
     )
     alphas: Annotated[tuple[Alpha, ...], AfterValidator(unique)] | None = Field(
-        None, description="CVaR levels, beside the headline's and 1."
+        None, description="CVaR levels, in addition to the headline alpha and 1."
     )
     seeds: Annotated[tuple[Seed, ...], AfterValidator(unique)] | None = Field(
-        None, description="By default the run's; with `answer: points` the first two of them."
+        None, description="By default those of the run; with `answer: points`, its first two."
     )
     variants: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
-        description="Further heads by name, each with the recipe keys that differ from the run's; "
-        "trained at the headline's alpha, or at `alphas` of its own.",
+        description="Additional heads by name, each with the recipe keys that differ from the "
+        "run's. Trained at the headline alpha, or at the `alphas` that it lists.",
     )
 
     factors: dict[PlainName, dict[PlainName, Level]] = Field(
         default_factory=dict,
         description="With `answer: levels` or `points`: factors by name, each with its levels. "
-        "Every combination is made, from the encoder to the decision.",
+        "Every combination is evaluated, from the encoder to the decision.",
     )
 
     runs: tuple[PlainName, ...] = Field(
-        (), description="With `answer: transfer`: finished runs with the same encoder, by name."
+        (), description="With `answer: transfer`: names of finished runs with the same encoder."
     )
 
     @model_validator(mode="after")
     def _asks_something(self) -> Self:
         if self.answer == "variants" and not self.variants:
-            raise ValueError("a study without 'variants' needs answer: alpha")
+            raise ValueError("a study without 'variants' must have answer: alpha")
         if (self.answer in ("levels", "points")) != bool(self.factors):
-            raise ValueError("'factors' and answer: levels or points belong together")
+            raise ValueError("'factors' must be used with answer: levels or points")
         if (self.answer == "transfer") != bool(self.runs):
-            raise ValueError("'runs' and answer: transfer belong together")
+            raise ValueError("'runs' must be used with answer: transfer")
         if (self.answer == "beat") != bool(self.own):
-            raise ValueError("'own' and answer: beat belong together")
+            raise ValueError("'own' must be used with answer: beat")
         if self.answer == "levels" and len(self.factors) > 1:
-            raise ValueError("answer: levels needs one factor; points takes several")
+            raise ValueError("answer: levels takes one factor; use points for several")
         if (self.factors or self.own or self.runs) and (self.variants or self.alphas):
-            raise ValueError("a study has 'factors', 'own', 'runs', or 'variants' and 'alphas'")
+            raise ValueError("use only one of 'factors', 'own', 'runs', or 'variants' and 'alphas'")
         if any(len(levels) < 2 for levels in self.factors.values()):
-            raise ValueError("a factor needs two levels")
+            raise ValueError("a factor needs at least two levels")
         return self
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A study beside a configuration.
+    """A study applied to a configuration.
 
     Attributes:
         study: what the file says.
@@ -110,8 +111,8 @@ def usable_studies(
 ) -> tuple[dict[str, Planned], dict[str, str]]:
     """The studies of a folder by the name of their file.
 
-    And by name, what is wrong with those that cannot be run beside this configuration: nobody else
-    is stopped by them.
+    Also returns, by name, the errors of those that cannot be run with this configuration. They do
+    not stop the others.
     """
     planned, wrong = {}, {}
     encoders: dict[str, Encoder] = {}
@@ -121,7 +122,7 @@ def usable_studies(
             for name, entry in found.combinations.encoders.items():
                 if encoders.setdefault(name, entry) != entry:
                     raise UserError(
-                        f"another study has an encoder called '{name}'",
+                        f"another study already has an encoder named '{name}'",
                         where=path,
                         fix="rename the study or the level",
                     )
@@ -137,29 +138,31 @@ def read_study(path: Path) -> Study:
     Raises:
         UserError: it is not YAML, a key or a value is wrong, or its name is not a plain one.
     """
-    fix = "docs/studies.md lists the keys"
+    fix = "see docs/studies.md for the keys"
     if not FOLDER_NAME.fullmatch(path.stem) or path.stem in CARDS:
-        raise UserError("the file's name is not a plain one, or taken", where=path, fix="rename it")
+        raise UserError(
+            "the file name is not a plain name, or is reserved", where=path, fix="rename the file"
+        )
     try:
         return Study.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except yaml.YAMLError as error:
-        raise UserError(f"the file is not YAML: {error}", where=path, fix=fix) from None
+        raise UserError(f"invalid YAML: {error}", where=path, fix=fix) from None
     except ValidationError as error:
         raise UserError(explain(error, Study), where=path, fix=fix) from None
 
 
 def plan_study(config: Config, name: str, study: Study) -> Planned:
-    """What a study needs beside a run's configuration.
+    """What a study needs in addition to a run's configuration.
 
     Raises:
-        UserError: a variant or a level has a key or value that there is none of.
+        UserError: a variant or a level has an unknown key or an invalid value.
     """
     own = config.training
     try:
         combinations = combine(config, name, study.factors)
         if study.factors and len(combinations.every) < 2:
             why = "; ".join(f"{k}: {v}" for k, v in combinations.left_out.items())
-            raise ValueError(f"no factor can vary here ({why})")
+            raise ValueError(f"no factor can vary with this configuration ({why})")
         values = own.model_dump() | {
             "alphas": _alphas(own, study, combinations),
             "seeds": study.seeds or (own.seeds[:2] if study.answer == "points" else own.seeds),
@@ -176,7 +179,7 @@ def plan_study(config: Config, name: str, study: Study) -> Planned:
         raise UserError(
             said,
             where=FOLDER / f"{name}.yaml",
-            fix="docs/studies.md has the keys of a study, docs/training.md the recipe's",
+            fix="see docs/studies.md for the keys of a study, and docs/training.md for the recipe",
         ) from None
     encoders = config.encoders | combinations.encoders
     changed = {"training": training, "postprocess": Postprocess(steps=()), "encoders": encoders}
@@ -184,7 +187,7 @@ def plan_study(config: Config, name: str, study: Study) -> Planned:
 
 
 def _alphas(own: Training, study: Study, combinations: Combinations) -> tuple[float, ...]:
-    """The levels of the recipe that the others stand beside."""
+    """The alphas of the recipe that the others are compared with."""
     found = {own.headline_alpha, *(study.alphas or ()), *combinations.alphas()}
     if not (study.own or combinations.every):
         found.add(1.0)  # the run has ERM's heads already
@@ -192,7 +195,7 @@ def _alphas(own: Training, study: Study, combinations: Combinations) -> tuple[fl
 
 
 def _variants(own: Training, study: Study, combinations: Combinations) -> dict[str, dict[str, Any]]:
-    """Each variant with the levels that are looked at: the headline's where nothing is said."""
+    """Each variant with its alphas, by default the headline alpha."""
     found = {}
     for name, keys in (study.variants | combinations.variants).items():
         levels = {"alphas": tuple(sorted(combinations.alphas(name) or {own.headline_alpha}))}
@@ -207,6 +210,6 @@ def _published() -> dict[str, Any]:
 
 
 def _own_variant(training: Training, changed: dict[str, Any]) -> dict[str, Any]:
-    """A variant that has nothing of the published recipe: the run's own with some keys changed."""
+    """A variant of the run's own recipe, not the published one, with some keys changed."""
     whole = training.recipes()[""].model_dump() | changed
     return whole | ({"alphas": training.alphas} if whole["loss"] == "cvar" else {})

@@ -1,4 +1,4 @@
-"""Settings of the heads: how one is trained (a recipe), and which ones there are (the grid)."""
+"""Settings of the heads: how each is trained (a recipe), and which are trained (the grid)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ USER_FILE = re.compile(r".+\.py:[A-Za-z_]\w*")
 
 def _loss(value: str) -> str:
     if value not in LOSSES and not USER_FILE.fullmatch(value):
-        raise ValueError(f"must be one of {', '.join(LOSSES)}, or a class as my_loss.py:ClassName")
+        raise ValueError(f"must be one of {', '.join(LOSSES)}, or a class: my_loss.py:ClassName")
     return value
 
 
 def _head(value: str) -> str:
     if value != "mlp" and not USER_FILE.fullmatch(value):
-        raise ValueError("must be mlp, or a class as my_head.py:ClassName")
+        raise ValueError("must be mlp, or a class: my_head.py:ClassName")
     return value
 
 
@@ -30,8 +30,9 @@ class Cvar(Section):
 
     gradient: Literal["exact", "published"] = Field(
         "exact",
-        description="`published` holds lambda constant, found by scipy's bounded search as the "
-        "paper's code does; it differs where alpha times the batch's losses is not whole.",
+        description="`published`: hold lambda constant in the gradient and find it by scipy's "
+        "bounded search, as the paper's code does. The two differ if alpha times the number of "
+        "losses in the batch is not an integer.",
     )
 
 
@@ -39,21 +40,21 @@ class ClassBalanced(Section):
     """The loss `class_balanced` (Cui et al. 2019)."""
 
     beta: float = Field(
-        0.999, ge=0, lt=1, description="Of the effective number of frames of a class."
+        0.999, ge=0, lt=1, description="Beta in the effective number of frames of a class."
     )
 
 
 class Focal(Section):
     """The loss `focal` (Lin et al. 2017)."""
 
-    gamma: float = Field(2.0, ge=0, le=10, description="Focusing exponent; 0 is the plain mean.")
+    gamma: float = Field(2.0, ge=0, le=10, description="Focusing exponent; 0: plain mean.")
 
 
 class ChiSquare(Section):
     """The loss `chi_square`: distributionally robust over a chi-square ball."""
 
     radius: float = Field(
-        1.0, gt=0, le=1e6, description="Largest chi-square divergence from the batch's own weights."
+        1.0, gt=0, le=1e6, description="Maximum chi-square divergence from uniform batch weights."
     )
 
 
@@ -62,18 +63,18 @@ class Recipe(Section):
 
     loss: Annotated[str, AfterValidator(_loss)] = Field(
         "cvar",
-        description="`cvar`, `class_balanced`, `focal`, `chi_square`, or your own: "
-        "my_loss.py:ClassName. Others than `cvar` only in `variants`.",
+        description="`cvar`, `class_balanced`, `focal`, `chi_square`, or your own class: "
+        "my_loss.py:ClassName. Losses other than `cvar` are only allowed in `variants`.",
     )
     loss_over: Literal["elements", "samples"] = Field(
         "elements",
-        description="AU: the loss sorts the frames-times-units elements (as the paper's code), or "
-        "each frame's mean over its annotated units.",
+        description="For AU, what the loss ranks. `elements`: all frame-unit pairs, as in the "
+        "paper's code. `samples`: each frame's mean over its annotated units.",
     )
     drop_incomplete_rows: bool = Field(
         False,
-        description="AU: leave out a training frame with any unit not annotated (as the paper's "
-        "frame lists); otherwise only that unit is left out.",
+        description="For AU: drop training frames in which any unit is not annotated, as the "
+        "paper's frame lists do; otherwise only the missing units are left out.",
     )
     cvar: Cvar = Field(default_factory=Cvar, description="The loss `cvar`.")
     class_balanced: ClassBalanced = Field(
@@ -82,50 +83,50 @@ class Recipe(Section):
     focal: Focal = Field(default_factory=Focal, description="The loss `focal`.")
     chi_square: ChiSquare = Field(default_factory=ChiSquare, description="The loss `chi_square`.")
     head: Annotated[str, AfterValidator(_head)] = Field(
-        "mlp", description="`mlp`, or your own: my_head.py:ClassName."
+        "mlp", description="`mlp`, or your own class: my_head.py:ClassName."
     )
     hidden_layers: int = Field(
-        3, ge=0, le=16, description="`mlp`: Linear-BatchNorm-ReLU-Dropout blocks."
+        3, ge=0, le=16, description="For `mlp`: number of Linear-BatchNorm-ReLU-Dropout blocks."
     )
-    width: int = Field(256, ge=8, le=8192, description="`mlp`: units of a hidden layer.")
-    dropout: float = Field(0.3, ge=0, lt=1, description="`mlp`: share of hidden units dropped.")
-    rho: float = Field(0.05, ge=0, le=10, description="SAM radius; 0 switches SAM off.")
+    width: int = Field(256, ge=8, le=8192, description="For `mlp`: units per hidden layer.")
+    dropout: float = Field(0.3, ge=0, lt=1, description="For `mlp`: dropout probability.")
+    rho: float = Field(0.05, ge=0, le=10, description="SAM radius; 0 turns SAM off.")
     perturbation: Literal["l2", "sign"] = Field(
-        "l2", description="SAM's step: rho g / |g| (the paper's code), or rho sign(g)."
+        "l2", description="SAM step: `l2`: rho g / |g| (the paper's code); `sign`: rho sign(g)."
     )
     epochs: int = Field(16, ge=1, le=10000, description="Passes over the training frames.")
-    batch: int = Field(64, ge=2, le=65536, description="Frames in a batch.")
-    learning_rate: float = Field(3e-3, gt=0, le=1, description="AdamW's rate at the start.")
-    final_learning_rate: float = Field(1e-5, ge=0, le=1, description="The cosine's lowest rate.")
+    batch: int = Field(64, ge=2, le=65536, description="Frames per batch.")
+    learning_rate: float = Field(3e-3, gt=0, le=1, description="Initial learning rate of AdamW.")
+    final_learning_rate: float = Field(1e-5, ge=0, le=1, description="Minimum learning rate.")
     cosine_share: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="Share of the epochs in which the cosine falls; afterwards it climbs back "
-        "(the paper's code: 0.25).",
+        description="Share of the epochs in which the cosine schedule decays; afterwards the rate "
+        "rises again (the paper's code: 0.25).",
     )
-    weight_decay: float = Field(1e-4, ge=0, le=1, description="AdamW's decoupled decay.")
+    weight_decay: float = Field(1e-4, ge=0, le=1, description="Decoupled weight decay of AdamW.")
     products: Literal["fp32", "bf16"] = Field(
-        "fp32", description="Precision of the matrix products' inputs; weights stay fp32."
+        "fp32", description="Precision of the inputs of matrix products; weights stay fp32."
     )
     select_on: Literal["last", "inner"] = Field(
         "last",
-        description="Which epoch's weights are kept: the last, or the best on whole videos of the "
-        "training split that are held out for that.",
+        description="Which epoch's weights to keep. `last`: the last. `inner`: the best on whole "
+        "training videos that are held out for this.",
     )
     inner_share: float = Field(
-        0.2, gt=0, lt=1, description="`inner`: share of the training videos held out."
+        0.2, gt=0, lt=1, description="For `inner`: share of the training videos to hold out."
     )
 
     @model_validator(mode="after")
     def _balances_units(self) -> Self:
         if self.loss == "class_balanced" and self.loss_over == "samples":
-            raise ValueError("'loss' class_balanced weighs single units: set loss_over: elements")
+            raise ValueError("'loss' class_balanced weights single units: set loss_over: elements")
         return self
 
     @property
     def has_user_code(self) -> bool:
-        """Whether the head or the loss comes from a file of the user's."""
+        """Whether the head or the loss is user code."""
         return self.head != "mlp" or self.loss not in LOSSES
 
 
@@ -140,33 +141,35 @@ class Training(Recipe):
     """The heads: one for every task, alpha and seed, and for every variant."""
 
     tasks: Annotated[tuple[str, ...], AfterValidator(unique)] | None = Field(
-        None, min_length=1, description="Tasks to train; by default all that the data has."
+        None, min_length=1, description="Tasks to train; by default all tasks of the data."
     )
     alphas: Annotated[tuple[Alpha, ...], AfterValidator(unique)] = Field(
         (0.1, 0.3, 0.5, 0.7, 0.9, 1.0),
         min_length=1,
-        description="CVaR levels: the share of worst losses that is averaged; 1 is the plain mean "
-        "(ERM).",
+        description="CVaR levels: the share of the largest losses that is averaged; 1 is the plain "
+        "mean (ERM).",
     )
     seeds: Annotated[tuple[Seed, ...], AfterValidator(unique)] = Field(
-        (0, 1, 2), min_length=1, description="Each seed sets initialisation, batches and dropout."
+        (0, 1, 2),
+        min_length=1,
+        description="Seeds; each determines initialisation, batches and dropout.",
     )
     headline_alpha: Alpha = Field(
         0.5,
-        description="The alpha whose result heads the report: fixed beforehand, never chosen by "
-        "its score. One of `alphas`.",
+        description="The alpha of the report's main result, fixed in advance and never chosen by "
+        "score. Must be one of `alphas`.",
     )
     variants: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
-        description="Further heads by name, each with the recipe keys that differ: every key of "
-        "`training` from `loss` to `inner_share`. Trained at each seed; with loss `cvar` at "
-        "`headline_alpha` and 1, or at the `alphas` that it names.",
+        description="Additional heads by name, each with the recipe keys that differ: any key of "
+        "`training` from `loss` to `inner_share`. Trained at each seed; with loss `cvar`, at "
+        "`headline_alpha` and 1, or at the `alphas` that it lists.",
     )
-    parts: int = Field(2, ge=1, le=1024, description="Jobs that each task's heads are dealt to.")
+    parts: int = Field(2, ge=1, le=1024, description="Number of jobs that train a task's heads.")
     device: Literal["cpu", "cuda"] = Field(
         "cpu",
-        description="`cuda` trains all heads of a job at once, stacked; it agrees with `cpu` "
-        "within rounding, not to the byte.",
+        description="`cuda` trains all heads of a job at once, stacked. It agrees with `cpu` up to "
+        "rounding, not byte for byte.",
     )
 
     @model_validator(mode="after")
@@ -180,8 +183,8 @@ class Training(Recipe):
                 raise ValueError(explain(error, Training, f"variants.{name}.alphas")) from None
         if self.loss != "cvar":
             raise ValueError(
-                f"'loss' {self.loss} has no alpha: name it under 'variants', where it stands "
-                "beside CVaR and ERM"
+                f"'loss' {self.loss} has no alpha: list it under 'variants', where it is compared "
+                "with CVaR and ERM"
             )
         for name, recipe in self.recipes().items():
             if self.device == "cuda" and (
@@ -189,10 +192,10 @@ class Training(Recipe):
             ):
                 where = f"variants.{name}" if name else "the recipe"
                 raise ValueError(
-                    f"{where}: your own classes and cvar.gradient published need device cpu"
+                    f"{where}: user classes and cvar.gradient: published need device: cpu"
                 )
         if self.parts > len(self.heads()):
-            raise ValueError(f"'parts' {self.parts} is more than there are heads of a task")
+            raise ValueError(f"'parts' {self.parts} exceeds the number of heads per task")
         return self
 
     def heads(self) -> list[tuple[str, float, int]]:
@@ -215,7 +218,7 @@ class Training(Recipe):
         return heads
 
     def user_files(self) -> list[str]:
-        """Files of the user's that the recipes run."""
+        """The files of user code that the recipes run."""
         values = {v for r in self.recipes().values() for v in (r.head, r.loss)}
         return sorted({v.rpartition(":")[0] for v in values if USER_FILE.fullmatch(v)})
 
@@ -235,4 +238,4 @@ def _variant(name: str, base: dict[str, Any], changed: dict[str, Any]) -> Recipe
     try:
         return Recipe.model_validate(base | changed)
     except ValidationError as error:
-        raise ValueError(explain(error, Recipe, f"variants.{name}.")) from None
+        raise ValueError(explain(error, Recipe, f"variants.{name}")) from None

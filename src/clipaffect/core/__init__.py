@@ -1,1 +1,1 @@
-"""Parts that every stage shares: errors, tasks, hashing, Parquet, the cache, video, progress."""
+"""Modules shared by all stages: errors, tasks, hashing, Parquet, the cache, video, progress."""

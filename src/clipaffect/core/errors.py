@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake raises."""
+"""The exception for all user errors."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """Something the user can mend: shown as a message, never as a traceback.
+    """An error that the user can fix: shown as a message, never as a traceback.
 
     Args:
         what: what is wrong, with the value.
         where: file, file and line, or configuration key.
-        mend: what to do about it.
+        fix: what to do about it.
     """
 
     def __init__(self, what: str, *, where: str | Path, fix: str) -> None:
@@ -31,21 +31,21 @@ def _again(what: str, where: str, fix: str) -> UserError:
 
 
 def raise_all(problems: list[UserError]) -> None:
-    """Raise one error that lists every problem found (the first ten in full); none: return."""
+    """Raise one error that lists every problem (the first ten in full); do nothing without any."""
     if not problems:
         return
     if len(problems) == 1:
         raise problems[0]
     lines = [f"- {problem.what} ({problem.where}); {problem.fix}" for problem in problems[:10]]
     if len(problems) > 10:
-        lines.append(f"- and {len(problems) - 10} more of these kinds")
+        lines.append(f"- and {len(problems) - 10} more")
     raise UserError(
-        f"{len(problems)} things are wrong:\n" + "\n".join(lines),
-        where="the files named above",
-        fix="mend each of them and run the same command again",
+        f"{len(problems)} problems were found:\n" + "\n".join(lines),
+        where="the files listed above",
+        fix="fix each of them and run the same command again",
     )
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says first; its kind where it says nothing."""
+    """The first line of a library's error message, or its type if the message is empty."""
     return (str(error).splitlines() or [type(error).__name__])[0]

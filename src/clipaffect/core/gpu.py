@@ -1,4 +1,4 @@
-"""Which processor a job computes on: the CPU, or one GPU that no other job holds.
+"""Choose the device of a job: the CPU, or one GPU that no other job is using.
 
 Snakemake counts GPUs and never says which one a job has. Every job takes the lock of a GPU that
 it sees, known by its UUID: under a scheduler's cgroup every job sees only its own, as number 0.
@@ -34,7 +34,7 @@ def visible_gpus() -> list[str]:
 
 @contextmanager
 def one_device(may_be_gpu: bool) -> Iterator[str]:
-    """``cuda:N`` of a GPU that is this process's alone while the block runs, or ``cpu``.
+    """Reserve a GPU for the duration of the block: yields ``cuda:N``, or ``cpu`` without a GPU.
 
     Waits while every GPU it sees is taken by another job of this project. The operating system
     frees the lock of a killed process. See ``full_float32`` for what the block computes in.
@@ -54,7 +54,7 @@ def one_device(may_be_gpu: bool) -> Iterator[str]:
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """On a GPU float32 is float32, and the same inputs give the same bytes.
+    """Compute true float32 on a GPU, reproducible to the byte.
 
     torch leaves cuDNN's convolutions at TF32, which keeps 10 bits of the mantissa, and at
     algorithms whose sums may have another order each time. NVIDIA's containers put matrix products
@@ -75,7 +75,7 @@ def _take(gpus: list[str]) -> tuple[int, FileLock]:
         LOCKS.chmod(0o1777)  # for everybody on this machine; only of a folder just made here
     if LOCKS.is_symlink() or not LOCKS.is_dir():
         raise UserError(
-            "the folder of GPU locks is not a folder", where=LOCKS, fix="remove it, if it is yours"
+            "the path of the GPU locks is not a folder", where=LOCKS, fix="remove it if it is yours"
         )
     said = False
     while True:

@@ -1,4 +1,4 @@
-"""Digests of settings and files: what a result is a function of."""
+"""Digests of the settings and files that a result depends on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def canonical_json(value: Any) -> str:
-    """One text for one value: sorted keys, no spaces, no NaN."""
+    """A unique JSON text for a value: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -20,13 +20,13 @@ def digest(value: Any) -> str:
 
 
 def file_state(path: Path) -> tuple[int, int]:
-    """Size and time of a file: while they stay, it is taken for the same."""
+    """Size and modification time of a file; it counts as unchanged while they stay the same."""
     state = path.stat()
     return state.st_size, state.st_mtime_ns
 
 
 def file_digest(path: Path) -> str:
-    """Hex sha256 of a file's bytes; read once per process while size and time stay the same."""
+    """Hex sha256 of a file, read once per process as long as size and time stay the same."""
     return _file_digest(path, *file_state(path))
 
 

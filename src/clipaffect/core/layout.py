@@ -1,4 +1,4 @@
-"""Every path of a run's results, declared once: the rules and the code both take them from here.
+"""All paths of a run's results, declared once and used by both the rules and the code.
 
 Called without values, a method gives the path with Snakemake's wildcards: ``Layout(root).frames()``
 is ``<root>/frames/{shard}.parquet``.
@@ -13,7 +13,7 @@ DEFAULT_ASSETS = Path("assets")  # fetched networks, for commands that people ca
 
 
 class _File:
-    """A file or folder of a fixed name in the folder of what declares it."""
+    """A file or folder with a fixed name in the declaring class's folder."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -95,7 +95,7 @@ class Report(_Folder):
 
 
 class Study(_Folder):
-    """A study or card: its page, and what it computes for itself."""
+    """A study or card: its page and its own computations."""
 
     page = _File("index.html")
     answer = _File("answer.json")  # the question, and the answer of each task
@@ -103,7 +103,7 @@ class Study(_Folder):
     figures = _File("figures")
 
     def person_counts(self, task: str = "{task}") -> Path:
-        """TP, FP and FN of each person: of the cards that embed again."""
+        """TP, FP and FN of each person, for the cards that recompute embeddings."""
         return self.folder / f"counts/{task}.parquet"
 
     def heads(self, task: str = "{task}", part: str | int = "{part}") -> Heads:
@@ -115,7 +115,7 @@ class Study(_Folder):
         return Evaluation(self.folder / f"evaluation/{task}")
 
     def submission(self, task: str = "{task}") -> Submission:
-        """The file for a challenge by the study's own variant."""
+        """The challenge submission of the study's own variant."""
         return Submission(self.folder / f"submission/{task}")
 
     def on(self, encoder: str = "{encoder}") -> Study:
@@ -153,7 +153,7 @@ class Predictions(_Folder):
 
 
 class Dataset(_Folder):
-    """What is to be found, and who and what is annotated in it."""
+    """The index of the data: files, and who and what is annotated in them."""
 
     summary = _File("summary.json")  # what the data set holds
 
@@ -188,7 +188,7 @@ class Layout(_Folder):
         return self.folder / f"frames/{shard}.parquet"
 
     def faces(self, shard: str = "{shard}", crop: str = "") -> Path:
-        """The faces of a shard; in a folder of their own where an encoder sees another crop."""
+        """The faces of a shard; in a separate folder for encoders that use another crop."""
         return self.folder / "faces" / crop / f"{shard}.parquet"
 
     def embeddings(self, encoder: str = "{encoder}", shard: str = "{shard}") -> Path:

@@ -1,4 +1,4 @@
-"""Copies on a node's own disk of the files that a job reads in random order.
+"""Copy files that a job reads in random order to the node's local disk.
 
 A training job draws its batches from all over a table. From a shared file system each draw is a
 round trip; a copy costs one reading from end to end.
@@ -24,7 +24,7 @@ VARIABLE = "CLIPAFFECT_SCRATCH"  # the workflow sets it to ``paths.scratch``
 
 @contextmanager
 def scratch_copy(folder: Path, names: list[str]) -> Iterator[Path]:
-    """A folder with copies of the named files of ``folder`` on the node's disk; removed behind.
+    """Copy the given files of ``folder`` to the node's disk; the copies are removed afterwards.
 
     It is ``folder`` itself where no scratch is configured, where ``paths.scratch`` names a
     variable that this machine does not set, or where the disk has no room for the files.
@@ -40,10 +40,10 @@ def scratch_copy(folder: Path, names: list[str]) -> Iterator[Path]:
         return
     if not (place.is_absolute() and place.is_dir()):
         raise UserError(
-            "no such folder on this machine, or not named from the root",
+            "the folder does not exist on this machine, or its path is not absolute",
             where=f"paths.scratch: {setting} ({place})",
-            fix="name the folder that the cluster makes for each job, such as $SLURM_TMPDIR or "
-            "$TMPDIR, or leave paths.scratch out",
+            fix="set it to the folder that the cluster creates for each job, such as "
+            "$SLURM_TMPDIR or $TMPDIR, or remove paths.scratch",
         )
     size = sum((folder / name).stat().st_size for name in names)
     if shutil.disk_usage(place).free < size:

@@ -1,4 +1,4 @@
-"""Parquet with fixed settings: the same rows give the same bytes."""
+"""Parquet files with fixed settings, reproducible to the byte."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ ROW_GROUP = 128  # crops: 64 to 256 rows keep random reads near 3,000 a second
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to; it takes the place of ``path`` when all went well.
+    """A temporary path next to ``path`` to write to; it replaces ``path`` on success.
 
-    The name holds the process, so that a job whose workflow was killed and its successor do not
-    write into one file. What killed attempts left is removed.
+    The name contains the process number, so that a job whose workflow was killed and its successor
+    do not write to the same file. Leftovers of killed attempts are removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -36,7 +36,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 def write_batches(
     path: Path, schema: pa.Schema, batches: Iterable[pa.Table], row_group: int = ROW_GROUP
 ) -> int:
-    """Stream tables into one Parquet file, beside its place and renamed; returns the rows.
+    """Stream tables into one Parquet file, written atomically; returns the number of rows.
 
     Memory holds at most one batch and one row group. JPEG bytes do not compress, so they are
     stored plain; other columns use zstd.
@@ -76,7 +76,7 @@ def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file beside its place and rename it."""
+    """Write a text file atomically, by renaming a temporary file."""
     with whole_file(path) as beside:
         beside.write_text(text, encoding="utf-8")
 

@@ -1,6 +1,6 @@
-"""Work that another thread does ahead of the one that wants its results, in order.
+"""Run work ahead on other threads, and return the results in order.
 
-Decoding, resizing and networks free Python's lock while they compute, so threads use the cores.
+Decoding, resizing and networks release Python's lock while they compute, so threads use all cores.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _END = object()
 
 @contextmanager
 def prefetch(items: Iterator[Item], threads: int) -> Iterator[Iterator[Item]]:
-    """The same items, of which a thread of their own makes the next few; with one thread, as is."""
+    """The same items, with the next few prepared on another thread; unchanged with one thread."""
     if threads < 2:
         yield items
         return
@@ -71,7 +71,7 @@ class _Raised:
 def map_in_order(
     threads: int, begin: Callable[[], None] = lambda: None
 ) -> Iterator[Callable[[Callable[[Item], Result], Iterator[Item]], Iterator[Result]]]:
-    """A ``map`` whose calls are computed on other threads, a few at a time, results in order.
+    """A ``map`` that runs a few calls at a time on other threads, with results in order.
 
     Without threads it is ``map``. ``begin`` is called once in every thread.
     """

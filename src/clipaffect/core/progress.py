@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, lines in a log; rate and time left in both."""
+"""Progress of long tasks, with rate and remaining time: a bar on a terminal, lines in a log."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _listener: list[Listener] = []
 
 @contextmanager
 def reported_to(listener: Listener) -> Iterator[None]:
-    """Within the block progress is told to ``listener`` and shown nowhere."""
+    """Report progress to ``listener`` instead of showing it, for the duration of the block."""
     _listener.append(listener)
     try:
         yield
@@ -70,7 +70,7 @@ class Progress:
             self._line()
 
     def advance(self, count: int = 1) -> None:
-        """Record that ``count`` more are done."""
+        """Record that ``count`` more units are done."""
         self.done += count
         if self.listener is not None:
             self.listener(self.unit, self.done, self.total)
@@ -85,5 +85,5 @@ class Progress:
     def _line(self) -> None:
         self.printed = time.monotonic()
         rate = self._rate()
-        left = f"{(self.total - self.done) / rate:.0f} s left" if rate > 0 else "time left unknown"
+        left = f"{(self.total - self.done) / rate:.0f} s left" if rate > 0 else "unknown time left"
         logger.info("%s: %d/%d, %.1f/s, %s", self.unit, self.done, self.total, rate, left)

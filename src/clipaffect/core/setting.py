@@ -1,4 +1,4 @@
-"""What names a trained head, or a reference, in tables and files."""
+"""The identity of a trained head or a reference in tables and files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class Setting:
-    """A method with everything that tells its scores from others.
+    """A method, with everything that distinguishes its scores from others.
 
     Attributes:
         method: ``head``, or a reference such as ``linear_probe``.
@@ -31,7 +31,7 @@ class Setting:
 
     @property
     def key(self) -> tuple[str, str, str, float | None]:
-        """What is alike for all its seeds and folds."""
+        """What all its seeds and folds have in common."""
         return self.method, self.encoder, self.variant, self.alpha
 
     def columns(self, prefix: str = "") -> dict[str, Any]:
@@ -49,5 +49,5 @@ class Setting:
 
 
 def known_alpha(value: float) -> float | None:
-    """The alpha of a table's cell: None where it is NaN."""
+    """The alpha in a table cell: None for NaN."""
     return None if math.isnan(value) else float(value)

@@ -1,10 +1,10 @@
-"""The work store: finished pieces of work, keyed by everything they depend on.
+"""The work store: a cache of finished work, keyed by everything the work depends on.
 
-A piece lives in ``store/<kind>/<first two digits>/<digest>/`` and its key beside it in
-``key.json``. Jobs assemble their declared outputs from pieces and make only what is missing.
-Snakemake deletes the outputs of an interrupted job and DVC deletes a stage's outputs before it
-runs; the store lies outside both, so a killed job, one more seed or one corrected label costs
-only itself.
+An entry lives in ``store/<kind>/<first two digits>/<digest>/``, next to its key in ``key.json``.
+Jobs assemble their declared outputs from entries and compute only what is missing. Snakemake
+deletes the outputs of an interrupted job, and DVC deletes a stage's outputs before it runs. The
+store lies outside both, so that after a killed job, an added seed or a corrected label only the
+affected work is repeated.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 @dataclass(frozen=True)
 class Unused:
-    """A piece that garbage collection would delete, and why."""
+    """An entry that garbage collection would delete, and why."""
 
     path: Path
     bytes: int
@@ -41,10 +41,10 @@ class Unused:
 
 @contextmanager
 def locked(entry: Path) -> Iterator[None]:
-    """Hold a piece's lock.
+    """Hold the lock of an entry.
 
     Raises:
-        UserError: the file system has no locks.
+        UserError: the file system does not support locks.
     """
     lock = FileLock(entry.with_suffix(".lock"))
     try:
@@ -56,10 +56,10 @@ def locked(entry: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno not in NO_LOCKS:
             raise
         raise UserError(
-            f"the file system has no locks ({error}): two jobs could write one piece",
+            f"the file system has no support for locks ({error}): two jobs could write one entry",
             where=entry.parents[2],
-            fix="set paths.store to a folder on a disk that has: a local one, NFS version 4, or "
-            "Lustre mounted with flock; what was finished may be copied there",
+            fix="set paths.store to a folder on a file system with locks: a local disk, NFS "
+            "version 4, or Lustre mounted with flock; existing entries may be copied there",
         ) from None
     try:
         yield
@@ -68,7 +68,7 @@ def locked(entry: Path) -> Iterator[None]:
 
 
 class Store:
-    """Pieces of finished work under one folder, shared by runs and by people.
+    """Cached entries of finished work in one folder, shared by runs and users.
 
     Args:
         root: the folder (``store.path`` in the configuration).
@@ -78,12 +78,12 @@ class Store:
         self.root = root
 
     def path(self, kind: str, key: dict[str, Any]) -> Path:
-        """Where the piece of this key lies, made or not."""
+        """The path of the entry with this key, whether or not it exists."""
         name = digest({"kind": kind, **key})
         return self.root / kind / name[:2] / name
 
     def has(self, kind: str, key: dict[str, Any]) -> bool:
-        """Whether the piece is finished."""
+        """Whether the entry is finished."""
         return (self.path(kind, key) / KEY_FILE).is_file()
 
     def get_or_make(
@@ -94,16 +94,16 @@ class Store:
         *,
         keep_partial: bool = False,
     ) -> Path:
-        """The finished piece's folder; ``make(folder)`` fills it when it is missing.
+        """Return the folder of the finished entry; ``make(folder)`` fills it if it is missing.
 
-        A piece is made in a folder beside its place and renamed when it is whole, under a lock:
-        two jobs that want the same piece make it once. The operating system frees the lock of a
+        An entry is built in a temporary folder and renamed when it is complete, under a lock: two
+        jobs that want the same entry build it once. The operating system releases the lock of a
         killed process.
 
         Args:
-            kind: the piece's stage, a folder name.
-            key: JSON values that decide the piece's bytes, the stage version among them.
-            make: writes the piece's files into the folder it is given.
+            kind: the entry's stage, a folder name.
+            key: JSON values that determine the entry's bytes, including the stage version.
+            make: writes the entry's files into the folder it is given.
             keep_partial: hand an interrupted attempt's folder to ``make`` again (checkpoints)
                 instead of an empty one.
         """
@@ -129,9 +129,9 @@ class Store:
 
     @contextmanager
     def attempt(self, kind: str, key: dict[str, Any]) -> Iterator[Path]:
-        """A locked folder for checkpoints of work whose results are pieces of other kinds.
+        """A locked folder for checkpoints of work whose results are entries of other kinds.
 
-        It is there again after a kill, and gone when the block ends well.
+        It survives a killed process, and is removed when the block succeeds.
         """
         place = self.path(kind, key)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -143,9 +143,9 @@ class Store:
         place.with_suffix(".lock").unlink(missing_ok=True)
 
     def delete(self, entry: Path) -> None:
-        """Remove a piece; killed half way, it is no longer a piece.
+        """Remove an entry; if this is interrupted, the entry no longer counts as finished.
 
-        A job that is reading it will fail and can be started again.
+        A job that is reading it fails and can be restarted.
         """
         with locked(entry):
             (entry / KEY_FILE).unlink(missing_ok=True)
@@ -153,23 +153,23 @@ class Store:
         entry.with_suffix(".lock").unlink(missing_ok=True)
 
     def entries(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Every finished piece and its key."""
+        """Every finished entry and its key."""
         for path in sorted(self.root.glob(f"*/*/*/{KEY_FILE}")):
             if path.parent.suffix != ".part":
                 yield path.parent, json.loads(path.read_text())
 
     def unused(self, versions: dict[str, int], days: float) -> list[Unused]:
-        """Pieces of another stage version or not used for ``days``, and abandoned attempts."""
+        """Entries of another stage version or unused for ``days``, and abandoned attempts."""
         found = []
         for partial in sorted(self.root.glob("*/*/*.part")):
             if _age_days(partial) > days:
-                reason = f"an attempt abandoned {_age_days(partial):.0f} days ago"
+                reason = f"attempt abandoned {_age_days(partial):.0f} days ago"
                 found.append(Unused(partial, _size(partial), reason))
         for entry, key in self.entries():
             age = _age_days(entry / KEY_FILE)
             current = versions.get(key["kind"])
             if current is not None and key.get("version") != current:
-                reason = f"stage version {key.get('version')}, now {current}"
+                reason = f"stage version {key.get('version')}, current version {current}"
             elif age > days:
                 reason = f"not used for {age:.0f} days"
             else:

@@ -1,7 +1,7 @@
-"""Labelling tasks: their classes or labels, and how a label is written.
+"""Labelling tasks: their classes or labels, and the encoding of labels.
 
 EXPR and AU are the ABAW challenges' (Aff-Wild2), in the order of their annotation files; other
-data brings tasks of its own (``data.tasks``). -1 means not annotated.
+data defines its own tasks (``data.tasks``). -1 means not annotated.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Task:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Task:
-        """The task that ``dataclasses.asdict`` and JSON made ``values`` of."""
+        """Restore a task from ``values``, as written by ``dataclasses.asdict`` and JSON."""
         return cls(values["name"], tuple(values["targets"]), values["multilabel"])
 
     @property

@@ -1,4 +1,4 @@
-"""Decode a video frame by frame with real presentation times and an outcome for each frame."""
+"""Decode a video frame by frame, with presentation times and an outcome for each frame."""
 
 from __future__ import annotations
 
@@ -87,9 +87,9 @@ def _whole_file(outcome: FrameStatus) -> Frame:
 def read_frames(path: Path | None) -> Iterator[Frame]:
     """Yield every frame in presentation order.
 
-    Memory is bounded by the decoder's own few reference frames. A file that cannot be read
-    yields a single frame of number 0. After a decoder error the packets that remain are tried;
-    frames that the file's index names and that could not be decoded are unreadable rows.
+    Memory is bounded by the decoder's few reference frames. An unreadable file yields a single
+    frame with number 0. After a decoder error, decoding continues with the remaining packets;
+    frames in the file's index that could not be decoded are unreadable rows.
     """
     if path is None or not path.exists():
         yield _whole_file(FrameStatus.VIDEO_MISSING)
@@ -124,7 +124,7 @@ def read_frames(path: Path | None) -> Iterator[Frame]:
 
 
 def _quarter_turns(frame: av.VideoFrame) -> int:
-    """Phones store portrait video lying down, with the turn that shows it upright."""
+    """The rotation of a video: phones store portrait video sideways, with a rotation flag."""
     return round(frame.rotation / 90)
 
 
@@ -137,9 +137,9 @@ def _upright(frame: av.VideoFrame) -> np.ndarray:
 def _decode(
     container: av.container.InputContainer, stream: av.VideoStream
 ) -> Iterator[av.VideoFrame | None]:
-    """Frames in order; None for one that the decoder refused or that the file lacks.
+    """Frames in order; None for those that the decoder rejected or that the file lacks.
 
-    What the file lacks is told by its index of samples, where it has one.
+    Missing frames are found from the file's index of samples, if it has one.
     """
     expected = _indexed(stream)
     yielded = 0

@@ -1,1 +1,1 @@
-"""From files on disk to a label-free manifest of videos and one table of labels for each task."""
+"""Turn files on disk into a label-free manifest of videos and a label table for each task."""

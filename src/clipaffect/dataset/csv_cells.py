@@ -1,4 +1,4 @@
-"""Cells of CSV and Parquet files as text, with the line that each row stands in."""
+"""Read the cells of CSV and Parquet files as text, with the line number of each row."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PARQUET = (".parquet", ".pq")
 
 
 def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Lines of a CSV file that are not empty: the line's number and its cells.
+    """The non-empty lines of a CSV file: line number and cells.
 
     Raises:
-        UserError: not UTF-8, or no CSV.
+        UserError: the file is not UTF-8 or not CSV.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -29,18 +29,18 @@ def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
                     yield reader.line_num, row
     except UnicodeDecodeError as error:
         raise UserError(
-            f"byte {error.start} is not UTF-8",
+            f"byte {error.start} is not valid UTF-8",
             where=path,
-            fix="save it as 'CSV UTF-8' (an .xlsx is no CSV)",
+            fix="save it as 'CSV UTF-8' (an .xlsx file is not a CSV file)",
         ) from None
     except csv.Error as error:
         raise UserError(
-            f"the file is no CSV table: {error}", where=path, fix="save it as CSV again"
+            f"the file is not a CSV table: {error}", where=path, fix="save it as CSV again"
         ) from None
 
 
 def column_names(path: Path) -> list[str]:
-    """The names in a table's header, as they are written.
+    """The column names in a table's header, unchanged.
 
     Raises:
         UserError: the file is neither CSV nor Parquet, or names a column twice.
@@ -50,18 +50,18 @@ def column_names(path: Path) -> list[str]:
             names = list(pq.read_schema(path).names)
         except (OSError, pa.ArrowInvalid) as error:
             raise UserError(
-                f"the file is not Parquet: {error}",
+                f"the file is not a Parquet file: {error}",
                 where=path,
-                fix="write it again, or give a CSV file",
+                fix="write it again, or use a CSV file",
             ) from None
     else:
         names = next(csv_rows(path), (1, []))[1]
     bare = [name.strip() for name in names]
     if twice := [name for name in bare if bare.count(name) > 1]:
         raise UserError(
-            f"two columns are called '{twice[0]}'",
+            f"two columns have the name '{twice[0]}'",
             where=f"{path}, the header",
-            fix="rename or remove one",
+            fix="rename or remove one of them",
         )
     return names
 
@@ -69,7 +69,7 @@ def column_names(path: Path) -> list[str]:
 def read_cells(
     path: Path, names: list[str], wanted: set[str]
 ) -> tuple[pd.DataFrame, Callable[[int], str]]:
-    """The wanted columns as text, '' where there is nothing, and how a row is called.
+    """The wanted columns as text ('' for empty cells), and a function that names a row.
 
     Args:
         path: a CSV or Parquet file.
@@ -91,9 +91,9 @@ def read_cells(
         for line, row in csv_rows(path):
             if len(row) != len(names):
                 raise UserError(
-                    f"{len(row)} cells, the header has {len(names)}",
+                    f"the row has {len(row)} cells, but the header has {len(names)}",
                     where=f"{path}, line {line}",
-                    fix="an empty cell keeps its comma; a cell with a comma needs quotes",
+                    fix="keep the comma of an empty cell, and quote a cell that contains a comma",
                 )
             lines.append(line)
             rows.append([row[k] for k in at])
@@ -101,7 +101,7 @@ def read_cells(
         cells = pd.DataFrame(rows, columns=[name.strip() for name in kept], dtype=object)
         where = lambda row: f"{path}, line {lines[row]}"  # noqa: E731
     if cells.empty:
-        raise UserError("no row follows the header", where=path, fix="complete the table")
+        raise UserError("there are no rows below the header", where=path, fix="complete the table")
     return cells, where
 
 

@@ -1,4 +1,4 @@
-"""Recordings and images that are there twice, told from their ends and sizes."""
+"""Find duplicate recordings and images by comparing their ends and sizes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMPARED = 20_000  # single images; more would be read for minutes
 def find_duplicates(
     tree: Tree, folders: list[Path], files: Callable[[Path], FrameFiles]
 ) -> list[list[str]]:
-    """Names of videos, or of folders of crops, that look the same from their ends and sizes."""
+    """Names of videos, or of folders of crops, whose ends and sizes are the same."""
     found: dict[tuple[object, ...], list[str]] = defaultdict(list)
     by_size: dict[int, list[Path]] = defaultdict(list)
     by_path = {path: name for name, path in tree.videos.items()}
@@ -50,7 +50,7 @@ def find_duplicates(
 
 
 def in_two_splits(duplicates: list[list[str]], labels: dict[str, pd.DataFrame]) -> list[list[str]]:
-    """Of recordings that look the same, those that are in two splits of a task."""
+    """The duplicate recordings that are in two splits of a task."""
     splits: dict[tuple[str, str], set[str]] = defaultdict(set)
     for task, rows in labels.items() if duplicates else ():
         owners = rows[["split", "video", "person"]].drop_duplicates()

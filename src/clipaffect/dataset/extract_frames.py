@@ -40,7 +40,7 @@ ROW_GROUP = 65536
 
 
 def manifest_frames(video: dict[str, Any]) -> Iterator[Frame]:
-    """The frames of a manifest row: all of them, or the first ``frame_limit``.
+    """The frames of a manifest row: all, or the first ``frame_limit``.
 
     Raises:
         UserError: the file is not the one that was indexed. Its frames would enter the work store
@@ -51,13 +51,13 @@ def manifest_frames(video: dict[str, Any]) -> Iterator[Frame]:
         raise UserError(
             "the video was changed or removed after it was indexed",
             where=path,
-            fix="run the same command again: the index will be made anew",
+            fix="run the same command again: the index will be rebuilt",
         )
     return islice(read_frames(path), int(video["frame_limit"]) or None)
 
 
 class Sampler:
-    """Which of a video's frames are looked at, in the order of the frames.
+    """Decide which frames of a video to process, in order.
 
     Every ``stride``-th from the first on; or, at a ``rate``, the first frame at or after each
     tick. A frame without a time is always looked at.

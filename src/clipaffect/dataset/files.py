@@ -1,4 +1,4 @@
-"""Files and folders below a root: videos by name, folders of crops by name, frames by number."""
+"""Scan a root for files and folders: videos and crop folders by name, frames by number."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FRAME_NAME = re.compile(r"0*([1-9]\d{0,5})\.(?:jpe?g|png)", re.IGNORECASE)
 
 
 def natural_order(name: str) -> tuple[tuple[tuple[int, int | str], ...], str]:
-    """Sort key that puts video2 before video10; names that differ have different keys."""
+    """Sort key that orders video2 before video10; different names have different keys."""
     parts = re.findall(r"\d+|\D+", name)
     return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in parts), name
 
@@ -38,24 +38,24 @@ def read_lines(path: Path, fix: str) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise UserError(f"byte {error.start} is not text", where=path, fix=fix) from None
+        raise UserError(f"byte {error.start} is not valid text", where=path, fix=fix) from None
 
 
 def check_name(path: Path, root: Path) -> UserError | None:
-    """What is wrong with a path below ``root`` that tables and pages could not show."""
+    """The error for a path below ``root`` that tables and pages cannot show, if any."""
     name = str(path.relative_to(root))
     shown = name.encode("utf-8", "surrogateescape").decode("ascii", "backslashreplace")
     if any(0xDC80 <= ord(c) <= 0xDCFF for c in name):
-        problem = f"the file name '{shown}' is not UTF-8"
+        problem = f"the file name '{shown}' is not valid UTF-8"
     elif not name.isprintable():
-        problem = f"the file name {name!a} has control characters"
+        problem = f"the file name {name!a} contains control characters"
     else:
         return None
     return UserError(problem, where=root, fix="rename the file (and its annotations)")
 
 
 def files_below(root: Path) -> list[Path]:
-    """Every file below ``root`` that is not hidden; links to folders are followed, once each."""
+    """All files below ``root`` that are not hidden; links to folders are followed once each."""
     if not root.is_dir():
         return []
     found: list[Path] = []
@@ -82,9 +82,9 @@ def scan_videos(root: Path) -> dict[str, Path]:
     """
     if not root.is_dir():
         raise UserError(
-            "no such folder of videos",
-            where=f"{root} (data.videos), seen from {Path.cwd()}",
-            fix="set data.videos; docs/data.md shows the layout",
+            "the video folder does not exist",
+            where=f"{root} (data.videos), relative to {Path.cwd()}",
+            fix="correct data.videos; docs/data.md shows the layout",
         )
     problems: list[UserError] = []
     named: dict[str, list[Path]] = defaultdict(list)
@@ -100,7 +100,7 @@ def scan_videos(root: Path) -> dict[str, Path]:
         if len(paths) > 1:
             problems.append(
                 UserError(
-                    f"{len(paths)} files are the video '{name}'",
+                    f"{len(paths)} files have the video name '{name}'",
                     where=" and ".join(map(str, paths)),
                     fix="keep one of them",
                 )
@@ -108,9 +108,9 @@ def scan_videos(root: Path) -> dict[str, Path]:
     raise_all(problems)
     if not named:
         raise UserError(
-            "no video file (mp4, avi, mov, mkv, ...) lies below it",
+            "the folder contains no video files (mp4, avi, mov, mkv, ...)",
             where=f"{root} (data.videos)",
-            fix="name the folder of the videos; folders of images go under data.images",
+            fix="set data.videos to the folder of videos; use data.images for folders of images",
         )
     return {name: paths[0] for name, paths in named.items()}
 
@@ -129,7 +129,7 @@ class CropFolders:
 
 
 def scan_crops(roots: tuple[str, ...]) -> CropFolders:
-    """Folders of crops under ``roots``, at any depth; of several of one name the first counts.
+    """Folders of crops under ``roots``, at any depth; the first of several of one name is used.
 
     A folder that holds an image of a frame's name is one; so is an empty folder. The images of a
     folder are not listed: 594 folders of Aff-Wild2 take a fraction of a second, its 2.9 million
@@ -144,17 +144,17 @@ def scan_crops(roots: tuple[str, ...]) -> CropFolders:
         if not root.is_dir():
             problems.append(
                 UserError(
-                    "no such folder of crops",
-                    where=f"{root} (data.images), seen from {Path.cwd()}",
-                    fix="set data.images; docs/data.md shows the layout",
+                    "the folder of crops does not exist",
+                    where=f"{root} (data.images), relative to {Path.cwd()}",
+                    fix="correct data.images; docs/data.md shows the layout",
                 )
             )
             continue
         leaves = list(_leaves(root, ()))
         if [folder for folder, _ in leaves] in ([], [root]):
             direct = leaves and leaves[0][1]
-            what = "images lie directly in it" if direct else "it holds no folder of crops"
-            fix = "give the folder whose subfolders are named as the videos"
+            what = "images lie directly in the folder" if direct else "there is no folder of crops"
+            fix = "set it to the folder whose subfolders have the names of the videos"
             problems.append(UserError(what, where=f"{root} (data.images)", fix=fix))
             continue
         for folder, has_frames in leaves:
@@ -174,7 +174,7 @@ def scan_crops(roots: tuple[str, ...]) -> CropFolders:
 
 
 def _leaves(folder: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, bool]]:
-    """Folders that hold frames (True), or nothing at all (False).
+    """Folders that contain frames (True), or nothing at all (False).
 
     Links are followed, but not in circles.
     A folder with a frame is not read to its end, unless its count of links says that there are
@@ -243,7 +243,7 @@ def list_frames(folder: Path, limit: int = 0) -> FrameFiles:
     if len(twice):
         first, second = found[twice[0]], found[twice[0] + 1]
         raise UserError(
-            f"'{first[1]}' and '{second[1]}' are both frame {first[0]}",
+            f"'{first[1]}' and '{second[1]}' are the same frame, {first[0]}",
             where=folder,
             fix="keep one of them",
         )
@@ -252,6 +252,6 @@ def list_frames(folder: Path, limit: int = 0) -> FrameFiles:
 
 
 def folder_state(folder: Path, limit: int = 0) -> str:
-    """Digest of the names and sizes of a folder's images: what its frames depend on."""
+    """Digest of the names and sizes of a folder's images, on which its frames depend."""
     names = list_frames(folder, limit).names
     return digest([[name, os.stat(folder / name).st_size] for name in names])  # noqa: PTH116

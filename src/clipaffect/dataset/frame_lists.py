@@ -1,4 +1,4 @@
-"""Compare a published list of frames (a path and its label in each line) with what was found."""
+"""Compare a published frame list (a path and its label on each line) with the data found."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ STRIDE, BASE = 10**9, 16  # of a folder's code beside the frame; of one label be
 
 
 def compare_list(path: Path, found: pd.DataFrame, task: Task) -> dict[str, Any]:
-    """Row by row: frames in both with the same label, with another, and in one of the two alone.
+    """Count the frames in both with the same label, with different labels, and in only one.
 
     Args:
-        path: the list; folders before ``<video>/00001.jpg`` are left aside.
+        path: the list; folders before ``<video>/00001.jpg`` are ignored.
         found: annotated rows with an image: video, person, frame and the task's label columns.
         task: how many numbers a label has.
 
     Raises:
-        UserError: a line that is none, by its number.
+        UserError: a line is invalid; the message gives its number.
     """
     if not path.is_file():
         raise UserError(
-            "no such file",
-            where=f"{path} (data.frame_lists), seen from {Path.cwd()}",
-            fix="give the list, or remove the key",
+            "the file does not exist",
+            where=f"{path} (data.frame_lists), relative to {Path.cwd()}",
+            fix="correct the path, or remove the key",
         )
     folders = found[["video", "person"]].drop_duplicates().itertuples(index=False)
     codes = {folder_name(video, person): code for code, (video, person) in enumerate(folders)}
@@ -69,11 +69,11 @@ def compare_list(path: Path, found: pd.DataFrame, task: Task) -> dict[str, Any]:
 
 
 def _read(path: Path, task: Task, codes: dict[str, int]) -> tuple[dict[int, int], int]:
-    """Packed labels by folder and frame, as one number; how many lines name a frame again.
+    """Labels by folder and frame, each packed into one number; and the number of repeated frames.
 
     Unknown folders get the next code. 1.4 million lines of units take 0.3 GB this way.
     """
-    lines = read_lines(path, "give a text file")
+    lines = read_lines(path, "use a text file")
     listed: dict[int, int] = {}
     repeated = 0
     for number, line in enumerate(lines, start=1):
@@ -83,10 +83,10 @@ def _read(path: Path, task: Task, codes: dict[str, int]) -> tuple[dict[int, int]
         labels = [int(label) for label in NUMBER.findall(match["labels"])] if match else []
         if not match or len(labels) != len(task.columns):
             raise UserError(
-                f"'{line.strip()[:80]}' is no frame with its {len(task.columns)} label"
+                f"'{line.strip()[:80]}' is not a frame followed by {len(task.columns)} label"
                 f"{'s' if task.multilabel else ''}",
                 where=f"{path}, line {number}",
-                fix="write video/00001.jpg and the label, apart by a space or a comma",
+                fix="write video/00001.jpg and the label, separated by a space or a comma",
             )
         code = codes.setdefault(match["name"], len(codes))
         key = code * STRIDE + int(match["frame"])

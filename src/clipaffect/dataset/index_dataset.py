@@ -1,7 +1,7 @@
 """Stage ``dataset``: a label-free manifest for each shard, labels for each task, a summary.
 
-Labels stay out of the manifests so that a corrected annotation costs the table and the training,
-never a face or an embedding.
+Manifests contain no labels, so that correcting an annotation repeats the table and the training,
+but not the faces and embeddings.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TEST = pa.schema(
 
 
 def shard_of(video: str, shards: int) -> int:
-    """The shard of a video: its name's hash, so that one more video touches one shard."""
+    """The shard of a video, by a hash of its name: an added video affects only one shard."""
     return int.from_bytes(hashlib.sha256(video.encode()).digest()[:8]) % shards
 
 
@@ -47,7 +47,7 @@ def index_dataset(data: Data, tasks: Sequence[Task], out: Path, needs_images: bo
     """Write manifests, labels and lists of test frames by task, and ``summary.json``.
 
     Raises:
-        UserError: anything wrong with the tree, before any work is done on it.
+        UserError: there is a problem with the data; nothing has been processed yet.
     """
     files = Dataset(out)
     tree, labels = read_dataset(data, tasks)

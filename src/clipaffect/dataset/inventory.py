@@ -1,4 +1,4 @@
-"""What the index of a data set depends on, without reading it: asked at every call of Snakemake."""
+"""What the index of a data set depends on, found without reading files at each Snakemake call."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LISTS = frozenset((".csv", ".txt"))
 def inventory(data: Data, tasks: Sequence[Task]) -> str:
     """Digest of the names, sizes and times of the files that the index depends on.
 
-    What is missing or wrong is left to ``read_dataset``.
+    Missing or wrong files are reported by ``read_dataset``.
     """
     is_aff_wild2 = data.format == "aff_wild2"
     return _states(aff_wild2.named_files(data, tasks) if is_aff_wild2 else _named_files(data))
@@ -46,9 +46,9 @@ def _states(paths: Iterable[Path]) -> str:
 
 
 def _named_files(data: Data) -> list[Path]:
-    """The table and what it names, or below the root every folder, video and list.
+    """The table and the files that it names, or all folders, videos and lists below the root.
 
-    Images are noticed by their folder's time, which an added or removed one changes.
+    Images are covered by the time of their folder, which changes if one is added or removed.
     """
     if data.table:
         return _named_in_table(Path(data.table), data.root)

@@ -1,4 +1,4 @@
-"""Data as a list of rows: an image or a video (whole, at a frame, at a time) and its labels.
+"""Data as rows: an image or a video (whole, at a frame, or at a time) and its labels.
 
 Every format but Aff-Wild2's is read into a ``Listing``; here it becomes what the chain works on.
 """
@@ -27,7 +27,7 @@ from clipaffect.dataset.tree import Annotation, Tree
 
 
 def label_schema(task: Task) -> pa.Schema:
-    """Columns of the file. ``group`` is who or what a split must not cut."""
+    """Columns of the file. ``group`` is the person or video that a split must keep together."""
     keys = [(name, pa.string()) for name in ("split", "group", "video", "person")]
     labels = [(column, pa.int8()) for column in task.columns]
     return pa.schema([*keys, ("frame", pa.int32()), *labels, ("annotated", pa.bool_())])
@@ -39,7 +39,7 @@ def label_rows(
     keys: dict[str, list[str]],
     sizes: list[int] | None = None,
 ) -> pd.DataFrame:
-    """Put names in front of ``rows`` (frame and label columns), and whether a row has any label.
+    """Add name columns, and a column for having any label, to ``rows`` (frame and label columns).
 
     Names become categories, in natural order: three million rows take 100 MB.
 
@@ -136,18 +136,20 @@ def arrange(listing: Listing, data: Data, tasks: Sequence[Task]) -> FoundData:
     """
     if listing.rows.empty:
         raise UserError(
-            "it names no image and no video",
+            "the labels name no images or videos",
             where=listing.path,
-            fix="see docs/own-data.md for what is looked for",
+            fix="see docs/own-data.md for the expected layout",
         )
     _check_sources(listing)
     rows = listing.rows
     rows = rows.assign(split=_splits(listing, data.split.by), group=_groups(rows))
     notes = listing.notes
     if data.split.by == "given" and not (_words(listing.rows) == VALIDATION).any():
-        notes += ("There is no validation split: the test split is scored. Choose nothing on it.",)
+        notes += (
+            "There is no validation split: the test split is scored. Do not use it for choices.",
+        )
     if left := int((rows["split"] == TEST).sum()):
-        notes += (f"{left:,} rows of the test split are left alone.",)
+        notes += (f"{left:,} rows of the test split are not used.",)
     labelled = np.zeros(len(rows), bool)
     for task in tasks:
         labelled |= (_labels(rows, task) != NOT_ANNOTATED).any(axis=1)
@@ -193,16 +195,16 @@ def _labels(rows: pd.DataFrame, task: Task) -> np.ndarray:
 
 
 def _check_sources(listing: Listing) -> None:
-    """Refuse paths that a table could not show, or that leave the root."""
+    """Reject paths that a table cannot show, or that leave the root."""
     first = listing.rows["source"].drop_duplicates()
     for at, source in zip(first.index, first, strict=True):
         path = PurePosixPath(source)
         if path.is_absolute() or ".." in path.parts:
-            kind = "begins at the disk's root" if path.is_absolute() else "leaves the data's folder"
+            kind = "is absolute" if path.is_absolute() else "leaves the data folder"
             what = f"the path '{source[:120]}' {kind}"
-            fix = f"give paths relative to {listing.root} (data.root), without '..'"
+            fix = f"use paths relative to {listing.root} (data.root), without '..'"
         elif not source.isprintable():
-            what = f"the path {source[:120]!a} has a character that cannot be printed"
+            what = f"the path {source[:120]!a} contains an unprintable character"
             fix = "rename the file"
         else:
             continue
@@ -210,7 +212,7 @@ def _check_sources(listing: Listing) -> None:
 
 
 def _splits(listing: Listing, by: str) -> np.ndarray:
-    """(n,) split of each row; '' where splits are to be made."""
+    """(n,) split of each row; '' if splits have yet to be made."""
     rows = listing.rows
     if by == "folds" and (rows["fold"] != "").any():
         return _given_folds(listing)
@@ -224,13 +226,13 @@ def _splits(listing: Listing, by: str) -> np.ndarray:
         raise UserError(
             "the data has no splits",
             where=listing.path,
-            fix="set data.split.by to hold_out or folds, which make them of whole people, or give "
-            "each row a split (train or validation)",
+            fix="set data.split.by to hold_out or folds, which split by person, or give each row "
+            "a split (train or validation)",
         )
     if len(wrong):
         at = int(wrong[0])
         raise UserError(
-            f"'{rows['split'].iloc[at]}' is no split",
+            f"unknown split '{rows['split'].iloc[at]}'",
             where=listing.where(at),
             fix="write train, validation or test",
         )
@@ -242,7 +244,7 @@ def _splits(listing: Listing, by: str) -> np.ndarray:
 
 
 def _words(rows: pd.DataFrame) -> pd.Series:
-    """The split that each row's word means; missing where it means none."""
+    """The split that each row's word stands for; missing if the word is unknown."""
     return rows["split"].str.strip().str.casefold().map(SPLIT_WORDS)
 
 
@@ -253,12 +255,12 @@ def _given_folds(listing: Listing) -> np.ndarray:
         raise UserError(
             "the row has no fold",
             where=listing.where(int(wrong[0])),
-            fix="give every row one, or none at all",
+            fix="give all rows a fold, or none",
         )
     names = sorted(folds.unique(), key=natural_order)
     if len(names) < 2:
         raise UserError(
-            "the column 'fold' has one value",
+            "the column 'fold' has only one value",
             where=listing.path,
             fix="give at least two folds, or remove the column",
         )
@@ -290,7 +292,7 @@ def _groups(rows: pd.DataFrame) -> np.ndarray:
 
 
 def _every_frame(rows: pd.DataFrame, videos: dict[str, Path], limit: int) -> pd.DataFrame:
-    """Rows with a frame each: of images 1, of whole videos all, of times the nearest one's."""
+    """Expand rows to frames: 1 for an image, all for a whole video, the nearest for a time."""
     frame = rows["frame"].to_numpy().copy()
     time = rows["time"].to_numpy()
     by_time = ~np.isnan(time)
@@ -338,7 +340,7 @@ def nearest_frames(times: np.ndarray, asked: np.ndarray) -> np.ndarray:
 
 
 def _of_task(listing: Listing, rows: pd.DataFrame, task: Task) -> pd.DataFrame:
-    """A task's rows: one for each frame and person; a frame with labels has them once."""
+    """A task's rows, one for each frame and person, without repeated labels."""
     values = pd.DataFrame(_labels(rows, task).astype(np.int8), columns=list(task.columns))
     values.insert(0, "frame", rows["frame"].to_numpy(np.int32))
     keys = {"split": "split", "group": "group", "video": "source", "person": "side"}
@@ -354,9 +356,9 @@ def _of_task(listing: Listing, rows: pd.DataFrame, task: Task) -> pd.DataFrame:
         first = listing.where(int(same.index[0]))
         rows_named = f"{first} and {listing.where(int(second.name))}"
         raise UserError(
-            f"frame {second['frame']} of '{second['video']}' has two labels of {task.name}",
+            f"frame {second['frame']} of '{second['video']}' has two labels for {task.name}",
             where=rows_named,
-            fix="keep one row for each image, or for each frame (and side) of a video: of labels "
-            "that are closer in time than the frames, keep the nearest",
+            fix="keep one row for each image, or for each frame (and side) of a video; if labels "
+            "are closer in time than frames, keep the nearest label",
         )
     return found.drop_duplicates(KEYS).reset_index(drop=True)

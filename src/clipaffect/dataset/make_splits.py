@@ -1,4 +1,4 @@
-"""Splits that share no person: given ones checked, others made."""
+"""Make person-disjoint splits, or check those that are given."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ COUNTED = 0.8  # of a group's rows, in dealing
 
 
 def check_leaks(labels: dict[str, pd.DataFrame]) -> None:
-    """Refuse splits that share a person or a source video.
+    """Reject splits that share a person or a source video.
 
     Raises:
-        UserError: by name, those that are in two splits of one task.
+        UserError: some are in two splits of a task; the message names them.
     """
     for task, rows in labels.items():
         pairs = rows[["group", "split"]].drop_duplicates()
@@ -31,19 +31,18 @@ def check_leaks(labels: dict[str, pd.DataFrame]) -> None:
             names = ", ".join(map(str, shared[:FEW]))
             more = f" and {len(shared) - FEW:,} more" if len(shared) > FEW else ""
             raise UserError(
-                f"{len(shared):,} people or videos are in more than one split of {task}: "
+                f"{len(shared):,} people or videos occur in more than one split of {task}: "
                 f"{names}{more} ({shared[0]}: {' and '.join(first)})",
                 where="the split of their rows",
-                fix="give all rows of a person (and of every video with that person) one split, "
-                "or let data.split make the splits",
+                fix="give all rows of a person (and of every video with that person) the same "
+                "split, or let data.split make the splits",
             )
 
 
 def make_splits(
     labels: dict[str, pd.DataFrame], tasks: Sequence[Task], how: Splitting
 ) -> dict[str, pd.DataFrame]:
-    """Deal whole groups to ``how.folds`` parts that are alike in their classes, the same for all
-    tasks.
+    """Divide whole groups into ``how.folds`` parts, stratified by class and the same for all tasks.
 
     Every annotated row counts for the rarest class or label that it shows (scikit-learn's
     StratifiedGroupKFold needs one answer a row).
@@ -58,9 +57,9 @@ def make_splits(
     names, group, answer = _counted_rows(labels, tasks)
     if len(names) < how.folds:
         raise UserError(
-            f"{len(names)} people or source videos cannot be dealt to {how.folds} parts",
+            f"{len(names)} people or source videos cannot be divided into {how.folds} parts",
             where="data.split.folds",
-            fix=f"set it to at most {len(names)}, or give more people",
+            fix=f"set it to at most {len(names)}, or add people",
         )
     part = _deal(len(names), group, answer, how)
     if how.by == "folds":
@@ -116,9 +115,9 @@ def _deal(groups: int, group: np.ndarray, answer: np.ndarray, how: Splitting) ->
                 part[group[counted[at]]] = number
         except ValueError:
             raise UserError(
-                f"every class has fewer frames than there are parts ({how.folds})",
+                f"every class has fewer frames than the number of parts ({how.folds})",
                 where="data.split.folds",
-                fix="set it lower, or give more data",
+                fix="set it lower, or add data",
             ) from None
     return part
 
@@ -148,7 +147,7 @@ def _rarest_shown(rows: pd.DataFrame, task: Task) -> np.ndarray:
 
 
 def check_labels(rows: pd.DataFrame, task: Task, cut: bool, where: str) -> None:
-    """Refuse splits on which no head can be trained or scored.
+    """Reject splits on which no head can be trained or scored.
 
     Args:
         rows: labels of the task.
@@ -171,20 +170,20 @@ def check_labels(rows: pd.DataFrame, task: Task, cut: bool, where: str) -> None:
                 raise UserError(
                     f"no frame of the {split} split{of} of {task.name} has a label",
                     where=where,
-                    fix="give labelled data for it, let data.split.by make the splits, or leave "
-                    f"{task.name} out of training.tasks",
+                    fix="add labelled data, let data.split.by make the splits, or remove "
+                    f"{task.name} from training.tasks",
                 )
         shown = task.frames_showing(own[TRAIN])
         absent = [name for name, count in shown.items() if not count]
         if absent and cut:
             raise UserError(
-                f"no video is annotated {', '.join(absent)} in its first frames",
+                f"no video is annotated with {', '.join(absent)} in its first frames",
                 where="data.subset.frames",
-                fix="raise it, or leave it out: a head cannot learn what it never sees",
+                fix="increase it or remove it: a head cannot learn what it never sees",
             )
         if absent:
             raise UserError(
-                f"no training frame{of} is annotated {', '.join(absent)}",
+                f"no training frame{of} is annotated with {', '.join(absent)}",
                 where=where,
                 fix="add data that shows it (or use fewer folds): a head cannot learn what it "
                 "never sees",

@@ -1,4 +1,4 @@
-"""The manifest: which videos and images a shard holds, and nothing of their labels."""
+"""The manifest: the videos and images of a shard, without their labels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from clipaffect.core.parquet import ROW_GROUP
 
-# A video; an image that is a face already; a picture in which a face is searched for.
+# A video; an image that is already a face crop; an image in which a face is searched for.
 VIDEO, IMAGE, PICTURE = "video", "image", "picture"
 MANIFEST = pa.schema(
     [
@@ -28,8 +28,8 @@ MANIFEST = pa.schema(
 def runs_of_images(names: pd.Series) -> pd.Series:
     """The run that each of some single images is worked on in, about ``ROW_GROUP`` long.
 
-    A run ends behind a name whose hash says so: one more image moves its own run alone, and what
-    was made of all others stays in the work store.
+    The hash of a name decides whether a run ends after it. So an added image changes only its own
+    run, and the cached work of all others stays valid.
     """
     ends = [
         int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) % ROW_GROUP == 0

@@ -72,8 +72,8 @@ def verdict(
         if labelled == total and with_image < published.with_image:
             return "differs", (
                 f"the annotations are those of {name} ({total:,} labelled frames), but "
-                f"{published.with_image - with_image:,} more frames than published have no image: "
-                "is a root missing in data.images, such as cropped_aligned_new_50_vids?"
+                f"{published.with_image - with_image:,} more frames than published have no image. "
+                "Is a root such as cropped_aligned_new_50_vids missing from data.images?"
             )
         found, expected = with_image, published.with_image
     if not NEAR * expected < found < expected / NEAR:
@@ -86,7 +86,7 @@ def verdict(
 
 
 def _off(published: Published, with_image: int, counts: dict[str, int]) -> list[str]:
-    """What differs by class (in frames) or by unit (in per cent, as they are published)."""
+    """The differences by class (in frames) or by unit (in per cent, as published)."""
     if published.counts is not None:
         pairs = zip(counts.items(), published.counts, strict=True)
         return [f"{name} {n - p:+,}" for (name, n), p in pairs if n != p]
@@ -98,7 +98,7 @@ def _off(published: Published, with_image: int, counts: dict[str, int]) -> list[
 
 
 def published_counts(task: str, split: str) -> list[str] | None:
-    """The published figure of each class or unit, as text, where there is one."""
+    """The published count of each class or unit as text, where available."""
     published = PUBLISHED.get((task, split))
     if published is None:
         return None

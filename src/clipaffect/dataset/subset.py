@@ -1,4 +1,4 @@
-"""``data.subset``: a few videos that show every class, for a first look."""
+"""``data.subset``: a few videos that show every class, for a quick trial."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def take_subset(
 
 
 def _shown(labels: Labels, tasks: Sequence[Task], split: str) -> dict[str, set[tuple[str, str]]]:
-    """By video, the (task, class or label) pairs it shows; (task, '') if it has any label."""
+    """For each video, the (task, class or label) pairs it shows; (task, '') if it has any label."""
     shows: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for task in tasks:
         rows = labels[task.name]
@@ -57,11 +57,11 @@ def _shown(labels: Labels, tasks: Sequence[Task], split: str) -> dict[str, set[t
 
 
 def _choose(labels: Labels, tasks: Sequence[Task], counts: dict[str, int]) -> dict[str, set[str]]:
-    """By split, the names of a few videos.
+    """Choose the names of a few videos for each split.
 
     First the fewest videos (greedily) that together show every class of every task, since a head
-    needs each (for validation as many of them as were asked for, but one of each task); then the
-    first others by name, up to the number that was asked for.
+    needs them all (for validation, at most the requested number, but at least one per task). Then
+    other videos by name, up to the requested number.
     """
     chosen: dict[str, set[str]] = defaultdict(set)
     for split, count in counts.items():

@@ -1,4 +1,4 @@
-"""What a data set holds, frame by frame, before any image is opened: names and numbers alone."""
+"""Summarise a data set frame by frame, from names and numbers, without opening images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def collect(
     labels: dict[str, pd.DataFrame],
     needs_images: bool = True,
 ) -> dict[str, Any]:
-    """Everything that the preflight says of the data, as JSON values.
+    """Collect everything that the preflight check reports about the data, as JSON values.
 
     Args:
         data: the configuration's section.
@@ -177,7 +177,7 @@ def _searched(tree: Tree) -> dict[str, int]:
 
 
 def first_searched(tree: Tree) -> Path | None:
-    """A video that will be decoded, if there is one."""
+    """The first video that will be decoded, if any."""
     return next((tree.videos[video] for video in _searched(tree)), None)
 
 
@@ -187,7 +187,7 @@ def _images(
     files: Callable[[Path], FrameFiles],
     video_frames: Callable[[str], int],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each label row: 1 with an image, 0 without, NaN not known before detection; beyond."""
+    """For each label row: 1 with image, 0 without, NaN if unknown before detection; and beyond."""
     has_image, beyond = np.full(len(rows), np.nan), np.zeros(len(rows), bool)
     frames = rows["frame"].to_numpy()
     single = rows["video"].isin(list(tree.images)).to_numpy()
@@ -243,7 +243,7 @@ def _split(
 
 
 def refuse_hopeless(facts: dict[str, Any]) -> None:
-    """Stop before any work where heads cannot be trained or scored.
+    """Stop before any work if heads cannot be trained or scored.
 
     Raises:
         UserError: a class that no training frame with an image shows, or no frame to score.
@@ -256,16 +256,16 @@ def refuse_hopeless(facts: dict[str, Any]) -> None:
         if nothing:
             what = f"no annotated frame of {task} has an image: {' and '.join(nothing)}"
             if facts["first_missing"]:
-                what += f" (there is no {facts['first_missing']})"
+                what += f" ({facts['first_missing']} does not exist)"
             if any(splits[s]["beyond"] == splits[s]["annotated"] for s in nothing):
-                what += ": every label lies behind the end of its video (is the time in seconds?)"
+                what += ": every label lies beyond the end of its video (is the time in seconds?)"
         else:
             what = f"no training frame of {task} with an image shows {', '.join(absent)}"
         raise UserError(
             what,
             where="the images and videos that the labels name",
-            fix="complete the crops (a folder's name is the annotation file's), or give the "
-            "videos too; a table's paths are relative to data.root",
+            fix="add the missing crops (in folders named like the annotation files) or the "
+            "videos; the paths in a table are relative to data.root",
         )
 
 
@@ -283,7 +283,7 @@ def _never_trained(splits: dict[str, Any]) -> list[str]:
 def _crop_sizes(
     folders: list[Path], files: Callable[[Path], FrameFiles], images: list[Path]
 ) -> list[list[int]]:
-    """Widths and heights among some images, of folders the first ones, from their headers."""
+    """Widths and heights from the headers of images, or of the first images of folders."""
     sizes = set()
     few = folders[:: max(1, len(folders) // SAMPLED)]
     paths = [folder / name for folder in few for name in files(folder).names[:1]]
@@ -306,7 +306,7 @@ def _rows_without_image(rows: pd.DataFrame, tree: Tree, files: Callable[[Path], 
 
 
 def _near_names(missing: list[str], tree: Tree) -> dict[str, str]:
-    """Names there are that differ from a missing one in capitals or accents' spelling alone."""
+    """Existing names that differ from a missing one only in case or in the encoding of accents."""
 
     def plain(name: str) -> str:
         return unicodedata.normalize("NFKD", name).casefold()
@@ -316,7 +316,7 @@ def _near_names(missing: list[str], tree: Tree) -> dict[str, str]:
 
 
 def _leaks(tree: Tree, labels: dict[str, pd.DataFrame]) -> list[str]:
-    """Videos that are to be predicted for a task and that its heads are trained on."""
+    """Videos to be predicted for a task that are also used to train its heads."""
     found = []
     for task, listed in tree.test.items():
         rows = labels[task]

@@ -1,4 +1,4 @@
-"""What a submission must cover: the organisers' sample file, or a list of videos.
+"""The frames that a submission must cover: the organisers' sample file, or a list of videos.
 
 A sample file has the submission's header and a row for each frame; a list has the name of a
 video, as its folder of crops is called, in each line.
@@ -43,7 +43,7 @@ class TestList:
 
 
 def submission_header(task: Task) -> str:
-    """First line of a submission: EXPR's names its eight classes, though a row has one number."""
+    """First line of a submission; that of EXPR lists eight classes, though rows have one number."""
     return ",".join([FIRST, *task.targets])
 
 
@@ -65,17 +65,17 @@ def read_test_list(path: Path, task: Task, who: Callable[[str], tuple[str, str]]
     """
     where = str(path)
     if not path.is_file():
-        fix = "give the organisers' sample file, or a text file with a video's name in each line"
-        where = f"{where} (the list of {task.name}), seen from {Path.cwd()}"
-        raise UserError("no such file", where=where, fix=fix)
-    lines = read_lines(path, "give a text file")
+        fix = "use the organisers' sample file, or a text file with one video name per line"
+        where = f"{where} (the list of {task.name}), relative to {Path.cwd()}"
+        raise UserError("the file does not exist", where=where, fix=fix)
+    lines = read_lines(path, "use a text file")
     is_sample = bool(lines) and lines[0].split(",")[0].strip() == FIRST
     other = task_of_header(lines[0].strip()) if is_sample else None
     if other is not None and other != task:
         raise UserError(
-            f"this is a file of {other.name}, not of {task.name}",
+            f"the file is for {other.name}, not for {task.name}",
             where=f"{path}, line 1",
-            fix="give the other one",
+            fix=f"use the file for {task.name}",
         )
     rows: list[tuple[str, str, int, int]] = []
     seen: dict[str, int] = {}
@@ -85,29 +85,29 @@ def read_test_list(path: Path, task: Task, who: Callable[[str], tuple[str, str]]
             continue
         if value in seen:
             raise UserError(
-                f"'{value[:80]}' again, as in line {seen[value]}",
+                f"'{value[:80]}' repeats line {seen[value]}",
                 where=f"{where}, line {number}",
-                fix="keep one",
+                fix="remove one of them",
             )
         seen[value] = number
         match = LOCATION.fullmatch(value) if is_sample else None
         if is_sample and not match:
             raise UserError(
-                f"'{value[:80]}' is no image",
+                f"'{value[:80]}' is not an image",
                 where=f"{where}, line {number}",
                 fix="write it as video/00001.jpg",
             )
         if not is_sample and ("/" in value or "\\" in value or not value.isprintable()):
             raise UserError(
-                f"'{value[:80]}' is no video's name",
+                f"'{value[:80]}' is not the name of a video",
                 where=f"{where}, line {number}",
-                fix="write its folder's name alone, or begin a sample file with "
+                fix="write only the name of its folder, or start a sample file with "
                 f"'{submission_header(task)}'",
             )
         name, frame = (match["name"], int(match["frame"])) if match else (value, 0)
         rows.append((value, name, frame, number))
     if not rows:
-        raise UserError("it names no frame and no video", where=where, fix="complete it")
+        raise UserError("the list names no frames or videos", where=where, fix="complete the list")
     found = pd.DataFrame(rows, columns=["location", "name", "frame", "line"])
     found = found.astype({"frame": "int32"})
     people = {name: who(name) for name in found["name"].unique()}

@@ -1,4 +1,4 @@
-"""What a data set holds on disk, whatever its format: videos, images, crops, annotated people."""
+"""The files of a data set in any format: videos, images, crops and annotated people."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Tree:
-    """What lies on disk.
+    """The files on disk.
 
     Attributes:
         videos: video files by name.
@@ -56,7 +56,7 @@ class Tree:
     names_people: bool = True
 
     def people(self) -> dict[str, list[str]]:
-        """Every video that is annotated or to be predicted, in natural order, and its people."""
+        """All videos that are annotated or to be predicted, in natural order, with their people."""
         found: dict[str, set[str]] = defaultdict(set)
         for annotation in self.annotations:
             found[annotation.video].add(annotation.person)
@@ -66,11 +66,11 @@ class Tree:
         return {video: sorted(found[video]) for video in sorted(found, key=natural_order)}
 
     def crop_folder(self, video: str, person: str) -> Path | None:
-        """Where a person's crops lie, if there are any."""
+        """The folder of a person's crops, if any."""
         return self.crops.used.get(folder_name(video, person))
 
     def is_missing(self, video: str, person: str) -> bool:
-        """Whether there are neither crops of a person nor the video or image."""
+        """Whether a person has no crops and no video or image."""
         return (
             video not in self.videos
             and video not in self.images

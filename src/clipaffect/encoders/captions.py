@@ -1,4 +1,4 @@
-"""What a caption says about a face: its expression and its action units, by their FACS names."""
+"""Captions that describe a face: its expression, and its action units by their FACS names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The DINOv2 ViT-S/14 inside an ONNX file, as weights for open_clip's timm tower."""
+"""Convert the DINOv2 ViT-S/14 in an ONNX file to weights for open_clip's timm tower."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def record(settings: Encoder, assets: Path, device: str) -> dict[str, Any]:
 
 
 def arithmetic(settings: Encoder, device: str) -> torch.dtype:
-    """What an encoder computes in on a device (``cpu``, ``cuda`` or ``cuda:N``).
+    """The arithmetic of an encoder on a device (``cpu``, ``cuda`` or ``cuda:N``).
 
     A CPU multiplies float16 at 3 GFLOP/s, float32 at 100 (measured): there fp16 means weights and
     features of float16, and float32 between them, which is nearer to the exact result. bf16 is

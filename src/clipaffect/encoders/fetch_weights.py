@@ -1,8 +1,8 @@
-"""Weights of open_clip's pretrained tags: fetched once, by a local job, and recorded.
+"""Fetch the weights of open_clip's pretrained tags once, in a local job, and record them.
 
-Compute nodes are often offline, and a hub can change what a tag stands for: the file's sha256 is
-written down when it is fetched, checked whenever it is loaded, and part of what features are
-known by.
+Compute nodes are often offline, and a hub can change what a tag refers to. So the sha256 of the
+file is recorded when it is fetched, checked whenever it is loaded, and part of the key of the
+features.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from clipaffect.encoders.untrained import open_clip
 
 @dataclass(frozen=True)
 class Fetched:
-    """The weights of a tag: where they lie, and their sha256 when they were fetched."""
+    """The weights of a tag: their path, and their sha256 when they were fetched."""
 
     path: Path
     sha256: str
 
 
 def fetch_weights(model: str, tag: str, assets: Path) -> Path:
-    """Fetch the weights of a tag from the hub; returns the manifest beside them.
+    """Fetch the weights of a tag from the hub; returns the path of their manifest.
 
     Raises:
         UserError: unknown tag, or no hub.
@@ -43,8 +43,8 @@ def fetch_weights(model: str, tag: str, assets: Path) -> Path:
         raise UserError(
             f"the weights '{tag}' of {model} could not be fetched: {first_line(error)[:300]}",
             where="the model hub",
-            fix="check the network; or fetch the file elsewhere and name it with 'file' and "
-            "'sha256' instead of 'tag'",
+            fix="check the network, or download the file elsewhere and set 'file' and 'sha256' "
+            "instead of 'tag'",
         ) from None
     listing = {
         "model": model,
@@ -67,10 +67,10 @@ def fetched_weights(settings: Encoder, assets: Path) -> Fetched:
     folder = assets / weights_folder(settings.model, str(settings.tag))
     if not (folder / MANIFEST).is_file():
         raise UserError(
-            f"the weights '{settings.tag}' of {settings.model} are not there",
+            f"the weights '{settings.tag}' of {settings.model} have not been fetched",
             where=folder,
-            fix="run the rule fetch_weights on a machine with internet: the workflow does it "
-            "before any other job needs them",
+            fix="run the rule fetch_weights on a machine with internet; the workflow does so "
+            "before other jobs need the weights",
         )
     listing = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     path = folder / listing["file"]
@@ -83,9 +83,9 @@ def fetched_weights(settings: Encoder, assets: Path) -> Fetched:
     fetched = Fetched(path, listing["sha256"])
     if settings.sha256 is not None and fetched.sha256 != settings.sha256:
         raise UserError(
-            f"the weights have sha256 {fetched.sha256}, not {settings.sha256}",
+            f"the weights have sha256 {fetched.sha256}, expected {settings.sha256}",
             where=path,
-            fix="correct encoders.<name>.sha256 if these are meant; else do not use them",
+            fix="correct encoders.<name>.sha256 if these are intended; otherwise do not use them",
         )
     return fetched
 

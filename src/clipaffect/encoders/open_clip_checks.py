@@ -20,7 +20,7 @@ def check(settings: Encoder, name: str) -> None:
         raise UserError(
             f"open_clip {version('open_clip_torch')} has no model '{settings.model}'",
             where=f"{where}.model",
-            fix="python -c 'import open_clip; print(open_clip.list_models())' lists them",
+            fix="list the models: python -c 'import open_clip; print(open_clip.list_models())'",
         )
     vision = config["vision_cfg"]
     # These image towers have an activation of their own, told from the loaded network.
@@ -42,7 +42,7 @@ def check_tag(model: str, tag: str, where: str) -> None:
         raise UserError(
             f"open_clip has no weights '{tag}' for '{model}'",
             where=f"{where}.tag",
-            fix=f"one of: {', '.join(tags) or 'none; give a file'}",
+            fix=f"use one of: {', '.join(tags) or 'none; give a file instead'}",
         )
 
 
@@ -54,29 +54,29 @@ def _check_trained(settings: Encoder, where: str) -> None:
             f"the weights '{settings.tag}' were trained with {right}, not {settings.activation}",
             where=f"{where}.activation",
             fix=f"set activation: {right}"
-            + (" and a model name that ends in -quickgelu" if trained else ""),
+            + (" and use a model name that ends in -quickgelu" if trained else ""),
         )
 
 
 def _check_file(path: Path, settings: Encoder, where: str) -> None:
     if not path.is_file():
         raise UserError(
-            "no such weights file", where=path, fix=f"fetch it, or correct {where}.file"
+            "the weights file does not exist", where=path, fix=f"fetch it, or correct {where}.file"
         )
     found = file_digest(path)
     if found != settings.sha256:
         raise UserError(
-            f"the weights have sha256 {found}, not {settings.sha256}",
+            f"the weights have sha256 {found}, expected {settings.sha256}",
             where=path,
-            fix=f"fetch the right file, or correct {where}.sha256 if this one is meant",
+            fix=f"fetch the correct file, or update {where}.sha256 if this file is intended",
         )
 
 
 def wrong_activation(settings: Encoder, runs: set[str], where: str) -> UserError:
-    """An encoder whose weights were trained with another activation than the model runs."""
+    """The error for weights that were trained with another activation than the model uses."""
     return UserError(
-        f"'{settings.model}' runs {' and '.join(sorted(runs))}, the weights are said to be "
-        f"trained with {settings.activation}: every embedding would be off",
+        f"'{settings.model}' uses {' and '.join(sorted(runs))}, but the weights were trained with "
+        f"{settings.activation}: every embedding would be wrong",
         where=f"{where}.model and .activation",
-        fix="use the model name with -quickgelu for quickgelu weights, without it for gelu",
+        fix="use a model name with -quickgelu for quickgelu weights, and without it for gelu",
     )

@@ -1,4 +1,4 @@
-"""CLIP without training: which prompt's embedding a face's embedding is nearest to.
+"""Zero-shot CLIP: find the prompt whose embedding is nearest to that of a face.
 
 The reference of Radford et al. 2021, section 3.1: a class is the mean of its prompts' normalised
 text features. A label such as an action unit is present if the face is nearer to its prompts than
@@ -47,7 +47,7 @@ def has_text_tower(settings: Encoder) -> bool:
 
 
 def task_prompts(task: Task, stated: ZeroShot) -> list[tuple[list[str], list[str]]]:
-    """For each target the prompts of its presence and, for labels, of its absence."""
+    """The prompts for the presence of each target and, for labels, for its absence."""
     own = stated.prompts.get(task.name, {})
     absent = list(stated.absent) if task.multilabel else []
     found = []
@@ -70,7 +70,7 @@ def prompt_features(
 ) -> dict[str, Tensor]:
     """``present`` (targets, d), for labels ``absent`` (targets, d), and the logits' ``scale``.
 
-    A piece of the work store: the text tower is loaded once for all runs.
+    Cached in the work store, so that the text tower is loaded once for all runs.
     """
     prompts = task_prompts(task, stated)
     key = {

@@ -86,7 +86,7 @@ def kind_of(settings: Encoder) -> Kind:
 
 
 def check_encoder(settings: Encoder, name: str) -> None:
-    """Check what can be checked without loading weights, before any work is done for them.
+    """Check everything that can be checked without loading weights.
 
     Raises:
         UserError: unknown model or tag, an activation that is not the one the model runs or the
@@ -118,9 +118,9 @@ def load_encoder(settings: Encoder, assets: Path, device: str) -> LoadedEncoder:
 
 
 def stand_in(settings: Encoder, device: str) -> LoadedEncoder:
-    """An encoder of the same shape without its weights, to measure what the real one takes.
+    """An encoder of the same shape without its weights, to measure the cost of the real one.
 
-    Nothing is read or fetched. Its features mean nothing.
+    Nothing is read or fetched. Its features are meaningless.
     """
     return kind_of(settings).stand_in(settings, device)
 

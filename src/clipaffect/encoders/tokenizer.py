@@ -1,4 +1,4 @@
-"""Words to numbers for the tiny CLIP's text tower."""
+"""The tokenizer of the tiny CLIP's text tower."""
 
 from __future__ import annotations
 

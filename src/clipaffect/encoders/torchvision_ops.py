@@ -1,4 +1,4 @@
-"""Let torchvision import beside a torch build it was not compiled for.
+"""Make torchvision importable with a torch build that it was not compiled for.
 
 open_clip needs only torchvision's pure-Python transforms, but a CUDA build of torchvision next
 to a CPU-only torch fails at import because its compiled operators are not registered. Declaring

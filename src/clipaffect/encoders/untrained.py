@@ -1,4 +1,4 @@
-"""open_clip's models and this project's own, without weights."""
+"""Models of open_clip and of this project, without trained weights."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _importing = Lock()
 
 
 def open_clip() -> Any:
-    """The package open_clip, imported when it is first needed: that takes 3 s."""
+    """Import open_clip on first use, because importing takes 3 s."""
     with _importing:
         ensure_torchvision()  # open_clip imports torchvision
         return import_module("open_clip")
 
 
 def know_own_models() -> None:
-    """Make open_clip know the project's model configurations."""
+    """Register the project's model configurations with open_clip."""
     with resources.as_file(resources.files(__package__) / FOLDER) as folder:
         open_clip().add_model_config(folder)
 

@@ -1,1 +1,1 @@
-"""From heads to tidy tables of scores, beside the references they must beat."""
+"""Score heads in tidy tables, together with the baselines that they are compared with."""

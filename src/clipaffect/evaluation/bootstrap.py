@@ -154,7 +154,7 @@ def swap_test(
 ) -> float:
     """Two-sided p of the mean difference in macro F1 between two methods on the same people.
 
-    If the methods do not differ, the answers of both for any person may be exchanged: each
+    If the methods do not differ, their predictions for any person are exchangeable: each
     resample exchanges them for a random half of the people, for all seeds at once. The observed
     order is one of the orders, so p is never 0 (Phipson & Smyth 2010).
 
@@ -188,7 +188,7 @@ def swap_test(
 def _pairs(
     first: list[np.ndarray], second: list[np.ndarray]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The seeds' counts side by side; a method without seeds stands beside each."""
+    """Pair the counts by seed; a method without seeds is paired with each seed."""
     count = max(len(first), len(second))
     one, other = (own * count if len(own) == 1 else own for own in (first, second))
     return list(zip(one, other, strict=True))

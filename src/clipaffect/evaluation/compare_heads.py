@@ -86,13 +86,13 @@ def compare_heads(
 
 
 def _pairs(counted: Counted, headline: Setting, erm: Setting) -> list[tuple[Setting, Setting, str]]:
-    """What is compared, in which family; settings on other frames are not."""
+    """The pairs to compare, by family, except for settings scored on other frames."""
     references = [s for s in counted.seeds if s.method != "head"]
     pairs = [(headline, other, PLANNED) for other in (erm, *references) if other != headline]
     for setting in counted.seeds:
         if setting.method != "head" or setting in (headline, erm):
             continue
-        # An alpha of the grid beside ERM; a variant beside the grid's head of its alpha.
+        # Compare an alpha of the grid with ERM, and a variant with the grid's head of its alpha.
         same = Setting("head", setting.encoder, "", setting.alpha)
         other = erm if not setting.variant else (same if same in counted.seeds else headline)
         pairs.append((setting, other, EXPLORATORY))
@@ -181,7 +181,7 @@ def compare_pairs(
 def _paired(
     interval: Interval, first: list[np.ndarray], second: list[np.ndarray], resamples: int
 ) -> dict[str, Any]:
-    """A difference: its interval, p, effect size, and for how many people it holds."""
+    """A difference with its interval, p value, effect size, and how many people it holds for."""
     people = len(first[0])
     theirs = second * len(first) if len(second) == 1 else second
     by_seed = [
@@ -225,9 +225,9 @@ def adjust_by_family(rows: list[dict[str, Any]]) -> None:
 
 
 def resolution(counted: Counted, erm: Setting, resamples: int) -> dict[str, Any]:
-    """What two trainings of one recipe must differ by to be told apart on these people.
+    """The smallest difference between two trainings of a recipe that these people can resolve.
 
-    Known before anything is compared with ERM: its own seeds differ by chance alone. With e the
+    Known before any comparison with ERM, because its own seeds differ only by chance. With e the
     standard error over people of the difference of two seeds and s the seeds' deviation (which
     holds a part of e: both are measured on the same people), a mean over S paired seeds has the
     variance max(e^2, 2 s^2) / S; a difference of (z_0.975 + z_0.8) times its root is found in 80 %

@@ -51,12 +51,12 @@ def evaluate_heads(
     references: list[Path],
     out: Path,
 ) -> None:
-    """Write what every head and reference of a task says, and how right it is, to ``out``.
+    """Write the predictions and the metrics of all heads and references of a task to ``out``.
 
     ``scores.parquet`` has the probabilities, ``rows.parquet`` the labels of the frames that they
     are of, ``metrics.parquet`` the tidy table, ``clusters.parquet`` each person's counts,
     ``heads.parquet`` a row for each head; ``frames.json`` how many annotated validation frames are
-    scored by a crop of their own, filled, and left out, and how many show each class or unit.
+    scored from their own crop, filled or left out, and how many show each class or unit.
 
     Args:
         settings: the ``training`` section.

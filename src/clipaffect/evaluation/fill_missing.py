@@ -2,7 +2,7 @@
 
 ``evaluation.missing``: ``leave_out`` gives none, ``nearest`` that of the nearest frame (the
 earlier of two), ``interpolate`` the straight line between the neighbours on both sides. Before the
-first and behind the last frame with a crop both give that frame's. Nothing here looks at a label.
+first and after the last frame with a crop, both give that frame's score. Labels are never used.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ PERSON = ["video", "person"]
 
 @dataclass(frozen=True)
 class ScorePlan:
-    """From which known rows each wanted row takes its score.
+    """The known rows from which each wanted row gets its score.
 
     Attributes:
         kept: (m,) the wanted rows that get a score.
         left, right: (m,) known rows.
         share: (m,) of ``right``; 0 where ``left`` alone counts.
-        own: (m,) bool, whether the row has a crop of its own.
+        own: (m,) bool, whether the row has its own crop.
     """
 
     kept: np.ndarray

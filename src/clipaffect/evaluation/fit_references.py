@@ -1,4 +1,4 @@
-"""Stage ``references``: the scores of what needs no head, the linear probe and CLIP by prompts."""
+"""Stage ``references``: scores of the references, the linear probe and zero-shot CLIP."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def fit_references(
     prompts: dict[str, torch.Tensor] | None,
     out: Path,
 ) -> None:
-    """Write to ``out`` the scores of what needs no head on one encoder's features.
+    """Write the scores of the references on one encoder's features to ``out``.
 
-    The linear probe; and CLIP by its prompts alone where there are features of prompts.
+    These are the linear probe and, if there are prompt features, zero-shot CLIP.
     """
     torch.set_num_threads(1)
 

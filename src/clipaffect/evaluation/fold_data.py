@@ -1,8 +1,8 @@
-"""The validation rows of a table, fold by fold, and what has scored them.
+"""The validation rows of a table, fold by fold, and their scores.
 
 Under k-fold evaluation every frame is scored by heads that were trained on the other folds.
-``fold`` 0 stands for the frames of all folds together (pooled); the folds' own numbers stand
-beside.
+``fold`` 0 stands for the frames of all folds together (pooled), in addition to the numbers of the
+single folds.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Scored:
 
 
 def score_columns(setting: Setting) -> dict[str, str | float | int]:
-    """What names a setting's rows in tables that keep seeds apart."""
+    """The columns that identify a setting's rows in tables that distinguish seeds."""
     return {**setting.columns(), "seed": setting.seed}
 
 
@@ -98,18 +98,18 @@ def score_table(scored: Scored, fold: int, rows: pd.DataFrame, task: Task) -> pa
 
 
 def check_scorable(trained: np.ndarray, validation: Split, task: Task, table: Path) -> None:
-    """Raise a UserError where there is nothing to train on or to score."""
+    """Raise a UserError if there is nothing to train on or to score."""
     check_trainable(trained, task)
     if not len(validation.labels):
         raise UserError(
             f"no validation frame of {task.name} has both a label and a face",
             where=table,
-            fix="see the statuses in its rows.parquet; docs/outcomes.md explains them",
+            fix="check the statuses in its rows.parquet, which docs/outcomes.md explains",
         )
 
 
 def read_fold(table: Path, task: Task, missing: Missing, number: int) -> Fold:
-    """A fold's validation rows as the heads' own features score them."""
+    """Read the validation rows of a fold, as scored from the heads' own features."""
     rows, labels = read_annotated(table, task, TRAIN, number)
     trained = labels[(rows["status"] == FrameStatus.OK).to_numpy()]
     validation = read_split(table, task, VALIDATION, number)
@@ -136,7 +136,7 @@ def read_scores(path: Path, **where: str | float) -> tuple[pd.DataFrame, np.ndar
 def rows_of_reference(
     frame: pd.DataFrame, scores: np.ndarray, table: Path, task: Task, missing: Missing, fold: Fold
 ) -> tuple[Fold, np.ndarray]:
-    """A fold as a reference scores it: imported features may be there for other frames."""
+    """A fold as a reference scores it: imported features may cover different frames."""
     own = (frame["fold"] == fold.number).to_numpy()
     annotated, labels = read_annotated(table, task, VALIDATION, fold.number)
     known = frame.loc[own, KEYS].astype({name: annotated[name].dtype for name in KEYS})

@@ -24,7 +24,7 @@ def pooled(scored: Scored, folds: list[Fold]) -> tuple[np.ndarray, np.ndarray] |
 
 
 def tidy_rows(scored: Scored, folds: list[Fold], task: Task) -> Iterator[Row]:
-    """Metrics over all folds together, unless one of them has no score, and of each fold.
+    """Metrics of each fold, and over all folds together unless one of them has no score.
 
     Counts of decisions are pooled. AUC and average precision of all folds are the folds' mean: the
     scores of different heads in one ranking would bias them downwards (Forman & Scholz 2010).

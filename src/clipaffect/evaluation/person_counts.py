@@ -1,7 +1,7 @@
-"""Counts of each person (or source video): all that macro F1 needs to know of them.
+"""Counts of each person (or source video): the sufficient statistics of macro F1.
 
-F1 of a class is 2 TP / (2 TP + FP + FN); over any set of people the three counts add up. So a
-bootstrap over people never looks at a frame.
+F1 of a class is 2 TP / (2 TP + FP + FN), and the three counts add up over any set of people. So a
+bootstrap over people needs no frames.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from clipaffect.core.tasks import NOT_ANNOTATED, Task
 
 @dataclass(frozen=True)
 class Counted:
-    """Every score's counts by person.
+    """The counts of each score by person.
 
     Attributes:
         people: names of the groups.
@@ -41,7 +41,7 @@ class Counted:
         ]
 
     def target(self, number: int) -> Counted:
-        """The counts of one target alone, of the people who were asked about it."""
+        """The counts of a single target, for the people with annotations of it."""
         asked = np.any([cells[:, number] > 0 for cells in self.cells.values()], axis=0)
         own = {
             setting: {seed: c[asked, number : number + 1] for seed, c in by_seed.items()}

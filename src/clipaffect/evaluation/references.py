@@ -1,4 +1,4 @@
-"""What a head must beat: constants, a linear probe on the same features, CLIP by prompts."""
+"""The baselines for a head: constants, a linear probe on the same features, zero-shot CLIP."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from clipaffect.training.data import Split
 
 
 def constant_scores(labels: np.ndarray, rows: int, task: Task) -> np.ndarray:
-    """Probabilities (rows, targets) of always giving the training labels' most frequent answer.
+    """Probabilities (rows, targets) of always predicting the most frequent training label.
 
     Of classes: the largest. Of labels (units): every one present, the best constant under F1.
 
     Args:
         labels: (n, 1) or (n, targets) int8 of the training rows.
-        rows: how many answers.
+        rows: how many predictions.
         task: the task.
     """
     scores = np.zeros((rows, len(task.targets)), np.float32)

@@ -1,4 +1,4 @@
-"""What a task's scores were made with, so that scores of two runs are never shown as one's."""
+"""Record the provenance of a task's scores, so that scores of two runs are never mixed."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def check_provenance(settings: dict[str, Any], table: Table, scores: Evaluation)
     for what, fingerprint in expected.items():
         if found[what] != fingerprint:
             raise UserError(
-                f"these scores belong to another run: the fingerprint of their {what} is "
-                f"{found[what][:16]}, this run's is {fingerprint[:16]}",
+                f"these scores belong to another run: their {what} have the fingerprint "
+                f"{found[what][:16]}, those of this run {fingerprint[:16]}",
                 where=scores.folder,
-                fix="remove the folder and run again: finished heads come from the store",
+                fix="remove the folder and run again; finished heads come from the work store",
             )

@@ -1,1 +1,1 @@
-"""From video to one aligned face crop for every frame and person."""
+"""Turn video into one aligned face crop for each frame and person."""

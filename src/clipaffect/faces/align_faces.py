@@ -1,7 +1,7 @@
-"""Stage ``faces``: one row for every frame and annotated person of a shard, with its crop.
+"""Stage ``faces``: one row with a crop for each frame and annotated person of a shard.
 
-Detections of a video are a piece of the work store that knows nothing of labels; who of the
-faces is the annotated person is decided when the shard's table is assembled.
+The detections of a video are a cache entry that does not depend on labels. Which face is the
+annotated person is decided when the shard's table is assembled.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LISTED_AT_ONCE = 4096
 
 
 def detection_key(video: dict[str, Any], settings: Faces) -> dict[str, Any]:
-    """What a video's detections depend on."""
+    """The cache key of a video's detections."""
     own = settings.model_dump(mode="json", include=OF_VIDEOS)
     return video_key(video) | detector_key(settings) | {"of_videos": own}
 
@@ -52,7 +52,7 @@ def _plan(detections: pd.DataFrame, persons: list[str], width: float) -> pd.Data
     Args:
         detections: columns frame, track, status and box.
         persons: the annotated ones of '', 'left', 'right', sorted.
-        width: of the picture.
+        width: of the image.
     """
     detections = detections.assign(source=np.arange(len(detections)))
     faces = detections[detections["track"] >= 0]
@@ -74,7 +74,7 @@ def _plan(detections: pd.DataFrame, persons: list[str], width: float) -> pd.Data
 
 
 def _plan_of_everybody(detections: pd.DataFrame) -> pd.DataFrame:
-    """As ``_plan``, of every face: a row for each, and one for each frame without any."""
+    """Like ``_plan``, with a row for each face, and one for each frame without a face."""
     found = detections["track"] >= 0
     return detections.assign(
         source=np.arange(len(detections)),
@@ -86,7 +86,7 @@ def _plan_of_everybody(detections: pd.DataFrame) -> pd.DataFrame:
 def _assemble(
     video: dict[str, Any], persons: list[str], entry: Path, width: float
 ) -> Iterator[pa.Table]:
-    """Rows of the people without crops of their own, a few row groups in memory at a time."""
+    """Rows of the people without given crops, with a few row groups in memory at a time."""
     file = pq.ParquetFile(entry / "detections.parquet")
     light = pq.read_table(entry / "detections.parquet", columns=["frame", "track", "status", "box"])
     if persons == [EVERYBODY]:
@@ -156,7 +156,7 @@ def align_faces(
         frames: the shard's frame index; every row of it comes back, for each person that is
             looked for in the video. A person with crops has a row for each number up to the last.
         settings: the ``faces`` section.
-        assets: folder of fetched assets; not needed where everybody has crops.
+        assets: folder of fetched assets; not needed if everyone has crops.
         store: the work store.
         out: Parquet file with columns ``SCHEMA``.
         threads: that work on a video; no row depends on it.

@@ -1,4 +1,4 @@
-"""Cut a face out of a frame: by five points onto a template, or by its box with a margin."""
+"""Crop a face from a frame, by mapping five points to a template, or by its box and a margin."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def _sample(frame: np.ndarray, transform: np.ndarray, size: int) -> np.ndarray:
-    """The frame under a similarity (2, 3), as a crop (size, size, 3)."""
+    """Warp the frame by a similarity (2, 3) to a crop (size, size, 3)."""
     # Shrinking by sampling single pixels aliases: blur first by what the shrinking leaves out.
     shrink = 1 / max(np.hypot(*transform[:, 0]), 1e-9)
     if shrink > 1.5:
@@ -55,7 +55,7 @@ def _sample(frame: np.ndarray, transform: np.ndarray, size: int) -> np.ndarray:
 def _part(
     frame: np.ndarray, transform: np.ndarray, size: int, margin: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What a crop shows of the frame, with a margin, and its corner (2,): all that is blurred."""
+    """The part of the frame that a crop shows, with a margin, and its corner (2,)."""
     inverse = cv2.invertAffineTransform(transform)
     corners = np.array([[0, 0, 1], [size, 0, 1], [0, size, 1], [size, size, 1]]) @ inverse.T
     limit = np.array(frame.shape[1::-1])

@@ -1,4 +1,4 @@
-"""Crops as bytes: cut by this project, or image files that somebody else has cut."""
+"""Crops as bytes: made by this project, or read from existing image files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def encode_crop(crop: np.ndarray) -> bytes:
 
 
 def decode_image(data: bytes) -> np.ndarray | None:
-    """RGB (H, W, 3) uint8 of an image's bytes, turned as it says; None if it is damaged.
+    """Decode an image to RGB (H, W, 3) uint8 in its stated orientation; None if it is damaged.
 
     OpenCV decodes what there is of a truncated JPEG or PNG and greys the rest: its end is looked
     for.
@@ -44,9 +44,9 @@ def decode_image(data: bytes) -> np.ndarray | None:
 
 
 def read_crops(rows: pa.Table) -> list[bytes]:
-    """The bytes of each row's crop: those in ``crop``, or of the file that ``image`` names.
+    """The bytes of each row's crop, from the column ``crop`` or from the file in ``image``.
 
-    A file that cannot be read gives no bytes.
+    An unreadable file gives no bytes.
     """
     return [
         crop if image is None else read_bytes(Path(image))
@@ -55,7 +55,7 @@ def read_crops(rows: pa.Table) -> list[bytes]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's bytes; none if it cannot be read."""
+    """The bytes of a file; empty if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError:

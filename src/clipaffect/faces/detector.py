@@ -1,7 +1,7 @@
-"""Where the faces of a picture are: BlazeFace on the whole picture and on overlapping tiles.
+"""Detect the faces of an image with BlazeFace, on the whole image and on overlapping tiles.
 
-The network sees 128 x 128 pixels. Measured on two real clips, it finds a face from 0.15 of the
-picture's side on (0.125: 92 to 100 %; 0.1: 0 to 5 %), so smaller ones are looked for in tiles.
+The network sees 128 x 128 pixels. Measured on two real clips, it finds faces from 0.15 of the
+image's side upwards (0.125: 92 to 100 %; 0.1: 0 to 5 %), so smaller ones are searched for in tiles.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ INSIDE = 0.6  # share of a box inside another from which it is a part of that fa
 
 @dataclass(frozen=True)
 class Candidate:
-    """A face as the detector sees it; pixels of the picture.
+    """A face as seen by the detector, in pixels of the image.
 
     Attributes:
         score: of the detector, in (0, 1).
@@ -49,10 +49,10 @@ def overlaps(boxes: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def tiles(height: int, width: int, smallest: float) -> Iterator[tuple[int, int, int]]:
-    """Squares (left, top, side) in which faces from ``smallest`` pixels on are found.
+    """Squares (left, top, side) in which faces of at least ``smallest`` pixels are found.
 
-    The whole picture first; then tiles of half the side, and so on, as long as ``smallest``
-    asks for it. Neighbours overlap by as much as the largest face that only they can find.
+    The whole image comes first, then tiles of half the side, and so on, as long as ``smallest``
+    requires it. Neighbours overlap by the size of the largest face that only they can find.
     """
     whole = max(height, width)
     yield 0, 0, whole
@@ -76,10 +76,10 @@ def _starts(length: int, side: int, step: float) -> list[int]:
 
 
 class FaceDetector:
-    """Finds the faces of a picture.
+    """Finds the faces of an image.
 
     Args:
-        networks: BlazeFace; of several, each has a thread and takes tiles of a picture.
+        networks: BlazeFace; with several, each runs in its own thread on some of the tiles.
         min_score: score that a face must reach.
     """
 
@@ -91,12 +91,12 @@ class FaceDetector:
         self.pool = ThreadPoolExecutor(len(networks)) if len(networks) > 1 else None
 
     def __call__(self, frame: np.ndarray, smallest: int) -> list[Candidate]:
-        """Candidates in a picture, the best first, each face once.
+        """Candidates in an image, best first, with each face once.
 
         Args:
             frame: (H, W, 3) uint8 RGB.
             smallest: side in pixels from which faces are to be found; 0 for what is found in the
-                whole picture.
+                whole image.
         """
         height, width = frame.shape[:2]
 
@@ -110,7 +110,7 @@ class FaceDetector:
         return _each_once([candidate for found in each(look, squares) for candidate in found])
 
     def _in_square(self, part: np.ndarray, side: int, corner: np.ndarray) -> list[Candidate]:
-        """Candidates in a part of a picture that is shown as a square of ``side``."""
+        """Candidates in a part of an image that is scaled to a square of ``side``."""
         scale = DETECTOR_SIDE / side
         height, width = (max(round(n * scale), 1) for n in part.shape[:2])
         square = np.zeros((DETECTOR_SIDE, DETECTOR_SIDE, 3), np.uint8)
@@ -138,7 +138,7 @@ class FaceDetector:
 
 
 def _each_once(found: list[Candidate]) -> list[Candidate]:
-    """Candidates without those that another tile has seen better, or whole."""
+    """Drop candidates that another tile shows better or more completely."""
     kept: list[Candidate] = []
     for candidate in sorted(found, key=lambda c: -c.score):
         if kept:

@@ -1,4 +1,4 @@
-"""Rows of faces: their columns, and how a face found in a picture becomes one."""
+"""Rows of faces: their columns, and the conversion of a detected face to a row."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from clipaffect.faces.landmarks import Face
 
 
 def judge(faces: pd.DataFrame, bounds: Quality) -> pd.Series:
-    """The status of every row; a face that falls short loses its ``ok``.
+    """The status of every row; a face below the minimum quality loses its ``ok``.
 
-    Where several bounds are missed the first counts: cut off, small, turned, blurred.
+    If several bounds are violated, the first counts: cut off, small, turned, blurred.
 
     Args:
         faces: columns status, eye_distance, sharpness, yaw, pitch, visible.
@@ -68,9 +68,9 @@ OF_VIDEOS = {"stride", "rate", "detect_every"}
 
 
 def detector_key(settings: Faces) -> dict[str, Any]:
-    """What the faces of a picture depend on besides the picture; a video's also on ``OF_VIDEOS``.
+    """What an image's faces depend on besides the image; those of a video also on ``OF_VIDEOS``.
 
-    The bounds of quality are applied afterwards.
+    The quality bounds are applied later.
     """
     # The margin moves only cropped boxes.
     unused = {"quality", *OF_VIDEOS} | ({"margin"} if settings.crop == "aligned" else set())
@@ -94,7 +94,7 @@ def cut_face(frame: np.ndarray, face: Face, settings: Faces) -> tuple[bytes, flo
 
 
 def face_row(pixels: np.ndarray, face: Face, settings: Faces) -> dict[str, Any]:
-    """Columns of a face that was found: status, score, box, points, measures and crop."""
+    """Columns of a detected face: status, score, box, points, measurements and crop."""
     crop, sharpness = cut_face(pixels, face, settings)
     yaw, pitch, roll = face.pose.tolist()
     return {

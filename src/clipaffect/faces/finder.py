@@ -1,4 +1,4 @@
-"""The faces of a picture, or of a video's frames one after the other."""
+"""Find the faces of an image, or of the successive frames of a video."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ TOUCHING = 0.1  # overlap from which a new face contradicts one that is only fol
 
 
 class FaceFinder:
-    """Finds the faces of single pictures.
+    """Finds the faces of single images.
 
     Args:
         assets: folder of fetched assets.
         settings: the ``faces`` section.
-        threads: that look at a large picture's tiles.
+        threads: number of threads for the tiles of a large image.
     """
 
     def __init__(self, assets: Path, settings: Faces, threads: int = 1) -> None:
@@ -36,20 +36,20 @@ class FaceFinder:
         self.settings = settings
 
     def __call__(self, picture: np.ndarray) -> list[Face]:
-        """Faces of an RGB picture (H, W, 3) uint8, the largest first."""
+        """Faces of an RGB image (H, W, 3) uint8, largest first."""
         return _by_size(self.beside(picture, [], self.seen(picture)))
 
     def seen(self, picture: np.ndarray) -> list[Candidate]:
-        """What the detector sees in a picture, small faces too."""
+        """The detector's candidates in an image, including small faces."""
         return self.detector(picture, self.settings.smallest)
 
     def beside(
         self, picture: np.ndarray, known: list[Face], candidates: list[Candidate]
     ) -> list[Face]:
-        """The ``known`` faces of a picture and those of the detector's candidates beside them.
+        """The ``known`` faces of an image, and the new ones among the detector's candidates.
 
-        A known face that the detector does not see gives way to a new one that touches it: when
-        somebody moves fast, landmarks can stay where the face was and still be sure of it.
+        A known face that the detector does not see is replaced by a new one that overlaps it: when
+        someone moves fast, the landmarks can stay behind and still report high confidence.
         """
         new: list[Face] = []
         for candidate in candidates:
@@ -70,24 +70,24 @@ class FaceFinder:
 class FaceFollower:
     """Finds and numbers the faces of a video's frames.
 
-    A face is followed from frame to frame by its landmarks, as MediaPipe does. The detector runs
-    on every ``detect_every``-th frame, and at once where a face was lost or none is known; tiles
-    for small faces only on the former.
+    A face is tracked from frame to frame by its landmarks, as in MediaPipe. The detector runs on
+    every ``detect_every``-th frame, and immediately if a face was lost or none is known. Tiles for
+    small faces are searched only on every ``detect_every``-th frame.
     """
 
     def __init__(self, finder: FaceFinder) -> None:
         self.finder, self.tracker, self.count = finder, Tracker(), 0
 
     def is_due(self, count: int) -> bool:
-        """Whether the detector runs on a frame, by how many were looked at before."""
+        """Whether the detector runs on a frame, given how many were processed before it."""
         return count % self.finder.settings.detect_every == 0
 
     def __call__(
         self, frame: np.ndarray, seen: list[Candidate] | None = None
     ) -> list[tuple[int, Face]]:
-        """Track number and face of everybody in the next frame (H, W, 3), the largest first.
+        """Track number and face of everyone in the next frame (H, W, 3), largest first.
 
-        ``seen`` is what ``FaceFinder.seen`` gives for it, where that was asked ahead.
+        ``seen`` is the result of ``FaceFinder.seen`` for it, if already computed.
         """
         settings = self.finder.settings
         before = self.tracker.expected()
@@ -111,7 +111,7 @@ def _by_size(faces: list[Face]) -> list[Face]:
 
 
 def _is_new(box: np.ndarray, faces: list[Face]) -> bool:
-    """Whether a box (4,) of corners is none of the faces."""
+    """Whether a box (4,) of corners is not one of the known faces."""
     if not faces:
         return True
     union, smaller = overlaps(np.stack([face.corners for face in faces]), box)

@@ -1,4 +1,4 @@
-"""Single pictures: their largest face, or every face, found, aligned and cut as in a video."""
+"""Single images: find, align and crop the largest face, or all faces, as in a video."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def of_pictures(
     store: Store,
     progress: Progress,
 ) -> Iterator[pa.Table]:
-    """A row for each picture of a manifest, in its order; with everybody, one for each face.
+    """One row for each image of a manifest, in order; or one for each face, if all are wanted.
 
-    Runs of pictures are pieces of the work store, keyed by their bytes.
+    Runs of images are cached in the work store, keyed by their bytes.
 
     Raises:
-        UserError: a picture is not the one that was indexed.
+        UserError: an image has changed since it was indexed.
     """
     runs = runs_of_images(pictures["video"])
     everybody = any(list(persons) == [EVERYBODY] for persons in pictures["persons"])
@@ -80,7 +80,7 @@ def of_pictures(
 
 
 def _is_huge(data: bytes) -> bool:
-    """Whether a picture would not fit into a job's memory, by its header alone."""
+    """Whether an image is too large for a job's memory, judged by its header."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of half as many pixels
         try:
@@ -95,13 +95,13 @@ def _is_huge(data: bytes) -> bool:
 def _faces(
     path: str, sha256: str, finder: FaceFinder, settings: Faces, everybody: bool
 ) -> list[dict[str, Any]]:
-    """Rows of a picture's faces, the largest first: that one alone, or every one; one if none."""
+    """Rows of an image's faces, largest first: only that one, or all; one row if there are none."""
     data = read_bytes(Path(path))
     if hashlib.sha256(data).hexdigest() != sha256:
         raise UserError(
-            "the picture was changed or removed after it was indexed",
+            "the image was changed or removed after it was indexed",
             where=path,
-            fix="run the same command again: the index will be made anew",
+            fix="run the same command again: the index will be rebuilt",
         )
     row: dict[str, Any] = {"frame": 1, "track": -1, "faces_in_frame": 0}
     pixels = None if _is_huge(data) else decode_image(data)

@@ -26,24 +26,24 @@ class Region:
     angle: float
 
     def moved(self, shift: np.ndarray) -> Region:
-        """The same square elsewhere."""
+        """The same square, moved."""
         return Region(self.centre + shift, self.side, self.angle)
 
 
 @dataclass(frozen=True)
 class Face:
-    """A face in a picture; pixels of that picture.
+    """A face in an image, in pixels of that image.
 
     Attributes:
         box: (4,) left, top, width, height of the landmarks' extent.
         score: the smaller of the detector's and the landmark network's confidence; while a face
             is followed, the landmark network's.
         points: (5, 2) in the order of ``POINTS``; right and left are the person's own.
-        pose: (3,) degrees: yaw (positive: turned to the picture's right), pitch (positive: looking
+        pose: (3,) degrees: yaw (positive: turned to the image's right), pitch (positive: looking
             down), roll (positive: clockwise in the picture). From the landmarks' depth, which the
             network estimates.
-        visible: share of the landmarks that lie inside the picture.
-        region: where the face will be looked for in the next frame.
+        visible: share of the landmarks inside the image.
+        region: where the face is searched for in the next frame.
     """
 
     box: np.ndarray
@@ -65,7 +65,7 @@ class Face:
 
 
 def region_of(candidate: Candidate) -> Region:
-    """The square of a face that the detector has found."""
+    """The square of a detected face."""
     turn = candidate.eyes[1] - candidate.eyes[0]
     low, high = candidate.box[:2], candidate.box[2:]
     side = REGION_SCALE * float(max(high - low))
@@ -93,7 +93,7 @@ class Landmarker:
         return replace(looks[-1], score=score)
 
     def follow(self, frame: np.ndarray, region: Region) -> Face:
-        """The face in a square of an RGB picture (H, W, 3)."""
+        """The face in a square of an RGB image (H, W, 3)."""
         zoom = LANDMARK_SIDE / max(region.side, 1.0)
         c, s = np.cos(region.angle) * zoom, np.sin(region.angle) * zoom
         to_square = np.array([[c, s, 0.0], [-s, c, 0.0]])

@@ -2,7 +2,7 @@
 
 MediaPipe's short-range detector (BlazeFace, Bazarevsky et al. 2019) and its landmark model
 (FaceMesh, Kartynnik et al. 2019), both Apache-2.0. Measured on one core: 0.7 ms a call each,
-where OpenCV's engine takes 1.5 and 2.0 ms; calls of eight pictures cost as much a picture.
+where OpenCV's engine takes 1.5 and 2.0 ms; calls with eight images cost as much per image.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class _Network:
 
 
 class BoxNetwork:
-    """Candidate faces in a square picture; ``path`` is ``detector.tflite``."""
+    """Candidate faces in a square image; ``path`` is ``detector.tflite``."""
 
     def __init__(self, path: Path) -> None:
         self.network = _Network(path)
@@ -78,7 +78,7 @@ class BoxNetwork:
 
 
 class MeshNetwork:
-    """Landmarks of the face that fills a square picture; ``path`` is ``landmarks.tflite``."""
+    """Landmarks of the face that fills a square image; ``path`` is ``landmarks.tflite``."""
 
     def __init__(self, path: Path) -> None:
         self.network = _Network(path)

@@ -1,4 +1,4 @@
-"""Who is who: give each annotated person of a video their tracks."""
+"""Assign tracks to the annotated people of a video."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ EVERYBODY = "*"  # in a manifest: no annotated person, but every face, by track
 
 
 def person_of(track: int) -> str:
-    """What somebody is called who is known by a track alone: tracks count from 0, people from 1."""
+    """The name of a person known only by a track: tracks count from 0, people from 1."""
     return str(track + 1)
 
 
@@ -17,19 +17,19 @@ def assign_persons(
 ) -> dict[str, np.ndarray]:
     """Which detections (n,) belong to each annotated person.
 
-    The rule: the tracks with the largest summed area are the persons. A person annotated without
-    a side, alone, is the largest track. Of two people the one further left in the picture is
-    ``left``; one who is never seen together with another is told by the half of the picture.
-    Beside one annotated side, the person without a side is the other one. A person's later
-    tracks (after an absence) are the nearest ones that do not overlap in time; all other faces
-    are bystanders.
+    The rule: the tracks with the largest total area are the annotated people. A single person
+    annotated without a side is the largest track. Of two people, the one further left in the image
+    is ``left``; a person never seen together with another is assigned by the half of the image. If
+    only one side is annotated, the person without a side is the other one. A person's later tracks
+    (after an absence) are the nearest ones that do not overlap in time. All other faces are
+    bystanders.
 
     Args:
         frame: (n,) frame numbers.
         track: (n,) track numbers.
         box: (n, 4) left, top, width, height.
         persons: the annotated ones of '', 'left', 'right'.
-        width: of the picture.
+        width: of the image.
     """
     if not len(frame):
         return {person: np.zeros(0, bool) for person in persons}

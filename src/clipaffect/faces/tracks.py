@@ -1,4 +1,4 @@
-"""Number the faces of successive frames: the same person keeps the same number."""
+"""Track the faces of successive frames: each person keeps the same number."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IMPOSSIBLE = 1e6
 
 @dataclass
 class Track:
-    """A person so far: the last face, its velocity in pixels a frame, the mean look."""
+    """A track so far: the last face, its velocity in pixels per frame, and the mean appearance."""
 
     face: Face
     look: np.ndarray
@@ -37,7 +37,7 @@ class Track:
 def look_of(frame: np.ndarray, face: Face) -> np.ndarray:
     """A thumbnail (LOOK_SIDE, LOOK_SIDE, 3) in [0, 1] of the aligned face.
 
-    Chosen by need: it tells two people of one video apart in their light, not a person in
+    It only needs to distinguish two people in the same video under the same light, not people in
     general.
     """
     # Cut at about the picture's own scale, so that only the resizing has to average.
@@ -55,9 +55,9 @@ def look_distance(a: np.ndarray, b: np.ndarray) -> float:
 class Tracker:
     """Assigns the faces of each frame to tracks, all at once.
 
-    The cost of a pair is how far the face is from where its track would be by now, in box sides,
-    and how unlike its look is. Where people are apart the place decides; where they cross, or
-    come back after an absence, their looks do.
+    The cost of a pair is the distance of the face from the expected position of the track, in box
+    sides, plus the difference in appearance. If people are apart, the position decides. If they
+    cross, or return after an absence, their appearance does.
     """
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class Tracker:
         ]
 
     def update(self, frame: np.ndarray, faces: list[Face]) -> list[int]:
-        """Track numbers of the faces found in the next frame, an RGB picture (H, W, 3)."""
+        """Track numbers of the faces found in the next frame, an RGB image (H, W, 3)."""
         self.frame += 1
         looks = [look_of(frame, face) for face in faces]
         numbers = [-1] * len(faces)

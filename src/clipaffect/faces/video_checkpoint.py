@@ -1,6 +1,6 @@
-"""Detections of a video so far: a job that is killed goes on from the last part.
+"""Checkpoints of a video's detections: a killed job resumes after the last finished part.
 
-A part holds the rows of ``EVERY`` frames and the state of whoever follows the faces behind them.
+A part holds the rows of ``EVERY`` frames and the state of the face follower after them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def state_of(follower: FaceFollower) -> State:
 
 
 def restore(follower: FaceFollower, state: State) -> None:
-    """Go on from a ``state_of``."""
+    """Resume from a ``state_of``."""
     follower.count, follower.tracker.frame, tracks = map(int, state["counts"])
     follower.tracker.tracks = []
     for k in range(tracks):
@@ -75,21 +75,21 @@ class Parts:
         return self.folder / f"part-{part:06d}.npz"
 
     def __len__(self) -> int:
-        """How many there are, from the first on; the state is written last."""
+        """The number of finished parts from the first; the state is written last."""
         part = 0
         while self._rows(part).is_file() and self._state(part).is_file():
             part += 1
         return part
 
     def state(self) -> State | None:
-        """The state behind the last part; None where there is none."""
+        """The state after the last part, or None."""
         if not len(self):
             return None
         with np.load(self._state(len(self) - 1), allow_pickle=False) as saved:
             return dict(saved)
 
     def add(self, rows: pa.Table, state: State) -> None:
-        """One more part."""
+        """Add a part."""
         part = len(self)
         write_batches(self._rows(part), DETECTIONS, [rows])
         with whole_file(self._state(part)) as beside, beside.open("wb") as file:
@@ -101,6 +101,6 @@ class Parts:
             yield pq.read_table(self._rows(part))
 
     def clear(self) -> None:
-        """Remove them, once their rows are elsewhere."""
+        """Remove the parts once their rows are stored elsewhere."""
         for path in self.folder.glob("part-*"):
             path.unlink()

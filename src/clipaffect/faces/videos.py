@@ -1,4 +1,4 @@
-"""The faces of one video: decoded, detected, followed and cut, in parts that outlive a kill."""
+"""Detect, track and crop the faces of a video, in parts that survive a killed job."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from clipaffect.faces.video_checkpoint import EVERY, Parts, State, restore, stat
 
 @dataclass(frozen=True)
 class _Looked:
-    """A frame on its way to its rows.
+    """A frame that is being processed.
 
     Attributes:
         frame: without its pixels.
@@ -70,7 +70,7 @@ def detect_video(
 ) -> Iterator[pa.Table]:
     """Detections of a video in frame order, the finished ``parts`` first.
 
-    With several threads one decodes and detects ahead and another cuts faces out behind.
+    With several threads, one decodes and detects ahead, and another makes the crops afterwards.
     """
     detection = _Detection(video, finder, settings, progress, parts)
     yield from parts.tables()

@@ -1,1 +1,1 @@
-"""From face crops or files of features to one table for each encoder and task."""
+"""Turn face crops or feature files into one table for each encoder and task."""

@@ -1,4 +1,4 @@
-"""Crops through the network, in batches of one size."""
+"""Run crops through the network in batches of a fixed size."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class NotFinite(Exception):
 
 @dataclass(frozen=True)
 class Batch:
-    """Network input of some crops: ``places`` (n,) of those that could be decoded, ``inputs``.
+    """The network input of some crops: ``inputs``, and ``places`` (n,) of those that were decoded.
 
-    The inputs are None where none could be decoded.
+    The inputs are None if no crop could be decoded.
     """
 
     places: np.ndarray
@@ -35,8 +35,8 @@ class Batch:
 def prepare_batch(crops: list[bytes], start: int, encoder: LoadedEncoder, batch: int) -> Batch:
     """Decode and preprocess the crops from ``start`` on.
 
-    Every batch has the same size, padded with zeros: with another size the matrix products take
-    another path and the last bits of a row would depend on how many neighbours it has.
+    All batches have the same size, padded with zeros. With another size, the matrix products would
+    use another code path, and the last bits of a row would depend on the size of its batch.
     """
     places: list[int] = []
     inputs: torch.Tensor | None = None
@@ -97,15 +97,15 @@ def _embed(encoder: LoadedEncoder, inputs: torch.Tensor) -> torch.Tensor:
         if not is_out_of_memory(error):
             raise
         raise UserError(
-            f"the memory does not hold a batch of {len(inputs)}: {first_line(error)}",
+            f"out of memory for a batch of {len(inputs)}: {first_line(error)}",
             where="encoders.<name>.batch",
-            fix="make it smaller (half, say); the features of what is done already stay in the "
-            "store under the old size, and everything is embedded with one size",
+            fix="make it smaller, for example by half; everything is then embedded with the new "
+            "size, and existing features stay in the store under the old one",
         ) from None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device's memory, or the host's, does not hold a batch."""
+    """Whether an error means that the memory of the device or the host is too small for a batch."""
     # The last two are cuBLAS's and cuDNN's words, whose workspaces did not fit.
     said = ("out of memory", "allocate memory", "STATUS_ALLOC_FAILED", "ALLOCATION_FAILED")
     return isinstance(error, MemoryError) or any(words in str(error) for words in said)

@@ -35,8 +35,8 @@ def build_table(labels: Path, embeddings: list[Path], out: Path) -> None:
         encoders.setdefault((metadata.get(b"encoder", b""), _dimension(shard)), shard)
     if len(encoders) > 1:
         raise UserError(
-            f"the shards come from {len(encoders)} encoders (or versions of one), with features of "
-            f"length {', '.join(str(dimension) for _, dimension in encoders)}",
+            f"the shards come from {len(encoders)} encoders (or versions of one), with feature "
+            f"lengths {', '.join(str(dimension) for _, dimension in encoders)}",
             where=", ".join(map(str, encoders.values())),
             fix="remove these files and run again",
         )
@@ -101,7 +101,7 @@ def feature_dimension(table: Path) -> int:
 
 
 def rows_of(table: Path, columns: list[str], split: str, fold: int) -> pa.Table:
-    """Some columns of the rows of a split of a table (or of one of its folds), in their order."""
+    """Read some columns of a split of a table (or of one of its folds), in row order."""
     # Names repeat a million times: as categories they cost a byte or two a row.
     names = ["split", *(name for name in ("group", "video", "person") if name in columns)]
     found = pq.read_table(Table(table).rows, columns=["split", *columns], read_dictionary=names)
@@ -117,7 +117,7 @@ def label_array(rows: pa.Table, task: Task) -> np.ndarray:
 def read_annotated(
     table: Path, task: Task, split: str, fold: int = 0
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Every annotated frame of a split, with a face or not, in the order of the usable ones.
+    """All annotated frames of a split, with or without a face, in the order of the usable ones.
 
     Returns:
         Columns group, video, person, frame, status; labels (n, 1) or (n, 12) int8.

@@ -1,7 +1,7 @@
-"""Features of some crops at a time, as pieces of the work store.
+"""Features of batches of crops, cached in the work store.
 
-A piece is known by the bytes of its crops and the encoder, wherever the crops come from: runs and
-people share features, and a killed job goes on behind the last piece.
+An entry is keyed by the bytes of its crops and the encoder, wherever the crops come from. So runs
+and users share features, and a killed job resumes after the last entry.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Load = Callable[[Encoder, Path, str], LoadedEncoder]
 
 
 def rows_per_entry(settings: Encoder) -> int:
-    """Of how many rows of a video the crops are embedded together."""
+    """The number of rows of a video whose crops are embedded together."""
     return max(ROW_GROUP, BATCHES_PER_ENTRY * settings.batch)
 
 
@@ -51,8 +51,8 @@ class Entry:
 
     Attributes:
         crops: the different ones among them; ``which`` (n,) of these each is.
-        key: the piece's, in the work store.
-        waiting: its batches while they are prepared; none where the store has the piece.
+        key: of the entry in the work store.
+        waiting: its batches while they are prepared; none if the store has the entry.
     """
 
     crops: list[bytes]
@@ -62,9 +62,9 @@ class Entry:
 
 
 class Entries:
-    """The pieces of one encoder; made by ``open_pieces``.
+    """The entries of one encoder; made by ``open_entries``.
 
-    The network is loaded only if a piece is missing.
+    The network is loaded only if an entry is missing.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Entries:
         return int(json.loads((stored / "dimension.json").read_text()))
 
     def entry(self, crops: list[bytes]) -> Entry:
-        """The piece of some encoded crops (n)."""
+        """The entry of some encoded crops (n)."""
         hashes = [hashlib.sha256(crop).hexdigest() for crop in crops]
         different = dict(zip(hashes, crops, strict=True))  # in the order of their first rows
         number = {name: k for k, name in enumerate(different)}
@@ -112,7 +112,7 @@ class Entries:
         return Entry(list(different.values()), which, key)
 
     def begin(self, entry: Entry) -> None:
-        """Begin to decode and preprocess a missing piece's crops, on threads of their own."""
+        """Start to decode and preprocess the crops of a missing entry, on separate threads."""
         name = entry.key["crops"]
         if name not in self._begun and not self.store.has("embeddings", entry.key):
             self._begun.add(name)
@@ -125,15 +125,15 @@ class Entries:
         ]
 
     def features(self, entry: Entry) -> np.ndarray:
-        """Features (n, dimension) float16 of a piece's crops; NaN where one is damaged.
+        """Features (n, dimension) float16 of an entry's crops; NaN for a damaged crop.
 
         Raises:
-            NotFinite: the feature of one of ``piece.crops`` is not finite.
+            NotFinite: the feature of one of ``entry.crops`` is not finite.
             UserError: the device's memory is too small for a batch.
         """
 
         def make(folder: Path) -> None:
-            if not entry.waiting:  # the store had it, and somebody has deleted it since
+            if not entry.waiting:  # the store had it, but it has been deleted since
                 self._prepare(entry)
             batches = _as_they_come(entry)
             found = embed_batches(batches, len(entry.crops), self.encoder, self.each)
@@ -148,7 +148,7 @@ class Entries:
 def open_entries(
     settings: Encoder, assets: Path, store: Store, load: Load | None = None, threads: int = 1
 ) -> Iterator[Entries]:
-    """The pieces of an encoder, within a block that has a device.
+    """Open the entries of an encoder for a block that holds a device.
 
     Args:
         settings: the encoder.
@@ -167,6 +167,6 @@ def open_entries(
 
 
 def _as_they_come(entry: Entry) -> Iterator[Batch]:
-    """A piece's batches, each forgotten once it is handed out."""
+    """Yield the batches of an entry, releasing each one afterwards."""
     while entry.waiting:
         yield entry.waiting.pop(0).result()

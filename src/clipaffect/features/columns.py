@@ -1,4 +1,4 @@
-"""Columns of a table of features."""
+"""The columns of a feature table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage ``embeddings``: one row for every row of a shard's faces, with the crop's feature."""
+"""Stage ``embeddings``: one row with a feature for each row of a shard's faces."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from clipaffect.features.columns import not_finite, schema
 
 @dataclass(frozen=True)
 class _Part:
-    """Some rows of a video (or of single images), and the piece of their crops.
+    """Some rows of a video (or of single images), and the cache entry of their crops.
 
     Attributes:
         rows: of the shard's faces, with their numbers in it as the index.
         found: (n,) numbers of the rows with a face.
-        piece: of these rows' crops.
+        entry: the cache entry of these rows' crops.
     """
 
     rows: pd.DataFrame
@@ -52,9 +52,9 @@ def embed_faces(
 ) -> None:
     """Write ``out``: the features of every row of ``faces``, in its order.
 
-    Identical crops among the rows of a piece are embedded once. While the network works on one
-    piece, the crops of the next are decoded and preprocessed on threads of their own. See
-    ``open_pieces`` for ``load`` and ``threads``.
+    Identical crops among the rows of an entry are embedded once. While the network processes one
+    entry, the crops of the next are decoded and preprocessed on separate threads. See
+    ``open_entries`` for ``load`` and ``threads``.
     """
     torch.set_num_threads(1)  # one job is one thread: its bytes do not depend on the machine's load
     with open_entries(settings, assets, store, load, threads) as entries:
@@ -67,8 +67,8 @@ def embed_faces(
                         features = entries.features(part.entry)
                     except NotFinite as error:
                         row = part.found[np.flatnonzero(part.entry.which == error.args[0])[0]]
-                        fix = "set precision: fp32, or check the encoder's weights"
-                        where = "encoders.<name>.precision, or the weights"
+                        fix = "set precision: fp32, or check the weights of the encoder"
+                        where = "encoders.<name>.precision, or the encoder's weights"
                         raise not_finite(rows.loc[row], where, fix) from None
                     yield _with_features(part.rows, features)
                     progress.advance(len(part.rows))
@@ -92,7 +92,7 @@ def _parts(rows: pd.DataFrame, manifest: Path, faces: Path, entries: Entries) ->
 
 
 def _one_ahead(parts: Iterator[_Part], entries: Entries) -> Iterator[_Part]:
-    """The parts, each begun before the one in front of it is handed out."""
+    """Yield the parts, starting each one before the previous one is handed out."""
     before = None
     for part in parts:
         entries.begin(part.entry)

@@ -1,4 +1,4 @@
-"""Files of features that somebody else has made: HDF5, NumPy, Parquet. No pickle is ever read."""
+"""Read external feature files (HDF5, NumPy, Parquet); pickles are never read."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ class Source:
 
 @contextmanager
 def open_features(settings: FeatureFile) -> Iterator[Source]:
-    """Open a file of features; nothing is read but what is asked for.
+    """Open a feature file; only the requested rows are read.
 
     Raises:
-        UserError: no such file, another format, or no table of numbers.
+        UserError: the file does not exist, has another format, or is not a table of numbers.
     """
     path = Path(settings.file)
     suffix = path.suffix.lower()
     if not path.is_file():
         raise UserError(
-            "no such file of features",
-            where=f"{path}, seen from {Path.cwd()}",
+            "the feature file does not exist",
+            where=f"{path}, relative to {Path.cwd()}",
             fix="correct features.import",
         )
     if suffix in NUMPY:
@@ -56,7 +56,7 @@ def open_features(settings: FeatureFile) -> Iterator[Source]:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
             raise UserError(
-                f"the file is no array of numbers: {error}",
+                f"the file is not an array of numbers: {error}",
                 where=path,
                 fix="save it with numpy.save, as float32",
             ) from None
@@ -66,7 +66,7 @@ def open_features(settings: FeatureFile) -> Iterator[Source]:
             file = h5py.File(path, "r")
         except OSError as error:
             raise UserError(
-                f"the file is not HDF5: {error}", where=path, fix="copy it again"
+                f"the file is not an HDF5 file: {error}", where=path, fix="copy it again"
             ) from None
         with file:
             yield _source(_data_set(file, settings, path), path)
@@ -76,9 +76,9 @@ def open_features(settings: FeatureFile) -> Iterator[Source]:
     else:
         known = ", ".join((*HDF5, *NUMPY, *PARQUET))
         raise UserError(
-            f"'{path.suffix}' is no known format of features",
+            f"'{path.suffix}' is not a supported feature format",
             where=path,
-            fix=f"give {known}; pickles are never read",
+            fix=f"use {known}; pickles are never read",
         )
 
 
@@ -94,17 +94,17 @@ def _data_set(file: h5py.File, settings: FeatureFile, path: Path) -> h5py.Datase
     if wanted is None and len(found) == 1:
         wanted = found[0]
     if wanted not in found:
-        what = f"no data set '{wanted}'" if wanted else f"{len(found)} data sets"
+        what = f"no data set '{wanted}'" if wanted else f"expected one data set, not {len(found)}"
         raise UserError(
             f"{what}: the file has {', '.join(found) or 'none'}",
             where=path,
-            fix="name the features' one under features.import: dataset",
+            fix="set 'dataset' under features.import to the one with the features",
         )
     if file[wanted].is_virtual or file[wanted].external:
         raise UserError(
-            f"the data set '{wanted}' lies in other files",
+            f"the data set '{wanted}' is stored in other files",
             where=path,
-            fix="copy the features into this one",
+            fix="copy the features into this file",
         )
     return file[wanted]
 
@@ -114,9 +114,9 @@ def _source(array: Any, path: Path) -> Source:
     dtype = getattr(array, "dtype", np.dtype(object))
     if len(shape) != 2 or not shape[0] or not shape[1] or not np.issubdtype(dtype, np.floating):
         raise UserError(
-            f"features of shape {tuple(shape)} and type {dtype}",
+            f"the features have shape {tuple(shape)} and type {dtype}",
             where=path,
-            fix="give one array with a row for each frame, of float16, float32 or float64",
+            fix="use one array of float16, float32 or float64 with a row for each frame",
         )
 
     def blocks() -> Iterator[np.ndarray]:
@@ -141,9 +141,10 @@ def _parquet_source(file: pq.ParquetFile, path: Path) -> Source:
     is_list = pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)
     if not (is_list or pa.types.is_large_list(kind)) or not pa.types.is_floating(kind.value_type):
         raise UserError(
-            f"no column 'feature' with lists of floating-point numbers among {', '.join(names)}",
+            "there is no column 'feature' with lists of floating-point numbers; the columns are "
+            f"{', '.join(names)}",
             where=path,
-            fix="write one list of numbers a row",
+            fix="write one list of numbers in each row",
         )
     first = next(file.iter_batches(1, columns=["feature"]), None)
     width = len(first["feature"][0].as_py() or ()) if first is not None and len(first) else 0
@@ -155,7 +156,7 @@ def _parquet_source(file: pq.ParquetFile, path: Path) -> Source:
                 raise UserError(
                     "the lists in the column 'feature' differ in length",
                     where=path,
-                    fix="write as many numbers in each row",
+                    fix="write the same number of values in each row",
                 )
             yield values.reshape(len(batch), width)
 

@@ -1,4 +1,4 @@
-"""Which frame each row of a file of features belongs to."""
+"""Match the rows of a feature file to frames."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOWHERE: Place = (-1, 0)
 
 
 class FrameIndex:
-    """Frames that features are wanted for, found by their names.
+    """Index of the frames that need features, by name.
 
     Args:
         wanted: (n,) video, person, frame; each once.
@@ -49,7 +49,7 @@ class FrameIndex:
         self.folders |= {folder_name(*key): owner for key, owner in self.owners.items()}
 
     def rows(self, places: list[Place]) -> np.ndarray:
-        """(m,) which of the wanted frames each place is; -1 for none."""
+        """(m,) the wanted frame at each place; -1 for none."""
         asked = np.array(places, np.int64).reshape(-1, 2)
         codes = _code(asked[:, 0], asked[:, 1])
         at = np.minimum(np.searchsorted(self.codes, codes), len(self.codes) - 1)
@@ -57,7 +57,7 @@ class FrameIndex:
         return found
 
     def place(self, line: str) -> Place:
-        """Where a line points to, with labels behind it or not, in whatever folder.
+        """The frame that a line names, with or without labels after it, in any folder.
 
         The path of an image, or ``<video>/00001.jpg``, the video with or without its ending.
         """
@@ -76,7 +76,7 @@ class FrameIndex:
 
 
 def _code(owner: np.ndarray, frame: np.ndarray) -> np.ndarray:
-    """One whole number for each owner and frame."""
+    """A unique integer for each owner and frame."""
     return (owner.astype(np.int64) << 32) | frame.astype(np.int64)
 
 
@@ -84,7 +84,7 @@ def frames_of_rows(settings: FeatureFile, rows: int, index: FrameIndex) -> np.nd
     """(rows,) the wanted frame of each row of a file, by number; -1 for none.
 
     Raises:
-        UserError: no list, or one of another length.
+        UserError: the list is missing, or has another length.
     """
     if settings.frames is None:
         places = [
@@ -95,23 +95,23 @@ def frames_of_rows(settings: FeatureFile, rows: int, index: FrameIndex) -> np.nd
         path = Path(settings.frames)
         if not path.is_file():
             raise UserError(
-                "no such list of frames",
-                where=f"{path}, seen from {Path.cwd()}",
+                "the frame list does not exist",
+                where=f"{path}, relative to {Path.cwd()}",
                 fix="correct features.import",
             )
-        lines = [line for line in read_lines(path, "give a text file") if line.strip()]
+        lines = [line for line in read_lines(path, "use a text file") if line.strip()]
         places = [index.place(line.strip()) for line in lines]
     if len(places) != rows:
         raise UserError(
             f"{len(places):,} frames are listed, but {settings.file} has {rows:,} rows",
             where=settings.frames or settings.file,
-            fix="give the list that the features were made from, a line for each row",
+            fix="use the list that the features were made from, with a line for each row",
         )
     return index.rows(places)
 
 
 def _own_keys(settings: FeatureFile) -> list[tuple[str, str, int]]:
-    """The frames of a Parquet file that names them itself."""
+    """The frames of a Parquet file that has frame columns."""
     path = Path(settings.file)
     columns = pq.read_schema(path).names if path.suffix.lower() in PARQUET else []
     if "image" in columns:
@@ -124,9 +124,9 @@ def _own_keys(settings: FeatureFile) -> list[tuple[str, str, int]]:
         keys = zip(table["video"].to_pylist(), sides, table["frame"].to_pylist(), strict=True)
         return [_own_key(path, row, *key) for row, key in enumerate(keys, start=1)]
     raise UserError(
-        "which frame a row belongs to is not said",
+        "the file does not say which frame each row belongs to",
         where=path,
-        fix="give features.import 'frames', a text file with a frame in each line (a Parquet "
+        fix="set 'frames' under features.import to a text file with one frame per line (a Parquet "
         "file may have the columns image, or video, frame and side)",
     )
 
@@ -135,8 +135,8 @@ def _own_key(path: Path, row: int, video: Any, side: Any, frame: Any) -> tuple[s
     whole = isinstance(frame, int) or (isinstance(frame, float) and frame.is_integer())
     if not whole or side not in (None, "", "left", "right"):
         raise UserError(
-            f"frame {frame!r} and side {side!r}",
+            f"invalid frame or side: frame {frame!r}, side {side!r}",
             where=f"{path}, row {row}",
-            fix="give a whole number from 1, and left, right or nothing",
+            fix="use a whole number from 1 as frame, and left, right or nothing as side",
         )
     return str(video), side or "", int(frame)

@@ -1,8 +1,8 @@
-"""Stage ``imported``: features from elsewhere, in the form of this project's embeddings.
+"""Stage ``imported``: external features in the format of this project's embeddings.
 
 Every annotated frame (and every one that is to be predicted) gets a row, with its feature or the
-status ``no_feature``; rows of the files that belong to no such frame are counted and left out.
-Features are kept as float16, as all are.
+status ``no_feature``. Rows of the files that match no such frame are counted and left out.
+Features are stored as float16, like all others.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ def import_features(
         files: the files of one import.
         labels: ``dataset/labels/<task>.parquet`` of every task.
         test: ``dataset/test/<task>.parquet``, whose frames are to be predicted.
-        shards: as many files as an encoder's.
+        shards: the number of shards, as for an encoder.
         out: ``embeddings/<name>``.
 
     Raises:
-        UserError: a list and its file that do not fit, a frame twice, another dimension.
+        UserError: a list does not match its file, a frame occurs twice, or dimensions differ.
     """
     wanted = _wanted(
         [read_table(path, [*KEYS, "annotated"]) for path in labels],
@@ -84,7 +84,7 @@ def import_features(
 def check_import(
     files: tuple[FeatureFile, ...], labels: list[pd.DataFrame], test: list[pd.DataFrame]
 ) -> dict[str, int]:
-    """What an import would find, without reading a feature: see ``import.json``.
+    """Report what an import would find, without reading features: see ``import.json``.
 
     Raises:
         UserError: as ``import_features``.
@@ -97,16 +97,16 @@ def check_import(
 def _match(
     files: tuple[FeatureFile, ...], sources: list[Source], wanted: pd.DataFrame
 ) -> tuple[list[np.ndarray], dict[str, int]]:
-    """For each file the wanted frame of each row, by number (-1: none); and the counts."""
+    """For each file, the wanted frame of each row by number (-1: none); and the counts."""
     index = FrameIndex(wanted)
     taken = np.zeros(len(wanted), bool)
     rows = []
     for settings, source in zip(files, sources, strict=True):
         if source.dimension != sources[0].dimension:
             raise UserError(
-                f"features of length {source.dimension}, those before of {sources[0].dimension}",
+                f"feature length {source.dimension} differs from {sources[0].dimension} elsewhere",
                 where=settings.file,
-                fix="import features of one encoder under one name",
+                fix="use a separate name for the features of each encoder",
             )
         own = frames_of_rows(settings, source.rows, index)
         _take(own, settings, taken)
@@ -115,10 +115,10 @@ def _match(
     if not taken.any():
         video, _, frame = wanted.iloc[0]
         raise UserError(
-            f"none of the {total:,} rows belongs to an annotated frame (such as '{video}', frame "
+            f"none of the {total:,} rows matches an annotated frame (such as '{video}', frame "
             f"{frame})",
             where=", ".join(settings.frames or settings.file for settings in files),
-            fix="name each as video/00001.jpg, the video as in the labels, or an image by its path",
+            fix="name frames as video/00001.jpg, with the labels' video names, or images by path",
         )
     used = int(taken.sum())
     counts = {
@@ -132,19 +132,19 @@ def _match(
 
 
 def _allow_files(count: int) -> None:
-    """Every shard is open at once: ask for as many files, within the machine's limit."""
+    """Raise the limit on open files, because all shards are open at once."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < count:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, hard), hard))
 
 
 def _wanted(labels: list[pd.DataFrame], test: list[pd.DataFrame]) -> pd.DataFrame:
-    """Every frame that has a label or is to be predicted."""
+    """All frames that have a label or are to be predicted."""
     if any((rows["frame"] == 0).any() for rows in test):
         raise UserError(
             "a list of videos does not say which frames to predict",
             where="data.test",
-            fix="with imported features give the organisers' sample file",
+            fix="use the organisers' sample file with imported features",
         )
     parts = [rows.loc[rows["annotated"], KEYS] for rows in labels] + [rows[KEYS] for rows in test]
     plain = [part.astype({"video": object, "person": object}) for part in parts]
@@ -152,13 +152,13 @@ def _wanted(labels: list[pd.DataFrame], test: list[pd.DataFrame]) -> pd.DataFram
 
 
 def _half(values: np.ndarray, rows: np.ndarray, where: str) -> np.ndarray:
-    """As float16, or an error that names the row."""
+    """Convert to float16, or raise an error that names the row."""
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
     damaged = first_not_finite(half)
     if damaged is not None:
         raise UserError(
-            "a feature is not a number, or beyond 65,504, float16's largest",
+            "a feature is not a number, or exceeds 65,504, the largest value of float16",
             where=f"{where}, row {rows[damaged] + 1}",
             fix="remove the row, or scale the features",
         )
@@ -166,10 +166,10 @@ def _half(values: np.ndarray, rows: np.ndarray, where: str) -> np.ndarray:
 
 
 def _take(rows: np.ndarray, settings: FeatureFile, taken: np.ndarray) -> None:
-    """Note which frames have their feature.
+    """Record which frames have a feature.
 
     Raises:
-        UserError: a frame has one already.
+        UserError: a frame already has a feature.
     """
     where = settings.frames or settings.file
     at = np.flatnonzero(rows >= 0)

@@ -1,4 +1,4 @@
-"""Features of several encoders side by side, as one."""
+"""Concatenate the features of several encoders."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ READ_AT_ONCE = 32 * ROW_GROUP
 
 
 def join_features(parts: list[Path], out: Path) -> None:
-    """Write ``out``: the features of several encoders for one shard's rows, one after the other.
+    """Write the concatenated features of several encoders for the rows of a shard to ``out``.
 
-    Each encoder's feature is divided by its root mean square, so that none drowns the others;
-    there is a feature where every encoder has one.
+    Each encoder's feature is divided by its root mean square, so that none dominates. A row has a
+    feature only if every encoder has one.
 
     Args:
         parts: ``embeddings/<encoder>/<shard>.parquet`` of each encoder, in the order of the join.
         out: the same form, with all of their values in a row.
 
     Raises:
-        UserError: the files are not of the same rows.
+        UserError: the files do not have the same rows.
     """
     files = [pq.ParquetFile(path) for path in parts]
     if len({file.metadata.num_rows for file in files}) > 1:
@@ -85,7 +85,7 @@ def _side_by_side(batches: list[pa.Table], lengths: list[int]) -> pa.Table:
 
 def _other_rows(parts: list[Path]) -> UserError:
     return UserError(
-        "the encoders' files are not of the same rows",
+        "the files of the encoders do not have the same rows",
         where=", ".join(map(str, parts)),
         fix="delete them and run the same command again",
     )

@@ -1,1 +1,1 @@
-"""Around a run: launching, the preflight check, DVC, RO-Crates, conda environments."""
+"""Operations around a run: launching, preflight check, DVC, RO-Crates, conda environments."""

@@ -1,4 +1,4 @@
-"""The preflight on the terminal: what was found, what will run, what it will cost."""
+"""Print the preflight check: what was found, what will run and what it will cost."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def show(
     """Print the summary in a box.
 
     Args:
-        console: where.
+        console: where to print.
         config: the run.
         facts: see ``dataset.facts.collect``.
-        jobs: by rule; None where there is no workflow to ask.
-        costs: lines of the estimate; measured as they are asked for.
+        jobs: by rule; None if there is no workflow.
+        costs: lines of the estimate, measured lazily.
     """
     parts: list[RenderableType] = [_splits(facts)]
     parts += [_classes(task, splits) for task, splits in facts["tasks"].items()]
@@ -41,12 +41,12 @@ def show(
     if jobs is not None:
         listed = ", ".join(f"{count} {rule}" for rule, count in jobs.items())
         total = sum(jobs.values())
-        parts.append(Text(f"\n{total} jobs to run: {listed}" if total else "\nNothing to be done"))
+        parts.append(Text(f"\n{total} jobs to run: {listed}" if total else "\nNo jobs to run"))
     else:
         parts.append(
             Text(
-                "\nJobs: not listed. There is no Snakefile here, or its dry run failed: call this "
-                "from the repository's root, and 'snakemake -n --configfile FILE' to see why"
+                "\nJobs: not listed. There is no Snakefile here, or its dry run failed. Run this "
+                "from the root of the repository; 'snakemake -n --configfile FILE' shows the error"
             )
         )
     with console.status("measuring this machine"):
@@ -62,9 +62,9 @@ def _splits(facts: dict[str, Any]) -> Table:
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),  # nine columns fit a terminal of 80
         pad_edge=False,
-        title="annotated frames",
+        title="Annotated frames",
         title_justify="left",
-        caption="– where crops are cut from videos: known after detection",
+        caption="–: unknown until faces have been detected in the videos",
         caption_justify="left",
     )
     for name in ("task", "split"):
@@ -87,8 +87,8 @@ def _splits(facts: dict[str, Any]) -> Table:
 
 
 def _classes(task: str, splits: dict[str, Any]) -> Table:
-    """A row for each class or label; a column for each split, or the range over many folds."""
-    table = Table(box=box.SIMPLE_HEAD, title=f"frames of {task}", title_justify="left")
+    """One row for each class or label; one column for each split, or the range over folds."""
+    table = Table(box=box.SIMPLE_HEAD, title=f"Frames for {task}", title_justify="left")
     table.add_column("")
     if len(splits) <= COLUMNS:
         for split in splits:
@@ -97,7 +97,7 @@ def _classes(task: str, splits: dict[str, Any]) -> Table:
         for name in cells[0]:
             table.add_row(escape(name), *(own[name] for own in cells))
         return table
-    for column in (f"all {len(splits)} folds", "fewest in a fold", "most"):
+    for column in (f"all {len(splits)} folds", "fewest per fold", "most per fold"):
         table.add_column(column, justify="right")
     for name in next(iter(splits.values()))["counts"]:
         counts = [found["counts"][name] for found in splits.values()]
@@ -108,24 +108,24 @@ def _classes(task: str, splits: dict[str, Any]) -> Table:
 def _costs(costs: list[Cost]) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD,
-        title="estimate for this machine, within a factor of two",
+        title="Estimated cost on this machine, within a factor of two",
         title_justify="left",
-        caption="Disk counts the results and the work store. The probe, the scores and the report "
-        "are not estimated.",
+        caption="Disk includes the results and the work store. The probe, the scores and the "
+        "report are not estimated.",
         caption_justify="left",
     )
     table.add_column("work")
     table.add_column("time", justify="right")
-    table.add_column("of one")
+    table.add_column("on one")
     table.add_column("disk", justify="right")
-    table.add_column("how it was found")
+    table.add_column("basis")
     for cost in costs:
         hours = "?" if cost.hours is None else _hours(cost.hours)
         table.add_row(cost.work, hours, cost.on, _size(cost.disk), escape(cost.note))
     for on in sorted({cost.on for cost in costs}):
         total = sum(cost.hours or 0 for cost in costs if cost.on == on)
         disk = sum(cost.disk for cost in costs if cost.on == on)
-        table.add_row("together", _hours(total), on, _size(disk), "")
+        table.add_row("total", _hours(total), on, _size(disk), "")
     return table
 
 

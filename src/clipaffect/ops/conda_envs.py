@@ -1,7 +1,7 @@
 """Write the conda environments from pyproject.toml and constraints.txt.
 
-Each is Python and pip with the pinned version of every package that a run needs, so that conda
-and ``make`` give the same environment.
+Each contains Python, pip and the pinned version of every package that a run needs, so that conda
+and ``make`` build the same environment.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a run will cost on this machine, from the sizes of the data and a few seconds of measuring.
+"""Estimate the cost of a run on this machine, from the data sizes and a few seconds of measurement.
 
-Embedding: a few crops through a network of the encoder's shape. Training: a second of real steps.
-Detection: a few frames of a real video, if the networks are there. An estimate is within a factor
-of two, not more.
+Embedding is measured on a few crops through a network of the encoder's shape, training on a second
+of real steps, and detection on a few frames of a real video, if the networks are available. An
+estimate is accurate only to within a factor of two.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ class Cost:
     """One line of the estimate.
 
     Attributes:
-        work: what is done, how often.
-        hours: of one core, or of the GPU; None where it was not estimated.
-        on: ``core`` or the GPU's name.
+        work: what is done, and how often.
+        hours: on one core, or on the GPU; None if it was not estimated.
+        on: ``core`` or the name of the GPU.
         disk: bytes, in the results and the work store together.
-        note: how it was found.
+        note: the basis of the estimate.
     """
 
     work: str
@@ -65,7 +65,7 @@ class Cost:
 def estimate(
     config: Config, facts: dict[str, Any], video: Path | None, assets: Path
 ) -> Iterator[Cost]:
-    """The costly stages of a run, in order.
+    """Estimate the expensive stages of a run, in order.
 
     Args:
         config: the run.
@@ -79,7 +79,7 @@ def estimate(
         detection = _detection(config, facts, video, assets)
         face_seconds = (detection.hours or 0) * 3600 / max(1, facts["frames_to_search"])
         yield detection
-    # At most: how many frames a rate leaves out is known only from the videos' times.
+    # An upper bound: how many frames a rate skips is known only from the videos' timestamps.
     crops = ceil((facts["images_used"] + facts["frames_to_search"]) / config.faces.stride)
     for name in config.encoders:
         yield _embedding(config, name, crops, facts, face_seconds)
@@ -89,7 +89,7 @@ def estimate(
 
 
 def _dimension(config: Config) -> int:
-    """Of the features that heads are trained on."""
+    """The dimension of the features that heads are trained on."""
     parts = config.features.join.get(config.encoder, (config.encoder,))
     if parts[0] in config.encoders:
         return sum(encoder_cost(config.encoders[part]).dimension for part in parts)
@@ -100,13 +100,13 @@ def _dimension(config: Config) -> int:
 def _detection(config: Config, facts: dict[str, Any], video: Path | None, assets: Path) -> Cost:
     frames = facts["frames_to_decode"]
     searched = ceil(frames / config.faces.stride)
-    seconds, note = ASSUMED_DETECTION, "assumed: there is no video, or no network yet, to try"
+    seconds, note = ASSUMED_DETECTION, "assumed: no video or no network to measure yet"
     if video is not None and (assets / "face-networks" / MANIFEST).is_file():
         found = _detection_seconds(video, config, assets)
         if found is not None:
             seconds, note = found, f"measured on {FEW_FRAMES} frames of {video.name}"
     if config.faces.rate is not None:
-        note += "; without `faces.rate`, which leaves some out"
+        note += "; ignores `faces.rate`, which skips some frames"
     crops = ceil(facts["frames_to_search"] / config.faces.stride)
     disk = 2.0 * crops * CROP_BYTES * config.faces.size
     return Cost(f"faces in {searched:,} frames", searched * seconds / 3600, "core", disk, note)
@@ -138,7 +138,7 @@ def _embedding(
     on_gpu = kind_of(encoder).IS_NETWORK and torch.cuda.is_available()
     on = torch.cuda.get_device_name() if on_gpu else "core"
     try:
-        # Beside a job that may hold the GPU: a check does not wait for it.
+        # A job may be using the GPU; a check does not wait for it.
         with full_float32():
             network = stand_in(encoder, "cuda" if on_gpu else "cpu")
             prepared = _crop_seconds(network, config)
@@ -146,22 +146,22 @@ def _embedding(
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        return Cost(work, None, on, disk, "not measured: the memory does not hold it now")
+        return Cost(work, None, on, disk, "not measured: out of memory at the moment")
     if on_gpu:
         note = f"measured; {feeding(computed, encoder.workers, prepared, face_seconds)}"
         return Cost(work, crops * computed / 3600, on, disk, note)
     seconds = prepared + computed
-    note = f"measured: {1 / seconds:,.{1 if seconds > 0.1 else 0}f} crops a second and core"
+    note = f"measured: {1 / seconds:,.{1 if seconds > 0.1 else 0}f} crops per second and core"
     return Cost(work, crops * seconds / 3600, on, disk, note)
 
 
 def network_seconds(network: LoadedEncoder, batch: int, on_gpu: bool) -> float:
-    """Seconds that a network needs for a crop: in a batch, or in as many as take a second."""
+    """Seconds per crop of a network, in a full batch or in as many crops as take a second."""
     clock = time.perf_counter if on_gpu else time.process_time
 
     def seconds(crops: torch.Tensor) -> float:
         started = clock()
-        network.embed(crops)  # its features are on the host: a GPU is done
+        network.embed(crops)  # returns features on the host, so a GPU has finished
         return clock() - started
 
     one = network.room(1).zero_()
@@ -171,19 +171,19 @@ def network_seconds(network: LoadedEncoder, batch: int, on_gpu: bool) -> float:
 
 
 def feeding(gpu: float, workers: int, crop: float, face: float | None) -> str:
-    """What keeps one GPU busy: decoding threads of its job, and detection jobs beside it.
+    """What keeps one GPU busy: the decoding threads of its job, and parallel detection jobs.
 
     Args:
         gpu: seconds that the GPU needs for a crop.
-        workers: the threads it has now (``encoders.<name>.workers``).
+        workers: the current number of threads (``encoders.<name>.workers``).
         crop: seconds of a core to decode and preprocess a crop.
-        face: seconds of a core to find the faces that one crop comes from; None: crops are there.
+        face: seconds of a core to detect the faces for one crop; None if crops are given.
     """
     threads = ceil(crop / gpu)
-    found = f"{1 / gpu:,.0f} crops a second need {threads} decoding threads (workers: {workers})"
+    found = f"{1 / gpu:,.0f} crops per second need {threads} decoding threads (workers: {workers})"
     if face is None:
         return found
-    return f"{found} and {ceil(face / gpu)} align_faces jobs side by side"
+    return f"{found} and {ceil(face / gpu)} parallel align_faces jobs"
 
 
 def _crop_seconds(network: LoadedEncoder, config: Config) -> float:
@@ -215,12 +215,12 @@ def _training(config: Config, task: Task, splits: dict[str, Any], dimension: int
             f", variant {variant}" if variant else ""
         )
         if recipe.has_user_code:
-            yield Cost(work, None, "core", scored, "code of your own is not measured")
+            yield Cost(work, None, "core", scored, "not measured: user code")
             continue
         rate = _rate(task, recipe, dimension)
         weights = sum(p.numel() for p in _head(recipe, dimension, task).parameters())
         hours = heads * recipe.epochs * rows / rate / 3600
-        note = f"measured: {rate:,.0f} frames a second and core, {recipe.epochs} epochs"
+        note = f"measured: {rate:,.0f} frames per second and core, {recipe.epochs} epochs"
         yield Cost(work, hours, "core", scored + 8.0 * heads * len(folds) * weights, note)
         if variant or not config.postprocess.steps:
             continue
@@ -243,7 +243,7 @@ def _head(recipe: Recipe, dimension: int, task: Task) -> torch.nn.Module:
 
 
 def _rate(task: Task, recipe: Recipe, dimension: int) -> float:
-    """Frames a second of real steps on random features."""
+    """Frames per second, from real steps on random features."""
     rng = np.random.default_rng(0)
     count = max(64, recipe.batch)
     x = torch.from_numpy(rng.normal(size=(count, dimension)).astype(np.float16))

@@ -1,4 +1,4 @@
-"""Files that are generated from the code: reference pages, the schema, conda environments."""
+"""Generate files from the code: reference pages, the schema, conda environments."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ These are errors before any head is trained:
 |---|---|
 | a feature that is not finite | the video and the frame |
 | shards embedded by two encoders, or by two versions of one | the files |
-| no training frame with label and face, or none that shows a class or unit | task and class |
+| no training frame with a label and a face, or none that shows a class or unit | task and class |
 | no frame with every unit annotated, under `drop_incomplete_rows` | the key |
 | too few videos to hold some out, under `select_on: inner` | the key |
 | your own file is missing, fails, or gives logits of the wrong shape | the file |
@@ -63,7 +63,7 @@ The report handles these cases:
 | a failed head | the count, next to the result; its row has the reason; averages omit it |
 | only one seed | that the spread over seeds is unknown; intervals are over people alone |
 | a class or unit absent from the split | its name; it counts as 0 in macro F1 and has no AUC |
-| fewer than 20 people | that there is no interval |
+| fewer than 20 people | there is no interval |
 | names that contain HTML or LaTeX | the names, escaped |
 
 On clusters, shared disks and remotes, finished work is always kept:
@@ -88,13 +88,13 @@ without a row are not annotated.
 
 
 def outcomes_page() -> str:
-    """The Markdown page of every outcome."""
+    """The Markdown page that lists all statuses."""
     rows = "".join(f"| `{outcome}` | {meaning} |\n" for outcome, meaning in MEANING.items())
     return OUTCOMES_HEAD + rows + OUTCOMES_TAIL
 
 
 def generated_files(root: Path) -> dict[Path, str]:
-    """Every generated file, by path from the repository's root."""
+    """All generated files, by path relative to the root of the repository."""
     return environment_files(root) | {
         Path("docs/configuration.md"): reference_page(),
         Path("docs/outcomes.md"): outcomes_page(),

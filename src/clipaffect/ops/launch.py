@@ -1,8 +1,8 @@
-"""Call Snakemake, and free the lock that a killed run left behind.
+"""Start Snakemake, and release the lock left by a killed run.
 
-Snakemake cannot tell a live lock from a dead one. The launcher records who holds it, itself and
-its Snakemake: host, process number and start time; it unlocks only when exactly those processes
-are gone.
+Snakemake cannot distinguish a live lock from a stale one. So the launcher records the processes
+that hold it (itself and its Snakemake) by host, process number and start time. It releases the lock
+only when exactly these processes are gone.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ JOBS = re.compile(r"^(\w+)\s+(\d+)$", re.MULTILINE)  # lines of Snakemake's tabl
 
 
 def describe(pid: int) -> dict[str, Any]:
-    """A process as it is recorded: host, number and start time (numbers are used again)."""
+    """The record of a process: host, number and start time (numbers are reused)."""
     started = psutil.Process(pid).create_time()
     return {"host": socket.gethostname(), "pid": pid, "started": started}
 
@@ -45,7 +45,7 @@ def is_dead(owner: dict[str, Any]) -> bool:
         return False
     try:
         process = psutil.Process(owner["pid"])
-        # A killed process keeps its number until its parent has asked for it.
+        # A killed process keeps its number until its parent has waited for it.
         return process.create_time() != owner["started"] or process.status() == ZOMBIE
     except psutil.NoSuchProcess:
         return True
@@ -65,19 +65,19 @@ def _locked() -> bool:
 
 
 def snakemake_command(arguments: list[str]) -> list[str]:
-    """Snakemake's, by the Python that runs this."""
+    """The command that runs Snakemake with the current Python interpreter."""
     return [sys.executable, "-m", "snakemake", *arguments]
 
 
 def _check_configuration(arguments: list[str]) -> None:
-    """Read the configuration that Snakemake will read: its own messages name no line and no key."""
+    """Check the configuration first, because Snakemake's messages name neither line nor key."""
     for option, value in itertools.pairwise(arguments):
         if option == "--configfile":
             load_config(Path(value))
 
 
 def _check_cluster(arguments: list[str]) -> None:
-    """See that SLURM is there, and the partitions that the profile names, before any job waits.
+    """Check that SLURM and the profile's partitions exist before any job is submitted.
 
     Raises:
         UserError: they are not.
@@ -87,17 +87,17 @@ def _check_cluster(arguments: list[str]) -> None:
     try:
         profile = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except yaml.YAMLError:
-        return  # Snakemake says what is wrong with it
+        return  # Snakemake reports what is wrong with it
     profile = profile if isinstance(profile, dict) else {}
     if named.get("--executor", profile.get("executor")) != "slurm":
         return
     sbatch, sinfo = shutil.which("sbatch"), shutil.which("sinfo")
     if sbatch is None:
         raise UserError(
-            "there is no sbatch on the path: this machine is no part of a SLURM cluster",
+            "sbatch is not on the path: this machine is not part of a SLURM cluster",
             where=path if path.is_file() else "--executor slurm",
-            fix="log in to the cluster (or load its module) and call again there; on a machine of "
-            "its own leave the profile out",
+            fix="log in to the cluster (or load its module) and run the command there; on a "
+            "standalone machine, omit the profile",
         )
     asked = {
         match
@@ -110,10 +110,10 @@ def _check_cluster(arguments: list[str]) -> None:
     there = set(told.stdout.split())
     if told.returncode == 0 and there and (unknown := sorted(asked - there)):
         raise UserError(
-            f"the cluster has no partition {' or '.join(unknown)}; it has "
+            f"the cluster has no partition {' or '.join(unknown)}; available: "
             f"{', '.join(sorted(there))}",
             where=f"{path}: slurm_partition",
-            fix="name yours there, in every place",
+            fix="set your partition wherever it occurs in the profile",
         )
 
 
@@ -121,8 +121,8 @@ def launch(arguments: list[str]) -> int:
     """Run Snakemake in this folder with ``arguments``; returns its exit code.
 
     Raises:
-        UserError: the configuration is wrong; there is no SLURM where the profile wants one;
-            another run holds the folder, or its owner is unknown.
+        UserError: the configuration is wrong; the profile needs SLURM, which is missing; or another
+            run, perhaps of an unknown owner, holds the lock.
     """
     _check_configuration(arguments)
     _check_cluster(arguments)
@@ -133,9 +133,9 @@ def launch(arguments: list[str]) -> int:
             who = " and ".join(f"process {o['pid']} on {o['host']}" for o in alive)
             who = who or "an unknown process"
             raise UserError(
-                f"another run holds this folder: {who}",
+                f"another run is using this folder: {who}",
                 where=LOCKS,
-                fix="wait for it; if you are sure that it is gone, call 'snakemake --unlock'",
+                fix="wait for it to end; if you are sure that it is gone, run 'snakemake --unlock'",
             )
         subprocess.run(snakemake_command(["--unlock", "--quiet", "all"]), check=False)
     child = subprocess.Popen(snakemake_command(arguments))
@@ -148,7 +148,7 @@ def launch(arguments: list[str]) -> int:
 
 
 def planned_jobs(configfile: Path) -> dict[str, int] | None:
-    """Jobs of a run by rule, asked of Snakemake; None where there is no Snakefile."""
+    """The number of jobs of a run by rule, from Snakemake; None without a Snakefile."""
     if not Path("Snakefile").is_file():
         return None
     command = snakemake_command(

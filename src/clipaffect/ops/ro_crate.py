@@ -1,4 +1,4 @@
-"""A run's results as an RO-Crate, and the check of a folder against it.
+"""Write a run's results as an RO-Crate, and check a folder against it.
 
 The crate is a Process Run Crate (Workflow Run RO-Crate 0.5, https://w3id.org/ro/wfrun/process): one
 action whose instrument is this version of clipaffect, whose objects are the run's settings and its
@@ -31,10 +31,10 @@ LEFT_OUT = ("timings", "studies", "model", "prediction")
 
 @dataclass(frozen=True)
 class Verified:
-    """A results folder beside its crate: paths relative to the folder, sorted.
+    """A results folder compared with its crate; paths are relative to the folder and sorted.
 
     Attributes:
-        same: how many files are as they were.
+        same: number of unchanged files.
         changed: files with another sha256.
         missing: files that the crate names and that are not there.
         added: files that the crate does not name.
@@ -52,7 +52,7 @@ class Verified:
 
 
 def results(folder: Path) -> list[Path]:
-    """The files that a run's numbers are and rest on."""
+    """The files that contain a run's numbers, or that they depend on."""
     return [
         path
         for path in sorted(folder.rglob("*"))
@@ -110,26 +110,26 @@ def write_crate(folder: Path) -> Path:
 
 
 def verify(folder: Path) -> Verified:
-    """Hash a results folder again and hold it against its crate.
+    """Hash a results folder again and compare it with its crate.
 
     Raises:
-        UserError: there is no crate, or it is not one of ours.
+        UserError: there is no crate, or it was not written by this project.
     """
     path = folder / CRATE
     if not path.is_file():
         raise UserError(
-            f"there is no {CRATE}",
+            f"{CRATE} is missing",
             where=folder,
-            fix=f"call 'clipaffect crate {folder}' when the run is finished",
+            fix=f"run 'clipaffect crate {folder}' when the run is finished",
         )
     try:
         graph = json.loads(path.read_text(encoding="utf-8"))["@graph"]
         stated = {unquote(e["@id"]): e["sha256"] for e in graph if e.get("@type") == "File"}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"it cannot be read as a crate with the sha256 of every file ({error!r})",
+            f"the file is not a crate with the sha256 of every file ({error!r})",
             where=path,
-            fix="fetch it again, or write it again from results that you trust",
+            fix="fetch it again, or write it again from trusted results",
         ) from error
     # Only files of the folder are hashed, whatever paths a crate names.
     found = {own.relative_to(folder).as_posix(): own for own in results(folder)}

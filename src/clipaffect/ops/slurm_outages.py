@@ -1,4 +1,4 @@
-"""Wait through a time in which SLURM tells nothing: its controller or accounting is down.
+"""Wait through SLURM outages, when its controller or accounting is down.
 
 Snakemake's executor asks SLURM about all jobs in turns; a turn names those that run on and reports
 those that ended. In version 2.8.0 of snakemake-executor-plugin-slurm a turn whose questions all
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def keep_unanswered(executor: Any) -> None:
-    """Let an executor's class keep a job of which a turn told neither that it runs nor its end.
+    """Make an executor keep the jobs about which a turn of queries reported nothing.
 
     Args:
         executor: a class of Snakemake's remote executors, changed in place.
@@ -40,7 +40,7 @@ def keep_unanswered(executor: Any) -> None:
         unanswered = [job for job in active_jobs if id(job) not in told]
         if unanswered:
             self.logger.warning(
-                f"SLURM does not answer; it is asked again about {len(unanswered)} jobs."
+                f"SLURM does not respond; asking again about {len(unanswered)} jobs."
             )
         for job in [*running, *unanswered]:
             yield job

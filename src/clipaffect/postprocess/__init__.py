@@ -1,1 +1,1 @@
-"""Scores after the head: smoothing, calibration and thresholds, chosen on training people."""
+"""Post-processing: smoothing, calibration and thresholds, chosen on training people."""

@@ -1,4 +1,4 @@
-"""Scores of training people by heads that never saw them: what choices may be made on."""
+"""Scores of training people by heads that never saw them, on which choices are made."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DEALS = 50  # until one leaves every class to train on, whichever part is held o
 
 
 class CannotChoose(UserError):
-    """The training people do not allow a choice; the scores stand without one."""
+    """The training people do not allow a choice; the scores are left unchanged."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class CrossFitted:
 def cross_fit(
     table: Path, task: Task, fold: int, settings: Training, parts: int, store: Store
 ) -> CrossFitted:
-    """Deal the training people to parts and score each by heads that were trained on the others.
+    """Divide the training people into parts, and score each with heads trained on the others.
 
-    The heads are the grid's own at the headline alpha; they are pieces of the work store.
+    The heads are the grid's own at the headline alpha, and are cached in the work store.
 
     Raises:
-        CannotChoose: the people cannot be dealt so, or no seed finished.
+        CannotChoose: the people cannot be divided in this way, or no seed finished.
     """
     train = read_split(table, task, TRAIN, fold)
     part = _deal(train, task, parts)
@@ -77,10 +77,10 @@ def cross_fit(
     finished = [not np.isnan(own).any() for own in scores]
     if not any(finished):
         raise CannotChoose(
-            f"no head of {task.name} at alpha = {settings.headline_alpha:g} finished on every part "
-            "of the training people",
+            f"no seed of {task.name} at alpha = {settings.headline_alpha:g} finished training on "
+            "all parts of the training people",
             where="postprocess",
-            fix="see why heads fail (training.learning_rate, training.rho), or set "
+            fix="check why heads fail (training.learning_rate, training.rho), or set "
             "postprocess: {steps: []}",
         )
     kept = [seed for seed, ok in zip(settings.seeds, finished, strict=True) if ok]
@@ -89,7 +89,7 @@ def cross_fit(
 
 @dataclass(frozen=True)
 class Answered:
-    """Validation rows of a table, answered by heads trained on all of its training rows.
+    """Validation rows of a table, scored by heads trained on all of its training rows.
 
     Attributes:
         rows: those that have a feature: group, video, person, frame.
@@ -105,7 +105,7 @@ class Answered:
 def validation_scores(
     table: Path, task: Task, fold: int, settings: Training, store: Store
 ) -> Answered:
-    """Answer the validation rows of a table by the headline's heads on its features."""
+    """Score the validation rows of a table with the headline heads on its features."""
     train, validation = (read_split(table, task, split, fold) for split in (TRAIN, VALIDATION))
     epochs = len(settings.seeds) * settings.recipes()[""].epochs
     with (
@@ -132,7 +132,7 @@ def _heads(
     store: Store,
     bar: Progress,
 ) -> list[nn.Module | None]:
-    """The headline's heads on some training rows, a head a seed; None of one that failed."""
+    """The headline heads on some training rows, one for each seed; None for a failed head."""
     inputs = train.features.shape[1]
     entries = train_entries(
         _headline(settings), train, held, task, settings, device, store, Timings(task, inputs), bar
@@ -142,7 +142,7 @@ def _heads(
 
 
 def _scores(heads: list[nn.Module | None], held: Split, task: Task) -> np.ndarray:
-    """(seeds, n, targets) scores of held-out rows; NaN where a head failed."""
+    """(seeds, n, targets) scores of held-out rows; NaN if a head failed."""
     scores = np.full((len(heads), len(held.rows), len(task.targets)), np.nan, np.float32)
     every = np.arange(len(held.rows))
     for index, head in enumerate(heads):
@@ -159,18 +159,18 @@ def _take(split: Split, rows: np.ndarray) -> Split:
 
 
 def _deal(train: Split, task: Task, parts: int) -> np.ndarray:
-    """(n,) the part, from 1, of every training row: whole people, alike in their classes.
+    """(n,) the part, from 1, of each training row: grouped by person and stratified by class.
 
     Raises:
-        CannotChoose: too few people, or no deal leaves every class to train on.
+        CannotChoose: too few people, or no division leaves all classes to train on.
     """
     labels = train.labels.numpy()
     people = train.rows["group"].nunique()
     if people < parts:
         raise CannotChoose(
-            f"{people} training people or source videos cannot be dealt to {parts} parts",
+            f"{people} training people or source videos cannot be divided into {parts} parts",
             where="postprocess.folds",
-            fix="set it lower, add people, or set postprocess: {steps: []}",
+            fix="decrease it, add people, or set postprocess: {steps: []}",
         )
     rows = train.rows.assign(
         annotated=True, **dict(zip(task.columns, labels.T, strict=True))
@@ -182,8 +182,8 @@ def _deal(train: Split, task: Task, parts: int) -> np.ndarray:
         if all(targets_shown(labels[part != k], task).all() for k in range(1, parts + 1)):
             return part
     raise CannotChoose(
-        f"however the training people are dealt to {parts} parts, some class of {task.name} is "
-        "shown in one part alone",
+        f"however the training people are divided into {parts} parts, some class of {task.name} "
+        "occurs in only one part",
         where="postprocess.folds",
-        fix="set another number, add people, or set postprocess: {steps: []}",
+        fix="use another number, add people, or set postprocess: {steps: []}",
     )

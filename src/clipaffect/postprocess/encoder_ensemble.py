@@ -1,4 +1,4 @@
-"""Scores of a run's frames by heads on another encoder's features, to average with its own."""
+"""Score a run's frames with heads on another encoder's features, to average with its own."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Other:
-    """What another encoder's heads say.
+    """The predictions of another encoder's heads.
 
     Attributes:
         training: probabilities (S, n, targets) of the run's training rows, cross-fitted.
         validation: of its validation rows. NaN where the other encoder saw no face, or where a
             seed's head did not finish.
-        heads: by seed, those that answered the validation rows.
+        heads: by seed, those that scored the validation rows.
     """
 
     training: np.ndarray
@@ -88,7 +88,7 @@ def _placed(
     wanted: pd.DataFrame,
     wanted_seeds: list[int],
 ) -> np.ndarray:
-    """(S, n, targets) scores of the wanted rows and seeds; NaN of those that are not there."""
+    """(S, n, targets) scores of the wanted rows and seeds; NaN for missing ones."""
     at = pd.MultiIndex.from_frame(rows[KEYS]).get_indexer(pd.MultiIndex.from_frame(wanted[KEYS]))
     found = np.full((len(wanted_seeds), len(wanted), scores.shape[2]), np.nan, np.float32)
     for index, seed in enumerate(wanted_seeds):

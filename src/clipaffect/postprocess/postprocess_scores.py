@@ -1,4 +1,4 @@
-"""Stage ``postprocess``: what each step after the head is, and what it brought."""
+"""Stage ``postprocess``: choose the post-processing steps, and measure the gain of each."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def postprocess_scores(
 ) -> None:
     """Write ``steps.parquet``, ``choices.json`` and the last step's ``scores.parquet`` to ``out``.
 
-    And ``cross.parquet``, the scores that the choices were made on, and ``heads.safetensors``, the
-    heads of the other encoders.
+    Also writes ``cross.parquet``, the scores on which the choices were made, and
+    ``heads.safetensors``, the heads of the other encoders.
 
     Every choice is made on cross-fitted scores of the training people; the validation scores of
     the evaluation are then taken through the steps. Under k-fold evaluation each fold has choices
@@ -111,7 +111,7 @@ def postprocess_scores(
     tables = (_cross_table(fitted, fold, task) for fold, fitted in crossed.items())
     write_batches(files.cross_fitted, _cross_schema(task), tables, 65536)
     _write_scores(together[-1], seeds, rows, encoder, settings, task, out)
-    # Under k-fold evaluation no head is trained on everybody: there is none to hand on.
+    # Under k-fold evaluation no head is trained on all people, so there is none to export.
     _write_heads(ensemble.get(0, {}), out)
 
 
@@ -171,7 +171,7 @@ def _write_heads(others: dict[str, Other], out: Path) -> None:
 
 
 def _write_note(error: CannotChoose, task: Task, out: Path) -> None:
-    """Empty tables: the scores of the evaluation stand without these, and the report says why."""
+    """Write empty tables: the scores are left unchanged, and the report gives the reason."""
     write_table(Postprocessing(out).steps, pd.DataFrame(columns=COLUMNS))
     note = {"note": f"{error.what} ({error.where}): {error.fix}", "seeds": [], "steps": []}
     write_text(Postprocessing(out).choices, json.dumps(note, indent=2) + "\n")
@@ -199,15 +199,15 @@ def _headline_scores(
         seeds.append(int(str(seed)))
     if not found:
         raise CannotChoose(
-            f"no head of {task.name} at alpha = {settings.headline_alpha:g} was finished",
+            f"no head of {task.name} at alpha = {settings.headline_alpha:g} finished training",
             where="postprocess",
-            fix="see why heads fail, in heads.parquet",
+            fix="check in heads.parquet why heads failed",
         )
     return rows, np.stack(found), seeds
 
 
 def _said(choices: list[dict[str, Any]], name: str) -> str:
-    """One step's choice as JSON; under k-fold evaluation that of every fold."""
+    """The choice of a step as JSON; under k-fold evaluation, that of each fold."""
     own: list[Choice] = [row["choice"] for row in choices if row["step"] == name]
     return json.dumps(own[0] if len(own) == 1 else own)
 
@@ -220,7 +220,7 @@ def _steps(
     task: Task,
     resamples: int,
 ) -> pd.DataFrame:
-    """One row a step: its scores on validation, and its gain over the step before."""
+    """One row for each step: its validation scores, and its gain over the previous step."""
     people = sorted(set(groups))
     counts = [
         [
@@ -302,7 +302,7 @@ def _write_scores(
     task: Task,
     out: Path,
 ) -> None:
-    """The probabilities behind the last step; averaged seeds have the seed -1."""
+    """The probabilities after the last step; averaged seeds have the seed -1."""
 
     def tables() -> Any:
         for seed, own in zip(seeds if len(scores) == len(seeds) else [-1], scores, strict=True):

@@ -1,4 +1,4 @@
-"""Smoothing of probabilities over the neighbouring frames of one person."""
+"""Smooth probabilities over neighbouring frames of a person."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PERSON = ["video", "person"]
 
 @dataclass(frozen=True)
 class Window:
-    """How far a frame looks around itself.
+    """The smoothing window around a frame.
 
     Attributes:
         kind: ``none``, ``mean`` (a box of ``width`` frames) or ``gaussian`` (deviation ``width``).
@@ -24,7 +24,7 @@ class Window:
     width: float
 
     def filter(self, values: np.ndarray) -> np.ndarray:
-        """Smooth (L, k) along its first axis; beyond the ends is nothing."""
+        """Smooth (L, k) along its first axis, with zeros beyond the ends."""
         if self.kind == "mean":
             found = uniform_filter1d(values, int(self.width), axis=0, mode="constant")
         else:
@@ -41,7 +41,7 @@ WINDOWS = (
 
 
 def sequences(rows: pd.DataFrame) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each person in each video: numbers of the rows in the order of frames, and the frames."""
+    """For each person in each video: row numbers in frame order, and the frame numbers."""
     frames = rows["frame"].to_numpy()
     found = []
     for at in rows.groupby(PERSON, sort=True, observed=True).indices.values():
@@ -53,7 +53,7 @@ def sequences(rows: pd.DataFrame) -> list[tuple[np.ndarray, np.ndarray]]:
 def smooth(
     scores: np.ndarray, runs: list[tuple[np.ndarray, np.ndarray]], window: Window
 ) -> np.ndarray:
-    """Probabilities (..., n, k) smoothed by frame number; missing frames weigh nothing.
+    """Smooth probabilities (..., n, k) by frame number; missing frames have no weight.
 
     A normalised convolution: the filter of the scores over the filter of their presence. So a gap
     is not filled, and the ends are not pulled to zero.

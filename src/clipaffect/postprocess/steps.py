@@ -1,4 +1,4 @@
-"""The steps after the head: each is chosen on scored training rows and applied to any others.
+"""Post-processing steps: each is chosen on scored training rows, and applied to any others.
 
 Scores are probabilities (S, n, targets) of S seeds; ``average_seeds`` leaves one. A step's choice
 is a small dictionary that JSON can hold; nothing else is needed to apply it.
@@ -45,7 +45,7 @@ Runs = list[tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class Rows:
-    """What scores are of.
+    """The rows that scores belong to.
 
     Attributes:
         labels: (n, 1) classes or (n, targets) bits; -1 is not annotated.
@@ -80,7 +80,7 @@ def _probabilities(logits: np.ndarray, task: Task) -> np.ndarray:
 
 
 def choose_encoders(scores: np.ndarray, rows: Rows) -> Choice:
-    """The other encoders to average with for the highest macro F1; the fewest of equals."""
+    """The other encoders to average with for the highest macro F1; the fewest in a tie."""
     sets = [
         list(names)
         for count in range(len(rows.others) + 1)
@@ -91,18 +91,18 @@ def choose_encoders(scores: np.ndarray, rows: Rows) -> Choice:
 
 
 def average_encoders(scores: np.ndarray, choice: Choice, rows: Rows) -> np.ndarray:
-    """The mean of the encoders' probabilities, seed by seed; of those that saw the frame."""
+    """Average the probabilities seed by seed, over the encoders that saw the frame."""
     return np.asarray(np.nanmean([scores, *(rows.others[name] for name in choice["with"])], axis=0))
 
 
 def choose_smoothing(scores: np.ndarray, rows: Rows) -> Choice:
-    """The window with the highest macro F1; the first of equals, so none if none helps."""
+    """The window with the highest macro F1; the first in a tie, so none if none helps."""
     found = [rows.macro_f1(smooth(scores, rows.runs, window)) for window in WINDOWS]
     return asdict(WINDOWS[int(np.argmax(found))])
 
 
 def choose_temperature(scores: np.ndarray, rows: Rows) -> Choice:
-    """The temperature with the least log loss (Guo et al. 2017, section 4.2)."""
+    """The temperature with the lowest log loss (Guo et al. 2017, section 4.2)."""
     logits = _logits(scores, rows.task)
 
     def loss(log_temperature: float) -> float:
@@ -119,7 +119,7 @@ def choose_temperature(scores: np.ndarray, rows: Rows) -> Choice:
 
 
 def choose_adjustment(scores: np.ndarray, rows: Rows) -> Choice:
-    """For classes the strength of the logit adjustment, for labels a threshold each.
+    """Choose the strength of the logit adjustment for classes, or a threshold for each label.
 
     Logit adjustment (Menon et al. 2021, eq. 10) takes tau log(prior) from every logit.
     """
@@ -133,7 +133,7 @@ def choose_adjustment(scores: np.ndarray, rows: Rows) -> Choice:
 
 
 def _threshold(scores: np.ndarray, rows: Rows, target: int) -> float:
-    """The threshold with the highest F1 of one label, mean over seeds; of equals that nearest 0.5.
+    """The threshold with the highest mean F1 of a label over seeds; in a tie, that nearest 0.5.
 
     From histograms: at threshold t/GRID the frames of the bins from t on are called present.
     """
@@ -152,7 +152,7 @@ def _threshold(scores: np.ndarray, rows: Rows, target: int) -> float:
 
 
 def average(scores: np.ndarray, choice: Choice, rows: Rows) -> np.ndarray:
-    """The mean of the seeds' probabilities, as one."""
+    """Average the probabilities over seeds, keeping one."""
     return np.asarray(scores.mean(axis=0, keepdims=True))
 
 

@@ -1,1 +1,1 @@
-"""From a trained head to anybody's video: answers for every frame and person."""
+"""Apply trained heads to new videos: predictions for each frame and person."""

@@ -1,7 +1,7 @@
-"""``clipaffect predict``: many files, side by side, each with its outcome; it goes on where it was.
+"""``clipaffect predict``: process many files in parallel, each with an outcome; can be resumed.
 
-A finished file has a record in its folder and is not worked on again. The pieces of an unfinished
-one are kept beside the output until it is whole (or in a store that is named, for good).
+A finished file has a record in its folder and is not processed again. The cache entries of an
+unfinished file are kept next to the output until it is complete, or permanently in a given store.
 """
 
 from __future__ import annotations
@@ -42,22 +42,21 @@ from clipaffect.prediction.video_job import Place, Row, Unit, finished, work_on
 def predict_files(
     inputs: list[Path], wanted: Wanted, out: Path, store: Path | None, jobs: int
 ) -> pd.DataFrame:
-    """Predict every file that is named, or lies below a folder; write everything into ``out``.
+    """Predict all given files, and all files below given folders; write everything to ``out``.
 
     Args:
         inputs: videos, images and folders.
-        wanted: what is asked.
-        out: a folder. ``summary.csv`` in it has every file's outcome, ``index.html`` leads to the
-            pages of the videos, each of which has a folder of its file's name.
-        store: a work store for the finished pieces; None: one beside the outputs, of which
-            nothing stays.
-        jobs: processes at a time.
+        wanted: what is requested.
+        out: a folder. Its ``summary.csv`` has the outcome of each file, and its ``index.html``
+            links to the pages of the videos, each in a folder named after its file.
+        store: a work store for cached work; None: a temporary one next to the outputs.
+        jobs: number of parallel processes.
 
     Returns:
         The summary: file, outcome, frames, frames with a face, people, message.
 
     Raises:
-        UserError: nothing to predict, no place to write, a full disk, no weights.
+        UserError: there is nothing to predict, nowhere to write, a full disk, or no weights.
     """
     sources = find_sources(inputs)
     check_writable(out, inputs)
@@ -92,7 +91,7 @@ def predict_files(
 
 
 def ensure_weights(opened: OpenBundle, assets: Path) -> None:
-    """Fetch what is missing of the networks that a bundle needs."""
+    """Fetch the missing networks that a bundle needs."""
     wanted = {ASSET} | {own.asset for own in opened.encoders.values() if own.asset is not None}
     known = known_assets()
     for name in sorted(wanted):
@@ -144,7 +143,7 @@ def _side_by_side(
     shares = dict.fromkeys(range(len(units)), 0.0)
     rows: list[Row] = []
     with ProcessPoolExecutor(jobs, context, _begin, (told,)) as pool:
-        # The longest first: what begins last should be short.
+        # The longest first, so that the last ones to start are short.
         order = sorted(range(len(units)), key=lambda k: -units[k].frames)
         running: dict[Future[list[Row]], int] = {
             pool.submit(_in_process, k, units[k], wanted, place, mark): k for k in order
@@ -162,7 +161,7 @@ def _side_by_side(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
-                process.terminate()  # what it was at is taken up again next time
+                process.terminate()  # its work is resumed next time
             raise
     return rows
 
@@ -178,7 +177,7 @@ def _begin(told: Any) -> None:
 
 
 def _end_with(parent: Any) -> None:
-    """A killed call leaves nobody behind who works on in its folder."""
+    """End this process with its parent, so that a killed call leaves no process at work."""
     multiprocessing.connection.wait([parent.sentinel])
     os._exit(1)
 
@@ -196,7 +195,7 @@ def _drained(told: Any) -> Iterator[tuple[int, float]]:
 
 
 def is_failure(summary: pd.DataFrame) -> bool:
-    """Whether a video or image could not be answered; files of other kinds are no failure."""
+    """Whether a video or image could not be processed; files of other kinds are not failures."""
     return bool((~summary["outcome"].isin([FrameStatus.OK, FrameStatus.NOT_MEDIA])).any())
 
 
@@ -214,13 +213,15 @@ def wanted_of(
     heads: bool = False,
     pictures: bool = True,
 ) -> Wanted:
-    """What is asked, with the bundle's own settings for the rest."""
+    """The requested settings, with those of the bundle for the rest."""
     if people not in get_args(People):
         raise UserError(
-            f"people is {people!r}", where="people", fix=f"one of {', '.join(get_args(People))}"
+            f"people cannot be {people!r}",
+            where="people",
+            fix=f"use one of {', '.join(get_args(People))}",
         )
     if rate is not None and not 0 < rate < float("inf"):
-        raise UserError(f"a rate of {rate} frames a second", where="rate", fix="give one above 0")
+        raise UserError(f"the rate is {rate}", where="rate", fix="use a finite rate above 0")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     faces = opened.bundle.faces.at_rate(rate)
     return Wanted(opened, faces, people, heads, pictures, assets, device)

@@ -1,4 +1,4 @@
-"""Rule ``find_videos``: the files to predict, dealt to shards for the rules of the chain."""
+"""Rule ``find_videos``: find the files to predict, and divide them into shards."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from clipaffect.prediction.sources import find_sources, manifest
 
 
 def find_videos(settings: Prediction, out: Path) -> None:
-    """Write a manifest of each shard, and ``files.json``: every file and what became of it so far.
+    """Write a manifest of each shard, and ``files.json`` with all files and their statuses so far.
 
     Raises:
-        UserError: nothing to predict, or two files of one name.
+        UserError: there is nothing to predict, or two files have the same name.
     """
     sources = find_sources([Path(path) for path in settings.videos])
     usable = [source for source in sources if source.outcome == FrameStatus.OK]

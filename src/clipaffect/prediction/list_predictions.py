@@ -1,4 +1,4 @@
-"""Rule ``list_predictions``: the summary of every shard, and the page that leads to each video."""
+"""Rule ``list_predictions``: the summary of all shards, and the page that links to each video."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clipaffect.prediction.predict_shard import SHARD
 
 
 def list_predictions(wanted: Wanted, files: Path, shards: list[Path], out: Path) -> None:
-    """Write the summary of all shards and the page that leads to theirs into ``out``."""
+    """Write the summary of all shards, and the page that links to their pages, to ``out``."""
     rows: dict[str, dict[str, Any]] = {}
     folders: dict[str, str] = {}
     for shard in shards:

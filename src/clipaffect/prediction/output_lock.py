@@ -1,4 +1,4 @@
-"""What is seen to before and around a prediction: its place is free, writable and nobody else's."""
+"""Checks and locks for the output of a prediction: the folder is free, writable and exclusive."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ WORK = ".work"  # below the output: what is not finished
 
 
 def check_writable(out: Path, inputs: list[Path]) -> None:
-    """See that the output can be written, and is no part of the input.
+    """Check that the output is writable, and not inside the input.
 
     Raises:
-        UserError: it cannot, or is.
+        UserError: it is not writable, or is inside the input.
     """
     for path in inputs:
         if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
             raise UserError(
-                "the output lies in a folder of the input, and would be predicted next time",
+                "the output folder is inside an input folder, and would be predicted next time",
                 where=out,
-                fix="name a folder beside it",
+                fix="choose a folder outside the input folders",
             )
     try:
         (out / WORK).mkdir(parents=True, exist_ok=True)
@@ -34,25 +34,27 @@ def check_writable(out: Path, inputs: list[Path]) -> None:
         (out / WORK / "probe").unlink()
     except OSError as error:
         raise UserError(
-            f"nothing can be written there: {error.strerror}",
+            f"the output folder is not writable: {error.strerror}",
             where=out,
-            fix="name a folder of your own, on a disk with room",
+            fix="choose a folder that you can write to, on a disk with free space",
         ) from None
 
 
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """Hold the folder of the output, so that two calls do not write into one.
+    """Lock the output folder, so that two calls do not write to it at the same time.
 
     Raises:
-        UserError: another call holds it.
+        UserError: another call has locked it.
     """
     lock = FileLock(out / WORK / "lock", timeout=0)
     try:
         lock.acquire()
     except Timeout:
         raise UserError(
-            "another call is writing there", where=out, fix="wait for it, or name another folder"
+            "another process is writing to this folder",
+            where=out,
+            fix="wait for it, or choose another folder",
         ) from None
     try:
         yield
@@ -64,31 +66,31 @@ def alone(out: Path) -> Iterator[None]:
 
 @contextmanager
 def named_errors(out: Path) -> Iterator[None]:
-    """A full disk, or a process that the system killed, said in the user's words."""
+    """Turn a full disk, missing permissions or a killed process into a UserError."""
     try:
         yield
     except (OSError, BrokenProcessPool) as error:
         if isinstance(error, BrokenProcessPool):
-            what = "the system killed a process, for its memory most likely"
-            fix = "give the same command again with --jobs 1"
+            what = "the system killed a process, most likely because it ran out of memory"
+            fix = "run the same command again with --jobs 1"
         elif is_full(error):
             what = f"the disk is full: {error.filename or ''}".rstrip(": ")
-            fix = "free some of it and give the same command again"
+            fix = "free some space and run the same command again"
         elif isinstance(error, PermissionError):
-            what = f"this may not be read or written: {error.filename}"
-            fix = "get leave to, and give the same command again"
+            what = f"no permission to read or write {error.filename}"
+            fix = "correct the permissions and run the same command again"
         else:
             raise
-        raise UserError(what, where=out, fix=f"{fix}: finished files stay") from None
+        raise UserError(what, where=out, fix=f"{fix} (finished files are kept)") from None
 
 
 def is_full(error: Exception) -> bool:
-    """Whether an error says that a disk, or one's share of it, is full."""
+    """Whether an error means that the disk or the user's quota is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def check_apart(folders: Iterable[Path], files: Iterable[Path]) -> None:
-    """See that no folder of the output would take the place of a file.
+    """Check that no output folder would overwrite a file.
 
     Raises:
         UserError: one would.
@@ -97,14 +99,14 @@ def check_apart(folders: Iterable[Path], files: Iterable[Path]) -> None:
     for folder in folders:
         if folder.resolve() in taken or (folder.exists() and not folder.is_dir()):
             raise UserError(
-                "the tables of a video would take the place of a file",
+                "the output folder of a video would overwrite a file",
                 where=folder,
-                fix="name another folder for the output",
+                fix="choose another output folder",
             )
 
 
 def _clear(work: Path) -> None:
-    """Remove the folder of unfinished work if nothing is left in it."""
+    """Remove the folder of unfinished work if it is empty."""
     for folder in sorted(work.rglob("*"), reverse=True):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

@@ -1,4 +1,4 @@
-"""What is written for a video: tables, summaries, the page, and a record that all is whole."""
+"""Write the outputs of a video: tables, summaries, the page, and a record of completeness."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ ROWS = 65_536  # of a row group
 def write_outputs(
     predicted: Predicted, start: int, stop: int, out: Path, wanted: Wanted, video: Path | None
 ) -> list[dict[str, Any]]:
-    """Write everything about one video, or about single images, into the folder ``out``.
+    """Write all outputs for one video, or for single images, to the folder ``out``.
 
     Args:
-        predicted: answers of a table of faces.
+        predicted: predictions for a table of faces.
         start: the video's first row in it.
         stop: the row behind its last.
         out: a folder.
@@ -136,7 +136,7 @@ def write_summary(
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
-    """CSV knows no dictionaries."""
+    """Convert dictionary columns to plain text, because CSV has no dictionaries."""
     return pa.schema(
         [(f.name, pa.string() if pa.types.is_dictionary(f.type) else f.type) for f in schema]
     )
@@ -157,9 +157,9 @@ def _write_dictionary(listed: list[Column], out: Path) -> None:
 
 
 def remove_outputs(out: Path) -> None:
-    """Remove what was written for a file; other files' folders may lie in the same one.
+    """Remove the outputs of a file; folders of other files may be in the same folder.
 
-    A folder without a record is somebody else's.
+    A folder without a record is not ours and is left alone.
     """
     if read_record(out) is None:
         return
@@ -170,12 +170,12 @@ def remove_outputs(out: Path) -> None:
 
 
 def write_record(out: Path, record: dict[str, Any]) -> None:
-    """Say that a folder is for a video's outputs, and once they are whole, of what they are."""
+    """Mark a folder as that of a video and, once complete, record what its outputs depend on."""
     write_text(out / RECORD, json.dumps(record, indent=1) + "\n")
 
 
 def read_record(out: Path) -> dict[str, Any] | None:
-    """What ``write_record`` said; None if it did not."""
+    """Read what ``write_record`` wrote; None if there is no record."""
     try:
         found: dict[str, Any] = json.loads((out / RECORD).read_text(encoding="utf-8"))
         return found

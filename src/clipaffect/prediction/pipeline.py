@@ -1,4 +1,4 @@
-"""The chain's stages on one video, or on some images: from the file to its outputs."""
+"""Run the stages of the pipeline on one video, or on some images."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ loaded_encoder = lru_cache(maxsize=4)(load_encoder)
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked of a prediction.
+    """The settings of a prediction.
 
     Attributes:
         opened: the bundle.
         faces: which frames, and how faces are found: the bundle's, but for the sampling.
-        people: everybody, or the person whose face fills most of the video.
+        people: everyone, or only the person whose face fills most of the video.
         heads: whether the scores of every single head are written.
         pictures: whether pages may show people.
         assets: folder of fetched assets.
@@ -57,7 +57,7 @@ class Wanted:
     threads: int = 1
 
     def fingerprint(self) -> str:
-        """What outputs depend on besides the file."""
+        """Digest of everything that the outputs depend on, besides the file."""
         stages = ("frames", "detections", "embeddings", "encoders", "prediction")
         return digest(
             {
@@ -79,12 +79,12 @@ class Wanted:
 def predicted(
     listed: pd.DataFrame, wanted: Wanted, store: Store, work: Path
 ) -> Iterator[Predicted]:
-    """The answers for the files of a manifest; its tables of faces lie in ``work`` meanwhile.
+    """Predict the files of a manifest; its face tables are kept in ``work`` meanwhile.
 
     Args:
         listed: see ``sources.manifest``.
         wanted: what is asked.
-        store: where finished pieces are kept: an interrupted call goes on from there.
+        store: the cache of finished work, from which an interrupted call resumes.
         work: a folder of this call's own.
     """
     work.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ def predicted(
 
 
 def features_of(bundle: Bundle, embeddings: dict[str, Path], folder: Path) -> dict[str, Path]:
-    """The files of a bundle's features, from those of its encoders; joined ones in ``folder``."""
+    """The feature files of a bundle, from those of its encoders; joined ones are in ``folder``."""
     found = {}
     for name, parts in bundle.features.items():
         found[name] = embeddings[parts[0]]

@@ -1,4 +1,4 @@
-"""Rule ``predict_shard``: the predictions of every file of a shard."""
+"""Rule ``predict_shard``: predictions for all files of a shard."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ SHARD = "shard.json"
 def predict_shard(
     wanted: Wanted, manifest_file: Path, faces: Path, embeddings: dict[str, Path], out: Path
 ) -> None:
-    """Write the outputs of every file of a shard into the folder ``out``, each in its own.
+    """Write the outputs of all files of a shard to ``out``, each in a separate folder.
 
     Args:
-        wanted: what is asked.
+        wanted: what is requested.
         manifest_file: the shard's files.
         faces: the shard's faces, as the run's crops.
         embeddings: by encoder of the bundle.
@@ -51,7 +51,7 @@ def predict_shard(
 
 
 def _stretches(videos: pd.Series, listed: pd.DataFrame) -> list[tuple[int, int, list[str]]]:
-    """First row, row behind the last and names of each video, and of all images together."""
+    """First row, end row and names of each video, and of all images together."""
     pictures = set(listed["video"][listed["kind"] == PICTURE])
     unit = videos.where(~videos.isin(pictures), IMAGES + "/")  # no file is called so
     begins = np.flatnonzero(unit.ne(unit.shift()).to_numpy())

@@ -1,4 +1,4 @@
-"""Rows of faces and their features become rows of answers."""
+"""Turn rows of faces and their features into rows of predictions."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ RENAMED = {"score": "face_score"}
 
 @dataclass(frozen=True)
 class Predicted:
-    """The answers for every row of a table of faces.
+    """The predictions for all rows of a face table.
 
     Attributes:
-        opened: the bundle that answered.
-        people: who is answered for.
+        opened: the bundle that was used.
+        people: the people with predictions.
         faces: the table of faces.
         rows: video, person, frame, time and status of its rows.
         at: (rows,) which answer a row has; -1: none, there is no face.
@@ -55,16 +55,16 @@ class Predicted:
 
     @property
     def bundle(self) -> Bundle:
-        """What was answered with."""
+        """The bundle that was used."""
         return self.opened.bundle
 
     @cached_property
     def person(self) -> np.ndarray:
-        """(rows,) numbers of people, from 1; 0 where nobody is named."""
+        """(rows,) numbers of people, from 1; 0 if no person is named."""
         return person_numbers(self.rows, self.people)
 
     def of_rows(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Values (answers, ...) float32 for some rows; NaN where a row has no answer."""
+        """Values (answers, ...) float32 for some rows; NaN for rows without a prediction."""
         at = self.at[rows]
         found = np.full((len(rows), *values.shape[1:]), np.nan, np.float32)
         found[at >= 0] = values[at[at >= 0]]
@@ -108,7 +108,7 @@ class Predicted:
 def answer_columns(
     name: str, model: TaskModel, own: Answers, at: np.ndarray, heads: bool
 ) -> dict[str, pa.Array]:
-    """Columns of one task for some rows, of which ``at`` says which answer each has (-1: none)."""
+    """Columns of one task for some rows; ``at`` is the prediction of each row (-1: none)."""
     none, at = at < 0, np.maximum(at, 0)
     if not len(own.decision):  # nobody anywhere: every value is masked
         own = _blank(own)
@@ -154,9 +154,9 @@ def _blank(answers: Answers) -> Answers:
 
 
 def person_numbers(rows: pd.DataFrame, people: People) -> np.ndarray:
-    """(rows,) int32 numbers of people; 0 where nobody is named.
+    """(rows,) int32 numbers of people; 0 if no person is named.
 
-    Of ``all`` the number is the person's name; of ``main`` every frame is the one person's.
+    With ``all``, the number is the person's name; with ``main``, all frames belong to one person.
     """
     if people == "main":
         return (rows["frame"] > 0).to_numpy().astype(np.int32)
@@ -164,7 +164,7 @@ def person_numbers(rows: pd.DataFrame, people: People) -> np.ndarray:
 
 
 def _unpacked(part: pa.Table) -> dict[str, pa.Array]:
-    """Columns of faces as columns of predictions."""
+    """Convert columns of faces to columns of predictions."""
     found: dict[str, pa.Array] = {}
     part = part.combine_chunks()
     for name in part.column_names:
@@ -183,7 +183,7 @@ def _unpacked(part: pa.Table) -> dict[str, pa.Array]:
 def stretches(
     path: Path, start: int, stop: int, names: list[str]
 ) -> Iterator[tuple[int, pa.Table]]:
-    """Rows ``start`` to ``stop`` of a file of ``ROW_GROUP``, each part with its first number."""
+    """Rows ``start`` to ``stop`` of a file written with ``ROW_GROUP``, in parts with a start."""
     with pq.ParquetFile(path) as file:
         for at in range(start - start % ROW_GROUP, stop, GROUPS_AT_ONCE * ROW_GROUP):
             end = min(at + GROUPS_AT_ONCE * ROW_GROUP, stop)
@@ -196,7 +196,7 @@ def stretches(
 def predict_rows(
     opened: OpenBundle, faces: Path, features: dict[str, Path], people: People
 ) -> Predicted:
-    """Answer every row of a table of faces.
+    """Predict all rows of a face table.
 
     Args:
         opened: the bundle.
@@ -205,7 +205,7 @@ def predict_rows(
         people: who was looked for.
 
     Raises:
-        UserError: the heads want features of another length.
+        UserError: the heads need features of another length.
     """
     torch.set_num_threads(1)
     rows = read_table(faces, [*KEYS, "time", "status"])
@@ -229,7 +229,7 @@ def _scores(
     count: int,
     at: np.ndarray,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """The heads' scores by task and features; memory holds a few row groups of features."""
+    """The heads' scores by task and features, with a few row groups of features in memory."""
     tasks = opened.bundle.tasks
     parts: dict[tuple[str, str], list[np.ndarray]] = {
         (task, name): [] for task, own in heads.items() for name in own
@@ -253,14 +253,14 @@ def _check_length(heads: tuple, features: str, length: int) -> None:
     wanted = next(own.inputs for own in heads if own.features == features)
     if wanted != length:
         raise UserError(
-            f"the heads want features of length {wanted}; '{features}' gives {length}",
+            f"the heads need features of length {wanted}, but '{features}' gives {length}",
             where="bundle.json",
-            fix="give the encoder that the bundle was made for",
+            fix="use the encoder that the bundle was made for",
         )
 
 
 def _features(table: pa.Table, usable: np.ndarray) -> np.ndarray:
-    """(n, d) float16 of the rows with a face; NaN where these features have none."""
+    """(n, d) float16 of the rows with a face; NaN for rows without these features."""
     length = table.schema.field("feature").type.list_size
     found = np.full((len(usable), length), np.nan, np.float16)
     column = pa.chunked_array(table["feature"].chunks, table["feature"].type).combine_chunks()

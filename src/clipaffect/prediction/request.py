@@ -1,4 +1,4 @@
-"""What a prediction is made with, as the workflow knows it before any job runs."""
+"""The model used for a prediction, as known to the workflow before any job runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class PredictionRequest:
     encoders: dict[str, Encoder]
 
     def crop(self, encoder: str) -> str:
-        """How faces are cut for an encoder."""
+        """The kind of face crop for an encoder."""
         return self.encoders[encoder].crop or self.faces.crop
 
     def faces_settings(self, crop: str) -> str:
@@ -47,10 +47,10 @@ class PredictionRequest:
 
 
 def prediction_request(config: Config) -> PredictionRequest:
-    """The model that ``prediction`` names; of the run's own, every encoder that its heads may want.
+    """The model that ``prediction`` names, or the run's own with all encoders its heads may need.
 
     Raises:
-        UserError: no such bundle, or one that wants weights it does not hold.
+        UserError: the bundle does not exist, or does not contain the weights that it needs.
     """
     if config.prediction.model is None:
         names = [config.encoder, *config.postprocess.encoders]
@@ -66,7 +66,7 @@ def prediction_request(config: Config) -> PredictionRequest:
                 continue
             if own.file not in bundle.files:
                 raise UserError(
-                    f"the bundle does not hold the weights of '{name}'",
+                    f"the bundle does not contain the weights of '{name}'",
                     where=model,
                     fix="export it with --include-weights, or use 'clipaffect predict --weights'",
                 )

@@ -1,8 +1,8 @@
-"""From features of faces to one task's answers, by the heads and steps of a bundle.
+"""Compute the predictions of one task from face features, with the heads and steps of a bundle.
 
-The heads are scored and the steps applied by the very functions of the evaluation, so a frame gets
-the scores that the evaluation gave it. Smoothing looks at all frames of a video here, where the
-evaluation has annotated ones alone.
+The same functions as in the evaluation score the heads and apply the steps, so a frame gets the
+scores that it had in the evaluation. Smoothing uses all frames of a video here, but only annotated
+frames in the evaluation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ByFeatures = dict[str, dict[int, Head]]
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers of one task for n faces.
+    """Predictions of one task for n faces.
 
     Attributes:
         probability: (n, targets) float32 of each class or label, behind the steps but for the
@@ -55,7 +55,7 @@ def head_scores(features: torch.Tensor, heads: dict[int, Head], model: TaskModel
 def answer(
     scores: dict[str, np.ndarray], seeds: dict[str, list[int]], rows: pd.DataFrame, model: TaskModel
 ) -> Answers:
-    """Take the heads' scores through the steps of a bundle.
+    """Apply the steps of a bundle to the heads' scores.
 
     Args:
         scores: by features, ``head_scores`` of the same n faces.
@@ -97,7 +97,7 @@ def answer_tasks(
     scores: dict[str, dict[str, np.ndarray]],
     rows: pd.DataFrame,
 ) -> dict[str, Answers]:
-    """The answers of every task of a bundle for the same n faces.
+    """The predictions of all tasks of a bundle for the same n faces.
 
     Args:
         bundle: names the steps.
@@ -117,12 +117,12 @@ def answer_tasks(
 
 
 def _one(scores: np.ndarray) -> np.ndarray:
-    """The mean of what seeds are left, as a submission takes it."""
+    """The mean over the remaining seeds, as in a submission."""
     return np.asarray(scores[0] if len(scores) == 1 else scores.mean(axis=0))
 
 
 def _of_seeds(scores: np.ndarray, seeds: list[int], wanted: list[int]) -> np.ndarray:
-    """Another encoder's scores, seed by seed of the run's own; NaN of one that it lacks."""
+    """Another encoder's scores for the run's own seeds; NaN for missing seeds."""
     found = np.full((len(wanted), *scores.shape[1:]), np.nan, np.float32)
     for index, seed in enumerate(wanted):
         if seed in seeds:

@@ -1,4 +1,4 @@
-"""Which files are to be predicted; every file that was named has an outcome, whatever it is."""
+"""Find the files to predict; each given file gets an outcome."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Source:
     """A file.
 
     Attributes:
-        name: what it is called in tables, and its folder in the output: its path below the folder
-            that was named.
+        name: its name in tables and its folder in the output: the path relative to the given
+            folder.
         path: of the file.
         kind: ``video`` or ``picture``.
-        outcome: ``ok``, or why it is left alone.
+        outcome: ``ok``, or why it is skipped.
     """
 
     name: str
@@ -47,17 +47,17 @@ class Source:
 
 
 def find_sources(inputs: list[Path]) -> list[Source]:
-    """Every file that is named, or lies below a folder that is named, in natural order.
+    """All given files, and all files below given folders, in natural order.
 
-    Below folders a file is what its suffix says, and files of other suffixes are left alone; a
-    file named by itself is taken for a video whatever it is called. Hidden files do not count.
+    In folders, the suffix determines the kind of a file, and other files are skipped. A file that
+    is given directly counts as a video whatever its name. Hidden files are ignored.
 
     Raises:
-        UserError: nothing has such a name, a folder cannot be read or holds no file, or two files
-            would have one name.
+        UserError: a path does not exist, a folder is unreadable or empty, or two files would have
+            the same name.
     """
     problems = [
-        UserError("no such file or folder", where=path, fix="correct the path")
+        UserError("the file or folder does not exist", where=path, fix="correct the path")
         for path in inputs
         if not path.exists()
     ]
@@ -73,15 +73,15 @@ def find_sources(inputs: list[Path]) -> list[Source]:
             raise UserError(
                 f"the folder cannot be read: {error.strerror}",
                 where=error.filename or path,
-                fix="get leave to read it, or name another",
+                fix="correct its permissions, or choose another folder",
             ) from None
         prefix = f"{path.resolve().name}/" if len(inputs) > 1 else ""
         found += [_source(file, path, prefix, named=False) for file in files]
     if not found:
         raise UserError(
-            "no file lies there",
+            "no files were found",
             where=", ".join(map(str, inputs)) or "prediction.videos",
-            fix="name a video or a folder",
+            fix="give a video, an image or a folder of them",
         )
     named: dict[str, list[Path]] = defaultdict(list)
     for source in found:
@@ -89,14 +89,14 @@ def find_sources(inputs: list[Path]) -> list[Source]:
     for name, paths in named.items():
         if len({path.resolve() for path in paths}) > 1:
             raise UserError(
-                f"{len(paths)} files would be called '{name}'",
+                f"{len(paths)} files would have the name '{name}'",
                 where=" and ".join(map(str, paths)),
-                fix="predict them in calls of their own, with an --out for each",
+                fix="predict them in separate calls, each with its own --out",
             )
     for source in found:
         if source.outcome == FrameStatus.OK and source.name.partition("/")[0] in RESERVED:
             raise UserError(
-                f"'{source.name}' is a name of the output's own",
+                f"'{source.name}' is a reserved name in the output",
                 where=source.path,
                 fix="rename the file or folder",
             )
@@ -122,7 +122,7 @@ def _source(path: Path, root: Path, prefix: str, named: bool) -> Source:
 
 
 def manifest(sources: list[Source], people: People) -> pd.DataFrame:
-    """Rows of ``dataset.manifest.MANIFEST``, as the chain's own stages read them."""
+    """Rows of ``dataset.manifest.MANIFEST``, as read by the stages of the pipeline."""
     persons = [EVERYBODY if people == "all" else ""]
     rows: list[dict[str, Any]] = [
         {

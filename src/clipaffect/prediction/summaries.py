@@ -1,4 +1,4 @@
-"""What a video's answers amount to: shares by person, and episodes with start, end and peak."""
+"""Summarise a video's predictions: shares by person, and episodes with start, end and peak."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _shown(
 
 
 def _step(frame: np.ndarray, time: np.ndarray) -> float:
-    """Usual seconds between successive frames; NaN where there are no times."""
+    """Typical seconds between successive frames; NaN without timestamps."""
     known = ~np.isnan(time)
     numbers, first = np.unique(frame[known], return_index=True)
     return float(np.median(np.diff(time[known][first]))) if len(numbers) > 1 else float("nan")

@@ -1,4 +1,4 @@
-"""The page of a video: it plays beside the curves of its people, and opens from disk."""
+"""The page of a video: it plays the video next to its people's curves, and opens from disk."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def write_timeline(
     """Write ``timeline.html`` of one video, whose rows are a stretch, into the folder ``out``.
 
     Args:
-        predicted: answers of a table of faces.
+        predicted: predictions for a table of faces.
         start: the video's first row.
         stop: the row behind its last.
         episodes: of ``summaries``.
@@ -159,7 +159,7 @@ class _Axis:
             return np.asarray(np.stack(sums, axis=1) / count)
 
     def commonest(self, status: np.ndarray, kinds: list[str]) -> list[int]:
-        """Of each bin the commonest of the kinds, by number; -1 where a face was found."""
+        """The most common kind in each bin, by number; -1 if a face was found."""
         counts = np.zeros((self.bins, len(kinds) + 1), int)
         for number, kind in enumerate(kinds):
             np.add.at(counts[:, number], self.of_row[status == kind], 1)
@@ -171,7 +171,7 @@ class _Axis:
 def _curves(
     predicted: Predicted, start: int, rows: np.ndarray, axis: _Axis
 ) -> dict[str, dict[str, Any]]:
-    """By task, what is drawn of one person: whole numbers, None where nothing is known."""
+    """For each task, the curves of one person as whole numbers; None for unknown values."""
     found = {}
     for name, model in predicted.bundle.tasks.items():
         own = predicted.answers[name]
@@ -227,7 +227,7 @@ def _thumbnails(
 
 
 def _relative(video: Path, out: Path) -> str:
-    """The video's address from the page: on disk, wherever both are moved together."""
+    """The video's path relative to the page, which stays valid if both are moved together."""
     path = os.path.relpath(video.resolve(), out.resolve())
     return quote(Path(path).as_posix().encode("utf-8", "surrogateescape"))
 

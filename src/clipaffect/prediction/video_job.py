@@ -1,4 +1,4 @@
-"""One video, or all single images: from the files to their outputs, whatever becomes of them."""
+"""Process one video, or all single images, from the files to their outputs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Tell = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Unit:
-    """What one process works on at a time: a video, or all single images.
+    """The unit of work of a process: a video, or all single images.
 
     Attributes:
         sources: the files.
@@ -55,27 +55,27 @@ class Unit:
 
 @dataclass(frozen=True)
 class Place:
-    """Where outputs go, and where finished pieces are kept; None: beside the outputs, for now."""
+    """Where outputs and cache entries are kept; None: next to the outputs, temporarily."""
 
     out: Path
     store: Path | None
 
     def work(self, unit: Unit) -> Path:
-        """A folder for what is not finished of a unit."""
+        """A folder for the unfinished work of a unit."""
         return self.out / WORK / digest(unit.folder)[:16]
 
     def store_of(self, unit: Unit) -> Store:
-        """The store of a unit's pieces."""
+        """The store of a unit's cache entries."""
         return Store(self.store or self.work(unit) / "store")
 
     def forget(self, unit: Unit) -> None:
-        """Remove a unit's pieces, unless they are kept for good."""
+        """Remove a unit's cache entries, unless they are kept permanently."""
         if self.store is None:
             shutil.rmtree(self.work(unit), ignore_errors=True)
 
 
 def _state(unit: Unit, out: Path) -> dict[str, list[str]]:
-    """By name, where a unit's files lie as their page says it, and their sha256."""
+    """For each file of a unit, its path as used by the page, and its sha256."""
     return {
         source.name: [
             os.path.relpath(source.path.resolve(), out.resolve()),
@@ -86,7 +86,7 @@ def _state(unit: Unit, out: Path) -> dict[str, list[str]]:
 
 
 def finished(unit: Unit, out: Path, mark: str) -> list[Row] | None:
-    """Summary rows of a unit that was finished before, of the same files; None if it was not."""
+    """The summary rows of a unit that is already finished for the same files, or None."""
     record = read_record(out / unit.folder)
     if record is None or record.get("made_by") != mark:
         return None
@@ -99,7 +99,7 @@ def finished(unit: Unit, out: Path, mark: str) -> list[Row] | None:
 
 
 def _listener(tell: Tell, encoders: int) -> Listener:
-    """Tells of the share of a unit's work that is done, from the progress of its stages."""
+    """Report the finished share of a unit's work, from the progress of its stages."""
     reached, through = 0.0, 0
 
     def listen(kind: str, done: int, total: int) -> None:
@@ -118,7 +118,7 @@ def _listener(tell: Tell, encoders: int) -> Listener:
 
 
 def work_on(unit: Unit, wanted: Wanted, place: Place, mark: str, tell: Tell) -> list[Row]:
-    """Predict a unit; returns its files' summary rows. An error of the program is an outcome."""
+    """Predict a unit; returns the summary rows of its files. Internal errors become outcomes."""
     torch.set_num_threads(1)
     out = place.out / unit.folder
     before = {source.name: _state_of(source.path) for source in unit.sources}
@@ -133,7 +133,7 @@ def work_on(unit: Unit, wanted: Wanted, place: Place, mark: str, tell: Tell) -> 
         trouble = error
     outcome, left_out = _left_out(unit, before, trouble)
     if left_out:
-        # Of many images the others are answered.
+        # The other images are still predicted.
         remove_outputs(out)
         place.forget(unit)
         failed = [summary_row(s.name, outcome) for s in unit.sources if s.name in left_out]
@@ -183,7 +183,7 @@ def _state_of(path: Path) -> tuple[int, int] | None:
 
 
 def _changed(unit: Unit, before: dict[str, tuple[int, int] | None]) -> set[str]:
-    """Files that are no longer as they were when the work on them began."""
+    """Files that have changed since work on them began."""
     return {source.name for source in unit.sources if _state_of(source.path) != before[source.name]}
 
 

@@ -45,21 +45,21 @@ def read_record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     if not path.is_file():
         raise UserError(
-            f"no finished run: there is no {RECORD}",
+            f"the run is not finished: {RECORD} is missing",
             where=folder,
-            fix="name a folder such as results/demo whose report is built",
+            fix="give a results folder with a finished report, such as results/demo",
         )
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if not all(kind in record for kind in ("config", "stages", "data", "code")):
-            raise ValueError("it lacks a part")
+            raise ValueError("a part is missing")
         if "run" not in record["config"] or "clipaffect" not in record["versions"]:
-            raise ValueError("it names no run or version")
+            raise ValueError("the run or the version is missing")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"it is not the record of a run by this version ({error})",
+            f"the file is not a run record of this version ({error})",
             where=path,
-            fix="build the report again: clipaffect run",
+            fix="rebuild the report with 'clipaffect run'",
         ) from error
     return record
 

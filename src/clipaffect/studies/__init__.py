@@ -1,1 +1,1 @@
-"""Questions that a small grid of further heads answers, each with a page of its own."""
+"""Studies: questions answered by a small grid of additional heads, each with its own page."""

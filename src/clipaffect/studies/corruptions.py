@@ -1,4 +1,4 @@
-"""What happens to pictures outside a laboratory, in three degrees each."""
+"""Image corruptions that occur outside a laboratory, each in three degrees of severity."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def compression(crop: Crop, degree: int) -> Crop:
 
 
 def darkness(crop: Crop, degree: int) -> Crop:
-    """Less light, rounded to what 8 bits hold."""
+    """Less light, rounded to 8 bits."""
     return (crop * GAINS[degree]).astype(np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""The card on cost: what this run's encoder and heads take, counted, beside published figures."""
+"""The card on cost: counted cost of this run's encoder and heads, and published figures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def published_costs() -> pd.DataFrame:
 
 
 def cost_answer(name: str, counted: pd.DataFrame, encoder: str, published: pd.DataFrame) -> str:
-    """What one task's head costs beside its encoder, and the encoder beside the paper's."""
+    """The cost of a task's head compared with its encoder, and of the encoder with the paper's."""
     rows = counted.set_index("what")
     if f"head, {name}" not in rows.index:
         return f"{name}: the head is your own, and is not counted."
@@ -54,7 +54,7 @@ def cost_answer(name: str, counted: pd.DataFrame, encoder: str, published: pd.Da
 
 
 def write_costs(config: Config, folder: Path, out: Path) -> None:
-    """Write the card to ``out``; nothing of it is timed."""
+    """Write the card to ``out``, without any timings."""
     results = read_results(config, folder)
     found = [*encoder_rows(config), *head_rows(results, folder)]
     counted = pd.DataFrame(found, columns=["what", "parameters", "flop", "times"])

@@ -1,4 +1,4 @@
-"""The card on where a task's gain comes from: classes, how frequent they are, people."""
+"""The card on the sources of a task's gain: classes, their frequency, and people."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUESTION = "Why does one task gain more from CVaR than the other?"
 
 
 def target_gains(task: TaskResults, alpha: float) -> pd.DataFrame:
-    """One row a class or label, the rarest first: its frames, F1 of both, the gain over ERM."""
+    """One row per class or label, rarest first: its frames, both F1 scores, the gain over ERM."""
     own = task.comparisons[task.comparisons["family"] == TARGETS].set_index("target")
     frames = pd.Series(task.support())
     table = pd.DataFrame(
@@ -41,7 +41,7 @@ def target_gains(task: TaskResults, alpha: float) -> pd.DataFrame:
 
 
 def people_gains(counted: Counted, headline: Setting, erm: Setting) -> pd.DataFrame:
-    """One row a person: F1 over their own answers under both, those who gain most first."""
+    """One row per person: F1 over their own frames under both, largest gain first."""
     mine, theirs = (people_f1(list(counted.seeds[s].values())) for s in (headline, erm))
     answers = counted.cells[headline].sum(axis=1).astype(int)
     table = pd.DataFrame(

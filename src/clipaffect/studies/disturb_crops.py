@@ -1,4 +1,4 @@
-"""Stage ``limits``: the headline's heads on disturbed crops of the validation people."""
+"""Stage ``limits``: score the headline heads on corrupted crops of the validation people."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def sample_frames(split: Split, task: Task, fold: int) -> Sample:
 
 
 def find_crops(keys: pd.DataFrame, faces: list[Path]) -> list[bytes]:
-    """The crops (n,) of some frames (video, person, frame), wherever they lie."""
+    """Find the crops (n,) of some frames (video, person, frame)."""
     place = pd.Series(np.arange(len(keys)), index=pd.MultiIndex.from_frame(keys.astype(str)))
     found: list[bytes] = [b""] * len(keys)
     for shard in faces:
@@ -68,7 +68,7 @@ def find_crops(keys: pd.DataFrame, faces: list[Path]) -> list[bytes]:
 
 
 def _disturbed(crops: list[bytes], name: str) -> Iterator[bytes]:
-    """Crops under a disturbance, or as they are, without loss."""
+    """Apply a corruption to crops, or return them unchanged, without compression loss."""
     for crop in crops:
         pixels = decode_image(crop)
         if pixels is None:

@@ -1,4 +1,4 @@
-"""What each combination of a study's factors gets right, person by person."""
+"""The counts of each combination of a study's factors, person by person."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Runs = list[tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class Scores:
-    """The validation rows of a study, and a place to look up probabilities.
+    """The validation rows of a study, with access to the probabilities.
 
     Attributes:
         rows: (n,) group, video, person, frame.
@@ -65,9 +65,9 @@ class Scores:
             keys = frame.loc[own, KEYS].reset_index(drop=True)
             if not keys.astype(str).equals(self.rows[KEYS].astype(str)):
                 raise UserError(
-                    "these scores are of other frames than those of the study's first encoder",
+                    "these scores cover other frames than those of the study's first encoder",
                     where=path,
-                    fix="encoders of one study must see the same frames",
+                    fix="use only encoders that see the same frames in a study",
                 )
             found[int(seed)] = scores[own]
         return found
@@ -108,7 +108,7 @@ def read_study_scores(planned: Planned, folder: Path, out: Path, task: Task) -> 
 
 
 def label_shares(labels: np.ndarray, task: Task) -> np.ndarray:
-    """(targets,) how often each class, or label among the frames that annotate it, is shown."""
+    """(targets,) frequency of each class, or of each label among the frames that annotate it."""
     if not task.multilabel:
         counts = np.bincount(labels[:, 0], minlength=len(task.targets))
         return np.asarray(counts / counts.sum())
@@ -117,7 +117,7 @@ def label_shares(labels: np.ndarray, task: Task) -> np.ndarray:
 
 
 def decide_beside_prior(scores: np.ndarray, prior: np.ndarray, task: Task) -> np.ndarray:
-    """Decisions from probabilities (n, targets) beside shares (targets,) or (n, targets).
+    """Decisions from probabilities (n, targets) relative to shares (targets,) or (n, targets).
 
     The class with the largest p / prior (logit adjustment with tau = 1, Menon et al. 2021, eq. 10);
     a label is present where its probability is at least its share.
@@ -129,7 +129,7 @@ def decide_beside_prior(scores: np.ndarray, prior: np.ndarray, task: Task) -> np
 
 
 def count_combinations(scores: Scores, every: list[Combination]) -> list[dict[int, np.ndarray]]:
-    """For each combination the counts (people, targets, 3) by seed; none where no head finished."""
+    """For each combination, the counts (people, targets, 3) by seed; empty if no head finished."""
     found: list[dict[int, np.ndarray]] = [{} for _ in every]
     heads: dict[Setting, list[int]] = {}
     for number, own in enumerate(every):
@@ -153,7 +153,7 @@ def _decide(probabilities: np.ndarray, combination: Combination, scores: Scores)
 
 
 def mean_f1(counts: dict[int, np.ndarray]) -> float:
-    """Macro F1, mean over seeds; NaN where no head finished."""
+    """Macro F1, mean over seeds; NaN if no head finished."""
     if not counts:
         return float("nan")
     return float(np.mean([macro_f1(own.sum(axis=0)) for own in counts.values()]))

@@ -1,4 +1,4 @@
-"""The page of a study of one factor: each level beside the first, and both averaged."""
+"""The page of a one-factor study: each level compared with the first, and their average."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def write_levels(planned: Planned, run: str, folder: Path, out: Path) -> None:
 
 
 def level_table(planned: Planned, scores: Scores, task: Task) -> pd.DataFrame:
-    """A row a level, and a mean of the first with each other: scores, differences, cost."""
+    """One row per level, and per average of the first with another: scores, differences, cost."""
     every = planned.combinations.every
     factor = next(iter(planned.study.factors))
     counts = count_combinations(scores, every)

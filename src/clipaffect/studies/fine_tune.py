@@ -1,7 +1,7 @@
-"""Stage ``fine_tuning``: the encoder's last block tuned with the head, beside a frozen encoder.
+"""Stage ``fine_tuning``: tune the encoder's last block with the head; compare with a frozen one.
 
-Both arms start from the run's own head and go on with the same frames, batches, dropout masks and
-rates; in one the last block's weights move, too. What differs between them is the block alone.
+Both arms start from the run's own head and continue with the same frames, batches, dropout masks
+and rates. In one of them, the last block is trained as well; this is the only difference.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The card on a tuned last block beside a frozen encoder."""
+"""The card that compares a tuned last block with a frozen encoder."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def arms_table(counted: Counted, resamples: int) -> pd.DataFrame:
 
 
 def tuning_answer(name: str, table: pd.DataFrame, share: float) -> str:
-    """What the table says of one task; ``share`` of the tower's weights is in the block."""
+    """The answer for one task; ``share`` is the block's share of the tower's weights."""
     own = table.set_index("arm")
     row = own.loc[TUNED]
     text = (

@@ -1,7 +1,7 @@
-"""The tail card: what fills the worst losses, which labels look wrong, and whether labels lag.
+"""The card on hard examples: what has the largest losses, suspect labels, and label lag.
 
-Everything is computed on cross-fitted scores: no head has seen the person that it is asked about.
-CVaR at level alpha trains on the worst alpha of the losses; this says what those are.
+Everything is computed on cross-fitted scores: no head has seen the person that it predicts. CVaR at
+level alpha trains on the largest share alpha of the losses; the card shows what they are.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def shares(names: pd.Categorical, tail: np.ndarray) -> pd.DataFrame:
 def suspects(
     rows: pd.DataFrame, labels: np.ndarray, scores: np.ndarray, task: Task
 ) -> pd.DataFrame:
-    """Stretches of frames whose label heads contradict that never saw the person.
+    """Stretches of frames whose labels are contradicted by heads that never saw the person.
 
     A frame is a suspect where the annotated answer has a probability below ``DOUBTED`` and another
     one above ``SURE``. Neighbouring suspects of one kind are a stretch; single frames are not
@@ -139,7 +139,7 @@ def suspects(
 def _doubts(
     labels: np.ndarray, scores: np.ndarray, target: int, task: Task
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """What is annotated, what is said, how surely, and whether that is a contradiction."""
+    """Annotation, prediction, its probability, and whether they contradict each other."""
     if task.multilabel:
         given, there = labels[:, target].astype(int), scores[:, target]
         said = (there >= 0.5).astype(int)

@@ -1,4 +1,4 @@
-"""The headline's heads of a run, on frames that a study brings."""
+"""Apply the headline heads of a run to the frames of a study."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""An image tower's last block: where it is, and how to enter the tower there.
+"""Find the last block of an image tower, and run the tower from there.
 
-What comes before a block that alone is trained does not move: it runs once for each picture, not
-once for each epoch and head.
+The layers before the only trained block are fixed, so they run once for each image, not once for
+each epoch and head.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def last_block(visual: nn.Module) -> nn.Module:
     """The last of an image tower's blocks.
 
     Raises:
-        UserError: the tower has no list of blocks that is known.
+        UserError: the tower has no known list of blocks.
     """
     for path in BLOCKS:
         try:
@@ -40,9 +40,9 @@ def last_block(visual: nn.Module) -> nn.Module:
             found = inner[-1]
         return found
     raise UserError(
-        f"a {type(visual).__name__} has none of {', '.join(BLOCKS)}",
+        f"the last block of {type(visual).__name__} is unknown: it has none of {', '.join(BLOCKS)}",
         where="the card fine-tuning",
-        fix="choose an encoder of another family for this card",
+        fix="use an encoder of another family for this card",
     )
 
 
@@ -78,7 +78,7 @@ def run_from(visual: nn.Module, picture: Tensor, inputs: Tensor) -> Tensor:
 
 
 class KeptInputs:
-    """Inputs of a block for ``count`` pictures, in a file that goes with the process.
+    """Inputs of a block for ``count`` images, in a file that is deleted with the process.
 
     ViT-L/14 takes 1 MB a picture: more than memory has for some ten thousand.
 
@@ -113,9 +113,9 @@ class KeptInputs:
                 os.posix_fallocate(file.fileno(), 0, size)
             except OSError as error:
                 raise UserError(
-                    f"no room for {size / 1e9:.1f} GB that the card fine-tuning needs for a while "
+                    f"no space for {size / 1e9:.1f} GB of temporary files for the card fine-tuning "
                     f"({error.strerror})",
                     where=self.folder,
-                    fix="free it there",
+                    fix="free this much space",
                 ) from None
             return np.memmap(file, np.float32, "r+", shape=(self.count, *shape))

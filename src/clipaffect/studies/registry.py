@@ -1,4 +1,4 @@
-"""Which module answers which question: a new study or card is one file and one line here.
+"""The module for each question: a new study or card is one file and one line here.
 
 Modules are named, not imported: a job loads only its own.
 """

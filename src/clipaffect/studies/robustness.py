@@ -1,4 +1,4 @@
-"""The card on limits: which disturbances cost how much, and whom the heads read worst."""
+"""The card on robustness: the cost of each corruption, and the people with the worst scores."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLEAN = "as it is"
 
 
 def disturbance_table(counted: Counted, resamples: int) -> pd.DataFrame:
-    """A row a disturbance: macro F1, and its difference to the crops as they are."""
+    """One row per corruption: macro F1, and its difference from the clean crops."""
     settings = list(counted.seeds)
     clean = next(s for s in settings if not s.variant)
     table = pd.DataFrame(interval_rows(counted, settings, "", resamples))
@@ -43,7 +43,7 @@ def disturbance_table(counted: Counted, resamples: int) -> pd.DataFrame:
 
 
 def worst_people(counted: Counted, headline: Setting) -> pd.DataFrame:
-    """A row a person: answers, F1 over them (mean over seeds); the worst first."""
+    """One row per person: frames and F1 over them (mean over seeds), worst first."""
     found = people_f1(list(counted.seeds[headline].values()))
     answers = counted.cells[headline].sum(axis=1).astype(int)
     table = pd.DataFrame({"person": counted.people, "answers": answers, "f1": found})

@@ -1,4 +1,4 @@
-"""Where the points come from: what each factor of a study brings, and how much of it is luck.
+"""Attribution (Shapley values): the contribution of each factor of a study, and of luck.
 
 A factor's contribution is its Shapley value: the change in macro F1 by taking it from its first
 level to its last, averaged over every order in which the factors can be changed (Shapley 1953). So
@@ -136,7 +136,7 @@ def _exchanged(pairs: list[tuple[int, int, float]], counts: Counts, resamples: i
 
 
 def winners_curse(counts: Counts, base: int, seed: int = 0) -> dict[str, float] | None:
-    """How much of the best combination's gain is there because it was picked on these people.
+    """Estimate how much of the best combination's gain is due to selection on these people.
 
     On a random half of the people the best combination is picked; its gain over ``base`` is taken
     on that half and on the other. Mean over ``HALVES`` halves. None with fewer than ``FEWEST``
@@ -176,7 +176,7 @@ def _f1_of_parts(chosen: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def find_points(every: list[Combination], counts: Counts, resamples: int) -> Points | None:
-    """Everything of one task; None where a corner of the factors has no finished head."""
+    """The results of one task; None if a corner of the factors has no finished head."""
     pairs = [pair for own in shapley_pairs(every).values() for pair in own]
     if not all(counts[a].keys() & counts[b].keys() for a, b, _ in pairs):
         return None

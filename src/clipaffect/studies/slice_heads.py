@@ -1,4 +1,4 @@
-"""The card on how flat the loss is around trained heads: one-dimensional slices and sharpness.
+"""The card on the flatness of the loss around trained heads: 1D slices and sharpness.
 
 A slice is the mean loss along a random direction that is scaled filter by filter to the weights
 (Li et al. 2018, section 4), so that heads whose weights differ in size can be compared. It is taken
@@ -44,7 +44,7 @@ Layers = list[tuple[Tensor, Tensor]]
 
 
 def directions(layers: Layers, count: int, seed: int) -> list[list[Tensor]]:
-    """Random directions of the weights; each row as long as the row of weights that it moves.
+    """Random directions in weight space; each row is scaled to the norm of the row that it moves.
 
     Biases stay where they are.
     """

@@ -1,4 +1,4 @@
-"""The card that follows one training step through all its numbers.
+"""The card that traces all numbers of one training step.
 
 The step is the run's own first one at the headline's alpha, taken by the plain definition in
 ``training.sam`` in float64: frames, losses, lambda, weights, gradient, SAM's perturbation, the

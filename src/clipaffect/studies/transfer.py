@@ -1,4 +1,4 @@
-"""The page of a study on transfer: this run's heads on the validation frames of other runs."""
+"""The page of a transfer study: this run's heads on the validation frames of other runs."""
 
 from __future__ import annotations
 
@@ -61,28 +61,28 @@ def read_run(folder: Path) -> Run:
     path = Layout(folder).report.record
     if not path.exists():
         raise UserError(
-            "there is no finished run",
+            "the run does not exist or is not finished",
             where=folder,
-            fix="run its configuration first, or take its name out of the study's 'runs'",
+            fix="run its configuration first, or remove its name from the study's 'runs'",
         )
     return Run(parse_config(json.loads(path.read_text())["config"], str(path)), folder)
 
 
 def check_alike(here: Run, there: Run, task: Task) -> None:
-    """Raise a UserError unless heads of one run can read the features of the other."""
+    """Raise a UserError unless heads of one run can use the features of the other."""
     known = there.config.tasks().get(task.name)
     where = f"results/{there.name}"
     if known is None or known.targets != task.targets:
         raise UserError(
             f"the run has no task {task.name} with the same classes or labels",
             where=where,
-            fix="take it out of the study's 'runs'",
+            fix="remove it from the study's 'runs'",
         )
     if here.encoder() != there.encoder():
         raise UserError(
-            "its features were made by another encoder, or by other versions of it",
+            "the run's features come from another encoder, or another version of it",
             where=where,
-            fix="give both configurations the same encoder",
+            fix="use the same encoder in both configurations",
         )
 
 

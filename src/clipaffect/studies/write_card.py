@@ -1,4 +1,4 @@
-"""Rule ``write_card``: a question that every run can be asked, and its answer."""
+"""Rule ``write_card``: a question that applies to every run, and its answer."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Files in the format of the ABAW challenges: written, and checked line by line."""
+"""Write and check files in the format of the ABAW challenges."""

@@ -1,4 +1,4 @@
-"""Predict the frames of a test list with the trained heads, in the organisers' format.
+"""Write the trained heads' predictions for a test list, in the organisers' format.
 
 The score of a frame is the mean probability of the headline alpha's heads over the seeds; the
 decision is evaluation's. A frame without a crop takes a score by ``evaluation.missing``
@@ -104,9 +104,9 @@ def _headline_heads(
     found = {str(row["head"]): load_head(row, task, settings, inputs) for _, row in rows.iterrows()}
     if not found:
         raise UserError(
-            f"no head of {task.name} with alpha {settings.headline_alpha:g} has finished",
+            f"no head of {task.name} at alpha = {settings.headline_alpha:g} finished training",
             where="training.headline_alpha",
-            fix="see the heads' status in the report, and name another alpha",
+            fix="check the status of the heads in the report, and choose another alpha",
         )
     return found
 
@@ -114,7 +114,7 @@ def _headline_heads(
 def _score(
     embeddings: list[Path], people: pd.DataFrame, heads: dict[str, nn.Module], task: Task
 ) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
-    """Every row of the listed people; those with a crop, and their scores (n, targets)."""
+    """All rows of the listed people; those with a crop, and their scores (n, targets)."""
     every, known, scores = [], [], []
     for shard in embeddings:
         rows = read_table(shard, [*KEYS, "status"])
@@ -148,10 +148,10 @@ def _every_frame(listed: pd.DataFrame, rows: pd.DataFrame, test: Path) -> pd.Dat
         own = frames[(frames["video"] == video) & (frames["person"] == person)]
         if own.empty:
             raise UserError(
-                f"'{location}' has no frame: there are neither crops nor a readable video",
+                f"'{location}' has no frames: there are no crops and no readable video",
                 where=test,
-                fix="complete data.images or data.videos, or give the organisers' sample file, "
-                "which says which rows it has",
+                fix="complete data.images or data.videos, or use the organisers' sample file, "
+                "which lists its rows",
             )
         own = own.sort_values("frame")[KEYS]
         names = [f"{folder_name(video, person)}/{frame:05d}.jpg" for frame in own["frame"]]

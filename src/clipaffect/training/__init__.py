@@ -1,1 +1,1 @@
-"""Heads on frozen features: CVaR over the losses, SAM over the weights."""
+"""Train heads on frozen features: CVaR over the losses, SAM over the weights."""

@@ -1,4 +1,4 @@
-"""Checkpoints: named tensors and a few texts in one file that is there whole or not at all."""
+"""Checkpoints: named tensors and a few strings in one file, written atomically."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHECKPOINT = "training.safetensors"
 
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], progress: dict[str, str]) -> None:
-    """Write beside the place and rename."""
+    """Write to a temporary file and rename it."""
     with whole_file(path) as beside:
         save_file(tensors, beside, metadata=progress)
 
@@ -27,12 +27,12 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_under(path: Path, prefix: str) -> dict[str, Tensor]:
-    """``under`` of a safetensors file, of which no other tensor is read."""
+    """``under`` for a safetensors file, without reading other tensors."""
     with safe_open(path, "pt") as file:
         names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
         return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
 
 
 def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with a prefix, without it."""
+    """The tensors whose names begin with a prefix, with the prefix removed."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,6 +1,6 @@
-"""What training costs: operations of a step, the machine's matrix peak, the rate that was reached.
+"""The cost of training: operations per step, the machine's matrix peak, and the rate achieved.
 
-Nothing here enters a result; it is written under ``timings/``.
+Nothing here affects a result; it is written to ``timings/``.
 """
 
 from __future__ import annotations

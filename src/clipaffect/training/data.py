@@ -1,4 +1,4 @@
-"""What a head is trained and watched on: rows of one table, memory-mapped."""
+"""The data to train and monitor a head on: rows of one table, memory-mapped."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class TrainingData:
 
 
 def training_data(train: Split, validation: Split, task: Task, recipe: Recipe) -> TrainingData:
-    """Choose the rows that a recipe trains on and those that it holds out.
+    """Choose the rows that a recipe trains on, and the rows that it holds out.
 
     Raises:
         UserError: no held-out choice of whole videos leaves every class to train on, or
@@ -128,10 +128,10 @@ def inner_rows(train: Split, usable: np.ndarray, task: Task, share: float) -> np
                 break
     if best is None:
         raise UserError(
-            f"holding out {count} of {len(names)} training people or videos leaves no frame of "
-            f"some class of {task.name} to train on",
+            f"holding out {count} of {len(names)} training people or videos leaves no training "
+            f"frames for some class of {task.name}",
             where="training.select_on",
-            fix="set select_on: last, or a smaller inner_share, or add videos",
+            fix="set select_on: last, decrease inner_share, or add videos",
         )
     return best[code]
 
@@ -152,7 +152,7 @@ def targets_shown(labels: np.ndarray, task: Task) -> np.ndarray:
 
 
 def data_digest(train: Split, validation: Split) -> str:
-    """sha256 of everything a head and its history are a function of.
+    """sha256 of all data that a head and its history depend on.
 
     Raises:
         UserError: a feature is not finite.
@@ -164,7 +164,7 @@ def data_digest(train: Split, validation: Split) -> str:
             part = split.features[start : start + ROWS_AT_ONCE].numpy()
             damaged = first_not_finite(part)
             if damaged is not None:
-                fix = "check the encoder's weights and precision, then build the table again"
+                fix = "check the encoder's weights and precision, then rebuild the table"
                 raise not_finite(split.rows.iloc[start + damaged], f"the table, split {name}", fix)
             sha.update(part.data)
         sha.update(split.labels.numpy().data)
@@ -173,7 +173,7 @@ def data_digest(train: Split, validation: Split) -> str:
 
 
 def check_trainable(labels: np.ndarray, task: Task, where: str = "") -> None:
-    """Refuse training labels (N, 1 or 12) that cannot make a head.
+    """Reject training labels (N, 1 or 12) that cannot train a head.
 
     Raises:
         UserError: no frame with a face, or a class that never occurs; ``where`` names which frames
@@ -182,9 +182,9 @@ def check_trainable(labels: np.ndarray, task: Task, where: str = "") -> None:
     where = where or f"the {task.name} table, split train"
     if len(labels) < 2:  # BatchNorm needs two
         raise UserError(
-            f"{len(labels)} training frames of {task.name} have both a label and a face",
+            f"too few training frames of {task.name} with both a label and a face: {len(labels)}",
             where=where,
-            fix="see the statuses in its rows.parquet; docs/outcomes.md explains them",
+            fix="check the statuses in its rows.parquet, which docs/outcomes.md explains",
         )
     for name, present in zip(task.targets, targets_shown(labels, task), strict=True):
         if not present:

@@ -1,4 +1,4 @@
-"""What is written down about each epoch of a head."""
+"""The history of a head: what is recorded about each epoch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Logits = Callable[[Tensor], Tensor]
 
 
 def learning_rate(recipe: Recipe, epoch: int) -> float:
-    """AdamW's rate in an epoch (from 0): a cosine, stepped once an epoch.
+    """AdamW's rate in an epoch (from 0): a cosine schedule with one step per epoch.
 
     eta_t = eta_min + (eta_0 - eta_min) (1 + cos(pi t / T)) / 2 (Loshchilov & Hutter 2017, eq. 5)
     with T = ``cosine_share`` of the epochs; past T it climbs back, as torch's CosineAnnealingLR
@@ -49,7 +49,7 @@ def probe_steps(steps: int) -> set[int]:
 
 
 def summarise(records: list[StepRecord]) -> Row:
-    """Means over an epoch's steps, of those that have a value."""
+    """Means over the steps of an epoch that have a value."""
     columns: dict[str, list[float]] = {}
     for record in records:
         for name, value in asdict(record).items():
@@ -96,7 +96,7 @@ def watch(logits: Logits, data: TrainingData, task: Task) -> list[np.ndarray]:
 
 
 def judge(data: TrainingData, task: Task, watched: list[np.ndarray]) -> Row:
-    """What an epoch's row says of one head's probabilities, as ``watch`` gives them.
+    """Metrics of one head's probabilities, as returned by ``watch``, for an epoch's row.
 
     ``validation_macro_f1`` is kept only to show how far the best epoch on validation, an
     optimistic figure, lies above the honest one; nothing is chosen by it.
@@ -119,6 +119,6 @@ def challenge_score(answers: np.ndarray, labels: np.ndarray, task: Task) -> floa
 
 
 def is_collapsed(mean_largest_probability: float, task: Task) -> bool:
-    """Whether a head answers nearly uniformly, whatever it is shown."""
+    """Whether a head predicts nearly uniform probabilities for any input."""
     uniform = 0.5 if task.multilabel else 1 / len(task.targets)
     return mean_largest_probability < uniform + COLLAPSED * (1 - uniform)

@@ -1,4 +1,4 @@
-"""Matrix products of a dense layer, by the faster of torch's two CPU libraries.
+"""Matrix products of a dense layer, with the faster of torch's two CPU libraries.
 
 torch.mm calls MKL, which keeps its AVX-512 kernels for Intel's processors and gives others those of
 AVX2; oneDNN, in the same torch, uses AVX-512 wherever the processor has it. Both are float32

@@ -1,4 +1,4 @@
-"""The head: a small MLP whose dropout masks come from outside."""
+"""The head: a small MLP with externally supplied dropout masks."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Head(nn.Module):
 
 
 def _undrawn(inputs: int, outputs: int) -> nn.Linear:
-    """A layer whose weights nobody has drawn; torch's ``skip_init`` imports sympy for it: 0.3 s."""
+    """A layer without initialised weights; torch's ``skip_init`` would import sympy (0.3 s)."""
     linear = nn.Linear(inputs, outputs, device="meta")
     linear.weight = nn.Parameter(torch.empty(outputs, inputs))
     linear.bias = nn.Parameter(torch.empty(outputs))

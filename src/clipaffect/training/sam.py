@@ -1,4 +1,4 @@
-"""One training step in plain torch: the definition that the fast steps are tested against."""
+"""One training step in plain torch: the reference that the fast steps are tested against."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step saw, for the history.
+    """The record of one step, for the history.
 
     Attributes:
         mean_loss, value, threshold: at the unperturbed weights.

@@ -1,4 +1,4 @@
-"""Stage ``training``: the heads of one part of the grid, as one bundle.
+"""Stage ``training``: train the heads of one part of the grid, as one bundle.
 
 A part's bundle is ``heads.safetensors`` (every head's weights under its name), ``heads.parquet``
 (one row a head: settings, status, kept epoch) and ``history.parquet`` (one row a head and epoch).
@@ -53,7 +53,7 @@ PACKAGES = ("torch", "numpy", "scipy")
 
 
 def grid(settings: Training, folds: list[int], part: int) -> list[Setting]:
-    """The heads of a part, fold by fold; parts are dealt in turn."""
+    """The heads of a part, fold by fold; heads are assigned to parts in turn."""
     heads = [
         Setting("head", "", variant, known_alpha(alpha), seed, fold)
         for fold in folds
@@ -73,11 +73,11 @@ def train_heads(
 ) -> None:
     """Train the heads of ``part`` and write their bundle into the folder ``out``.
 
-    Each head is a piece of the work store, keyed by all it depends on; an unfinished one goes on
-    from its last epoch.
+    Each head is cached in the work store, keyed by everything it depends on. Unfinished heads
+    resume after their last epoch.
 
     Args:
-        timings: where the rate that was reached is written, which no result depends on.
+        timings: where to write the training rate, on which no result depends.
     """
     recipes = settings.recipes()
     heads = grid(settings, folds_of(table), part)
@@ -111,7 +111,7 @@ def train_entries(
     measured: Timings,
     progress: Progress,
 ) -> dict[Setting, Path]:
-    """The store's pieces of some heads that share their training rows; those missing are trained.
+    """The cache entries of heads that share their training rows; missing heads are trained.
 
     Args:
         heads: which.
@@ -126,9 +126,9 @@ def train_entries(
     """
     if settings.device == "cuda" and device == "cpu":
         raise UserError(
-            "torch finds no GPU",
+            "torch did not find a GPU",
             where="training.device",
-            fix="set device: cpu, or install a CUDA build of torch on a machine with an NVIDIA GPU",
+            fix="set device: cpu, or use a CUDA build of torch on a machine with an NVIDIA GPU",
         )
     check_trainable(train.labels.numpy(), task)
     every = settings.recipes()
@@ -193,7 +193,7 @@ def _columns(head: Setting) -> dict[str, Any]:
 
 
 def _write_entry(trained: TrainedHead, folder: Path) -> None:
-    """The files of a finished head; then its checkpoint has done its work."""
+    """Write the files of a finished head; its checkpoint is then no longer needed."""
     with whole_file(folder / "head.safetensors") as beside:
         save_file(trained.weights, beside)
     write_table(folder / "history.parquet", pd.DataFrame(trained.history))
@@ -213,8 +213,8 @@ def train_stacks(
 ) -> None:
     """Train the missing heads of each recipe together, into the store.
 
-    Which heads those are is written down first: a job that is killed while the finished stack is
-    being stored goes on with the same stack.
+    The list of these heads is written first, so that a job killed while it stores the finished
+    stack resumes with the same stack.
     """
     for variant, recipe in recipes.items():
         heads = {head.head_name: head for head in keys if head.variant == variant}
@@ -258,7 +258,7 @@ def _write_bundle(
 
 
 def _kept(history: pd.DataFrame, kept: int, task: Task) -> dict[str, Any]:
-    """What the tables say of the kept epoch, and the best one on validation beside it."""
+    """The table entries for the kept epoch, and for the best epoch on validation."""
     nothing = {
         "mean_largest_probability": float("nan"),
         "collapsed": False,
@@ -284,14 +284,14 @@ def _kept(history: pd.DataFrame, kept: int, task: Task) -> dict[str, Any]:
 
 
 def finished_heads(bundles: list[Path]) -> pd.DataFrame:
-    """One row a head of some bundles, also those that failed; ``bundle`` is where it lies."""
+    """One row per head of some bundles, including failed heads; ``bundle`` is its folder."""
     parts = [read_table(Heads(path).listed).assign(bundle=str(path)) for path in bundles]
     found = pd.concat(parts, ignore_index=True)
     return found.sort_values(["variant", "alpha", "seed", "fold"], ignore_index=True)
 
 
 def load_entry(entry: Path, recipe: Recipe, task: Task, inputs: int, seed: int) -> nn.Module | None:
-    """The head of a piece of the work store, in evaluation mode; None if it failed."""
+    """Load the head of a cache entry in evaluation mode; None if it failed."""
     if json.loads((entry / "record.json").read_text())["status"] != "ok":
         return None
     head = build_head(recipe, inputs, len(task.targets), seed)
@@ -300,7 +300,7 @@ def load_entry(entry: Path, recipe: Recipe, task: Task, inputs: int, seed: int) 
 
 
 def load_head(row: pd.Series, task: Task, settings: Training, inputs: int) -> nn.Module:
-    """The head of a row of ``finished_heads`` whose status is ok, in evaluation mode."""
+    """Load the head of a row of ``finished_heads`` with status ok, in evaluation mode."""
     weights = read_under(Heads(Path(row["bundle"])).weights, f"{row['head']}/")
     recipe = settings.recipes()[row["variant"]]
     head = build_head(recipe, inputs, len(task.targets), int(row["seed"]))

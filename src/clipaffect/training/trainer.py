@@ -1,4 +1,4 @@
-"""The training loop: epochs, checkpoints, the choice of the epoch. One loop for every backend."""
+"""The training loop of all backends: epochs, checkpoints, and the choice of the epoch."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ class TrainedHead:
         self.history.append(row)
 
     def fail(self, row: Row) -> None:
-        """Add the epoch in which a loss or a weight stopped being a number."""
+        """Add the epoch in which a loss or a weight became non-finite."""
         self.status = "non_finite"
         self.history.append(row)
 
 
 def is_finite(row: Row, weights: dict[str, Tensor]) -> bool:
-    """Whether an epoch's loss and every weight after it are numbers."""
+    """Whether an epoch's loss and all weights after it are finite."""
     return math.isfinite(row["value"]) and all(bool(w.isfinite().all()) for w in weights.values())
 
 
@@ -187,7 +187,7 @@ def _save(path: Path, backend: Backend, trained: list[TrainedHead], epochs: int)
 
 
 def _load(path: Path, backend: Backend) -> tuple[list[TrainedHead], int]:
-    """The heads, and how many epochs are behind them."""
+    """The heads, and the number of completed epochs."""
     if not path.exists():
         return [TrainedHead() for _ in range(backend.heads)], 0
     tensors, progress = read_checkpoint(path)

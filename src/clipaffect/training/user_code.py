@@ -1,4 +1,4 @@
-"""Heads and losses from a file of the user's: ``my_head.py:ClassName``."""
+"""User code: heads and losses from a file, given as ``my_head.py:ClassName``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clipaffect.core.hashing import file_digest
 
 
 def load_class(reference: str, key: str) -> Any:
-    """The class that ``path.py:Name`` names.
+    """Load the class given as ``path.py:Name``.
 
     Args:
         reference: the setting's value; the path is relative to where Snakemake is called.
@@ -24,21 +24,21 @@ def load_class(reference: str, key: str) -> Any:
     path, name = _split(reference, key)
     try:
         found = runpy.run_path(str(path))
-    except Exception as error:  # whatever the user's code raises is theirs to mend
+    except Exception as error:  # any exception of user code is for the user to fix
         raise UserError(
-            f"the file fails when it is run: {type(error).__name__}: {error}",
+            f"the file raises an error when it is imported: {type(error).__name__}: {error}",
             where=path,
-            fix="run `python` on it; it must only define classes",
+            fix="test it with `python FILE`; it must only define classes",
         ) from None
     if name not in found:
         raise UserError(
-            f"there is no '{name}' in the file", where=path, fix=f"define it, or correct {key}"
+            f"the file does not define '{name}'", where=path, fix=f"define it, or correct {key}"
         )
     return found[name]
 
 
 def user_code_digests(recipe: Recipe) -> dict[str, str]:
-    """sha256 of the files a recipe runs, by setting: a part of the work store's key."""
+    """sha256 of the files a recipe runs, by setting; part of the key in the work store."""
     values = {"head": recipe.head, "loss": recipe.loss}
     return {
         key: file_digest(_split(value, f"training.{key}")[0])
@@ -50,5 +50,5 @@ def user_code_digests(recipe: Recipe) -> dict[str, str]:
 def _split(reference: str, key: str) -> tuple[Path, str]:
     path, _, name = reference.rpartition(":")
     if not Path(path).is_file():
-        raise UserError("no such file", where=path, fix=f"correct {key}: {reference}")
+        raise UserError("the file does not exist", where=path, fix=f"correct {key}: {reference}")
     return Path(path), name

@@ -1,8 +1,8 @@
-"""Find the videos, crops and annotations of an Aff-Wild2 tree, of any edition of the challenge.
+"""Find the videos, crops and annotations of Aff-Wild2, from any edition of the challenge.
 
 Annotations lie in ``<challenge folder>/{Train_Set,Validation_Set}/<video>[_left|_right].txt``,
 crops in ``<video>[_left|_right]/00001.jpg``; ``_left`` and ``_right`` are two people in one video,
-so the source video is the group that a split must not cut.
+so a split must keep the source video together.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SIDE_END = re.compile(r"_(?:left|right)$", re.IGNORECASE)
 def split_name(name: str, videos: dict[str, Path]) -> tuple[str, str]:
     """The video and person of a name such as ``4-30-1920x1080_left``.
 
-    The end names the side, unless a video file has the whole name.
+    The suffix gives the side, unless a video file has the whole name.
     """
     if name not in videos:
         for side in SIDES:
@@ -59,7 +59,7 @@ def scan_tree(data: Data, tasks: Sequence[Task]) -> Tree:
     """Find every video, folder of crops and annotation file, and check that they fit together.
 
     Raises:
-        UserError: every problem found, each with its file and mend.
+        UserError: there are problems; each is listed with its file and fix.
     """
     videos = scan_videos(Path(data.videos)) if data.videos else {}
     crops = scan_crops(data.images)
@@ -91,15 +91,15 @@ def scan_tree(data: Data, tasks: Sequence[Task]) -> Tree:
 def _unknown_length(
     test: dict[str, TestList], videos: dict[str, Path], crops: CropFolders
 ) -> Iterator[UserError]:
-    """Names in a list of videos of which there is neither a video nor a crop to count frames by."""
+    """Names in a list of videos that have neither a video nor crops from which to count frames."""
     for listed in test.values():
         for location, video, person, frame, line in listed.rows.itertuples(index=False):
             if not frame and video not in videos and folder_name(video, person) not in crops.used:
                 yield UserError(
-                    f"there are neither crops nor a video of '{location}'",
+                    f"there are no crops and no video for '{location}'",
                     where=f"{listed.path}, line {line}",
-                    fix="correct the name (a folder's or file's, without its ending), or give "
-                    "the organisers' sample file, which says which rows it has",
+                    fix="correct the name (of a folder, or of a file without its extension), or "
+                    "use the organisers' sample file, which lists its rows",
                 )
 
 
@@ -107,24 +107,24 @@ def _task_folder(root: Path, task: str) -> Path:
     names = FOLDERS[task]
     if not root.is_dir():
         raise UserError(
-            "no such folder of annotations",
-            where=f"{root} (data.annotations), seen from {Path.cwd()}",
-            fix="set data.annotations to the folder that holds "
-            f"{' or '.join(names)} (write paths in full: ~ is not expanded)",
+            "the annotation folder does not exist",
+            where=f"{root} (data.annotations), relative to {Path.cwd()}",
+            fix="set data.annotations to the folder that contains "
+            f"{' or '.join(names)} (write the full path: ~ is not expanded)",
         )
     found = [root / folder for folder in names if (root / folder).is_dir()]
     if len(found) > 1:
         raise UserError(
-            f"annotations of {task} lie in two folders, of two editions",
+            f"there are two folders of annotations for {task}, from two editions",
             where=" and ".join(map(str, found)),
-            fix="keep one of them there",
+            fix="keep only one of them",
         )
     if found:
         return found[0]
     raise UserError(
-        f"no annotations for {task}: none of the folders {', '.join(names)}",
-        where=f"{root} (data.annotations), seen from {Path.cwd()}",
-        fix=f"set data.annotations to the folder above them, or leave {task} out of training.tasks",
+        f"no annotations for {task}: none of the folders {', '.join(names)} exists",
+        where=f"{root} (data.annotations), relative to {Path.cwd()}",
+        fix=f"set data.annotations to their parent folder, or remove {task} from training.tasks",
     )
 
 
@@ -173,12 +173,12 @@ def _misplaced(found: list[Annotation], task: str, where: Path) -> Iterator[User
             yield UserError(
                 f"the video '{video}' is in both splits of {task}",
                 where=" and ".join(map(str, by_split.values())),
-                fix="keep one: no person may be in both training and validation",
+                fix="keep one of them: no person may be in both training and validation",
             )
     for (_, video, person), paths in people.items():
         if len(paths) > 1:
             yield UserError(
-                f"{len(paths)} annotations of '{folder_name(video, person)}' for {task}",
+                f"'{folder_name(video, person)}' has {len(paths)} annotations for {task}",
                 where=" and ".join(map(str, paths)),
                 fix="keep one of them",
             )
@@ -187,7 +187,7 @@ def _misplaced(found: list[Annotation], task: str, where: Path) -> Iterator[User
             yield UserError(
                 f"no annotation files for the {split} split of {task}",
                 where=where,
-                fix=f"put them into its folder {' or '.join(SPLITS)}",
+                fix=f"put them in the folder {' or '.join(SPLITS)}",
             )
 
 

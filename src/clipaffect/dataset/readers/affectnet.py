@@ -1,4 +1,4 @@
-"""AffectNet, as its authors give it out (Mollahosseini et al. 2017)."""
+"""Reader for AffectNet as distributed by its authors (Mollahosseini et al. 2017)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AFFECTNET_NAMELESS = (0, 6)  # of the same two columns in a list without a heade
 
 
 def read_affectnet(data: Data) -> Listing:
-    """AffectNet: the lists training.csv and validation.csv, or the folders train_set and val_set.
+    """Read AffectNet from training.csv and validation.csv, or from train_set and val_set.
 
     Images marked as none, uncertain or without a face (8 to 10) are not annotated.
 
@@ -42,9 +42,9 @@ def read_affectnet(data: Data) -> Listing:
     if {path.name for path in lists} != set(AFFECTNET_LISTS) or len(lists) != len(AFFECTNET_LISTS):
         found = ", ".join(map(str, lists)) or "none of them"
         raise UserError(
-            f"AffectNet's training.csv and validation.csv: found {found}",
+            f"AffectNet's training.csv and validation.csv are required; found: {found}",
             where=root,
-            fix="set data.root to the folder that holds both lists once, or the folders "
+            fix="set data.root to a folder that contains both lists once, or the folders "
             "train_set and val_set",
         )
     rows = [row for path in sorted(lists) for row in _affectnet_list(path)]
@@ -63,16 +63,16 @@ def read_affectnet(data: Data) -> Listing:
 def _expression(text: str, where: str) -> int:
     if not text.strip().isdecimal() or int(text) > 10:
         raise UserError(
-            f"'{text[:40]}' is no expression of AffectNet: 0 to 10",
+            f"'{text[:40]}' is not an AffectNet expression",
             where=where,
-            fix="correct the value",
+            fix="use a number from 0 to 10",
         )
     return int(text) if int(text) < 8 else NOT_ANNOTATED
 
 
 def _left_out(labels: list[int]) -> str:
     count = labels.count(NOT_ANNOTATED)
-    return f"{count:,} images are marked as none, uncertain or without a face: they are left out."
+    return f"{count:,} images marked as none, uncertain or without a face are left out."
 
 
 def _affectnet_list(path: Path) -> list[tuple[str, str, int, str]]:
@@ -84,7 +84,11 @@ def _affectnet_list(path: Path) -> list[tuple[str, str, int, str]]:
             columns = cells.index(AFFECTNET_COLUMNS[0]), cells.index(AFFECTNET_COLUMNS[1])
             continue
         if len(cells) <= max(columns):
-            raise UserError(f"{len(cells)} values", where=where, fix="give AffectNet's own list")
+            raise UserError(
+                f"unexpected number of values: {len(cells)}",
+                where=where,
+                fix="use AffectNet's original list",
+            )
         label = _expression(cells[columns[1]], where)
         rows.append((cells[columns[0]], AFFECTNET_LISTS[path.name], label, where))
     return rows
@@ -115,12 +119,12 @@ def _affectnet_folders(root: Path) -> Listing:
 
 
 def _word(path: Path) -> str:
-    """The one value in a file of numpy's; no pickle is read."""
+    """The single value in a NumPy file; pickles are never read."""
     try:
         return str(np.load(path, allow_pickle=False).item())
     except (OSError, ValueError, EOFError):
         raise UserError(
-            "no such annotation, or not one value",
+            "the annotation is missing or is not a single value",
             where=path,
             fix="complete AffectNet's annotations",
         ) from None

@@ -1,4 +1,4 @@
-"""Annotation files of the ABAW challenges: a header line, then row i is frame i."""
+"""Annotation files of the ABAW challenges: a header line, then one row per frame."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _highest(task: Task) -> int:
 
 
 def _read_clean(path: Path, task: Task) -> np.ndarray | None:
-    """The labels of a file without a fault, thirty times as fast; None if it may have one."""
+    """Read an error-free file thirty times as fast; None if it may contain an error."""
     with path.open("rb") as file:
         first = file.readline()
     if [name.strip() for name in first.split(b",")] != [name.encode() for name in task.targets]:
@@ -52,19 +52,21 @@ def _read_clean(path: Path, task: Task) -> np.ndarray | None:
 
 
 def _read_lines(path: Path, task: Task) -> np.ndarray:
-    """The labels, line by line; names the first wrong one."""
-    lines = read_lines(path, "give the organisers' text file")
+    """Read the labels line by line; reports the first wrong one."""
+    lines = read_lines(path, "use the organisers' text file")
     header = [name.strip() for name in lines[0].split(",")] if lines else []
     if header != list(task.targets):
         raise UserError(
-            f"the first line is '{lines[0][:80] if lines else ''}', not '{task.header}'",
+            f"the first line is '{lines[0][:80] if lines else ''}', expected '{task.header}'",
             where=f"{path}, line 1",
-            fix=f"put {task.name} annotations here, with their header line",
+            fix=f"use an annotation file for {task.name}, with its header line",
         )
     while len(lines) > 1 and not lines[-1].strip():
         lines.pop()
     if len(lines) == 1:
-        raise UserError("no row follows the header", where=path, fix="remove or complete the file")
+        raise UserError(
+            "there are no rows below the header", where=path, fix="complete or remove the file"
+        )
     width = len(task.columns)
     highest = _highest(task)
     rows = np.empty((len(lines) - 1, width), np.int8)
@@ -74,7 +76,7 @@ def _read_lines(path: Path, task: Task) -> np.ndarray:
             raise UserError(
                 f"'{line[:80]}' has {len(fields)} values, expected {width}",
                 where=f"{path}, line {number}",
-                fix="give one row a frame",
+                fix="write one row for each frame",
             )
         for column, field in enumerate(fields):
             try:
@@ -83,8 +85,8 @@ def _read_lines(path: Path, task: Task) -> np.ndarray:
                 value = NOT_ANNOTATED - 1
             if not NOT_ANNOTATED <= value <= highest:
                 raise UserError(
-                    f"'{field.strip()[:40]}' is not an {task.name} label: a whole number from "
-                    f"{NOT_ANNOTATED} (not annotated) to {highest}",
+                    f"'{field.strip()[:40]}' is not an {task.name} label, which is a whole number "
+                    f"from {NOT_ANNOTATED} (not annotated) to {highest}",
                     where=f"{path}, line {number}",
                     fix="correct the value, or write -1",
                 )

@@ -15,8 +15,8 @@ from clipaffect.dataset.files import IMAGE_SUFFIXES, files_below, natural_order
 from clipaffect.dataset.label_rows import SPLIT_WORDS, FoundData, Listing, arrange, blank_rows
 
 NO_PEOPLE = (
-    "The data does not say who is in an image: every image counts as another person, and splits "
-    "may share people."
+    "The data does not identify people: every image counts as a different person, and splits may "
+    "share people."
 )
 
 
@@ -25,9 +25,9 @@ def data_root(data: Data) -> Path:
     root = Path(data.root or "")
     if not root.is_dir():
         raise UserError(
-            "no such folder",
-            where=f"{root} (data.root), seen from {Path.cwd()}",
-            fix="set data.root to the data set's folder (write it in full: ~ is not expanded)",
+            "the folder does not exist",
+            where=f"{root} (data.root), relative to {Path.cwd()}",
+            fix="set data.root to the data set's folder (write the full path: ~ is not expanded)",
         )
     return root
 
@@ -65,9 +65,9 @@ def read_folders(data: Data) -> Listing:
                 close = difflib.get_close_matches(folder.name, task.targets, n=1)
                 hint = f"did you mean '{close[0]}'? " if close else ""
                 raise UserError(
-                    f"the folder '{folder.name}' is no class: {', '.join(task.targets)}",
+                    f"the folder '{folder.name}' is not a class: {', '.join(task.targets)}",
                     where=folder,
-                    fix=f"{hint}correct data.tasks.{name}.classes (letter by letter), or move it",
+                    fix=f"{hint}correct data.tasks.{name}.classes (exact spelling), or move it",
                 )
             seen.add(folder.name)
             label = task.targets.index(folder.name)
@@ -76,9 +76,9 @@ def read_folders(data: Data) -> Listing:
                     rows.append((path.relative_to(root).as_posix(), split, label, str(path)))
     if missing := [target for target in task.targets if target not in seen]:
         raise UserError(
-            f"no folder is called {', '.join(missing)}",
+            f"there is no folder for {', '.join(missing)}",
             where=f"{root} (data.root)",
-            fix=f"add it, or take it out of data.tasks.{name}.classes",
+            fix=f"add it, or remove it from data.tasks.{name}.classes",
         )
     return image_listing(root, root, rows, name)
 

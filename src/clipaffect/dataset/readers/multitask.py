@@ -1,4 +1,4 @@
-"""The multi-task challenge's file (s-Aff-Wild2): one line an image, the labels of every task.
+"""The multi-task challenge's file (s-Aff-Wild2): one line per image, with all tasks' labels.
 
 A header line that begins with ``image,valence,arousal,expression``, then
 ``<video>/00001.jpg,valence,arousal,expression,AU1,...,AU26``. Not annotated is -5 (valence,
@@ -24,16 +24,16 @@ FIELDS = len(START) + len(AU.targets)
 @lru_cache(maxsize=4)
 def _read(path: Path, modified_ns: int) -> pd.DataFrame:
     """Columns name, frame, label, and the units."""
-    lines = read_lines(path, "give the organisers' text file")
+    lines = read_lines(path, "use the organisers' text file")
     header = [name.strip() for name in lines[0].split(",")] if lines else []
     named = header[len(START) :]
     # The organisers name the units together ('aus') or one by one.
     if header[: len(START)] != START or (len(named) > 1 and named != list(AU.targets)):
         raise UserError(
-            f"the first line is {','.join(header)[:160]!a}, not '{','.join(START)},aus' or "
+            f"the first line is {','.join(header)[:160]!a}, expected '{','.join(START)},aus' or "
             f"'{','.join([*START, *AU.targets])}'",
             where=f"{path}, line 1",
-            fix="give the multi-task challenge's file, its columns in this order",
+            fix="use the multi-task challenge's file with its columns in this order",
         )
     rows = [
         _row(line.split(","), f"{path}, line {number}")
@@ -41,7 +41,7 @@ def _read(path: Path, modified_ns: int) -> pd.DataFrame:
         if line.strip()
     ]
     if not rows:
-        raise UserError("no row follows the header", where=path, fix="complete the file")
+        raise UserError("there are no rows below the header", where=path, fix="complete the file")
     found = pd.DataFrame(rows, columns=["name", "frame", "label", *AU.targets])
     return found.astype({"frame": "int32"} | dict.fromkeys(["label", *AU.targets], "int8"))
 
@@ -49,12 +49,14 @@ def _read(path: Path, modified_ns: int) -> pd.DataFrame:
 def _row(fields: list[str], where: str) -> list[str | int]:
     if len(fields) != FIELDS:
         raise UserError(
-            f"{len(fields)} values, expected {FIELDS}", where=where, fix="give one line an image"
+            f"the line has {len(fields)} values, expected {FIELDS}",
+            where=where,
+            fix="write one line for each image",
         )
     match = LOCATION.fullmatch(fields[0].strip())
     if not match:
         raise UserError(
-            f"'{fields[0][:60]}' is no image", where=where, fix="write it as video/00001.jpg"
+            f"'{fields[0][:60]}' is not an image", where=where, fix="write it as video/00001.jpg"
         )
     labels = []
     for field, highest, what in [
@@ -67,7 +69,7 @@ def _row(fields: list[str], where: str) -> list[str | int]:
             value = float("nan")
         if not (NOT_ANNOTATED <= value <= highest and value.is_integer()):
             raise UserError(
-                f"'{field.strip()[:40]}' is no label of {what}: a whole number from "
+                f"'{field.strip()[:40]}' is not a label of {what}, a whole number from "
                 f"{NOT_ANNOTATED} (not annotated) to {highest}",
                 where=where,
                 fix="correct the value, or write -1",
@@ -79,9 +81,9 @@ def _row(fields: list[str], where: str) -> list[str | int]:
 def _table(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise UserError(
-            "no such file",
-            where=f"{path} (data.multitask), seen from {Path.cwd()}",
-            fix="name the training and the validation file of the multi-task challenge",
+            "the file does not exist",
+            where=f"{path} (data.multitask), relative to {Path.cwd()}",
+            fix="set it to the training and validation files of the multi-task challenge",
         )
     return _read(path, path.stat().st_mtime_ns)
 
@@ -106,7 +108,7 @@ def read_multitask(path: Path, name: str, task: Task) -> pd.DataFrame:
     twice = rows[rows["frame"].duplicated()]
     if len(twice):
         raise UserError(
-            f"'{name}', frame {twice['frame'].iloc[0]} has two lines",
+            f"frame {twice['frame'].iloc[0]} of '{name}' has two lines",
             where=path,
             fix="keep one of them",
         )

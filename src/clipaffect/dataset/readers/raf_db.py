@@ -1,4 +1,4 @@
-"""RAF-DB, as its authors give it out (Li et al. 2017)."""
+"""Reader for RAF-DB as distributed by its authors (Li et al. 2017)."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ def read_raf_db(data: Data) -> Listing:
     path = root / RAF_LIST
     if not path.is_file():
         raise UserError(
-            "RAF-DB's list of labels is not there",
+            "RAF-DB's list of labels is missing",
             where=path,
-            fix="set data.root to the folder of EmoLabel and Image",
+            fix="set data.root to the folder that contains EmoLabel and Image",
         )
     original = data.faces == "search" or not (root / "Image/aligned").is_dir()
     rows = []
-    for number, line in enumerate(read_lines(path, "give RAF-DB's own list"), start=1):
+    for number, line in enumerate(read_lines(path, "use RAF-DB's own list"), start=1):
         if not line.strip():
             continue
         match = RAF_LINE.fullmatch(line.strip())
         if not match:
             raise UserError(
-                f"'{line[:60]}' is no line of the list",
+                f"'{line[:60]}' is not a valid line of the list",
                 where=f"{path}, line {number}",
-                fix="write it as 'train_00001.jpg 5', the label 1 to 7",
+                fix="write it as 'train_00001.jpg 5', with a label from 1 to 7",
             )
         stem = f"{match['split']}_{match['number']}"
         image = f"Image/original/{stem}.jpg" if original else f"Image/aligned/{stem}_aligned.jpg"

@@ -1,4 +1,4 @@
-"""Read a data set of any format: what lies on disk, every label, and who is in which split."""
+"""Read a data set of any format: the files on disk, all labels, and the splits."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class Reader(Protocol):
 
 
 def read_dataset(data: Data, tasks: Sequence[Task]) -> tuple[Tree, dict[str, pd.DataFrame]]:
-    """The tree and every task's labels, of the subset if one is asked for.
+    """The tree and the labels of each task, restricted to the subset if one is set.
 
     Rows of labels have the columns of ``label_rows.label_schema``, names as categories.
 
     Raises:
-        UserError: anything wrong with the tree or a label, or people in two splits.
+        UserError: there is a problem with the tree or a label, or people are in two splits.
     """
     reader = cast(Reader, import_module(f"clipaffect.dataset.readers.{data.format}"))
     tree, labels, where = reader.read(data, tasks)
-    # Folds that the data itself has are not made anew, but for a subset of it.
+    # Folds given by the data are not rebuilt, except for a subset of it.
     folds = folds_among(
         {str(split) for rows in labels.values() for split in rows["split"].unique()}
     )
@@ -58,7 +58,7 @@ def read_dataset(data: Data, tasks: Sequence[Task]) -> tuple[Tree, dict[str, pd.
         labels = make_splits(labels, tasks, how)
         tree = replace(tree, notes=(*tree.notes, _made(how)))
     elif folds != [0]:
-        tree = replace(tree, notes=(*tree.notes, f"{len(folds)} folds, as the data gives them."))
+        tree = replace(tree, notes=(*tree.notes, f"{len(folds)} folds, as given by the data."))
     check_leaks(labels)
     for task in tasks:
         check_labels(labels[task.name], task, bool(data.frame_limit), where)
@@ -66,8 +66,8 @@ def read_dataset(data: Data, tasks: Sequence[Task]) -> tuple[Tree, dict[str, pd.
 
 
 def _made(how: Splitting) -> str:
-    """What a reader of the report is told of splits that were made."""
-    dealt = f"{how.folds} parts of whole people, alike in their classes (seed {how.seed})"
+    """A note for the report on splits that were made."""
+    dealt = f"{how.folds} parts, grouped by person and stratified by class (seed {how.seed})"
     if how.by == "folds":
-        return f"Folds were made: {dealt}; each is scored by heads trained on the others."
+        return f"Folds were made ({dealt}). Each is scored by heads trained on the others."
     return f"The validation split was made: the first of {dealt}."

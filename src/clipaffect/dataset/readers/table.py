@@ -30,14 +30,14 @@ def read_label_table(data: Data) -> Listing:
     """Read the table that ``data.table`` names.
 
     Raises:
-        UserError: a column that is missing or a value that is none, by its row.
+        UserError: a column is missing or a value is invalid; the message gives the row.
     """
     path = Path(data.table or "")
     if not path.is_file():
         raise UserError(
-            "no such table",
-            where=f"{path} (data.table), seen from {Path.cwd()}",
-            fix="name a CSV or Parquet file (write paths in full: ~ is not expanded)",
+            "the table does not exist",
+            where=f"{path} (data.table), relative to {Path.cwd()}",
+            fix="set it to a CSV or Parquet file (write the full path: ~ is not expanded)",
         )
     names = column_names(path)
     there = [name.strip() for name in names]
@@ -50,14 +50,14 @@ def read_label_table(data: Data) -> Listing:
     frame, time = _numbers(cells, "frame", where, True), _numbers(cells, "time", where, False)
     if both := np.flatnonzero((frame > 0) & ~np.isnan(time)).tolist():
         raise UserError(
-            "the row has a frame and a time", where=where(both[0]), fix="give one of the two"
+            "the row has both a frame and a time", where=where(both[0]), fix="give only one of them"
         )
     placed = np.flatnonzero(rows["is_image"].to_numpy() & ((frame > 0) | ~np.isnan(time))).tolist()
     if placed:
         raise UserError(
-            "an image has no frame or time",
+            "an image cannot have a frame or a time",
             where=where(placed[0]),
-            fix="leave them empty, or name the video instead",
+            fix="leave them empty, or give the video instead",
         )
     rows = rows.assign(frame=frame.astype(np.int64), time=time)
     for column in ("side", "person", "split", "fold"):
@@ -66,15 +66,15 @@ def read_label_table(data: Data) -> Listing:
     rows["side"] = rows["side"].str.casefold()
     if wrong := np.flatnonzero(~rows["side"].isin(SIDES)).tolist():
         raise UserError(
-            f"'{rows['side'].iloc[wrong[0]]}' is no side",
+            f"'{rows['side'].iloc[wrong[0]]}' is not a side",
             where=where(wrong[0]),
             fix="write left or right, or leave it empty",
         )
     if sided := np.flatnonzero(rows["is_image"] & (rows["side"] != "")).tolist():
         raise UserError(
-            "an image has no side",
+            "an image cannot have a side",
             where=where(sided[0]),
-            fix="leave it empty: sides tell apart two people of a video",
+            fix="leave it empty: sides distinguish two people in a video",
         )
     for task in data.known_tasks().values():
         found = _labels(cells, task, _column(data, task), where)
@@ -82,27 +82,27 @@ def read_label_table(data: Data) -> Listing:
     unused = sorted(set(there) - used)
     notes = []
     if unused:
-        notes.append(f"Columns of {path} that are not used: {', '.join(unused[:12])}.")
+        notes.append(f"Unused columns of {path}: {', '.join(unused[:12])}.")
     unknown = int((rows["person"] == "").sum())
     if unknown:
-        who = f"{unknown:,} of {len(rows):,} rows of {path} name no person"
+        who = f"{unknown:,} of {len(rows):,} rows of {path} do not name a person"
         notes.append(
-            f"{who}: their videos (or images) each count as another person. Where one person is in "
-            "several, splits may share people: fill the column 'person'."
+            f"{who}: each of their videos (or images) counts as a different person. If a person is "
+            "in several of them, splits may share people: fill in the column 'person'."
         )
     root = Path(data.root) if data.root else path.parent
     if not root.is_dir():
         raise UserError(
-            "no such folder",
-            where=f"{root} (data.root), seen from {Path.cwd()}",
-            fix="set data.root to the folder that the table's paths are relative to (write it in "
-            "full: ~ is not expanded)",
+            "the folder does not exist",
+            where=f"{root} (data.root), relative to {Path.cwd()}",
+            fix="set data.root to the folder that the table's paths are relative to (write the "
+            "full path: ~ is not expanded)",
         )
     return Listing(path, root, rows, where, tuple(notes))
 
 
 def _column(data: Data, task: Task) -> str:
-    """The column that a task's classes stand in."""
+    """The column that contains a task's classes."""
     return data.tasks[task.name].column or task.name
 
 
@@ -110,21 +110,21 @@ def _check_columns(path: Path, there: list[str], data: Data) -> None:
     for name in there:
         if name not in COLUMNS and name.casefold() in COLUMNS and name.casefold() not in there:
             raise UserError(
-                f"the column '{name}' is not called '{name.casefold()}'",
+                f"the column '{name}' should be named '{name.casefold()}'",
                 where=f"{path}, the header",
-                fix="write it in small letters, or rename it",
+                fix="write it in lower case, or rename it",
             )
     if len(there) == 1 and any(mark in there[0] for mark in ";\t"):
         raise UserError(
-            "the cells are not separated by commas",
+            "the columns are not separated by commas",
             where=f"{path}, line 1",
-            fix="save the table with commas",
+            fix="save the table with commas as separators",
         )
     if not {"image", "video"} & set(there):
         raise UserError(
-            f"no column 'image' or 'video' among {', '.join(there)[:300]}",
+            f"there is no column 'image' or 'video'; the columns are {', '.join(there)[:300]}",
             where=f"{path}, the header",
-            fix="name the column with the files' paths so",
+            fix="use one of these names for the column of file paths",
         )
     for name, own in data.tasks.items():
         wanted = own.labels if own.labels is not None else (own.column or name,)
@@ -134,7 +134,7 @@ def _check_columns(path: Path, there: list[str], data: Data) -> None:
                 hint = f"did you mean '{close[0]}'? " if close else ""
                 fix = "rename the column, or correct data.tasks"
                 raise UserError(
-                    f"no column '{column}' among {', '.join(there)[:300]}",
+                    f"there is no column '{column}'; the columns are {', '.join(there)[:300]}",
                     where=f"{path}, the header (data.tasks.{name})",
                     fix=hint + (fix if own.labels else f"{fix}.{name}.column"),
                 )
@@ -148,9 +148,9 @@ def _sources(cells: pd.DataFrame, where: Callable[[int], str]) -> pd.DataFrame:
     if wrong:
         both = image.iloc[wrong[0]] != ""
         raise UserError(
-            f"the row names {'an image and a video' if both else 'no image and no video'}",
+            f"the row names {'both image and video' if both else 'no image and no video'}",
             where=where(wrong[0]),
-            fix="give one of the two",
+            fix="give exactly one of them",
         )
     is_image = (image != "").to_numpy()
     sources = image.where(image != "", video)
@@ -163,9 +163,9 @@ def _sources(cells: pd.DataFrame, where: Callable[[int], str]) -> pd.DataFrame:
         kinds = sources[at].map(lambda path: PurePosixPath(path).suffix.lower())
         if wrong := kinds.index[kinds.isin(suffixes)].tolist():
             raise UserError(
-                f"'{sources[wrong[0]]}' is no {column}",
+                f"'{sources[wrong[0]]}' is not a file of the kind '{column}'",
                 where=where(wrong[0]),
-                fix=f"name it in the column '{other}'",
+                fix=f"put it in the column '{other}'",
             )
     rows = blank_rows(sources.tolist(), is_image=False).assign(is_image=is_image)
     mixed = rows.groupby("source")["is_image"].nunique()
@@ -175,7 +175,7 @@ def _sources(cells: pd.DataFrame, where: Callable[[int], str]) -> pd.DataFrame:
         raise UserError(
             f"'{source}' is an image in one row and a video in another",
             where=where(at),
-            fix="put it into one column",
+            fix="use the same column in all rows",
         )
     return rows
 
@@ -183,7 +183,7 @@ def _sources(cells: pd.DataFrame, where: Callable[[int], str]) -> pd.DataFrame:
 def _numbers(
     cells: pd.DataFrame, column: str, where: Callable[[int], str], whole: bool
 ) -> np.ndarray:
-    """(n,) float64; nothing is 0 for whole numbers from 1, and NaN for others from 0."""
+    """(n,) float64; empty cells are 0 for whole numbers from 1, and NaN for others from 0."""
     if column not in cells:
         return np.full(len(cells), 0.0 if whole else np.nan)
     text = cells[column].str.strip()
@@ -196,7 +196,7 @@ def _numbers(
     if wrong := np.flatnonzero(~blank & ~right).tolist():
         kind = "a whole number from 1" if whole else "seconds from 0"
         raise UserError(
-            f"'{text.iloc[wrong[0]][:40]}' is no {column}: {kind}",
+            f"'{text.iloc[wrong[0]][:40]}' is not a valid {column}: expected {kind}",
             where=where(wrong[0]),
             fix="correct the value",
         )
@@ -207,7 +207,7 @@ def _numbers(
 def _labels(
     cells: pd.DataFrame, task: Task, column: str, where: Callable[[int], str]
 ) -> np.ndarray:
-    """(n, columns) int8 of a task; nothing and -1 are not annotated."""
+    """(n, columns) int8 of a task; empty cells and -1 are not annotated."""
     if task.multilabel:
         words = YES_NO
         names, meaning = task.targets, "0 or 1"
@@ -217,7 +217,7 @@ def _labels(
         if any(_is_number(name) for name in words):  # 1 is the class '1', also where it is 1.0
             words |= {f"{name}.0": k for name, k in words.items() if name.isdecimal()}
         else:
-            meaning += ", or its number from 0"
+            meaning += ", or its index from 0"
             words |= {str(number): number for number in range(len(task.targets))}
             words |= {f"{number}.0": number for number in range(len(task.targets))}
     words = words | {"": NOT_ANNOTATED, "-1": NOT_ANNOTATED, "-1.0": NOT_ANNOTATED}
@@ -229,8 +229,8 @@ def _labels(
         values = text.map(words)
         if wrong := np.flatnonzero(values.isna()).tolist():
             raise UserError(
-                f"'{cells[name].iloc[wrong[0]][:60]}' in column '{name}' is no label of "
-                f"{task.name}: {meaning[:300]}; empty or -1 where not annotated",
+                f"'{cells[name].iloc[wrong[0]][:60]}' in column '{name}' is not a label of "
+                f"{task.name}: expected {meaning[:300]}, or empty or -1 if not annotated",
                 where=where(wrong[0]),
                 fix="correct the value, or add it to data.tasks",
             )

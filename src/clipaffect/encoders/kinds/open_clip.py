@@ -67,7 +67,7 @@ def bare_tower(settings: Encoder) -> Any:
 
 
 def _running(visual: Any, settings: Encoder, device: str) -> LoadedEncoder:
-    """An image tower in its arithmetic, on a device."""
+    """Set up an image tower on a device, in its precision."""
     dtype = arithmetic(settings, device)
     # By way of the stated precision: its rounding of the weights holds whatever computes on them.
     visual = visual.to(dtype=DTYPES[settings.precision]).to(device=device, dtype=dtype)
@@ -173,7 +173,7 @@ def build_model(settings: Encoder, assets: Path) -> Any:
 
 
 def _preprocessing(settings: Encoder) -> dict[str, Any]:
-    """How open_clip prepares a picture for these weights, where it is not the model's own way."""
+    """open_clip's preprocessing for these weights, where it differs from the model's default."""
     stated: dict[str, Any] = {}
     if settings.tag is not None:
         known = open_clip().get_pretrained_cfg(settings.model, settings.tag)
@@ -189,15 +189,15 @@ def _load_file(model: Any, path: Path, settings: Encoder) -> None:
     except Exception as error:
         # open_clip and torch raise a dozen kinds here: pickled code, other shapes, not a file.
         raise UserError(
-            f"not the weights of a {settings.model}: {first_line(error)[:200]}",
+            f"these are not weights of {settings.model}: {first_line(error)[:200]}",
             where=path,
-            fix="give open_clip's format as safetensors or a plain state dict (code in a pickle "
-            "is never run), of the same model",
+            fix="use weights of the same model in open_clip's format, as safetensors or a plain "
+            "state dict (code in a pickle is never run)",
         ) from None
 
 
 def visual_activations(visual: nn.Module) -> set[str]:
-    """Which of gelu and quickgelu the image tower really runs."""
+    """Which of gelu and quickgelu the image tower actually uses."""
     kinds = {open_clip().transformer.QuickGELU: "quickgelu", nn.GELU: "gelu"}
     return {
         name
@@ -208,7 +208,7 @@ def visual_activations(visual: nn.Module) -> set[str]:
 
 
 def swap_activations(visual: nn.Module) -> None:
-    """Put gelu where an image tower runs quickgelu, and the reverse, in place."""
+    """Exchange gelu and quickgelu in an image tower, in place."""
     quick = open_clip().transformer.QuickGELU
     for module in list(visual.modules()):
         for name, child in list(module.named_children()):

@@ -1,1 +1,1 @@
-"""A run as DVC stages: written, registered, taken over from a remote."""
+"""A run as DVC stages: write them, register results, adopt results from a remote."""

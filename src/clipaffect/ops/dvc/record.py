@@ -1,9 +1,9 @@
-"""Keep what DVC and Snakemake know of a run in step, whichever of the two made or brought it.
+"""Keep the state of a run consistent between DVC and Snakemake.
 
-``record_run`` tells DVC of results that a plain Snakemake run made; ``adopt_run`` tells Snakemake
-of results that ``dvc pull`` brought. Both refuse where the other side is not finished and clean:
-``dvc commit --force`` would register anything that lies there, and ``snakemake --touch`` would
-call it up to date.
+``record_run`` registers results of a plain Snakemake run with DVC. ``adopt_run`` tells Snakemake
+about results from ``dvc pull``. Both refuse if the other side is not finished and clean, because
+``dvc commit --force`` would register any files that exist, and ``snakemake --touch`` would mark
+them as up to date.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def record_run(configfile: Path) -> Path:
     """Register the results of a finished Snakemake run in DVC; returns the dvc.lock.
 
     Raises:
-        UserError: the run is not finished, was made with another configuration, or Snakemake would
-            make something again.
+        UserError: the run is not finished, used another configuration, or Snakemake would rerun
+            something.
     """
     config, stages = load_config(configfile), _stages_of(configfile)
     _check_made_so(config, configfile)
@@ -41,9 +41,9 @@ def record_run(configfile: Path) -> Path:
     if planned != {}:
         jobs = ", ".join(f"{count} {rule}" for rule, count in (planned or {}).items())
         raise UserError(
-            f"the results are not finished: Snakemake would still run {jobs or '(it cannot say)'}",
+            f"the results are not finished: Snakemake would still run {jobs or '(unknown jobs)'}",
             where=f"results/{config.run}",
-            fix=f"call 'clipaffect run --configfile {configfile}' first",
+            fix=f"run 'clipaffect run --configfile {configfile}' first",
         )
     _note_data(configfile)
     _call([sys.executable, "-m", "dvc", "commit", "--force", "--quiet", str(stages)])
@@ -51,10 +51,10 @@ def record_run(configfile: Path) -> Path:
 
 
 def adopt_run(configfile: Path) -> None:
-    """Tell Snakemake that results which DVC checked out are finished, and make its last pages.
+    """Tell Snakemake that results checked out by DVC are finished, and build its last pages.
 
     Raises:
-        UserError: DVC says that something has changed since the results were made.
+        UserError: DVC reports changes since the results were computed.
     """
     config, stages = load_config(configfile), _stages_of(configfile)
     _note_data(configfile)
@@ -68,9 +68,9 @@ def adopt_run(configfile: Path) -> None:
         )
     elif changed:
         raise UserError(
-            f"DVC says that these stages have changed: {', '.join(changed)}",
+            f"DVC reports that these stages have changed: {', '.join(changed)}",
             where=stages,
-            fix=f"call 'dvc pull {stages}' for their results, or 'dvc repro {stages}'",
+            fix=f"run 'dvc pull {stages}' to get their results, or 'dvc repro {stages}'",
         )
     _check_made_so(config, configfile)
     own = ["--configfile", str(configfile)]
@@ -85,37 +85,37 @@ def _stages_of(configfile: Path) -> Path:
         data = load_config(configfile).data
         if data.licensed and not data.may_push:
             raise UserError(
-                "the data is licensed, and the dvc.yaml at the top would let its outputs be pushed",
+                "the data is licensed, but the top-level dvc.yaml would allow pushing its outputs",
                 where=configfile,
-                fix="name the configuration otherwise and call 'clipaffect dvc stages' with it",
+                fix="rename the configuration and run 'clipaffect dvc stages' with it",
             )
         return Path("dvc.yaml")
     folder = Path("runs") / load_config(configfile).run
     if not (folder / "dvc.yaml").is_file():
         raise UserError(
-            f"there is no {folder / 'dvc.yaml'}",
+            f"{folder / 'dvc.yaml'} is missing",
             where=configfile,
-            fix=f"call 'clipaffect dvc stages {configfile}' first",
+            fix=f"run 'clipaffect dvc stages {configfile}' first",
         )
     if (folder / "config.yaml").read_bytes() != configfile.read_bytes():
         raise UserError(
-            f"{folder / 'config.yaml'}, which DVC watches, is not this configuration",
+            f"{folder / 'config.yaml'}, which DVC tracks, differs from this configuration",
             where=configfile,
-            fix=f"call 'clipaffect dvc stages {configfile}' again, or name DVC's copy",
+            fix=f"run 'clipaffect dvc stages {configfile}' again, or use DVC's copy",
         )
     check_stages(folder / "config.yaml", Path())
     return folder / "dvc.yaml"
 
 
 def _check_made_so(config: Config, configfile: Path) -> None:
-    """Whether a run's own record names this configuration, these stages and this user's code."""
+    """Check that a run's record matches this configuration, its stages and the user code."""
     folder = Path("results") / config.run
     path = folder / RECORD
     if not path.is_file():
         raise UserError(
-            f"there is no finished run: no {path}",
+            f"there is no finished run: {path} is missing",
             where=configfile,
-            fix=f"call 'clipaffect run --configfile {configfile}'",
+            fix=f"run 'clipaffect run --configfile {configfile}'",
         )
     made = read_record(folder)
     here: dict[str, Any] = {
@@ -128,28 +128,28 @@ def _check_made_so(config: Config, configfile: Path) -> None:
     wrong = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
     if wrong:
         raise UserError(
-            f"the results were made with other settings: {', '.join(wrong[:5])}"
+            f"the results were computed with other settings: {', '.join(wrong[:5])}"
             + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""),
             where=path,
-            fix=f"call 'clipaffect run --configfile {configfile}', or give the settings back",
+            fix=f"run 'clipaffect run --configfile {configfile}', or restore the settings",
         )
 
 
 def _note_data(configfile: Path) -> None:
-    """The state of the data, which the first stage of a run of one's own depends on."""
+    """Record the state of the data, on which the first stage of a custom run depends."""
     if configfile.resolve() != Path(ROOT_CONFIG).resolve():
         folder = Path("runs") / load_config(configfile).run
         write_inventory(configfile, folder / "inventory.txt")
 
 
 def _call(command: list[str]) -> str:
-    """What a program says; its last words are the error where it fails."""
+    """Run a program and return its output; if it fails, its last lines become the error."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stdout + done.stderr).strip().splitlines()
         raise UserError(
             f"'{' '.join(command[2:])}' failed:\n" + "\n".join(said[-15:]),
             where=command[2],
-            fix="see its message",
+            fix="follow the message of the program",
         )
     return done.stdout

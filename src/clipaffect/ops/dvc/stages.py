@@ -1,8 +1,8 @@
-"""The DVC stages of a run with a configuration of its own: runs/<run>/{config.yaml,dvc.yaml}.
+"""The DVC stages of a run with its own configuration: runs/<run>/{config.yaml,dvc.yaml}.
 
-The root's dvc.yaml is for config/config.yaml. Another run's is made from it: other paths, its own
-configuration, and where the data is licensed ``push: false`` on every output, so that no label,
-crop or feature of it reaches a remote.
+The top-level dvc.yaml is for config/config.yaml. That of another run is derived from it, with other
+paths and its own configuration. If the data is licensed, every output has ``push: false``, so that
+no label, crop or feature reaches a remote.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def write_stages(configfile: Path, root: Path) -> Path:
         root: the repository, with the dvc.yaml to start from.
 
     Raises:
-        UserError: the configuration is wrong, or is the demo's, which the root's dvc.yaml runs.
+        UserError: the configuration is wrong, or is the demo's, which uses the top-level dvc.yaml.
     """
     config = load_config(configfile)
     if (root / ROOT_CONFIG).exists() and configfile.resolve() == (root / ROOT_CONFIG).resolve():
         raise UserError(
-            f"{ROOT_CONFIG} is run by the dvc.yaml at the top",
+            f"{ROOT_CONFIG} already belongs to the top-level dvc.yaml",
             where=configfile,
-            fix="call 'dvc repro', or name a configuration of your own",
+            fix="run 'dvc repro', or use your own configuration file",
         )
     folder = root / "runs" / config.run
     copy = folder / "config.yaml"
@@ -54,18 +54,18 @@ def write_stages(configfile: Path, root: Path) -> Path:
 
 
 def check_stages(configfile: Path, root: Path) -> None:
-    """Refuse a dvc.yaml that lies beside ``configfile`` and is not what that makes.
+    """Reject a dvc.yaml next to ``configfile`` that does not match the configuration.
 
-    DVC watches the keys that the configuration gave when its stages were written. One that came
-    later would change the results without a stage that runs.
+    DVC tracks the keys that the configuration had when its stages were written. A key added later
+    would change the results without triggering a stage.
     """
     stages = configfile.parent / "dvc.yaml"
     if stages.is_file() and stages.read_text(encoding="utf-8") != stages_text(configfile, root):
         raise UserError(
-            "the stages were written for another configuration: keys, licence, tests or files of "
-            "your own have come or gone since",
+            "the stages were written for another configuration: keys, licence, tests or user code "
+            "have changed since",
             where=stages,
-            fix=f"call 'clipaffect dvc stages {configfile}' again",
+            fix=f"run 'clipaffect dvc stages {configfile}' again",
         )
 
 
@@ -86,9 +86,9 @@ def stages_text(configfile: Path, root: Path) -> str:
 
 
 def write_inventory(configfile: Path, out: Path) -> None:
-    """Write the digest of the names, sizes and times of a run's data: what its index depends on.
+    """Write a digest of the names, sizes and times of a run's data, on which its index depends.
 
-    DVC itself would read three million images at every call.
+    DVC itself would read three million images on every call.
     """
     config = load_config(configfile)
     write_text(out, inventory(config.data, list(config.tasks().values())) + "\n")
@@ -143,7 +143,7 @@ def _stage(
 
 
 def _has(given: dict[str, Any], key: str) -> bool:
-    """Whether a configuration file itself gives a (dotted) key: DVC refuses one that it lacks."""
+    """Whether a configuration file itself has a (dotted) key: DVC rejects missing keys."""
     head, _, rest = key.partition(".")
     if head not in given:
         return False

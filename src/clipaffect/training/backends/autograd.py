@@ -1,4 +1,4 @@
-"""Any head on any objective, through autograd: the reference, and what runs users' code."""
+"""Train any head on any objective with autograd: the reference, also used for user code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def build_objective(
 
 
 def check_user_code(recipe: Recipe, task: Task, inputs: int) -> None:
-    """Try a step of a recipe with code of the user's on four frames, before any head is trained.
+    """Try a training step with user code on four frames, before any head is trained.
 
     Raises:
         UserError: a file or class is missing, a class fails, a head has no weights or gives
@@ -48,18 +48,18 @@ def check_user_code(recipe: Recipe, task: Task, inputs: int) -> None:
         head = build_head(recipe, inputs, outputs, 0)
         shape = tuple(head.eval()(features).shape)
         if shape != (4, outputs):
-            raise ValueError(f"4 frames give an output of shape {shape}, not (4, {outputs})")
+            raise ValueError(f"for 4 frames, the output has shape {shape}, expected (4, {outputs})")
         learner = AutogradLearner(head, build_objective(recipe, 0.5, labels, task), recipe, 0)
         learner.step(features, labels, 0, 1e-3, False)
     except UserError:
         raise
-    except Exception as error:  # whatever the user's code raises is theirs to mend
+    except Exception as error:  # any exception of user code is for the user to fix
         raise UserError(
             f"{task.name}: {type(error).__name__}: {error}",
             where=code,
-            fix="a head is a torch.nn.Module ClassName(inputs, outputs) with weights that maps "
-            "(B, inputs) to (B, outputs); a loss is ClassName()(logits, labels), a scalar of the "
-            "logits: see docs/training.md",
+            fix="make a head a torch.nn.Module ClassName(inputs, outputs) with weights that maps "
+            "(B, inputs) to (B, outputs), and a loss a ClassName()(logits, labels) that returns a "
+            "scalar which depends on the logits (docs/training.md)",
         ) from None
 
 
@@ -118,7 +118,7 @@ class AutogradLearner:
         )
 
     def evaluate(self, features: Tensor, labels: Tensor, number: int, sam_pass: int) -> Evaluated:
-        """The objective on a batch at the present weights, under one pass's dropout masks."""
+        """The objective on a batch at the current weights, with the dropout masks of one pass."""
         # Code of the user's may draw: from a generator of this step's own.
         state = np.random.SeedSequence((self.seed, number, sam_pass)).generate_state(1)
         with torch.random.fork_rng(devices=[]):
@@ -143,7 +143,7 @@ class AutogradLearner:
         return {name: value.clone().contiguous() for name, value in found.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Go on from a ``state``."""
+        """Resume from a ``state``."""
         self.head.load_state_dict(under(state, "head/"))
         saved = self.optimiser.state_dict()
         saved["state"] = {}
@@ -186,9 +186,9 @@ class WeighedObjective:
 
 
 class UserObjective:
-    """A loss of the user's: ``loss(logits, labels)`` is a differentiable scalar.
+    """A user-defined loss: ``loss(logits, labels)`` is a differentiable scalar.
 
-    It keeps nothing between calls: a checkpoint does not hold it.
+    It must be stateless, because checkpoints do not include it.
     """
 
     def __init__(self, loss: Callable[[Tensor, Tensor], Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""The MLP's training step by hand: no autograd, flat buffers, one thread.
+"""A handwritten training step for the MLP: no autograd, flat buffers, one thread.
 
 It computes what ``step.training_step`` does (tested against it in float64), several times as fast
 on a CPU core, because at these sizes memory traffic and dispatch cost nearly as much as the
@@ -57,7 +57,7 @@ class _Layer:
 
 @dataclass
 class _Block:
-    """What the backward pass needs of a layer."""
+    """What the backward pass needs from a layer."""
 
     inputs: Tensor
     norm: tuple[Tensor, Tensor, Tensor] | None  # products, mean, 1 / deviation
@@ -308,7 +308,7 @@ class FastLearner:
 
     @torch.no_grad()
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Go on from a ``state``."""
+        """Resume from a ``state``."""
         self._logits = None
         self.weights.copy_(state["weights"])
         self.moment.copy_(state["moment"])
@@ -320,7 +320,7 @@ class FastLearner:
             value.copy_(state[name])
 
     def head_state(self) -> dict[str, Tensor]:
-        """The head's own state, in tensors of their own."""
+        """The head's own state, in separate tensors."""
         return {k: v.detach().clone().contiguous() for k, v in self.head.state_dict().items()}
 
 

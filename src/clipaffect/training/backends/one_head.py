@@ -51,7 +51,7 @@ class Learner(Protocol):
 def make_learner(
     data: TrainingData, task: Task, recipe: Recipe, alpha: float, seed: int
 ) -> Learner:
-    """The fast step for the MLP and the built-in losses, autograd for code of the user's."""
+    """The fast step for the MLP and the built-in losses; autograd for user code."""
     head = build_head(recipe, data.features.shape[1], len(task.targets), seed)
     labels = data.labels[torch.from_numpy(data.rows)]
     if isinstance(head, Head) and recipe.loss in LOSSES:
@@ -76,7 +76,7 @@ class OneHead:
         self.learner, self.data, self.recipe, self.seed = learner, data, recipe, seed
 
     def epoch(self, number: int) -> list[Row]:
-        """Train an epoch; its row, cut short at the first loss that is not finite."""
+        """Train an epoch; returns its row. Stops at the first loss that is not finite."""
         data = self.data
         parts = batches(data.rows, self.recipe.batch, self.seed, number)
         rate = learning_rate(self.recipe, number)

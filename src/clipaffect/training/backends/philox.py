@@ -1,4 +1,4 @@
-"""NumPy's Philox 4x64-10 in torch operations, so that a GPU draws the same dropout masks as a CPU.
+"""NumPy's Philox 4x64-10 in torch operations, to draw the same dropout masks on GPU and CPU.
 
 Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3". torch has no unsigned 64-bit
 arithmetic: int64 holds the same bits, products wrap, and shifts are masked to be logical.

@@ -1,4 +1,4 @@
-"""A layer's matrix product, at its weights and at SAM's perturbed weights, in two ways.
+"""A layer's matrix product at its weights and at SAM's perturbed weights, in two variants.
 
 SAM moves a weight matrix W (out, in) by epsilon = s G along its own gradient G = dz' x of the first
 pass, where x (B, in) are the layer's inputs and dz (B, out) the gradients at its outputs.
@@ -51,7 +51,7 @@ class Product(Protocol):
         ...
 
     def first_gradient(self, x: Tensor, dz: Tensor) -> float:
-        """Take note of the first pass; returns the square of its gradient's norm."""
+        """Record the first pass; returns the squared norm of its gradient."""
         ...
 
     def perturb(self, scale: float, sign: bool) -> int:

@@ -1,4 +1,4 @@
-"""Many MLP heads in one step: the same maths with a leading axis of heads, for a GPU.
+"""Train many MLP heads in one step on a GPU: the same equations with a leading axis of heads.
 
 A GPU is bound by launches and memory at these sizes, so all heads of a job share every operation,
 and on CUDA one captured graph replays the whole step without the host. (On a CPU stacking gains
@@ -35,7 +35,7 @@ MOMENTUM, NORM_EPSILON = 0.1, 1e-5  # of torch's BatchNorm1d
 
 @dataclass
 class _Pass:
-    """One pass: what it answers, and what the backward pass needs of each hidden layer."""
+    """One pass: its result, and what the backward pass needs from each hidden layer."""
 
     weighed: Weighted
     mean_loss: Tensor
@@ -277,7 +277,7 @@ class StackedStep:
 
     @torch.no_grad()
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Go on from a ``state``, in place: captured graphs stay valid."""
+        """Resume from a ``state`` in place, so that captured graphs stay valid."""
         for name, value in self.state().items():
             value.copy_(state[name])
 
@@ -396,7 +396,7 @@ def graphed(stack: StackedStep) -> Callable[[Tensor, Tensor, bool], Tensor]:
 def _capture(
     stack: StackedStep, features: Tensor, labels: Tensor, probe: bool
 ) -> tuple[torch.cuda.CUDAGraph, list[Tensor]]:
-    """Capture one step; the warm-up that capture needs is undone."""
+    """Capture one step, and undo the warm-up that the capture needs."""
     before = {name: value.clone() for name, value in stack.state().items()}
     x, y = features.clone(), labels.clone()
     side = torch.cuda.Stream()

@@ -1,1 +1,1 @@
-"""Losses of single frames or units, and the risks that weigh them: CVaR and its alternatives."""
+"""Losses of single frames or units, and the risks that weight them: CVaR and alternatives."""

@@ -1,4 +1,4 @@
-"""Losses of single frames or units, their derivatives by the logits, and what weighs them.
+"""Losses of single frames or units, their gradients at the logits, and the risks on top.
 
 A batch's losses are a vector: one for each frame (EXPR), one for each frame and unit (AU), or one
 for each frame as the mean over its annotated units. A ``Risk`` weighs them: losses in, weights
@@ -23,7 +23,7 @@ Over = Literal["elements", "samples"]
 
 @dataclass(frozen=True)
 class SingleLosses:
-    """The losses that a risk weighs.
+    """The losses that a risk weights.
 
     Attributes:
         values: (..., n); 0 where nothing is annotated.
@@ -97,7 +97,7 @@ TINY = torch.finfo(torch.float64).tiny  # keeps 0 / 0 at 0
 
 @dataclass(frozen=True)
 class Weighted:
-    """A risk's answer for one batch, or for each of a stack of batches (...).
+    """The result of a risk for one batch, or for each of a stack of batches (...).
 
     Attributes:
         value: (...) the risk.
@@ -111,7 +111,7 @@ class Weighted:
 
 
 class Risk(Protocol):
-    """Weighs the losses of a batch."""
+    """Weights the losses of a batch."""
 
     def __call__(self, losses: SingleLosses) -> Weighted:
         """Value, weights and threshold; nothing annotated: zero, no weights, NaN."""
@@ -132,6 +132,6 @@ def no_threshold(values: Tensor) -> Tensor:
 
 
 def constant(values: Tensor, value: float) -> Weighted:
-    """Nothing annotated (0), or a loss that is not a number (NaN)."""
+    """The result if nothing is annotated (0) or a loss is not a number (NaN)."""
     alike = values.new_full(values.shape[:-1], value)
     return Weighted(alike, torch.full_like(values, value), no_threshold(values))

@@ -76,7 +76,7 @@ class PublishedCvar:
     lambda comes from scipy's bounded search on [smallest loss - 1000, largest loss] and is held
     constant in the gradient: every loss above it has weight 1 / (alpha n). The weights sum to
     floor or ceil of alpha n, over alpha n, so this differs from the exact gradient where alpha n
-    is not whole. The search stops up to 1e-5 beside the minimum: of losses that are tied, all or
+    is not whole. The search stops up to 1e-5 from the minimum: of losses that are tied, all or
     none have weight.
 
     Args:

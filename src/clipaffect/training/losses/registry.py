@@ -1,4 +1,4 @@
-"""Which module builds which loss: by its name in ``config.training.LOSSES``.
+"""The module that builds each loss, by its name in ``config.training.LOSSES``.
 
 A new loss is one module here, with ``build``, and its name in that list.
 """
