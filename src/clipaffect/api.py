@@ -78,7 +78,7 @@ class Model:
             people: ``all``, or ``main``: only the person whose face fills most of the video.
             rate: frames to sample per second; by default the rate used in training.
             heads: add the scores of every single head.
-            store: a work store to cache finished work in.
+            store: a store to cache finished work in.
 
         Returns:
             The columns of ``Model.columns``; a frame without a face has a row without predictions.

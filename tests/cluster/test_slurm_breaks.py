@@ -140,7 +140,7 @@ def test_a_controller_that_restarts_is_waited_for(
         cluster.kill("slurmctld")
         job.resume()
         wait_for("the job's end", lambda: not job.is_running())
-        wait_for("a question in vain", lambda: "does not answer" in said.read_text())
+        wait_for("a question in vain", lambda: "does not respond" in said.read_text())
         cluster.start_controller()
         well_ended(started, untrained)
     assert same_heads(untrained, micro_run)

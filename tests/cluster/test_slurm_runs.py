@@ -55,5 +55,5 @@ def test_a_partition_that_is_not_there_is_said_before_any_job(
         cluster, folder, "training_all", *MICRO, "--default-resources", "slurm_partition=nowhere"
     )
     assert code == 2
-    assert "no partition nowhere; it has cpu, gpu" in said
+    assert "no partition nowhere; available: cpu, gpu" in said
     assert "Traceback" not in said

@@ -13,7 +13,7 @@ import torch
 
 from clipaffect.config.training import Recipe
 from clipaffect.core.tasks import AU, EXPR, Task
-from clipaffect.studies.card import Card, Section, in_words, write_card_page
+from clipaffect.studies.card import Card, CardSection, in_words, write_card_page
 from clipaffect.studies.cvar_gain import between_answer, gain_answer
 from clipaffect.studies.slice_heads import (
     _rise,
@@ -236,7 +236,9 @@ def test_cells_in_words(value: object, column: str, text: str) -> None:
 
 def test_a_card_escapes_what_is_in_it(tmp_path: Path) -> None:
     table = pd.DataFrame({"video": ["<script>x</script>"], "share": [0.5]})
-    card = Card("Why <b>?", "lead", {"EXPR": "EXPR: </p>"}, [Section("T", "t", "c", table)], "note")
+    card = Card(
+        "Why <b>?", "lead", {"EXPR": "EXPR: </p>"}, [CardSection("T", "t", "c", table)], "note"
+    )
     write_card_page(card, "run & co", tmp_path)
     page = (tmp_path / "index.html").read_text()
     assert "<script>x" not in page

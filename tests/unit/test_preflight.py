@@ -276,7 +276,7 @@ def test_every_costly_stage_is_estimated(micro_config: Path, face_networks: Path
     text = io.StringIO()
     show(Console(file=text, width=160), config, facts, {"train_heads": 4}, costs.values())
     page = text.getvalue()
-    for words in ("4 jobs to run: 4 train_heads", "faces in", "total", "EXPR frames"):
+    for words in ("4 jobs to run: 4 train_heads", "faces in", "total", "EXPR"):
         assert words in page
 
 

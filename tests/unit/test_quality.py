@@ -14,7 +14,7 @@ from clipaffect.config.faces import Faces, Quality
 from clipaffect.core.frame_status import FrameStatus
 from clipaffect.core.video import Frame
 from clipaffect.dataset.extract_frames import Sampler
-from clipaffect.faces.face_rows import SCHEMA, judged
+from clipaffect.faces.face_rows import SCHEMA, with_quality_status
 
 
 def frames(times: list[float]) -> list[Frame]:
@@ -88,17 +88,17 @@ def test_a_face_below_a_bound_gets_its_status(measured: dict, status: FrameStatu
     row = GOOD | measured | {"video": "v", "frame": 1, "status": "ok", "crop": b"jpeg"}
     other = {"video": "v", "frame": 2, "status": "no_face"}
     rows = pa.Table.from_pylist([row, other], SCHEMA)
-    found = judged(rows, Faces(quality=bounds)).to_pylist()
+    found = with_quality_status(rows, Faces(quality=bounds)).to_pylist()
     assert [r["status"] for r in found] == [status, "no_face"]
     assert (found[0]["crop"] is not None) == (status is FrameStatus.OK)
     assert found[0]["yaw"] == row["yaw"]
     # By default every face that is found counts.
-    assert judged(rows, Faces()).equals(rows)
+    assert with_quality_status(rows, Faces()).equals(rows)
 
 
 def test_the_bounds_are_inclusive() -> None:
     row = GOOD | {"status": "ok"}
     exact = Quality(eye_distance=40, sharpness=80, yaw=5, pitch=5, visible=1)
-    from clipaffect.faces.face_rows import judge
+    from clipaffect.faces.face_rows import quality_status
 
-    assert judge(pd.DataFrame([row]), exact).tolist() == ["ok"]
+    assert quality_status(pd.DataFrame([row]), exact).tolist() == ["ok"]

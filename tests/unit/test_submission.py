@@ -83,7 +83,7 @@ def test_rows_of_the_sample_file(tmp_path: Path) -> None:
     path = write(tmp_path / "p.txt", lines(EXPR, 6))
     with pytest.raises(UserError, match="line 7") as caught:
         check_submission(path, EXPR, sample)
-    assert "no row of" in str(caught.value)
+    assert "not a row of" in str(caught.value)
 
 
 def test_bytes_that_are_not_text(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_heads_are_scored_on_another_runs_frames(hidden: Path, browser: Browser)
     failed = snakemake(place, page.format("nowhere"), *MICRO, check=False)
     assert failed.returncode
     log = (place / "logs/micro/write_transfer/nowhere.log").read_text()
-    assert "there is no finished run" in log
+    assert "the run does not exist or is not finished" in log
     assert "results/nothing" in log
     assert "Traceback" not in log
 
@@ -164,7 +164,7 @@ def test_heads_on_two_encoders_are_compared(micro_run: Path, tmp_path: Path) -> 
 
 
 def test_a_folder_without_a_run_is_said_so(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no finished run"):
+    with pytest.raises(UserError, match="not finished"):
         read_run(tmp_path)
 
 
@@ -192,4 +192,6 @@ def test_scores_of_another_run_are_refused(micro_copy: Path) -> None:
     assert done.returncode
     log = (micro_copy / "logs/micro/build_report.log").read_text()
     assert "belong to another run" in log
-    assert f"fingerprint of their settings is {'0' * 16}" in " ".join(log.replace("│", " ").split())
+    assert f"their settings have the fingerprint {'0' * 16}" in " ".join(
+        log.replace("│", " ").split()
+    )

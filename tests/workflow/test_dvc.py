@@ -147,7 +147,7 @@ def test_submissions_are_outputs_and_the_demos_own_file_is_refused(repository: P
     assert "results/micro/submission" in report["outs"]
     assert "write_submission" in report["cmd"]
     assert "--configfile runs/micro/config.yaml" in report["cmd"]
-    with pytest.raises(UserError, match="at the top"):
+    with pytest.raises(UserError, match="belongs to the top-level"):
         write_stages(ROOT / "config/config.yaml", ROOT)
 
 

@@ -237,13 +237,13 @@ def manifests(folder: Path) -> list[dict]:
     ("override", "words"),
     [
         ('training={"alpha": [1]}', ["unknown key 'training.alpha'", "did you mean 'alphas'"]),
-        ('data={"videos": "nowhere"}', ["no such folder of videos", "data.videos"]),
+        ('data={"videos": "nowhere"}', ["the video folder does not exist", "data.videos"]),
         (
             'data={"annotations": "nowhere", "videos": "resources/demo/videos"}',
-            ["no such folder of annotations", "data.annotations"],
+            ["the annotation folder does not exist", "data.annotations"],
         ),
         ('data={"annotations": "nowhere"}', ["needs 'videos' or 'images'", "data"]),
-        ('encoders={"micro": {"activation": "quickgelu"}}', ["runs gelu", "every embedding"]),
+        ('encoders={"micro": {"activation": "quickgelu"}}', ["uses gelu", "every embedding"]),
     ],
 )
 def test_a_users_mistake_shows_no_traceback(micro_copy: Path, override: str, words: list) -> None:

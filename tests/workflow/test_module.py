@@ -73,7 +73,7 @@ def test_another_version_of_the_package_is_refused(
     )
     assert done.returncode == 1
     said = done.stdout + done.stderr
-    assert f"the rules are of clipaffect {clipaffect.__version__}, the package is 9.9.9" in said
+    assert f"from clipaffect {clipaffect.__version__}, but the package is 9.9.9" in said
     assert f"fix: pip install {ROOT}" in said
 
 

@@ -127,7 +127,7 @@ def test_markup_in_a_name_is_a_name_on_the_page(fruit: Path, browser: Browser) -
 def test_the_check_knows_folds_and_tasks(fruit: Path) -> None:
     done = clipaffect("check", "fruit.yaml", folder=fruit)
     assert done.returncode == 0, done.stderr
-    for words in ("12 heads for state", "12 heads for marks", "3 parts of whole people", "ripe"):
+    for words in ("12 heads for state", "12 heads for marks", "3 parts, grouped by person", "ripe"):
         assert words in done.stdout
 
 
@@ -186,4 +186,4 @@ def test_features_of_an_earlier_run_give_its_heads_again(micro_run: Path, tmp_pa
             expected = (micro_run / "results/micro" / bundle).read_bytes()
             assert (folder / "results/again" / bundle).read_bytes() == expected
     page = (folder / "results/again/report/index.html").read_text()
-    assert "theirs: features from elsewhere" in page
+    assert "theirs: imported features" in page

@@ -89,7 +89,7 @@ def test_a_folder_of_somebody_elses_is_no_place_for_a_bundle(
     folder = shutil.copytree(micro_bundle, tmp_path / "mine")
     export_model(micro_run / "results/micro", ASSETS, folder)  # an earlier bundle is replaced
     (folder / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="no bundle"):
+    with pytest.raises(UserError, match="not a bundle"):
         export_model(micro_run / "results/micro", ASSETS, folder)
     assert (folder / "thesis.tex").read_text() == "years of work"
 
@@ -155,9 +155,9 @@ def test_nowhere_to_write_and_a_full_disk_are_said(
     micro_bundle: Path, mixed: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="nothing can be written there"):
+    with pytest.raises(UserError, match="the output folder is not writable"):
         answered(micro_bundle, tmp_path / "file/x", mixed / "a.mp4")
-    with pytest.raises(UserError, match="in a folder of the input"):
+    with pytest.raises(UserError, match="inside an input folder"):
         answered(micro_bundle, mixed / "out", mixed)
     small = tmp_path / "small"
     small.mkdir()
@@ -170,6 +170,6 @@ def test_nowhere_to_write_and_a_full_disk_are_said(
         )
         assert done.returncode == 2, done.stdout + done.stderr
         assert "the disk is full" in done.stderr
-        assert "finished files stay" in done.stderr
+        assert "finished files are kept" in done.stderr
     finally:
         subprocess.run(["umount", str(small)], check=True)

@@ -17,7 +17,7 @@ from predicting import answered, repeat
 
 from clipaffect.core.errors import UserError
 from clipaffect.faces import videos
-from clipaffect.faces.video_checkpoint import Parts, State
+from clipaffect.faces.video_checkpoint import State, VideoCheckpoint
 
 
 def started(*words: object, folder: Path) -> subprocess.Popen:
@@ -54,24 +54,24 @@ def test_a_killed_prediction_goes_on_within_its_video(
     repeat(real_clips / "laughing.mp4", long, 190)
     whole = tmp_path / "whole"
     answered(micro_bundle, whole, long)
-    add, made = Parts.add, tmp_path / "made"
+    add, made = VideoCheckpoint.add, tmp_path / "made"
     made.mkdir()
 
-    def halting(parts: Parts, rows: pa.Table, state: State) -> None:
+    def halting(parts: VideoCheckpoint, rows: pa.Table, state: State) -> None:
         """The second part is stored; before the third the process stops, until it is killed."""
         if len(parts) == 2:
             print("two parts", flush=True)
             time.sleep(600)
         add(parts, rows, state)
 
-    def counting(parts: Parts, rows: pa.Table, state: State) -> None:
+    def counting(parts: VideoCheckpoint, rows: pa.Table, state: State) -> None:
         (made / str(len(parts))).touch()
         add(parts, rows, state)
 
-    monkeypatch.setattr(Parts, "add", halting)
+    monkeypatch.setattr(VideoCheckpoint, "add", halting)
     with forked(answered, micro_bundle, tmp_path / "out", long) as killed:
         assert "two parts\n" in iter(killed.stdout.readline, "")
-    monkeypatch.setattr(Parts, "add", counting)
+    monkeypatch.setattr(VideoCheckpoint, "add", counting)
     answered(micro_bundle, tmp_path / "out", long)
     assert [path.name for path in made.iterdir()] == ["2"], "what was stored is not made again"
     assert result_files(tmp_path / "out") == result_files(whole)
@@ -86,7 +86,7 @@ def test_a_killed_call_leaves_nobody_behind(
     words = (tmp_path / "in", "--model", micro_bundle, "--out", tmp_path / "out", "--jobs", 2)
     with started(*words, folder=tmp_path) as process:
         wait_until(lambda: list(tmp_path.glob("out/.work/*/store/detections/*/*.part")))
-        with pytest.raises(UserError, match="another call is writing there"):
+        with pytest.raises(UserError, match="another process is writing to this folder"):
             answered(micro_bundle, tmp_path / "out", tmp_path / "in/a.mp4")
         family = psutil.Process(process.pid).children(recursive=True)
         process.kill()

@@ -172,6 +172,6 @@ def test_another_run_in_the_folder_is_refused(micro_copy: Path) -> None:
     (micro_copy / ".snakemake/locks/0.input.lock").write_text("somebody\n")
     done = clipaffect("run", "--cores", "1", *MICRO, folder=micro_copy)
     assert done.returncode == 2
-    assert "another run holds this folder" in done.stderr
+    assert "another run is using this folder" in done.stderr
     assert "--unlock" in done.stderr
     assert "Traceback" not in done.stderr

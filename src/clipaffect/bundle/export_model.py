@@ -1,6 +1,6 @@
 """Export the headline heads of a finished run as a bundle (``clipaffect export``).
 
-Everything is read from the results folder. The work store is not needed, so results that were
+Everything is read from the results folder. The store is not needed, so results that were
 pulled from a remote can be exported as well.
 """
 
@@ -207,7 +207,7 @@ def _own_heads(config: Config, task: Task, results: Path, alpha: float) -> dict[
 
 
 def _state_of(row: pd.Series) -> Weights:
-    return read_under(Heads(Path(row["bundle"])).weights, f"{row['head']}/")
+    return read_under(Heads(Path(row["folder"])).weights, f"{row['head']}/")
 
 
 def _other_heads(path: Path, names: list[str]) -> dict[str, dict[int, Weights]]:

@@ -63,7 +63,7 @@ def run(context: typer.Context) -> None:
     raise typer.Exit(launch(context.args))
 
 
-store_app = typer.Typer(no_args_is_help=True, help="Manage the work store (a cache).")
+store_app = typer.Typer(no_args_is_help=True, help="Manage the store (a cache).")
 store_app.command()(users.gc)
 
 # The help page lists the panels and their commands in this order.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Settings = Annotated[str, typer.Option("--settings", help="The stage's settings as JSON.")]
 Out = Annotated[Path, typer.Option("--out", help="The file or folder to write.")]
 StorePath = Annotated[
-    Path, typer.Option("--store", envvar="CLIPAFFECT_STORE", help="The folder of the work store.")
+    Path, typer.Option("--store", envvar="CLIPAFFECT_STORE", help="The folder of the store.")
 ]
 Assets = Annotated[
     Path, typer.Option("--assets", envvar="CLIPAFFECT_ASSETS", help="Folder of fetched assets.")

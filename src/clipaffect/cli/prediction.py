@@ -69,7 +69,7 @@ def predict(
     ] = None,
     store: Annotated[
         Path | None,
-        typer.Option(help="A work store to cache finished work in, such as that of the runs."),
+        typer.Option(help="A store to cache finished work in, such as that of the runs."),
     ] = None,
     assets: OwnAssets = DEFAULT_ASSETS,
 ) -> None:

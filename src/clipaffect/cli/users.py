@@ -106,7 +106,7 @@ def docs(root: Annotated[Path, typer.Option(help="The root of the repository.")]
 
 
 def gc(
-    path: Annotated[Path, typer.Option(help="The folder of the work store.")] = Path("store"),
+    path: Annotated[Path, typer.Option(help="The folder of the store.")] = Path("store"),
     days: Annotated[
         float, typer.Option(min=0, help="Keep entries used within this many days.")
     ] = 30.0,

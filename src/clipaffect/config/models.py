@@ -99,7 +99,7 @@ class Postprocess(Section):
 class Paths(Section):
     """Folders shared by runs."""
 
-    store: str = Field("store", description="The work store: cached work of all runs.")
+    store: str = Field("store", description="The store: cached work of all runs.")
     assets: str = Field("assets", description="Downloaded weights.")
     scratch: str | None = Field(
         None,

@@ -22,7 +22,7 @@ from clipaffect.core.tasks import Task
 
 SectionType = TypeVar("SectionType", bound=Section)
 
-# Keyed by the kind of entry in the work store, which is the stage's name.
+# Keyed by the kind of entry in the store, which is the stage's name.
 VERSIONS = {
     "dataset": 3,
     "frames": 1,

@@ -1,4 +1,4 @@
-"""The work store: a cache of finished work, keyed by everything the work depends on.
+"""The store: a cache of finished work, keyed by everything the work depends on.
 
 An entry lives in ``store/<kind>/<first two digits>/<digest>/``, next to its key in ``key.json``.
 Jobs assemble their declared outputs from entries and compute only what is missing. Snakemake

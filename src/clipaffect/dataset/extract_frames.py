@@ -43,7 +43,7 @@ def manifest_frames(video: dict[str, Any]) -> Iterator[Frame]:
     """The frames of a manifest row: all, or the first ``frame_limit``.
 
     Raises:
-        UserError: the file is not the one that was indexed. Its frames would enter the work store
+        UserError: the file is not the one that was indexed. Its frames would enter the store
             under the key of another file.
     """
     path = Path(video["path"]) if video["path"] else None

@@ -70,7 +70,7 @@ def prompt_features(
 ) -> dict[str, Tensor]:
     """``present`` (targets, d), for labels ``absent`` (targets, d), and the logits' ``scale``.
 
-    Cached in the work store, so that the text tower is loaded once for all runs.
+    Cached in the store, so that the text tower is loaded once for all runs.
     """
     prompts = task_prompts(task, stated)
     key = {

@@ -47,7 +47,7 @@ def evaluate_heads(
     encoder: str,
     task: Task,
     table: Path,
-    bundles: list[Path],
+    folders: list[Path],
     references: list[Path],
     out: Path,
 ) -> None:
@@ -64,13 +64,13 @@ def evaluate_heads(
         encoder: the one that the heads were trained on.
         task: the task.
         table: of that encoder.
-        bundles: every part of the grid.
+        folders: of the heads, one for each part of the grid.
         references: score tables of ``fit_references``, one an encoder.
         out: a folder.
     """
     torch.set_num_threads(1)
     folds = [read_fold(table, task, missing, number) for number in folds_of(table)]
-    listed = finished_heads(bundles)
+    listed = finished_heads(folders)
     metrics: list[dict[str, Any]] = []
     clusters: list[pd.DataFrame] = []
 
@@ -107,7 +107,7 @@ def evaluate_heads(
     write_table(files.metrics, tidy)
     counts = pd.concat(clusters).sort_values(ORDER, kind="stable", ignore_index=True)
     write_table(files.person_counts, counts)
-    write_table(files.heads, listed.drop(columns="bundle"))
+    write_table(files.heads, listed.drop(columns="folder"))
     _write_rows(folds, task, missing, files)
 
 

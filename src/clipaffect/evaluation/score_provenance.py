@@ -36,5 +36,5 @@ def check_provenance(settings: dict[str, Any], table: Table, scores: Evaluation)
                 f"these scores belong to another run: their {what} have the fingerprint "
                 f"{found[what][:16]}, those of this run {fingerprint[:16]}",
                 where=scores.folder,
-                fix="remove the folder and run again; finished heads come from the work store",
+                fix="remove the folder and run again; finished heads come from the store",
             )

@@ -29,12 +29,12 @@ from clipaffect.faces.face_rows import (
     OF_VIDEOS,
     SCHEMA,
     detector_key,
-    judged,
+    with_quality_status,
 )
 from clipaffect.faces.finder import FaceFinder
 from clipaffect.faces.images import of_pictures
 from clipaffect.faces.person_tracks import EVERYBODY, assign_persons, person_of
-from clipaffect.faces.video_checkpoint import Parts
+from clipaffect.faces.video_checkpoint import VideoCheckpoint
 from clipaffect.faces.videos import detect_video
 
 LISTED_AT_ONCE = 4096
@@ -157,7 +157,7 @@ def align_faces(
             looked for in the video. A person with crops has a row for each number up to the last.
         settings: the ``faces`` section.
         assets: folder of fetched assets; not needed if everyone has crops.
-        store: the work store.
+        store: the store.
         out: Parquet file with columns ``SCHEMA``.
         threads: that work on a video; no row depends on it.
     """
@@ -179,7 +179,7 @@ def align_faces(
                 folders = dict(zip(video["persons"], video["folders"], strict=True))
 
                 def make(folder: Path, video: dict[str, Any] = video) -> None:
-                    parts = Parts(folder)
+                    parts = VideoCheckpoint(folder)
                     found = detect_video(video, finder, settings, progress, parts, threads)
                     write_batches(folder / "detections.parquet", DETECTIONS, found)
                     parts.clear()
@@ -190,7 +190,7 @@ def align_faces(
                         "detections", detection_key(video, settings), make, keep_partial=True
                     )
                     for rows in _assemble(video, searched, entry, float(widths[name])):
-                        yield judged(rows, settings)
+                        yield with_quality_status(rows, settings)
                 for person, folder in folders.items():
                     if folder:
                         yield from _of_crops(video, person, Path(folder), settings.stride)

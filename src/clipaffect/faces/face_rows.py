@@ -20,7 +20,7 @@ from clipaffect.faces.finder import ASSET
 from clipaffect.faces.landmarks import Face
 
 
-def judge(faces: pd.DataFrame, bounds: Quality) -> pd.Series:
+def quality_status(faces: pd.DataFrame, bounds: Quality) -> pd.Series:
     """The status of every row; a face below the minimum quality loses its ``ok``.
 
     If several bounds are violated, the first counts: cut off, small, turned, blurred.
@@ -112,10 +112,10 @@ def face_row(pixels: np.ndarray, face: Face, settings: Faces) -> dict[str, Any]:
     }
 
 
-def judged(rows: pa.Table, settings: Faces) -> pa.Table:
+def with_quality_status(rows: pa.Table, settings: Faces) -> pa.Table:
     """Rows of ``SCHEMA`` with the status that their quality gives; only ``ok`` keeps its crop."""
     frame = rows.select(["status", *MEASURES]).to_pandas()
-    status = judge(frame, settings.quality)
+    status = quality_status(frame, settings.quality)
     if status.equals(frame["status"]):
         return rows
     crops = pa.array(

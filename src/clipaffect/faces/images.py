@@ -23,7 +23,13 @@ from clipaffect.core.progress import Progress
 from clipaffect.core.store import Store
 from clipaffect.dataset.manifest import runs_of_images
 from clipaffect.faces.crops import decode_image, read_bytes
-from clipaffect.faces.face_rows import DETECTIONS, SCHEMA, detector_key, face_row, judged
+from clipaffect.faces.face_rows import (
+    DETECTIONS,
+    SCHEMA,
+    detector_key,
+    face_row,
+    with_quality_status,
+)
 from clipaffect.faces.finder import FaceFinder
 from clipaffect.faces.person_tracks import EVERYBODY, person_of
 
@@ -39,7 +45,7 @@ def of_pictures(
 ) -> Iterator[pa.Table]:
     """One row for each image of a manifest, in order; or one for each face, if all are wanted.
 
-    Runs of images are cached in the work store, keyed by their bytes.
+    Runs of images are cached in the store, keyed by their bytes.
 
     Raises:
         UserError: an image has changed since it was indexed.
@@ -75,7 +81,7 @@ def of_pictures(
                 }
                 for row, k, t in zip(found, which, track, strict=True)
             ]
-            yield judged(pa.Table.from_pylist(rows, SCHEMA), settings)
+            yield with_quality_status(pa.Table.from_pylist(rows, SCHEMA), settings)
             progress.advance(len(part))
 
 

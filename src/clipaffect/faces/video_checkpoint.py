@@ -62,7 +62,7 @@ def restore(follower: FaceFollower, state: State) -> None:
         follower.tracker.tracks.append(track)
 
 
-class Parts:
+class VideoCheckpoint:
     """The finished parts of a video's detections, in a folder."""
 
     def __init__(self, folder: Path) -> None:

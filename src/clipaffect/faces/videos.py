@@ -20,7 +20,7 @@ from clipaffect.faces.detector import Candidate
 from clipaffect.faces.face_rows import DETECTIONS, face_row
 from clipaffect.faces.finder import FaceFinder, FaceFollower
 from clipaffect.faces.landmarks import Face
-from clipaffect.faces.video_checkpoint import EVERY, Parts, State, restore, state_of
+from clipaffect.faces.video_checkpoint import EVERY, State, VideoCheckpoint, restore, state_of
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def detect_video(
     finder: Callable[[], FaceFinder],
     settings: Faces,
     progress: Progress,
-    parts: Parts,
+    parts: VideoCheckpoint,
     threads: int = 1,
 ) -> Iterator[pa.Table]:
     """Detections of a video in frame order, the finished ``parts`` first.
@@ -97,7 +97,7 @@ class _Detection:
         finder: Callable[[], FaceFinder],
         settings: Faces,
         progress: Progress,
-        parts: Parts,
+        parts: VideoCheckpoint,
     ) -> None:
         self.video, self.settings, self.progress = video, settings, progress
         self.finder, self.parts = finder, parts

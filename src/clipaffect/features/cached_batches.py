@@ -1,4 +1,4 @@
-"""Features of batches of crops, cached in the work store.
+"""Features of batches of crops, cached in the store.
 
 An entry is keyed by the bytes of its crops and the encoder, wherever the crops come from. So runs
 and users share features, and a killed job resumes after the last entry.
@@ -51,7 +51,7 @@ class Entry:
 
     Attributes:
         crops: the different ones among them; ``which`` (n,) of these each is.
-        key: of the entry in the work store.
+        key: of the entry in the store.
         waiting: its batches while they are prepared; none if the store has the entry.
     """
 
@@ -153,7 +153,7 @@ def open_entries(
     Args:
         settings: the encoder.
         assets: folder of fetched assets.
-        store: the work store.
+        store: the store.
         load: stands in for ``load_encoder``, such as one that remembers.
         threads: that run the network side by side, on a CPU.
     """

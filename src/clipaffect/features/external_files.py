@@ -22,7 +22,7 @@ HDF5, NUMPY = (".h5", ".hdf5"), (".npy",)
 
 
 @dataclass(frozen=True)
-class Source:
+class FeatureSource:
     """An open file of features.
 
     Attributes:
@@ -37,7 +37,7 @@ class Source:
 
 
 @contextmanager
-def open_features(settings: FeatureFile) -> Iterator[Source]:
+def open_features(settings: FeatureFile) -> Iterator[FeatureSource]:
     """Open a feature file; only the requested rows are read.
 
     Raises:
@@ -109,7 +109,7 @@ def _data_set(file: h5py.File, settings: FeatureFile, path: Path) -> h5py.Datase
     return file[wanted]
 
 
-def _source(array: Any, path: Path) -> Source:
+def _source(array: Any, path: Path) -> FeatureSource:
     shape: tuple[int, ...] = getattr(array, "shape", ())  # an .npz has none
     dtype = getattr(array, "dtype", np.dtype(object))
     if len(shape) != 2 or not shape[0] or not shape[1] or not np.issubdtype(dtype, np.floating):
@@ -123,7 +123,7 @@ def _source(array: Any, path: Path) -> Source:
         for start in range(0, shape[0], AT_ONCE):
             yield np.asarray(array[start : start + AT_ONCE])
 
-    return Source(shape[0], shape[1], blocks)
+    return FeatureSource(shape[0], shape[1], blocks)
 
 
 def _parquet(path: Path) -> pq.ParquetFile:
@@ -135,7 +135,7 @@ def _parquet(path: Path) -> pq.ParquetFile:
         ) from None
 
 
-def _parquet_source(file: pq.ParquetFile, path: Path) -> Source:
+def _parquet_source(file: pq.ParquetFile, path: Path) -> FeatureSource:
     names = file.schema_arrow.names
     kind = file.schema_arrow.field("feature").type if "feature" in names else pa.null()
     is_list = pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)
@@ -160,4 +160,4 @@ def _parquet_source(file: pq.ParquetFile, path: Path) -> Source:
                 )
             yield values.reshape(len(batch), width)
 
-    return Source(file.metadata.num_rows, width, blocks)
+    return FeatureSource(file.metadata.num_rows, width, blocks)

@@ -26,7 +26,7 @@ from clipaffect.core.parquet import read_table, whole_file, write_text
 from clipaffect.core.progress import Progress
 from clipaffect.dataset.index_dataset import shard_of
 from clipaffect.features.columns import first_not_finite, schema
-from clipaffect.features.external_files import Source, open_features
+from clipaffect.features.external_files import FeatureSource, open_features
 from clipaffect.features.frame_matching import FrameIndex, frames_of_rows
 
 SPARE_FILES = 128
@@ -95,7 +95,7 @@ def check_import(
 
 
 def _match(
-    files: tuple[FeatureFile, ...], sources: list[Source], wanted: pd.DataFrame
+    files: tuple[FeatureFile, ...], sources: list[FeatureSource], wanted: pd.DataFrame
 ) -> tuple[list[np.ndarray], dict[str, int]]:
     """For each file, the wanted frame of each row by number (-1: none); and the counts."""
     index = FrameIndex(wanted)

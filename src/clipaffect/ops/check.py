@@ -110,7 +110,7 @@ def _costs(costs: list[Cost]) -> Table:
         box=box.SIMPLE_HEAD,
         title="Estimated cost on this machine, within a factor of two",
         title_justify="left",
-        caption="Disk includes the results and the work store. The probe, the scores and the "
+        caption="Disk includes the results and the store. The probe, the scores and the "
         "report are not estimated.",
         caption_justify="left",
     )

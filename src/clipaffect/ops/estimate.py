@@ -51,7 +51,7 @@ class Cost:
         work: what is done, and how often.
         hours: on one core, or on the GPU; None if it was not estimated.
         on: ``core`` or the name of the GPU.
-        disk: bytes, in the results and the work store together.
+        disk: bytes, in the results and the store together.
         note: the basis of the estimate.
     """
 

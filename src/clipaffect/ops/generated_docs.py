@@ -73,7 +73,7 @@ On clusters, shared disks and remotes, finished work is always kept:
 | no SLURM on the path of a run with `profiles/slurm` | an error before any job: no `sbatch` |
 | a partition in the profile that does not exist | an error with its name and the existing ones |
 | another run in the folder | an error with its process and host; a killed run's lock is released |
-| a work store on a file system without locks | an error: the folder, and which systems have locks |
+| a store on a file system without locks | an error: the folder, and which systems have locks |
 | a job that is lost, cancelled or exceeds memory or time | it is rerun, or reported with its log |
 | a DVC remote that is full | DVC names the file; the same push sends the rest |
 | a remote that refuses access, or no credentials | DVC says which (docs/dvc.md) |

@@ -55,7 +55,7 @@ def cross_fit(
 ) -> CrossFitted:
     """Divide the training people into parts, and score each with heads trained on the others.
 
-    The heads are the grid's own at the headline alpha, and are cached in the work store.
+    The heads are the grid's own at the headline alpha, and are cached in the store.
 
     Raises:
         CannotChoose: the people cannot be divided in this way, or no seed finished.

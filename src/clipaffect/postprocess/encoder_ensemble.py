@@ -61,7 +61,7 @@ def other_scores(
         fold: whose training people; 0 where there are no folds.
         settings: the ``training`` section.
         parts: of the training people.
-        store: the work store.
+        store: the store.
         fitted: the run's own training rows and their seeds.
         rows: the run's own validation rows.
         seeds: of their scores.

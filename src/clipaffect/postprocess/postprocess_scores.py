@@ -68,7 +68,7 @@ def postprocess_scores(
         table: of that encoder.
         others: tables of the encoders of ``how.encoders``, in that order.
         scored: the task's folder of the evaluation.
-        store: the work store.
+        store: the store.
         out: a folder.
     """
     torch.set_num_threads(1)

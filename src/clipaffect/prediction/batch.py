@@ -49,7 +49,7 @@ def predict_files(
         wanted: what is requested.
         out: a folder. Its ``summary.csv`` has the outcome of each file, and its ``index.html``
             links to the pages of the videos, each in a folder named after its file.
-        store: a work store for cached work; None: a temporary one next to the outputs.
+        store: a store for cached work; None: a temporary one next to the outputs.
         jobs: number of parallel processes.
 
     Returns:

@@ -161,7 +161,7 @@ def remove_outputs(out: Path) -> None:
 
     A folder without a record is not ours and is left alone.
     """
-    if read_record(out) is None:
+    if read_output_record(out) is None:
         return
     for name in WRITTEN:
         (out / name).unlink(missing_ok=True)
@@ -169,12 +169,12 @@ def remove_outputs(out: Path) -> None:
         out.rmdir()
 
 
-def write_record(out: Path, record: dict[str, Any]) -> None:
+def write_output_record(out: Path, record: dict[str, Any]) -> None:
     """Mark a folder as that of a video and, once complete, record what its outputs depend on."""
     write_text(out / RECORD, json.dumps(record, indent=1) + "\n")
 
 
-def read_record(out: Path) -> dict[str, Any] | None:
+def read_output_record(out: Path) -> dict[str, Any] | None:
     """Read what ``write_record`` wrote; None if there is no record."""
     try:
         found: dict[str, Any] = json.loads((out / RECORD).read_text(encoding="utf-8"))

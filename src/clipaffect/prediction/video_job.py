@@ -22,11 +22,11 @@ from clipaffect.dataset.manifest import VIDEO
 from clipaffect.prediction.output_lock import WORK, is_full
 from clipaffect.prediction.outputs import (
     WRITTEN,
-    read_record,
+    read_output_record,
     remove_outputs,
     summary_row,
+    write_output_record,
     write_outputs,
-    write_record,
 )
 from clipaffect.prediction.pipeline import Wanted, predicted
 from clipaffect.prediction.sources import Source, manifest
@@ -87,7 +87,7 @@ def _state(unit: Unit, out: Path) -> dict[str, list[str]]:
 
 def finished(unit: Unit, out: Path, mark: str) -> list[Row] | None:
     """The summary rows of a unit that is already finished for the same files, or None."""
-    record = read_record(out / unit.folder)
+    record = read_output_record(out / unit.folder)
     if record is None or record.get("made_by") != mark:
         return None
     try:
@@ -147,7 +147,7 @@ def work_on(unit: Unit, wanted: Wanted, place: Place, mark: str, tell: Tell) -> 
     if trouble is not None:
         return _crashed(unit, place, trouble)
     written = sorted(path.name for path in out.iterdir() if path.name in WRITTEN)
-    write_record(out, {"made_by": mark, "files": files, "rows": rows, "written": written})
+    write_output_record(out, {"made_by": mark, "files": files, "rows": rows, "written": written})
     place.forget(unit)
     return rows
 
@@ -168,7 +168,7 @@ def _left_out(
 
 
 def _answered(unit: Unit, wanted: Wanted, place: Place, out: Path) -> list[Row]:
-    write_record(out, {"made_by": "nobody yet"})
+    write_output_record(out, {"made_by": "nobody yet"})
     listed = manifest(unit.sources, wanted.people)
     video = unit.sources[0].path if unit.sources[0].kind == VIDEO else None
     with predicted(listed, wanted, place.store_of(unit), place.work(unit)) as found:

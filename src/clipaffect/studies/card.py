@@ -24,7 +24,7 @@ PLAIN = (1e-3, 1e5)  # other numbers outside are written with an exponent
 
 
 @dataclass(frozen=True)
-class Section:
+class CardSection:
     """A table, a chart, or both, under one caption.
 
     Attributes:
@@ -57,7 +57,7 @@ class Card:
     question: str
     lead: str
     answers: dict[str, str]
-    sections: list[Section]
+    sections: list[CardSection]
     note: str
 
 

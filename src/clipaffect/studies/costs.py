@@ -11,7 +11,7 @@ import yaml
 from clipaffect.config.models import Config
 from clipaffect.report.cost import encoder_rows, head_rows
 from clipaffect.report.results import read_results
-from clipaffect.studies.card import Card, Section, write_card_page
+from clipaffect.studies.card import Card, CardSection, write_card_page
 
 QUESTION = "What does it cost, beside other systems?"
 MILLION = 1e6
@@ -71,7 +71,7 @@ def write_costs(config: Config, folder: Path, out: Path) -> None:
         "that others have published.",
         answers,
         [
-            Section(
+            CardSection(
                 "This run",
                 "counted",
                 "Counted. Of a head: one frame and training step, SAM's "
@@ -79,7 +79,7 @@ def write_costs(config: Config, folder: Path, out: Path) -> None:
                 "SAM).",
                 counted,
             ),
-            Section(
+            CardSection(
                 "Others",
                 "published",
                 "As their sources say it, operations made comparable "

@@ -16,7 +16,7 @@ from clipaffect.evaluation.compare_heads import PLANNED, TARGETS, people_f1
 from clipaffect.evaluation.person_counts import Counted, read_counts
 from clipaffect.report import figures
 from clipaffect.report.results import Results, TaskResults, read_results, unit_of
-from clipaffect.studies.card import Card, Section, write_card_page
+from clipaffect.studies.card import Card, CardSection, write_card_page
 
 QUESTION = "Why does one task gain more from CVaR than the other?"
 
@@ -132,7 +132,7 @@ def write_gain(config: Config, folder: Path, out: Path) -> None:
     results = read_results(config, folder)
     alpha, unit = config.training.headline_alpha, unit_of(results.summary)
     answers: dict[str, str] = {}
-    sections: list[Section] = []
+    sections: list[CardSection] = []
     overall: dict[str, pd.Series] = {}
     for name, task in results.tasks.items():
         row = _overall(results, task)
@@ -145,7 +145,7 @@ def write_gain(config: Config, folder: Path, out: Path) -> None:
         counted = read_counts(Layout(folder).evaluation(name).person_counts)
         headline, erm = (Setting("head", config.encoder, "", a) for a in (alpha, 1.0))
         sections += [
-            Section(
+            CardSection(
                 name,
                 f"targets_{name}",
                 "Difference of F1 to ERM, over how frequent a class "
@@ -154,7 +154,7 @@ def write_gain(config: Config, folder: Path, out: Path) -> None:
                 targets,
                 _chart(targets),
             ),
-            Section(
+            CardSection(
                 "",
                 f"people_{name}",
                 f"The same by {unit}: F1 over all of one's answers, mean over seeds.",

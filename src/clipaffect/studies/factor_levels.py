@@ -22,7 +22,7 @@ from clipaffect.evaluation.compare_heads import (
 from clipaffect.evaluation.person_counts import Counted
 from clipaffect.report.results import read_summary, unit_of
 from clipaffect.studies.answers import beside_answer
-from clipaffect.studies.card import Card, Section, score_dots, write_card_page
+from clipaffect.studies.card import Card, CardSection, score_dots, write_card_page
 from clipaffect.studies.factor_grid import Scores, count_combinations, read_study_scores
 
 
@@ -37,7 +37,7 @@ def write_levels(planned: Planned, run: str, folder: Path, out: Path) -> None:
     """
     unit = unit_of(read_summary(folder))
     answers: dict[str, str] = {}
-    sections: list[Section] = []
+    sections: list[CardSection] = []
     factor = next(iter(planned.study.factors))
     first = planned.combinations.every[0].levels[factor]
     for name, task in planned.config.tasks().items():
@@ -52,7 +52,7 @@ def write_levels(planned: Planned, run: str, folder: Path, out: Path) -> None:
         best_first = table.sort_values("macro_f1", ascending=False)
         chart = score_dots(best_first, best_first[factor])
         sections.append(
-            Section(
+            CardSection(
                 name,
                 f"levels_{name}",
                 f"Macro F1 with 95 % intervals over {unit}; each beside"

@@ -16,7 +16,7 @@ from clipaffect.evaluation.compare_heads import PLANNED, compare_pairs, interval
 from clipaffect.evaluation.person_counts import Counted, read_counts
 from clipaffect.report.headline import LEVEL
 from clipaffect.report.results import read_summary, unit_of
-from clipaffect.studies.card import Card, Section, first_fold_only, score_dots, write_card_page
+from clipaffect.studies.card import Card, CardSection, first_fold_only, score_dots, write_card_page
 from clipaffect.studies.fine_tune import (
     AS_TRAINED,
     EPOCHS,
@@ -73,7 +73,7 @@ def write_fine_tuning(config: Config, folder: Path, out: Path) -> None:
     unit = unit_of(read_summary(folder))
     share = block_share(config.encoders[config.encoder])
     answers: dict[str, str] = {}
-    sections: list[Section] = []
+    sections: list[CardSection] = []
     for name in config.tasks():
         path = Study(out).person_counts(name)
         if read_table(path).empty:
@@ -83,7 +83,7 @@ def write_fine_tuning(config: Config, folder: Path, out: Path) -> None:
         table = arms_table(counted, config.evaluation.resamples)
         answers[name] = tuning_answer(name, table, share)
         sections.append(
-            Section(
+            CardSection(
                 name,
                 f"arms_{name}",
                 f"Macro F1 with 95 % intervals over {unit}; the "

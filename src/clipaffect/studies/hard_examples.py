@@ -26,7 +26,7 @@ from clipaffect.postprocess.smoothing import sequences
 from clipaffect.report import figures
 from clipaffect.report.headline import LEVEL
 from clipaffect.report.results import read_summary, unit_of
-from clipaffect.studies.card import Card, Section, write_card_page
+from clipaffect.studies.card import Card, CardSection, write_card_page
 
 TINY = 1e-7
 DOUBTED, SURE = 0.05, 0.9  # probability of what is annotated, and of something else
@@ -306,7 +306,7 @@ def write_tail_card(config: Config, folder: Path, out: Path) -> None:
     alpha, resamples = config.training.headline_alpha, config.evaluation.resamples
     unit = unit_of(read_summary(folder))
     answers: dict[str, str] = {}
-    sections: list[Section] = []
+    sections: list[CardSection] = []
     for name, task in config.tasks().items():
         frame, scores = read_scores(Layout(folder).postprocessing(name).cross_fitted)
         # Under k-fold evaluation a row was cross-fitted in several folds: those of one are enough.
@@ -329,12 +329,12 @@ def write_tail_card(config: Config, folder: Path, out: Path) -> None:
     write_card_page(card, config.run, out)
 
 
-def _sections(task: str, tail: Tail, unit: str) -> Iterator[Section]:
+def _sections(task: str, tail: Tail, unit: str) -> Iterator[CardSection]:
     worst = f"the worst {tail.alpha:.0%} of the losses"
-    yield Section(task, f"targets_{task}", f"Which answers fill {worst}.", tail.targets)
-    yield Section("", f"people_{task}", f"Which {unit} fill them.", tail.people)
-    yield Section("", f"videos_{task}", "Which videos.", tail.videos)
-    yield Section(
+    yield CardSection(task, f"targets_{task}", f"Which answers fill {worst}.", tail.targets)
+    yield CardSection("", f"people_{task}", f"Which {unit} fill them.", tail.people)
+    yield CardSection("", f"videos_{task}", "Which videos.", tail.videos)
+    yield CardSection(
         "",
         f"suspects_{task}",
         "Labels to look at again: stretches in which the annotated answer has almost no "
@@ -342,7 +342,7 @@ def _sections(task: str, tail: Tail, unit: str) -> Iterator[Section]:
         tail.suspects,
     )
     if len(tail.lags):
-        yield Section(
+        yield CardSection(
             "",
             f"lags_{task}",
             "Labels beside the scores of earlier (negative) and later frames of the same person. "

@@ -31,8 +31,8 @@ def headline_heads(
         fold: whose validation rows they were not trained on; 0 where there are no folds.
         inputs: feature dimension.
     """
-    bundles = [Layout(folder).heads(task.name, p).folder for p in range(settings.parts)]
-    listed = finished_heads(bundles)
+    folders = [Layout(folder).heads(task.name, p).folder for p in range(settings.parts)]
+    listed = finished_heads(folders)
     chosen = listed[
         (listed["status"] == "ok")
         & (listed["variant"] == "")

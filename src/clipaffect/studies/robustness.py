@@ -20,7 +20,7 @@ from clipaffect.evaluation.compare_heads import (
 from clipaffect.evaluation.person_counts import Counted, read_counts
 from clipaffect.report.headline import LEVEL
 from clipaffect.report.results import read_summary, unit_of
-from clipaffect.studies.card import Card, Section, score_dots, write_card_page
+from clipaffect.studies.card import Card, CardSection, score_dots, write_card_page
 from clipaffect.studies.disturb_crops import FRAMES
 
 QUESTION = "What can the heads not read?"
@@ -81,7 +81,7 @@ def write_limits(config: Config, folder: Path, out: Path) -> None:
     unit, alpha = unit_of(read_summary(folder)), config.training.headline_alpha
     headline = Setting("head", config.encoder, "", alpha)
     answers: dict[str, str] = {}
-    sections: list[Section] = []
+    sections: list[CardSection] = []
     for name in config.tasks():
         own = read_counts(Layout(folder).evaluation(name).person_counts)
         if headline not in own.seeds:
@@ -93,7 +93,7 @@ def write_limits(config: Config, folder: Path, out: Path) -> None:
         answers[name] = limits_answer(name, table, people, unit)
         kind = np.where(table["disturbance"] == CLEAN, "reference", "head")
         sections += [
-            Section(
+            CardSection(
                 name,
                 f"disturbances_{name}",
                 f"Macro F1 of up to {FRAMES} frames of each of "
@@ -103,7 +103,7 @@ def write_limits(config: Config, folder: Path, out: Path) -> None:
                 table,
                 score_dots(table, table["disturbance"], kind),
             ),
-            Section(
+            CardSection(
                 "",
                 f"people_{name}",
                 f"How well the {unit} are read, all their frames, the worst first.",

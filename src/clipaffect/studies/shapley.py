@@ -23,7 +23,7 @@ from clipaffect.evaluation.bootstrap import FEWEST, holm, intervals, macro_f1, s
 from clipaffect.report import figures
 from clipaffect.report.headline import LEVEL
 from clipaffect.report.results import read_summary, unit_of
-from clipaffect.studies.card import Card, Section, write_card_page
+from clipaffect.studies.card import Card, CardSection, write_card_page
 from clipaffect.studies.factor_grid import count_combinations, mean_f1, read_study_scores
 
 HALVES = 1000  # random halves of the people
@@ -301,7 +301,7 @@ def write_points(planned: Planned, run: str, folder: Path, out: Path) -> None:
     """
     unit, every = unit_of(read_summary(folder)), planned.combinations.every
     answers: dict[str, str] = {}
-    sections: list[Section] = []
+    sections: list[CardSection] = []
     for name, task in planned.config.tasks().items():
         scores = read_study_scores(planned, folder, out, task)
         counts = count_combinations(scores, every)
@@ -311,7 +311,7 @@ def write_points(planned: Planned, run: str, folder: Path, out: Path) -> None:
             continue
         answers[name] = points_answer(name, points)
         sections += [
-            Section(
+            CardSection(
                 name,
                 f"contributions_{name}",
                 "What each factor brings, from its first level "
@@ -320,7 +320,7 @@ def write_points(planned: Planned, run: str, folder: Path, out: Path) -> None:
                 points.contributions,
                 _waterfall(points),
             ),
-            Section(
+            CardSection(
                 "",
                 f"universes_{name}",
                 "Every combination, mean over seeds; the best first.",

@@ -25,7 +25,7 @@ from clipaffect.core.tasks import Task
 from clipaffect.features.build_table import folds_of
 from clipaffect.report import figures
 from clipaffect.report.headline import LEVEL
-from clipaffect.studies.card import Card, Section, first_fold_only, write_card_page
+from clipaffect.studies.card import Card, CardSection, first_fold_only, write_card_page
 from clipaffect.training.data import Split, read_split
 from clipaffect.training.history import challenge_score, probabilities, spread
 from clipaffect.training.losses.base import single_losses
@@ -223,14 +223,14 @@ def slice_heads(config: Config, study: Study, folder: Path, out: Path) -> None:
     """
     own = plan_study(config, STUDY, study).config
     answers: dict[str, str] = {}
-    sections: list[Section] = []
+    sections: list[CardSection] = []
     for name, task in config.tasks().items():
         table = Layout(folder).table(config.encoder, name).folder
         bundle = Layout(folder).study(STUDY).heads(name, 0).folder
         lines, heads = loss_slices(own, table, bundle, task)
         answers[name] = slices_answer(name, heads)
         sections += [
-            Section(
+            CardSection(
                 name,
                 f"slices_{name}",
                 f"Mean loss of {FRAMES:,} frames of each split around "
@@ -239,7 +239,7 @@ def slice_heads(config: Config, study: Study, folder: Path, out: Path) -> None:
                 lines,
                 _chart(lines),
             ),
-            Section(
+            CardSection(
                 "",
                 f"sharpness_{name}",
                 "Rise of the mean loss of training frames: at half "

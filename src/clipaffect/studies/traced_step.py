@@ -24,7 +24,7 @@ from clipaffect.core.split_names import TRAIN, VALIDATION
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
 from clipaffect.features.build_table import folds_of
 from clipaffect.report import figures
-from clipaffect.studies.card import Card, Section, first_fold_only, write_card_page
+from clipaffect.studies.card import Card, CardSection, first_fold_only, write_card_page
 from clipaffect.training.backends.autograd import AutogradLearner, build_objective
 from clipaffect.training.data import TrainingData, batches, read_split, training_data
 from clipaffect.training.history import learning_rate
@@ -291,7 +291,7 @@ def write_traced_step(config: Config, folder: Path, out: Path) -> None:
     training = config.training
     recipe, alpha, seed = training.recipes()[""], training.headline_alpha, training.seeds[0]
     answers: dict[str, str] = {}
-    sections: list[Section] = []
+    sections: list[CardSection] = []
     for name, task in config.tasks().items():
         table = Layout(folder).table(config.encoder, name).folder
         fold = folds_of(table)[0]
@@ -300,11 +300,13 @@ def write_traced_step(config: Config, folder: Path, out: Path) -> None:
         traced = trace_first_step(data, train.rows, task, recipe, alpha, seed)
         answers[name] = step_answer(name, traced, alpha)
         numbers = number_table(traced, alpha, recipe)
-        sections.append(Section(name, f"numbers_{name}", "The step, from top to bottom.", numbers))
+        sections.append(
+            CardSection(name, f"numbers_{name}", "The step, from top to bottom.", numbers)
+        )
         if len(traced.losses):
             chart = _chart(traced.losses, traced.trace.first.threshold)
             sections.append(
-                Section(
+                CardSection(
                     "",
                     f"losses_{name}",
                     "The batch's losses, sorted, with the weight that the risk gives each.",
@@ -312,7 +314,9 @@ def write_traced_step(config: Config, folder: Path, out: Path) -> None:
                     chart,
                 )
             )
-        sections.append(Section("", f"layers_{name}", "L2 norms by weights.", layer_table(traced)))
+        sections.append(
+            CardSection("", f"layers_{name}", "L2 norms by weights.", layer_table(traced))
+        )
     card = Card(
         QUESTION,
         f"The first step of the run's own head at alpha = {alpha:g}, seed {seed}: its batch of "

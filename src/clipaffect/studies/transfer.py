@@ -25,13 +25,13 @@ from clipaffect.evaluation.person_counts import Counted, count_array
 from clipaffect.features.build_table import folds_of
 from clipaffect.report.headline import LEVEL
 from clipaffect.report.results import read_summary, unit_of
-from clipaffect.studies.card import Card, Section, score_dots, write_card_page
+from clipaffect.studies.card import Card, CardSection, score_dots, write_card_page
 from clipaffect.studies.headline_heads import head_counts, headline_heads
 from clipaffect.training.data import Split, read_split
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """A finished run: its configuration and its folder."""
 
     config: Config
@@ -52,7 +52,7 @@ class Run:
         return (pq.read_schema(shard).metadata or {}).get(b"encoder", b"").decode()
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> FinishedRun:
     """A finished run of this project.
 
     Raises:
@@ -65,10 +65,10 @@ def read_run(folder: Path) -> Run:
             where=folder,
             fix="run its configuration first, or remove its name from the study's 'runs'",
         )
-    return Run(parse_config(json.loads(path.read_text())["config"], str(path)), folder)
+    return FinishedRun(parse_config(json.loads(path.read_text())["config"], str(path)), folder)
 
 
-def check_alike(here: Run, there: Run, task: Task) -> None:
+def check_alike(here: FinishedRun, there: FinishedRun, task: Task) -> None:
     """Raise a UserError unless heads of one run can use the features of the other."""
     known = there.config.tasks().get(task.name)
     where = f"results/{there.name}"
@@ -87,7 +87,7 @@ def check_alike(here: Run, there: Run, task: Task) -> None:
 
 
 def _counts(
-    heads_of: Run, split: Split, task: Task, fold: int, people: list[str]
+    heads_of: FinishedRun, split: Split, task: Task, fold: int, people: list[str]
 ) -> dict[int, np.ndarray]:
     """Counts (people, targets, 3) by seed of a run's headline heads on some frames."""
     settings, inputs = heads_of.config.training, split.features.shape[1]
@@ -100,7 +100,9 @@ def _counts(
     }
 
 
-def transfer_table(here: Run, there: Run, task: Task, resamples: int) -> pd.DataFrame:
+def transfer_table(
+    here: FinishedRun, there: FinishedRun, task: Task, resamples: int
+) -> pd.DataFrame:
     """Two rows: the other run's own heads and this run's, on the other's validation frames.
 
     ``difference`` is this run's to the other's own; ``known_people`` counts names that are among
@@ -192,7 +194,7 @@ def write_transfer(planned: Planned, run: str, folder: Path, out: Path) -> None:
     here = read_run(folder)
     unit = unit_of(read_summary(folder))
     answers: dict[str, str] = {}
-    sections: list[Section] = []
+    sections: list[CardSection] = []
     torch.set_num_threads(1)
     for name, task in planned.config.tasks().items():
         tables = [
@@ -208,7 +210,7 @@ def write_transfer(planned: Planned, run: str, folder: Path, out: Path) -> None:
         names = [f"{own.frames_of}, by heads of {own.heads_of}" for own in whole.itertuples()]
         kind = np.where(whole["heads_of"] == run, "head", "reference")
         sections.append(
-            Section(
+            CardSection(
                 name,
                 f"transfer_{name}",
                 f"Macro F1 on the validation {unit} of the other "

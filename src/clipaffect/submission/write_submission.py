@@ -43,7 +43,7 @@ def write_submission(
     missing: Missing,
     test: Path,
     embeddings: list[Path],
-    bundles: list[Path],
+    folders: list[Path],
     table: Path,
     out: Path,
     variant: str = "",
@@ -56,7 +56,7 @@ def write_submission(
         missing: ``evaluation.missing``.
         test: rows of ``dataset/test/<task>.parquet``.
         embeddings: every shard of the encoder that the heads were trained on.
-        bundles: every part of the grid.
+        folders: of the heads, one for each part of the grid.
         table: for the training split's constant answer.
         out: a folder.
         variant: whose heads at the headline's alpha (or without one) answer.
@@ -69,7 +69,7 @@ def write_submission(
     people = wanted[PERSON].drop_duplicates()
     rows, labels = read_annotated(table, task, TRAIN, folds_of(table)[0])
     trained = labels[(rows["status"] == FrameStatus.OK).to_numpy()]
-    heads = _headline_heads(bundles, task, settings, feature_dimension(table), variant)
+    heads = _headline_heads(folders, task, settings, feature_dimension(table), variant)
     rows, known, scores = _score(embeddings, people, heads, task)
     if (wanted["frame"] == 0).any():
         wanted = _every_frame(wanted, rows, test)
@@ -95,9 +95,9 @@ def write_submission(
 
 
 def _headline_heads(
-    bundles: list[Path], task: Task, settings: Training, inputs: int, variant: str
+    folders: list[Path], task: Task, settings: Training, inputs: int, variant: str
 ) -> dict[str, nn.Module]:
-    listed = finished_heads(bundles)
+    listed = finished_heads(folders)
     level = listed["alpha"].isin([settings.headline_alpha]) | listed["alpha"].isna()
     chosen = (listed["variant"] == variant) & level
     rows = listed[chosen & (listed["status"] == "ok")]

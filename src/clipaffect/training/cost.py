@@ -85,7 +85,7 @@ class Timings:
     def write(self, path: Path) -> None:
         """Write ``samples_per_second`` and ``share_of_matrix_peak``: executed, float32, one thread.
 
-        Of the training steps alone. Null where every head came from the work store, or a head is
+        Of the training steps alone. Null where every head came from the store, or a head is
         not the MLP.
         """
         trained = self.seconds > 0

@@ -95,7 +95,7 @@ def watch(logits: Logits, data: TrainingData, task: Task) -> list[np.ndarray]:
     ]
 
 
-def judge(data: TrainingData, task: Task, watched: list[np.ndarray]) -> Row:
+def epoch_scores(data: TrainingData, task: Task, watched: list[np.ndarray]) -> Row:
     """Metrics of one head's probabilities, as returned by ``watch``, for an epoch's row.
 
     ``validation_macro_f1`` is kept only to show how far the best epoch on validation, an

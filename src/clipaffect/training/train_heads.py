@@ -73,7 +73,7 @@ def train_heads(
 ) -> None:
     """Train the heads of ``part`` and write their bundle into the folder ``out``.
 
-    Each head is cached in the work store, keyed by everything it depends on. Unfinished heads
+    Each head is cached in the store, keyed by everything it depends on. Unfinished heads
     resume after their last epoch.
 
     Args:
@@ -95,7 +95,7 @@ def train_heads(
             entries |= train_entries(
                 own, train, validation, task, settings, device, store, measured, progress
             )
-    _write_bundle(entries, recipes, settings.device, task, out)
+    _write_heads(entries, recipes, settings.device, task, out)
     if timings is not None:
         measured.write(timings)
 
@@ -120,7 +120,7 @@ def train_entries(
         task: the task.
         settings: the ``training`` section.
         device: ``cpu``, or the GPU that this job holds.
-        store: the work store.
+        store: the store.
         measured: where rates are noted.
         progress: told of every epoch.
     """
@@ -236,7 +236,7 @@ def train_stacks(
                 store.get_or_make("heads", keys[head], partial(_write_entry, trained))
 
 
-def _write_bundle(
+def _write_heads(
     entries: dict[Setting, Path], recipes: dict[str, Recipe], device: str, task: Task, out: Path
 ) -> None:
     weights: dict[str, torch.Tensor] = {}
@@ -283,9 +283,9 @@ def _kept(history: pd.DataFrame, kept: int, task: Task) -> dict[str, Any]:
     return nothing | found
 
 
-def finished_heads(bundles: list[Path]) -> pd.DataFrame:
+def finished_heads(folders: list[Path]) -> pd.DataFrame:
     """One row per head of some bundles, including failed heads; ``bundle`` is its folder."""
-    parts = [read_table(Heads(path).listed).assign(bundle=str(path)) for path in bundles]
+    parts = [read_table(Heads(path).listed).assign(folder=str(path)) for path in folders]
     found = pd.concat(parts, ignore_index=True)
     return found.sort_values(["variant", "alpha", "seed", "fold"], ignore_index=True)
 
@@ -301,7 +301,7 @@ def load_entry(entry: Path, recipe: Recipe, task: Task, inputs: int, seed: int) 
 
 def load_head(row: pd.Series, task: Task, settings: Training, inputs: int) -> nn.Module:
     """Load the head of a row of ``finished_heads`` with status ok, in evaluation mode."""
-    weights = read_under(Heads(Path(row["bundle"])).weights, f"{row['head']}/")
+    weights = read_under(Heads(Path(row["folder"])).weights, f"{row['head']}/")
     recipe = settings.recipes()[row["variant"]]
     head = build_head(recipe, inputs, len(task.targets), int(row["seed"]))
     head.load_state_dict(weights)

@@ -19,7 +19,7 @@ from clipaffect.training.backends.one_head import OneHead, make_learner
 from clipaffect.training.backends.stacked import Stack
 from clipaffect.training.checkpoint import CHECKPOINT, read_checkpoint, under, write_checkpoint
 from clipaffect.training.data import TrainingData
-from clipaffect.training.history import Row, judge, watch
+from clipaffect.training.history import Row, epoch_scores, watch
 
 
 class Backend(Protocol):
@@ -132,7 +132,7 @@ def train(
                 continue
             if watched is None:
                 watched = watch(lambda x: backend.logits(x).cpu(), data, task)
-            scores = judge(data, task, [answers[index] for answers in watched])
+            scores = epoch_scores(data, task, [answers[index] for answers in watched])
             head.finish(row | scores, weights, recipe)
         if all(head.status != "ok" for head in trained):
             break

@@ -38,7 +38,7 @@ def load_class(reference: str, key: str) -> Any:
 
 
 def user_code_digests(recipe: Recipe) -> dict[str, str]:
-    """sha256 of the files a recipe runs, by setting; part of the key in the work store."""
+    """sha256 of the files a recipe runs, by setting; part of the key in the store."""
     values = {"head": recipe.head, "loss": recipe.loss}
     return {
         key: file_digest(_split(value, f"training.{key}")[0])

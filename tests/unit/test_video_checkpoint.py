@@ -17,7 +17,7 @@ from clipaffect.core.video import read_frames
 from clipaffect.faces import videos
 from clipaffect.faces.face_rows import DETECTIONS
 from clipaffect.faces.finder import FaceFinder, FaceFollower
-from clipaffect.faces.video_checkpoint import Parts, restore, state_of
+from clipaffect.faces.video_checkpoint import VideoCheckpoint, restore, state_of
 from clipaffect.faces.videos import detect_video
 
 TWO = ROOT / "resources/demo/videos/37-15-640x360.mp4"
@@ -42,7 +42,7 @@ def test_a_state_holds_everything_the_next_frame_depends_on(
     frames = [frame.pixels for frame in read_frames(TWO)][:40]
     whole = FaceFollower(finder)
     seen(whole, frames[:23])
-    parts = Parts(tmp_path)
+    parts = VideoCheckpoint(tmp_path)
     assert parts.state() is None
     parts.add(pa.Table.from_pylist([], DETECTIONS), state_of(whole))
     resumed = FaceFollower(finder)
@@ -69,7 +69,12 @@ def test_a_video_in_parts_has_the_rows_of_one_in_one_go(
         folder.mkdir(exist_ok=True)
         with Progress("frames", 105) as progress:
             found = detect_video(
-                video, lambda: FaceFinder(ASSETS, faces), faces, progress, Parts(folder), threads
+                video,
+                lambda: FaceFinder(ASSETS, faces),
+                faces,
+                progress,
+                VideoCheckpoint(folder),
+                threads,
             )
             taken = []
             for table in found:
@@ -86,7 +91,7 @@ def test_a_video_in_parts_has_the_rows_of_one_in_one_go(
     broken = tmp_path / "broken"
     for tables in (1, 2):
         rows(broken, tables)
-        assert len(Parts(broken)) >= tables
+        assert len(VideoCheckpoint(broken)) >= tables
     pd.testing.assert_frame_equal(rows(broken), whole)
-    Parts(broken).clear()
+    VideoCheckpoint(broken).clear()
     assert not any(broken.iterdir())
