@@ -293,31 +293,34 @@ def _groups(rows: pd.DataFrame) -> np.ndarray:
 
 def _every_frame(rows: pd.DataFrame, videos: dict[str, Path], limit: int) -> pd.DataFrame:
     """Expand rows to frames: 1 for an image, all for a whole video, the nearest for a time."""
-    frame = rows["frame"].to_numpy().copy()
-    time = rows["time"].to_numpy()
-    by_time = ~np.isnan(time)
-    whole = (frame == 0) & ~by_time & ~rows["is_image"].to_numpy()
-    frame[rows["is_image"].to_numpy()] = 1
+    is_image, by_time = rows["is_image"].to_numpy(), ~np.isnan(rows["time"].to_numpy())
+    whole = (rows["frame"].to_numpy() == 0) & ~by_time & ~is_image
+    frame = np.where(is_image, 1, rows["frame"].to_numpy())
     repeats = np.ones(len(rows), np.int64)
-    sources = rows["source"].to_numpy()
-    asked = pd.Series(np.flatnonzero(by_time | whole)).groupby(sources[by_time | whole]).indices
-    positions = np.flatnonzero(by_time | whole)
-    for source, within in asked.items():
-        at = positions[within]
+    asked = np.flatnonzero(by_time | whole)
+    for source, within in (
+        pd.Series(asked).groupby(rows["source"].to_numpy()[asked]).indices.items()
+    ):
+        at = asked[within]
         times = presentation_times(videos[source]) if source in videos else np.zeros(0)
         timed = at[by_time[at]]
-        if len(times):  # seconds are counted from the first frame, as players count them
-            frame[timed] = nearest_frames(times - times[0], time[timed])
-        else:
-            frame[timed] = np.unique(time[timed], return_inverse=True)[1] + 1
+        frame[timed] = _frames_at(times, rows["time"].to_numpy()[timed])
         # A video that cannot be read keeps its row, as frame 1.
         repeats[at[whole[at]]] = max(1, len(times))
     index = np.repeat(np.arange(len(rows)), repeats)
-    starts = np.repeat(np.cumsum(repeats) - repeats, repeats)
-    counted = np.arange(len(index)) - starts + 1
-    found = rows.iloc[index].assign(frame=np.where(whole[index], counted, frame[index]))
-    found = found.assign(row=rows.index.to_numpy()[index])
+    counted = np.arange(len(index)) - np.repeat(np.cumsum(repeats) - repeats, repeats) + 1
+    found = rows.iloc[index].assign(
+        frame=np.where(whole[index], counted, frame[index]), row=rows.index.to_numpy()[index]
+    )
     return found[found["frame"] <= limit] if limit else found
+
+
+def _frames_at(times: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Frame numbers (n,) of some times in a video; of one that cannot be read, their order."""
+    if not len(times):
+        return np.unique(asked, return_inverse=True)[1] + 1
+    # Seconds are counted from the first frame, as players count them.
+    return nearest_frames(times - times[0], asked)
 
 
 def nearest_frames(times: np.ndarray, asked: np.ndarray) -> np.ndarray:

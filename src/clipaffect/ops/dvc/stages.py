@@ -107,39 +107,44 @@ def _inventory(folder: str) -> dict[str, Any]:
 def _stage(
     name: str, stage: dict[str, Any], config: Config, given: dict[str, Any], folder: str
 ) -> dict[str, Any]:
-    def moved(path: str) -> str:
-        return path.replace(ROOT_RUN, f"results/{config.run}/")
-
+    """A stage of the demo's dvc.yaml for a run of its own."""
+    results = f"results/{config.run}/"
     command = stage["cmd"].replace(RUN, f"{RUN} --configfile {folder}/config.yaml", 1)
-    deps = [moved(path) for path in stage["deps"] if not path.startswith(ROOT_DATA)]
-    outs = [moved(path) for path in stage["outs"]]
+    deps, outs, metrics = (
+        [path.replace(ROOT_RUN, results) for path in stage.get(kind, [])]
+        for kind in ("deps", "outs", "metrics")
+    )
+    deps = [path for path in deps if not path.startswith(ROOT_DATA)]
     if name == "dataset":
         deps.insert(0, f"{folder}/inventory.txt")
     if name == "report" and not config.postprocess.steps:
-        outs.remove(f"results/{config.run}/postprocess")
+        outs.remove(f"{results}postprocess")
     if name == "report" and config.data.test:
         command = command.replace("build_report ", "build_report write_submission ", 1)
-        outs.append(f"results/{config.run}/submission")
-        deps += [f"results/{config.run}/embeddings", "src/clipaffect/submission"]
+        outs.append(f"{results}submission")
+        deps += [f"{results}embeddings", "src/clipaffect/submission"]
     if name == "embeddings":
-        deps += [path for name in config.features.imported for path in config.features.files(name)]
-    keys = [key for parameters in stage["params"] for key in next(iter(parameters.values()))]
+        deps += [path for own in config.features.imported for path in config.features.files(own)]
     if name in ("training", "report"):
         deps += config.training.user_files()
+    made: dict[str, Any] = {"desc": stage["desc"], "wdir": "../..", "cmd": command, "deps": deps}
+    if keys := _keys(name, stage, config, given):  # an empty list would mean every key of the file
+        made["params"] = [{f"{folder}/config.yaml": keys}]
+    stays = config.data.licensed and not config.data.may_push
+    for kind, paths in (("outs", outs), ("metrics", metrics)):
+        if kind in stage:
+            made[kind] = [{path: {"push": False}} for path in paths] if stays else paths
+    return made
+
+
+def _keys(name: str, stage: dict[str, Any], config: Config, given: dict[str, Any]) -> list[str]:
+    """The keys of the run's own configuration file that a stage depends on."""
+    keys = [key for parameters in stage["params"] for key in next(iter(parameters.values()))]
     if name in ("embeddings", "report"):
         keys.append("features")
     if name == "faces" and any(encoder.crop for encoder in config.encoders.values()):
         keys.append("encoders")
-    keys = [key for key in keys if _has(given, key)]
-    stays = config.data.licensed and not config.data.may_push
-    made: dict[str, Any] = {"desc": stage["desc"], "wdir": "../..", "cmd": command, "deps": deps}
-    if keys:  # an empty list would mean every key of the file
-        made["params"] = [{f"{folder}/config.yaml": keys}]
-    made["outs"] = [{path: {"push": False}} for path in outs] if stays else outs
-    if "metrics" in stage:
-        metrics = [moved(path) for path in stage["metrics"]]
-        made["metrics"] = [{path: {"push": False}} for path in metrics] if stays else metrics
-    return made
+    return [key for key in keys if _has(given, key)]
 
 
 def _has(given: dict[str, Any], key: str) -> bool:
