@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # One thread a process, as in the workflow's jobs: on small arrays threads wait for each other, and
 # the suite takes three times the CPU time. Read when numpy and torch are imported.
@@ -19,6 +20,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+import yaml
 from browsing import Browser
 from filelock import FileLock
 from preloaded import python
@@ -212,6 +214,14 @@ def micro_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             snakemake(workplace(shared / "run"), *MICRO)
             (shared / "finished").touch()
     return shared / "run"
+
+
+def micro_anywhere() -> dict[str, Any]:
+    """The micro configuration, for a folder without the demo's data."""
+    config: dict[str, Any] = yaml.safe_load((ROOT / MICRO[1]).read_text())
+    demo = ROOT / "resources/demo"
+    config["data"] |= {"videos": str(demo / "videos"), "annotations": str(demo / "annotations")}
+    return config
 
 
 def copy_of(run: Path, parent: Path) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ASSETS, ROOT, asset, result_files, snakemake, workplace
+from conftest import ASSETS, asset, micro_anywhere, result_files, snakemake, workplace
 
 SNAKEFILE = """
 include: "Snakefile"
@@ -25,12 +25,7 @@ def shadow_run(micro_run: Path, folder: Path, *targets: str) -> Path:
     place = workplace(folder / "run")
     shutil.copytree(micro_run / "store", place / "store")
     (place / "shadow.smk").write_text(SNAKEFILE)
-    config = yaml.safe_load((ROOT / "tests/config/micro.yaml").read_text())
-    demo = ROOT / "resources/demo"
-    config["data"] |= {
-        "videos": str(demo / "videos"),
-        "annotations": str(demo / "annotations"),
-    }
+    config = micro_anywhere()
     config["paths"] = {"store": str(place / "store"), "assets": str(ASSETS)}
     (place / "config.yaml").write_text(yaml.safe_dump(config))
     snakemake(place, *targets, "--snakefile", "shadow.smk", "--configfile", "config.yaml")

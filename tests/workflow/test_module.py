@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ASSETS, ROOT, asset, snakemake
+from conftest import ASSETS, ROOT, asset, micro_anywhere, snakemake
 
 import clipaffect
 
@@ -33,12 +33,7 @@ def host(folder: Path) -> Path:
     """A folder of somebody else's workflow, which uses the rules on the demo's videos."""
     folder.mkdir(exist_ok=True)
     (folder / "Snakefile").write_text(HOST)
-    config = yaml.safe_load((ROOT / "tests/config/micro.yaml").read_text())
-    demo = ROOT / "resources/demo"
-    config["data"] |= {
-        "videos": str(demo / "videos"),
-        "annotations": str(demo / "annotations"),
-    }
+    config = micro_anywhere()
     config["paths"] = {"assets": str(ASSETS)}
     (folder / "config.yaml").write_text(yaml.safe_dump({"clipaffect": config}))
     return folder

@@ -148,8 +148,9 @@ def train_heads(
     """Train one part of a task's head grid."""
     from clipaffect.training.train_heads import train_heads
 
-    training = stage_settings(settings).training
-    train_heads(table, stage_settings(settings).task, training, part, Store(store), out, timings)
+    given = stage_settings(settings)
+    training = given.training
+    train_heads(table, given.task, training, part, Store(store), out, timings)
 
 
 @rule_app.command()
@@ -160,17 +161,16 @@ def fit_references(
     from clipaffect.config.models import Probe, ZeroShot
     from clipaffect.evaluation.fit_references import fit_references
 
-    prompts, task = None, stage_settings(settings).task
-    if "encoder" in stage_settings(settings).values:
+    given = stage_settings(settings)
+    prompts, task = None, given.task
+    if "encoder" in given.values:
         from clipaffect.encoders.prompts import has_text_tower, prompt_features
 
-        entry = stage_settings(settings).encoder
+        entry = given.encoder
         if has_text_tower(entry):
-            stated = stage_settings(settings).section("zero_shot", ZeroShot)
+            stated = given.section("zero_shot", ZeroShot)
             prompts = prompt_features(entry, task, stated, assets, Store(store))
-    fit_references(
-        table, task, encoder, stage_settings(settings).section("probe", Probe), prompts, out
-    )
+    fit_references(table, task, encoder, given.section("probe", Probe), prompts, out)
 
 
 @rule_app.command()
@@ -188,11 +188,12 @@ def evaluate_heads(
     from clipaffect.evaluation.evaluate_heads import evaluate_heads
     from clipaffect.evaluation.score_provenance import write_provenance
 
-    training = stage_settings(settings).training
-    missing = stage_settings(settings).evaluation.missing
-    task = stage_settings(settings).task
+    given = stage_settings(settings)
+    training = given.training
+    missing = given.evaluation.missing
+    task = given.task
     evaluate_heads(training, missing, encoder, task, table, _folders(heads), reference or [], out)
-    write_provenance(stage_settings(settings).values, Table(table), Scores(out))
+    write_provenance(given.values, Table(table), Scores(out))
 
 
 @rule_app.command()
@@ -200,9 +201,10 @@ def compare_heads(settings: Settings, encoder: str, counts: Path, out: Out) -> N
     """Compute intervals over people, and paired tests between settings."""
     from clipaffect.evaluation.compare_heads import compare_heads
 
-    training = stage_settings(settings).training
-    evaluation = stage_settings(settings).evaluation
-    compare_heads(training, evaluation, encoder, stage_settings(settings).task, counts, out)
+    given = stage_settings(settings)
+    training = given.training
+    evaluation = given.evaluation
+    compare_heads(training, evaluation, encoder, given.task, counts, out)
 
 
 @rule_app.command()
@@ -222,10 +224,11 @@ def postprocess_scores(
     from clipaffect.config.models import Postprocess
     from clipaffect.postprocess.postprocess_scores import postprocess_scores
 
-    training = stage_settings(settings).training
-    how = stage_settings(settings).section("postprocess", Postprocess)
-    evaluation = stage_settings(settings).evaluation
-    task, others = stage_settings(settings).task, _folders(other or [])
+    given = stage_settings(settings)
+    training = given.training
+    how = given.section("postprocess", Postprocess)
+    evaluation = given.evaluation
+    task, others = given.task, _folders(other or [])
     postprocess_scores(
         training, how, evaluation, encoder, task, table, others, scored, Store(store), out
     )
@@ -246,10 +249,11 @@ def write_submission(
     """Write predictions for the frames of a test list in the organisers' format."""
     from clipaffect.submission.write_submission import write_submission
 
-    training = stage_settings(settings).training
-    missing = stage_settings(settings).evaluation.missing
+    given = stage_settings(settings)
+    training = given.training
+    missing = given.evaluation.missing
     write_submission(
-        stage_settings(settings).task,
+        given.task,
         training,
         missing,
         test,

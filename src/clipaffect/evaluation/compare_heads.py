@@ -28,6 +28,8 @@ from clipaffect.evaluation.person_counts import Counted, read_counts
 POWER = 0.8
 FOUND = float(ndtri(0.975) + ndtri(POWER))  # standard errors of a difference that is found
 SAME = 1e-9  # a person's means over seeds that differ by rounding are a tie
+# What a paired test says, in the order of every table of comparisons.
+TESTED = ("p", "p_adjusted", "effect", "resolvable", "people_better", "people_worse")
 PLANNED, EXPLORATORY, TARGETS = "planned", "exploratory", "targets"
 
 
@@ -73,12 +75,7 @@ def compare_heads(
         "high",
         "low_with_seeds",
         "high_with_seeds",
-        "p",
-        "p_adjusted",
-        "effect",
-        "resolvable",
-        "people_better",
-        "people_worse",
+        *TESTED,
     ]
     write_table(files.comparisons, pd.DataFrame(compared, columns=columns))
     found = resolution(counted, erm, resamples)

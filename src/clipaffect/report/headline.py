@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from clipaffect.evaluation.bootstrap import FEWEST
-from clipaffect.evaluation.compare_heads import PLANNED
+from clipaffect.evaluation.compare_heads import PLANNED, TESTED
 from clipaffect.report.results import (
     Results,
     TaskResults,
@@ -73,12 +73,7 @@ def planned(task: TaskResults) -> list[dict[str, Any]]:
             "difference",
             "low",
             "high",
-            "p",
-            "p_adjusted",
-            "effect",
-            "resolvable",
-            "people_better",
-            "people_worse",
+            *TESTED,
         )
         found.append(
             {"beside": setting_name(row, "second_")}

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from clipaffect.core.parquet import write_text
+from clipaffect.evaluation.compare_heads import TESTED
 from clipaffect.postprocess.steps import COLUMNS
 from clipaffect.report.results import Results, setting_name
 
@@ -128,12 +129,7 @@ def comparisons_table(results: Results) -> pd.DataFrame:
         "difference",
         "low",
         "high",
-        "p",
-        "p_adjusted",
-        "effect",
-        "resolvable",
-        "people_better",
-        "people_worse",
+        *TESTED,
     ]
     return pd.concat(parts, ignore_index=True)[columns]
 
