@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import yaml
 from browsing import Browser
 from filelock import FileLock
 from preloaded import python
-from slurm import Cluster, missing_programs
+from slurm import DEBIAN, Cluster, missing_programs
 
 from clipaffect.core.fetch_asset import ensure_asset
 from clipaffect.core.tasks import AU, EXPR, Task
@@ -281,17 +282,31 @@ def browser() -> Iterator[Browser]:
     started.close()
 
 
-@pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+@contextmanager
+def running_cluster(folder: Path, accounting: bool) -> Iterator[Cluster]:
     """A running SLURM; without its programs these tests are skipped, but never in CI."""
-    if missing := missing_programs():
+    if missing := missing_programs(accounting):
         if os.environ.get("CI"):
-            pytest.fail(f"no {', '.join(missing)}: install Debian's slurm-wlm and munge")
+            pytest.fail(f"no {', '.join(missing)}: install {DEBIAN}")
         pytest.skip(f"no {', '.join(missing)} on this machine")
-    started = Cluster(tmp_path_factory.mktemp("slurm"))
+    started = Cluster(folder, accounting)
     try:
         started.start()
         yield started
     finally:
         started.stop()
     assert not started.left()
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A SLURM with accounting."""
+    with running_cluster(tmp_path_factory.mktemp("slurm"), accounting=True) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def cluster_without_accounting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A SLURM whose squeue is asked."""
+    with running_cluster(tmp_path_factory.mktemp("slurm"), accounting=False) as started:
+        yield started

@@ -2,7 +2,8 @@
 
 Every node is a slurmd with its own name, port and spool folder; its processors, memory and GPUs
 are what the configuration says (``config_overrides``), so small machines make a whole cluster.
-There is no accounting: a job's end is read from squeue, which remembers it (MinJobAge).
+A cluster may have accounting, as every real one has: slurmdbd and a MariaDB of its own. Without it,
+a job's end is read from squeue, which remembers it (MinJobAge).
 A step that ended while the controller was away tells it a minute later: if SLURM counted it as
 unkillable sooner (UnkillableStepTimeout), it would drain the node.
 """
@@ -26,6 +27,8 @@ import psutil
 
 CPU_NODES, GPU_NODE = ("cpu1", "cpu2"), "gpu1"
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "squeue", "scontrol")
+DEBIAN = "Debian's slurm-wlm, munge, slurmdbd and mariadb-server"
+ACCOUNTING = ("slurmdbd", "mariadbd", "mariadb-install-db", "sacct", "sacctmgr")
 PATH = os.environ["PATH"] + os.pathsep + "/usr/sbin"
 
 CONFIGURATION = """\
@@ -56,7 +59,7 @@ PriorityType=priority/basic
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherParams=OverMemoryKill
 JobAcctGatherFrequency=task=1
-AccountingStorageType=accounting_storage/none
+{storage}
 JobCompType=jobcomp/none
 MinJobAge=3600
 JobRequeue=1
@@ -70,6 +73,25 @@ GresTypes=gpu
 {nodes}
 PartitionName=cpu Nodes=cpu1,cpu2 Default=YES MaxTime=INFINITE State=UP
 PartitionName=gpu Nodes=gpu1 MaxTime=INFINITE State=UP
+PartitionName=low Nodes=cpu1,cpu2 MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=CANCEL
+PartitionName=urgent Nodes=cpu1,cpu2 MaxTime=INFINITE State=UP PriorityTier=9 PreemptMode=OFF
+"""
+
+DATABASE_DAEMON = """\
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+DbdHost=localhost
+DbdAddr=127.0.0.1
+DbdPort={ports[0]}
+SlurmUser={user}
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort={ports[1]}
+StorageUser=slurm
+StoragePass=slurm
+StorageLoc=accounting
+PidFile={folder}/slurmdbd.pid
+LogFile={folder}/slurmdbd.log
 """
 
 # What a site's prolog does for every job: a folder on the node's own disk.
@@ -88,9 +110,10 @@ SLURM_CONF={folder}/slurm.conf exec {srun} "$@"
 """
 
 
-def missing_programs() -> list[str]:
-    """Programs of slurm-wlm and munge that this machine lacks."""
-    return [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
+def missing_programs(accounting: bool) -> list[str]:
+    """Programs of Debian's packages of SLURM, munge and MariaDB that this machine lacks."""
+    names = PROGRAMS + (ACCOUNTING if accounting else ())
+    return [name for name in names if shutil.which(name, path=PATH) is None]
 
 
 def wait_for(what: str, true: Callable[[], object], seconds: float = 600) -> None:
@@ -102,11 +125,8 @@ def wait_for(what: str, true: Callable[[], object], seconds: float = 600) -> Non
         time.sleep(0.2)
 
 
-# The profile asks SLURM every 40 s or less often: jobs of seconds want to be seen sooner. Without
-# accounting, squeue is asked.
+# The profile asks SLURM every 40 s or less often: jobs of seconds want to be seen sooner.
 WATCHED = (
-    "--slurm-status-command",
-    "squeue",
     "--slurm-init-seconds-before-status-checks",
     "1",
     "--seconds-between-status-checks",
@@ -117,22 +137,38 @@ WATCHED = (
 class Cluster:
     """The daemons, by their own process ids, and the commands that talk to them."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, accounting: bool) -> None:
+        self.folder, self.accounting = folder, accounting
         path = f"{folder}/bin{os.pathsep}{PATH}"
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": path}
         self.daemons: dict[str, subprocess.Popen] = {}
         self._write()
 
     def _write(self) -> None:
-        ports = _free_ports(1 + len(CPU_NODES) + 1)
+        count = 1 + len(CPU_NODES) + 1
+        ports = _free_ports(count + 2)
+        self.database_port = ports[-1]
+        storage = (
+            f"AccountingStorageType=accounting_storage/slurmdbd\n"
+            f"AccountingStorageHost=127.0.0.1\nAccountingStoragePort={ports[count]}\n"
+            f"AccountingStoragePass={self.folder}/munge.socket\n"
+            "PreemptType=preempt/partition_prio\nPreemptMode=CANCEL"
+            if self.accounting
+            else "AccountingStorageType=accounting_storage/none"
+        )
+        user = getpass.getuser()
+        daemon = self.folder / "slurmdbd.conf"
+        daemon.write_text(
+            DATABASE_DAEMON.format(folder=self.folder, ports=ports[count:], user=user)
+        )
+        daemon.chmod(0o600)
         memory = 64000
         nodes = [
             f"NodeName={name} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory={memory}"
             for name, port in zip(CPU_NODES, ports[1:], strict=False)
         ]
         nodes.append(
-            f"NodeName={GPU_NODE} NodeAddr=127.0.0.1 Port={ports[-1]} CPUs=4 "
+            f"NodeName={GPU_NODE} NodeAddr=127.0.0.1 Port={ports[count - 1]} CPUs=4 "
             f"RealMemory={4 * memory} Gres=gpu:4"
         )
         for name in (*CPU_NODES, GPU_NODE, "state", "bin"):
@@ -145,7 +181,8 @@ class Cluster:
         (self.folder / "slurm.conf").write_text(
             CONFIGURATION.format(
                 host=socket.gethostname().partition(".")[0],
-                user=getpass.getuser(),
+                user=user,
+                storage=storage,
                 ports=ports,
                 folder=self.folder,
                 nodes="\n".join(nodes),
@@ -173,10 +210,49 @@ class Cluster:
             f"--seed-file={at}/munge.seed",
         )
         wait_for("munge", (at / "munge.socket").exists)
+        if self.accounting:
+            self._start_accounting()
         self.start_controller()
         for name in (*CPU_NODES, GPU_NODE):
             self.start_node(name)
         wait_for("the nodes", lambda: self.states() == {"idle"})
+
+    def _start_accounting(self) -> None:
+        """Start an empty MariaDB and slurmdbd on it."""
+        at, own = self.folder, f"--datadir={self.folder}/database"
+        subprocess.run(
+            [
+                "mariadb-install-db",
+                own,
+                "--auth-root-authentication-method=normal",
+                "--skip-test-db",
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            env=os.environ | self.environment,
+        )
+        first = at / "first.sql"
+        first.write_text(
+            "create user slurm@localhost identified by 'slurm';\n"
+            "grant all on accounting.* to slurm@localhost;\n"
+        )
+        self._daemon(
+            "mariadbd",
+            "--no-defaults",
+            own,
+            f"--user={getpass.getuser()}",
+            f"--socket={at}/database.socket",
+            f"--port={self.database_port}",
+            "--bind-address=127.0.0.1",
+            "--innodb-buffer-pool-size=64M",
+            "--innodb-flush-log-at-trx-commit=0",
+            f"--init-file={first}",
+        )
+        wait_for("MariaDB", (at / "database.socket").exists)
+        self._daemon("slurmdbd", "-D")
+        wait_for(
+            "slurmdbd", lambda: self.ask("sacctmgr", "--noheader", "show", "user").returncode == 0
+        )
 
     def start_controller(self) -> None:
         """Start slurmctld; it goes on from its saved state."""

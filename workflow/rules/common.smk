@@ -41,10 +41,11 @@ from clipaffect.prediction.request import prediction_request
 
 if STANDALONE:
     import snakemake_executor_plugin_slurm
-    from clipaffect.ops.slurm_outages import keep_unanswered
+    from clipaffect.ops import slurm_executor
 
     # Only needed on a cluster, but the executor is not known here.
-    keep_unanswered(snakemake_executor_plugin_slurm.Executor)
+    if slurm_executor.needs_correction():
+        slurm_executor.correct(snakemake_executor_plugin_slurm)
 
 try:
     CONFIG = parse_config(
