@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 from conftest import (
     MICRO,
@@ -175,3 +177,48 @@ def test_another_run_in_the_folder_is_refused(micro_copy: Path) -> None:
     assert "another run is using this folder" in done.stderr
     assert "--unlock" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def processes_in(folder: Path, *words: str) -> list[psutil.Process]:
+    """Processes that work in a folder and have these words in their command."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            command = process.cmdline()
+            if process.cwd() == str(folder) and set(words) <= set(command):
+                found.append(process)
+    return found
+
+
+def at_work(folder: Path, log: Path) -> tuple[subprocess.Popen, psutil.Process]:
+    """A run in processes of its own that has reached align_faces, and its Snakemake."""
+    command = [sys.executable, "-m", "clipaffect", "run", "--cores", "2", *MICRO]
+    with log.open("ab") as file:
+        run = subprocess.Popen(command, cwd=folder, stdout=file, stderr=file, env=environment())
+    while not processes_in(folder, "align-faces", "-m"):
+        assert run.poll() is None, log.read_text()[-3000:]
+        time.sleep(0.05)
+    (scheduler,) = [p for p in psutil.Process(run.pid).children() if "snakemake" in p.cmdline()]
+    return run, scheduler
+
+
+def test_killing_single_processes_leaves_no_lock_and_no_job(
+    face_networks: Path, tmp_path: Path
+) -> None:
+    folder, log = workplace(tmp_path / "killed"), tmp_path / "log"
+    run, scheduler = at_work(folder, log)
+    scheduler.kill()
+    assert run.wait() == 137
+    assert "Snakemake was killed by signal 9" in log.read_text()
+    assert not processes_in(folder)
+    assert not list((folder / ".snakemake").glob("locks/*"))
+    # The launcher too: what it would have done, the next call does.
+    run, scheduler = at_work(folder, log)
+    run.kill()
+    scheduler.kill()
+    run.wait()
+    assert processes_in(folder, "align-faces")
+    done = clipaffect("run", "--cores", "2", "faces_all", *MICRO, folder=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "processes of the killed run were ended" in done.stderr
+    assert not processes_in(folder)
