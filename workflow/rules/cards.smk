@@ -25,6 +25,7 @@ if CONFIG.encoder in CONFIG.encoders:
 if CONFIG.encoder in CONFIG.encoders and CONFIG.encoders[CONFIG.encoder].model:
     CARD_INPUTS["fine-tuning"] = [
         RESULTS.dataset.summary,
+        *expand(TABLE.rows, task=TASKS),
         *expand(RESULTS.study("fine-tuning").person_counts(), task=TASKS),
     ]
 CARDS = [*CARD_INPUTS, *(["loss-slices"] if "sharpness" in GRIDS else [])]
