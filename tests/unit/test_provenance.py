@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 from pathlib import Path
@@ -22,6 +23,10 @@ RECORD = {
     "data": {"labels EXPR": "a" * 64},
     "made": {},
     "code": {"my head.py": "b" * 64},
+    "results": {
+        "models/EXPR/0/heads.safetensors": hashlib.sha256(b"weights").hexdigest(),
+        'tables/x/leaf {y} 100% "z".csv': None,
+    },
 }
 
 
@@ -68,6 +73,18 @@ def test_another_library_reads_what_was_run_and_what_came_out(folder: Path) -> N
     ).stdout
     for entity in files:
         assert entity["sha256"] in hashed
+
+
+@pytest.mark.parametrize("name", RECORD["results"])
+def test_an_incomplete_run_has_no_crate(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(UserError, match="is missing") as raised:
+        write_crate(folder)
+    assert name in raised.value.what
+    (folder / "models/EXPR/0/heads.safetensors").write_text("w3ights")
+    with pytest.raises(UserError, match="is not the file that the report was made from"):
+        write_crate(folder)
+    assert not (folder / CRATE).exists()
 
 
 def test_every_file_that_differs_is_named(folder: Path) -> None:

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
+from forked import forked
 
 from clipaffect.core.errors import UserError
+from clipaffect.core.parquet import read_table, write_table
 from clipaffect.core.store import Store
+from clipaffect.core.tensors import read_tensors, write_tensors
 
 KEY = {"version": 1, "n": 3}
 
@@ -56,7 +66,9 @@ def test_a_failed_attempt_leaves_no_entry(tmp_path: Path) -> None:
 MAKER = """
 import sys, time
 from pathlib import Path
+from clipaffect.core.parquet import read_table, write_table
 from clipaffect.core.store import Store
+from clipaffect.core.tensors import read_tensors, write_tensors
 def make(folder):
     with (folder / "steps").open("a") as steps: steps.write("step\\n")
     Path(sys.argv[2]).touch()
@@ -144,3 +156,231 @@ def test_an_entry_that_is_read_is_in_use(tmp_path: Path) -> None:
     assert [item.path for item in store.unused({"heads": 2}, days=30)] == [entry]
     store.get_or_make("heads", {"version": 2}, fill)
     assert not list(store.unused({"heads": 2}, days=30))
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-2])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def zeros(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+DAMAGES = (flip, truncate, empty, zeros, Path.unlink)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("name", ["data", "key.json"])
+def test_a_damaged_entry_is_named_set_aside_and_made_again(
+    tmp_path: Path, damage: Callable, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(tmp_path)
+    entry = store.get_or_make("kind", KEY, fill)
+    damage(entry / name)
+    again = Store(tmp_path).get_or_make("kind", KEY, fill)
+    assert again == entry
+    assert (entry / "data").read_text() == "whole"
+    if (name, damage) == ("key.json", Path.unlink):
+        return  # as an entry that was never finished
+    assert str(entry) in caplog.text
+    assert name in caplog.text or "another sha256" in caplog.text
+    (aside,) = (tmp_path / "damaged").iterdir()
+    assert [item.path for item in store.unused({}, days=30)] == [aside]
+    store.delete(aside)
+    assert not store.unused({}, days=30)
+
+
+def test_verify_finds_what_use_would_find(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    entries = [store.get_or_make("kind", {"n": n}, fill) for n in range(5)]
+    flip(entries[1] / "data")
+    (entries[3] / "more").write_text("not its own")
+    found = {entry: store.verify(entry) for entry in store.entries()}
+    assert {entry for entry, problem in found.items() if problem} == {entries[1], entries[3]}
+    assert sorted(store.entries()) == sorted({entries[0], entries[2], entries[4]})
+
+
+def earlier_version(entry: Path) -> None:
+    """The record as it was before it had digests: the key alone."""
+    record = json.loads((entry / "key.json").read_text())
+    (entry / "key.json").write_text(json.dumps(record["key"]))
+
+
+def test_an_entry_of_an_earlier_version_is_valid_and_gets_digests(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    entry = store.get_or_make("kind", KEY, fill)
+    record = (entry / "key.json").read_text()
+    earlier_version(entry)
+    assert store.get_or_make("kind", KEY, lambda folder: pytest.fail("made again")) == entry
+    assert (entry / "key.json").read_text() == record
+    earlier_version(entry)
+    empty(entry / "data")
+    assert not store.has("kind", KEY)
+
+
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """A folder of a group, as a lab shares it; tests must be run as root to be other users."""
+    if os.geteuid():
+        pytest.skip("only root can be two other users")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        shared = Path(folder) / "store"
+        shared.mkdir()
+        os.chown(shared, FIRST, GROUP)
+        shared.chmod(0o2775)
+        yield shared
+
+
+FIRST, SECOND, STRANGER, GROUP = 61001, 61002, 61003, 61000
+
+
+def as_user(user: int, group: int, function: Callable, *arguments: object) -> None:
+    os.setgroups([])
+    os.setgid(group)
+    os.setuid(user)
+    os.umask(0o002)
+    function(*arguments)
+
+
+def make_many(root: Path, begin: Path) -> None:
+    def make(folder: Path) -> None:
+        write_tensors(folder / "head.safetensors", {"a": torch.ones(3)})
+        write_table(folder / "history.parquet", pd.DataFrame({"a": [1]}))
+        np.save(folder / "features.npy", np.ones(3))
+
+    while not begin.exists():
+        time.sleep(0.001)
+    for n in range(30):
+        entry = Store(root).get_or_make("heads", {"version": 1, "n": n}, make)
+        read_tensors(entry / "head.safetensors")
+        read_table(entry / "history.parquet")
+
+
+def test_two_users_of_one_group_share_a_store(shared_folder: Path) -> None:
+    begin = shared_folder.parent / "begin"
+    with (
+        forked(as_user, FIRST, GROUP, make_many, shared_folder, begin) as first,
+        forked(as_user, SECOND, GROUP, make_many, shared_folder, begin) as second,
+    ):
+        begin.touch()
+        for user in (first, second):
+            user.process.join()
+            assert user.process.exitcode == 0, user.stderr.read()
+    entries = list(Store(shared_folder).entries())
+    assert len(entries) == 30
+    files = [path for path in shared_folder.rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o664}
+    assert {path.stat().st_gid for path in files} == {GROUP}
+
+
+def use_read_only(root: Path) -> None:
+    store = Store(root)
+    assert store.get_or_make("kind", KEY, fill)
+    for problem in ({"n": 9}, {"n": 4}):
+        try:
+            store.get_or_make("kind", KEY | problem, fill)
+        except UserError as error:
+            print(error.what, error.where, flush=True)
+        else:
+            raise AssertionError("an entry was made")
+
+
+def test_a_read_only_store_serves_what_it_has(shared_folder: Path) -> None:
+    store = Store(shared_folder)
+    entry = store.get_or_make("kind", KEY, fill)
+    damaged = store.get_or_make("kind", KEY | {"n": 4}, fill)
+    flip(damaged / "data")
+    old = time.time() - 86400
+    os.utime(entry / "key.json", (old, old))
+    with forked(as_user, STRANGER, STRANGER, use_read_only, shared_folder) as reader:
+        missing, broken = reader.stdout.readline(), reader.stdout.readline()
+        reader.process.join()
+        assert reader.process.exitcode == 0, reader.stderr.read()
+    assert "not writable" in missing
+    assert "missing" in missing
+    assert "data has another sha256" in broken
+    assert str(damaged) in broken
+    assert (entry / "key.json").stat().st_mtime == pytest.approx(old)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[Path], Path]]:
+    """Mounts the image of a disk in a file; needs root and loop devices."""
+    mounted: list[Path] = []
+
+    def mount(image: Path) -> Path:
+        if not image.exists():
+            with image.open("wb") as file:
+                file.truncate(16 << 20)
+            subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
+        point = tmp_path / f"mounted-{len(mounted)}"
+        point.mkdir()
+        command = ["mount", "-o", "loop", str(image), str(point)]
+        if os.geteuid() or subprocess.run(command, check=False, capture_output=True).returncode:
+            pytest.skip("mounting an image of a disk is not allowed here")
+        mounted.append(point)
+        return point
+
+    yield mount
+    for point in reversed(mounted):
+        subprocess.run(["umount", "-l", str(point)], check=False)
+
+
+def after_a_power_cut(disk: Callable[[Path], Path], tmp_path: Path, image: Path) -> Path:
+    """A store on what an unplugged disk holds: all that was written to the device until now."""
+    copy = tmp_path / "copy.img"
+    shutil.copyfile(image, copy)
+    return disk(copy) / "store"
+
+
+def test_a_finished_job_survives_a_power_cut(tmp_path: Path, disk: Callable[[Path], Path]) -> None:
+    image = tmp_path / "disk.img"
+    place = disk(image) / "store"
+    with forked(make_entries, place) as job:
+        job.process.join()
+        assert job.process.exitcode == 0
+    store = Store(after_a_power_cut(disk, tmp_path, image))
+    assert len(list(store.entries())) == 20
+    assert not any(store.verify(entry) for entry in store.entries())
+
+
+def make_entries(root: Path) -> None:
+    store = Store(root)
+    for n in range(20):
+        store.get_or_make("kind", {"n": n}, lambda folder: (folder / "data").write_bytes(FEATURES))
+    store.close()
+
+
+FEATURES = b"features " * 1000
+
+
+def test_entries_torn_by_a_power_cut_are_made_again(
+    tmp_path: Path, disk: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Renamed and not yet synced: such a file may be empty under its final name."""
+    monkeypatch.setattr("clipaffect.core.store._sync_entry", lambda entry: None)
+    image = tmp_path / "disk.img"
+    mounted = disk(image)
+    make_entries(mounted / "store")
+    # The journal is written, as it is every five seconds; the content of files is not.
+    descriptor = os.open(mounted, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    root = after_a_power_cut(disk, tmp_path, image)
+    torn = [path for path in root.rglob("data") if path.read_bytes() != FEATURES]
+    assert torn, "the disk was synced by something else: this test proves nothing"
+    make_entries(root)
+    files = [path for path in root.glob("kind/*/*/data")]
+    assert len(files) == 20
+    assert all(path.read_bytes() == FEATURES for path in files)

@@ -16,7 +16,6 @@ from typing import Any
 import pandas as pd
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from clipaffect.bundle.format import FORMAT, NAME, VERSION, Bundle, read_bundle
 from clipaffect.bundle.onnx import write_onnx
@@ -28,14 +27,14 @@ from clipaffect.config.models import Config
 from clipaffect.config.section import FOLDER_NAME
 from clipaffect.core.assets import known_assets
 from clipaffect.core.errors import UserError
+from clipaffect.core.files import read_json, write_text
 from clipaffect.core.hashing import digest, file_digest
 from clipaffect.core.layout import Heads, Layout
-from clipaffect.core.parquet import write_text
 from clipaffect.core.tasks import Task
+from clipaffect.core.tensors import read_tensors, write_tensors
 from clipaffect.encoders.fetch_weights import fetched_weights
 from clipaffect.report.pages import page_environment
 from clipaffect.report.run_record import RECORD, read_record
-from clipaffect.training.checkpoint import read_under
 from clipaffect.training.train_heads import finished_heads
 
 Weights = dict[str, torch.Tensor]
@@ -60,7 +59,7 @@ def export_model(
     record = read_record(results)
     config = parse_config(record["config"], str(results / RECORD))
     _check_exportable(config)
-    numbers = json.loads(Layout(results).report.metrics.read_text())["tasks"]
+    numbers = read_json(Layout(results).report.metrics)["tasks"]
     _check_place(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as beside:
@@ -155,7 +154,7 @@ def _export_task(
     alpha = config.training.headline_alpha
     choices: dict[str, Any] = {"seeds": [], "steps": []}
     if config.postprocess.steps:
-        choices |= json.loads(Layout(results).postprocessing(task.name).choices.read_text())
+        choices |= read_json(Layout(results).postprocessing(task.name).choices)
     own = _own_heads(config, task, results, alpha)
     # The steps were chosen on, and for, the seeds that had finished everywhere.
     seeds = choices["seeds"] or sorted(own)
@@ -172,7 +171,7 @@ def _export_task(
         for name, value in state.items()
     }
     (folder / "heads").mkdir(exist_ok=True)
-    save_file(flat, folder / file)
+    write_tensors(folder / file, flat)
     after = numbers["postprocessed"] if steps else None
     return {
         "targets": task.targets,
@@ -207,7 +206,7 @@ def _own_heads(config: Config, task: Task, results: Path, alpha: float) -> dict[
 
 
 def _state_of(row: pd.Series) -> Weights:
-    return read_under(Heads(Path(row["folder"])).weights, f"{row['head']}/")
+    return read_tensors(Heads(Path(row["folder"])).weights, f"{row['head']}/")
 
 
 def _other_heads(path: Path, names: list[str]) -> dict[str, dict[int, Weights]]:
@@ -216,7 +215,7 @@ def _other_heads(path: Path, names: list[str]) -> dict[str, dict[int, Weights]]:
         keys = [key.split("/")[:2] for key in file.keys()]  # noqa: SIM118 - no dictionary
     for name in names:
         seeds = sorted({int(seed.removeprefix("seed=")) for own, seed in keys if own == name})
-        found[name] = {seed: read_under(path, f"{name}/seed={seed}/") for seed in seeds}
+        found[name] = {seed: read_tensors(path, f"{name}/seed={seed}/") for seed in seeds}
     return found
 
 

@@ -18,7 +18,7 @@ from clipaffect.config.encoders import Encoder
 from clipaffect.config.stage_keys import VERSIONS
 from clipaffect.core.errors import UserError, first_line
 from clipaffect.core.hashing import file_digest
-from clipaffect.training.checkpoint import read_under
+from clipaffect.core.tensors import read_tensors
 from clipaffect.training.mlp_head import Head
 
 logger = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ def load_heads(opened: OpenBundle, task: str) -> dict[str, dict[int, Head]]:
     for own in model.heads:
         for seed in own.seeds:
             head = Head(own.inputs, len(model.targets), own.hidden_layers, own.width)
-            state = read_under(opened.folder / model.file, f"{own.features}/seed={seed}/")
+            state = read_tensors(opened.folder / model.file, f"{own.features}/seed={seed}/")
             head.load_state_dict(state)
             found.setdefault(own.features, {})[seed] = head.eval()
     return found

@@ -26,7 +26,7 @@ from clipaffect.bundle.format import Bundle, TaskModel, Thresholds
 from clipaffect.bundle.load import OpenBundle, load_heads
 from clipaffect.config.encoders import Encoder
 from clipaffect.core.errors import UserError
-from clipaffect.core.parquet import write_text
+from clipaffect.core.files import write_text
 from clipaffect.encoders.feature_record import DTYPES
 from clipaffect.encoders.kinds.open_clip import build_model, input_description
 from clipaffect.encoders.registry import kind_of

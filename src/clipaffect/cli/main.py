@@ -19,6 +19,7 @@ from typer.core import TyperCommand
 from clipaffect.cli import prediction, users
 from clipaffect.cli.dvc import dvc_app
 from clipaffect.cli.rules import rule_app
+from clipaffect.cli.store import store_app
 from clipaffect.core.errors import UserError
 
 RUNS = "Runs"
@@ -62,9 +63,6 @@ def run(context: typer.Context) -> None:
 
     raise typer.Exit(launch(context.args))
 
-
-store_app = typer.Typer(no_args_is_help=True, help="Manage the store (a cache).")
-store_app.command()(users.gc)
 
 # The help page lists the panels and their commands in this order.
 PANELS = {

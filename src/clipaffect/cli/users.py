@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 
 from clipaffect.core.errors import UserError
-from clipaffect.core.store import Store
 from clipaffect.core.tasks import CHALLENGE, Task
 
 
@@ -103,28 +102,6 @@ def docs(root: Annotated[Path, typer.Option(help="The root of the repository.")]
 
     for path in write_generated(root):
         print(path)
-
-
-def gc(
-    path: Annotated[Path, typer.Option(help="The folder of the store.")] = Path("store"),
-    days: Annotated[
-        float, typer.Option(min=0, help="Keep entries used within this many days.")
-    ] = 30.0,
-    delete: Annotated[
-        bool, typer.Option("--delete", help="Delete the entries instead of only listing them.")
-    ] = False,
-) -> None:
-    """List (or delete) cache entries that no current stage would use, with the reason."""
-    from clipaffect.config.stage_keys import VERSIONS
-
-    total = 0
-    store = Store(path)
-    for entry in store.unused(VERSIONS, days):
-        print(f"{entry.path}  {entry.bytes / 1e6:.1f} MB  {entry.reason}")
-        total += entry.bytes
-        if delete:
-            store.delete(entry.path)
-    print(f"{'deleted' if delete else 'would delete'} {total / 1e6:.1f} MB")
 
 
 def _challenge(name: str) -> Task:

@@ -43,7 +43,7 @@ VERSIONS = {
     "submission": 1,
     "model": 1,
     "prediction": 1,
-    "report": 7,
+    "report": 8,
 }
 
 

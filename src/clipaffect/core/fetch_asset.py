@@ -12,7 +12,7 @@ from pathlib import Path
 
 from clipaffect.core.assets import MANIFEST, Asset, _check, known_assets
 from clipaffect.core.errors import UserError
-from clipaffect.core.parquet import write_text
+from clipaffect.core.files import write_text
 
 # The files are data: the platform only decides which of the package's archives is fetched, and
 # naming it makes the same archive come under any Python on any machine.

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import glob
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipaffect.core.files import reading, whole_file
+
 ROW_GROUP = 128  # crops: 64 to 256 rows keep random reads near 3,000 a second
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path next to ``path`` to write to; it replaces ``path`` on success.
-
-    The name contains the process number, so that a job whose workflow was killed and its successor
-    do not write to the same file. Leftovers of killed attempts are removed.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield beside
-        beside.replace(path)
-    finally:
-        for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-            left.unlink(missing_ok=True)
 
 
 def write_batches(
@@ -48,7 +31,13 @@ def write_batches(
     waiting: list[pa.Table] = []
     with (
         whole_file(path) as beside,
-        pq.ParquetWriter(beside, schema, compression=codec, write_statistics=False) as writer,
+        pq.ParquetWriter(
+            beside,
+            schema,
+            compression=codec,
+            write_statistics=False,
+            write_page_checksum=True,
+        ) as writer,
     ):
         for batch in batches:
             waiting.append(batch.cast(schema))
@@ -63,26 +52,61 @@ def write_batches(
     return rows
 
 
-def write_table(path: Path, frame: pd.DataFrame, schema: pa.Schema | None = None) -> None:
-    """Write a data frame as one small Parquet file without pandas' own metadata."""
+def write_table(
+    path: Path,
+    frame: pd.DataFrame,
+    schema: pa.Schema | None = None,
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Write a data frame as one small Parquet file, with this metadata instead of pandas' own."""
     table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
-    table = table.replace_schema_metadata(None)
+    table = table.replace_schema_metadata(metadata)
     write_batches(path, table.schema, [table], row_group=65536)
 
 
+def read_arrow(path: Path, columns: list[str] | None = None, **options: Any) -> pa.Table:
+    """Read a Parquet file; ``options`` are those of ``pyarrow.parquet.read_table``.
+
+    Raises:
+        Damaged: the file is truncated, or the checksum of a page is wrong.
+    """
+    with reading(path):
+        return pq.read_table(path, columns=columns, page_checksum_verification=True, **options)
+
+
 def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
-    """Read a Parquet file as a data frame."""
-    return pq.read_table(path, columns=columns).to_pandas()
+    """Read a Parquet file as a data frame; see ``read_arrow``."""
+    return read_arrow(path, columns).to_pandas()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically, by renaming a temporary file."""
-    with whole_file(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+def read_schema(path: Path) -> pa.Schema:
+    """Columns and metadata of a Parquet file."""
+    with reading(path):
+        return pq.read_schema(path)
 
 
-def take_rows(file: pq.ParquetFile, rows: np.ndarray, columns: list[str] | None = None) -> pa.Table:
-    """Rows (n,) of a file written with ``ROW_GROUP``, reading only the row groups they lie in."""
-    groups, group = np.unique(np.asarray(rows, np.int64) // ROW_GROUP, return_inverse=True)
-    table = file.read_row_groups(groups.tolist(), columns=columns)
-    return table.take(pa.array(group * ROW_GROUP + np.asarray(rows, np.int64) % ROW_GROUP))
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """Open a Parquet file; its pages are checked as they are read."""
+    with reading(path):
+        return pq.ParquetFile(path, page_checksum_verification=True)
+
+
+def read_batches(path: Path, rows: int) -> Iterator[pa.RecordBatch]:
+    """Read a Parquet file in batches of at most ``rows`` rows."""
+    with reading(path), open_parquet(path) as file:
+        yield from file.iter_batches(rows)
+
+
+class RowReader:
+    """Reads any rows of a file written with ``ROW_GROUP``, and only the row groups they lie in."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = open_parquet(path)
+
+    def take(self, rows: np.ndarray, columns: list[str] | None = None) -> pa.Table:
+        """Rows (n,) by their numbers in the file, in this order."""
+        groups, group = np.unique(np.asarray(rows, np.int64) // ROW_GROUP, return_inverse=True)
+        with reading(self.path):
+            table = self._file.read_row_groups(groups.tolist(), columns=columns)
+        return table.take(pa.array(group * ROW_GROUP + np.asarray(rows, np.int64) % ROW_GROUP))

@@ -12,14 +12,13 @@ import av
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clipaffect.config.faces import Faces
 from clipaffect.config.stage_keys import VERSIONS
 from clipaffect.core.errors import UserError
 from clipaffect.core.frame_status import FrameStatus
 from clipaffect.core.hashing import file_digest
-from clipaffect.core.parquet import read_table, write_batches, write_table
+from clipaffect.core.parquet import read_arrow, read_table, write_batches, write_table
 from clipaffect.core.progress import Progress
 from clipaffect.core.store import Store
 from clipaffect.core.video import Frame, read_frames
@@ -121,7 +120,7 @@ def extract_frames(manifest: Path, store: Store, out: Path) -> None:
                 else:
                     key = {"version": VERSIONS["frames"], **video_key(video)}
                     entry = store.get_or_make("frames", key, partial(index, video))
-                    table = pq.read_table(entry / "frames.parquet")
+                    table = read_arrow(entry / "frames.parquet")
                 name = pa.array([video["video"]] * table.num_rows, pa.string())
                 yield table.add_column(0, "video", name)
                 progress.advance()

@@ -17,9 +17,10 @@ import pyarrow as pa
 
 from clipaffect.config.data import Data
 from clipaffect.config.stage_keys import shard_names
+from clipaffect.core.files import write_text
 from clipaffect.core.hashing import file_digest
 from clipaffect.core.layout import Dataset
-from clipaffect.core.parquet import write_table, write_text
+from clipaffect.core.parquet import write_table
 from clipaffect.core.tasks import Task
 from clipaffect.dataset.files import folder_state
 from clipaffect.dataset.label_rows import label_schema

@@ -14,8 +14,8 @@ from pathlib import Path
 from clipaffect.config.encoders import Encoder, weights_folder
 from clipaffect.core.assets import MANIFEST
 from clipaffect.core.errors import UserError, first_line
+from clipaffect.core.files import write_text
 from clipaffect.core.hashing import file_digest
-from clipaffect.core.parquet import write_text
 from clipaffect.encoders.open_clip_checks import check_tag
 from clipaffect.encoders.untrained import open_clip
 

@@ -11,7 +11,6 @@ import re
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clipaffect.config.encoders import Encoder
@@ -19,6 +18,7 @@ from clipaffect.config.models import ZeroShot
 from clipaffect.config.stage_keys import VERSIONS
 from clipaffect.core.store import Store
 from clipaffect.core.tasks import Task
+from clipaffect.core.tensors import read_tensors, write_tensors
 from clipaffect.encoders.captions import EXPRESSION_NAMES, OPENINGS, UNIT_NAMES
 from clipaffect.encoders.kinds.open_clip import build_model
 from clipaffect.encoders.registry import encoder_record
@@ -92,6 +92,6 @@ def prompt_features(
         if task.multilabel:
             found["absent"] = torch.stack([mean(absent) for _, absent in prompts])
         found["scale"] = model.logit_scale.detach().exp()
-        save_file(found, folder / "prompts.safetensors")
+        write_tensors(folder / "prompts.safetensors", found)
 
-    return load_file(store.get_or_make("prompts", key, make) / "prompts.safetensors")
+    return read_tensors(store.get_or_make("prompts", key, make) / "prompts.safetensors")

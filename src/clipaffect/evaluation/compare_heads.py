@@ -19,7 +19,8 @@ from scipy.special import ndtri
 from clipaffect.config.models import Evaluation
 from clipaffect.config.training import Training
 from clipaffect.core import layout
-from clipaffect.core.parquet import write_table, write_text
+from clipaffect.core.files import write_text
+from clipaffect.core.parquet import write_table
 from clipaffect.core.setting import Setting
 from clipaffect.core.tasks import Task
 from clipaffect.evaluation.bootstrap import FEWEST, Interval, holm, intervals, macro_f1, swap_test

@@ -14,9 +14,10 @@ import torch
 
 from clipaffect.config.models import Missing
 from clipaffect.config.training import Training
+from clipaffect.core.files import write_text
 from clipaffect.core.layout import Evaluation
 from clipaffect.core.metrics import decide
-from clipaffect.core.parquet import write_batches, write_table, write_text
+from clipaffect.core.parquet import write_batches, write_table
 from clipaffect.core.setting import Setting, known_alpha
 from clipaffect.core.tasks import Task
 from clipaffect.evaluation.fold_data import (

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from clipaffect.config.models import Missing
 from clipaffect.core.errors import UserError
 from clipaffect.core.frame_status import KEYS, FrameStatus
+from clipaffect.core.parquet import read_arrow
 from clipaffect.core.setting import Setting
 from clipaffect.core.split_names import TRAIN, VALIDATION
 from clipaffect.core.tasks import Task
@@ -126,7 +126,7 @@ def read_scores(path: Path, **where: str | float) -> tuple[pd.DataFrame, np.ndar
     Only rows with the given values are read: at full size the table of every method does not fit
     into memory as a data frame.
     """
-    table = pq.read_table(path, filters=[(k, "==", v) for k, v in where.items()] or None)
+    table = read_arrow(path, filters=[(k, "==", v) for k, v in where.items()] or None)
     column = table["scores"].combine_chunks()
     shape = (len(table), column.type.list_size)
     values = column.flatten().to_numpy(zero_copy_only=False).reshape(shape)

@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 from clipaffect.core.errors import UserError
+from clipaffect.core.files import read_json, write_text
 from clipaffect.core.hashing import digest, file_digest
 from clipaffect.core.layout import Evaluation, Table
-from clipaffect.core.parquet import write_text
 
 
 def provenance(settings: dict[str, Any], table: Table) -> dict[str, str]:
@@ -29,7 +29,7 @@ def write_provenance(settings: dict[str, Any], table: Table, scores: Evaluation)
 def check_provenance(settings: dict[str, Any], table: Table, scores: Evaluation) -> None:
     """Raise a UserError if the scores in a folder were made with other settings or frames."""
     expected = provenance(settings, table)
-    found = json.loads(scores.provenance.read_text())
+    found = read_json(scores.provenance)
     for what, fingerprint in expected.items():
         if found[what] != fingerprint:
             raise UserError(

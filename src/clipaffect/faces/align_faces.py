@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clipaffect.config.faces import Faces
 from clipaffect.core.frame_status import FrameStatus
-from clipaffect.core.parquet import ROW_GROUP, read_table, take_rows, write_batches
+from clipaffect.core.parquet import ROW_GROUP, RowReader, read_arrow, read_table, write_batches
 from clipaffect.core.progress import Progress
 from clipaffect.core.store import Store
 from clipaffect.dataset.extract_frames import video_key
@@ -87,8 +86,8 @@ def _assemble(
     video: dict[str, Any], persons: list[str], entry: Path, width: float
 ) -> Iterator[pa.Table]:
     """Rows of the people without given crops, with a few row groups in memory at a time."""
-    file = pq.ParquetFile(entry / "detections.parquet")
-    light = pq.read_table(entry / "detections.parquet", columns=["frame", "track", "status", "box"])
+    detections = RowReader(entry / "detections.parquet")
+    light = read_arrow(detections.path, ["frame", "track", "status", "box"])
     if persons == [EVERYBODY]:
         plan = _plan_of_everybody(light.to_pandas())
     else:
@@ -97,7 +96,7 @@ def _assemble(
         plan = plan[plan["person"].isin(persons)]
     for start in range(0, len(plan), ROW_GROUP):
         part = plan.iloc[start : start + ROW_GROUP]
-        rows = take_rows(file, part["source"].to_numpy()).to_pylist()
+        rows = detections.take(part["source"].to_numpy()).to_pylist()
         keep = ("frame", "time", "faces_in_frame")
         yield pa.Table.from_pylist(
             [

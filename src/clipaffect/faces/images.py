@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from clipaffect.config.faces import Faces
 from clipaffect.core.errors import UserError
 from clipaffect.core.frame_status import FrameStatus
-from clipaffect.core.parquet import ROW_GROUP, write_batches
+from clipaffect.core.parquet import ROW_GROUP, read_arrow, write_batches
 from clipaffect.core.progress import Progress
 from clipaffect.core.store import Store
 from clipaffect.dataset.manifest import runs_of_images
@@ -69,7 +68,7 @@ def of_pictures(
             if everybody:
                 key["everybody"] = True
             entry = store.get_or_make("detections", key, make)
-            detections = pq.read_table(entry / "detections.parquet")
+            detections = read_arrow(entry / "detections.parquet")
             track = detections["track"].to_numpy()
             which = np.cumsum(track <= 0) - 1  # a picture's first face, or none, begins its rows
             found = detections.drop_columns("track").to_pylist()

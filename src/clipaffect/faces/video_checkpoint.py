@@ -5,18 +5,22 @@ A part holds the rows of ``EVERY`` frames and the state of the face follower aft
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from clipaffect.core.parquet import whole_file, write_batches
+from clipaffect.core.files import Damaged, reading, whole_file
+from clipaffect.core.parquet import read_arrow, write_batches
 from clipaffect.faces.face_rows import DETECTIONS
 from clipaffect.faces.finder import FaceFollower
 from clipaffect.faces.landmarks import Face, Region
 from clipaffect.faces.tracks import Track
+
+logger = logging.getLogger(__name__)
 
 EVERY = 500  # frames of a part
 State = dict[str, np.ndarray]
@@ -67,6 +71,22 @@ class VideoCheckpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._parts = 0
+        while self._is_whole(self._parts):
+            self._parts += 1
+
+    def _is_whole(self, part: int) -> bool:
+        """Whether a part can be read: its state is written last, and a power cut may tear both."""
+        if not self._state(part).is_file():
+            return False
+        try:
+            read_arrow(self._rows(part))
+            with reading(self._state(part)), np.load(self._state(part)) as saved:
+                dict(saved)
+        except (Damaged, FileNotFoundError, BadZipFile) as error:
+            logger.warning("the checkpoint ends before part %d: %s", part, error)
+            return False
+        return True
 
     def _rows(self, part: int) -> Path:
         return self.folder / f"part-{part:06d}.parquet"
@@ -75,11 +95,8 @@ class VideoCheckpoint:
         return self.folder / f"part-{part:06d}.npz"
 
     def __len__(self) -> int:
-        """The number of finished parts from the first; the state is written last."""
-        part = 0
-        while self._rows(part).is_file() and self._state(part).is_file():
-            part += 1
-        return part
+        """The number of finished parts from the first."""
+        return self._parts
 
     def state(self) -> State | None:
         """The state after the last part, or None."""
@@ -94,13 +111,15 @@ class VideoCheckpoint:
         write_batches(self._rows(part), DETECTIONS, [rows])
         with whole_file(self._state(part)) as beside, beside.open("wb") as file:
             np.savez(file, **state)  # type: ignore[arg-type] # names are mine
+        self._parts += 1
 
     def tables(self) -> Iterator[pa.Table]:
         """The rows of all parts."""
         for part in range(len(self)):
-            yield pq.read_table(self._rows(part))
+            yield read_arrow(self._rows(part))
 
     def clear(self) -> None:
         """Remove the parts once their rows are stored elsewhere."""
         for path in self.folder.glob("part-*"):
             path.unlink()
+        self._parts = 0

@@ -12,15 +12,18 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from clipaffect.core.errors import UserError
+from clipaffect.core.files import Damaged, reading, whole_file
 from clipaffect.core.frame_status import KEYS, VIDEO_STATUSES, FrameStatus
+from clipaffect.core.hashing import file_digest
 from clipaffect.core.layout import Table
-from clipaffect.core.parquet import read_table, whole_file, write_table
+from clipaffect.core.parquet import read_arrow, read_schema, read_table, write_table
 from clipaffect.core.split_names import folds_among, in_split
 from clipaffect.core.tasks import Task
 from clipaffect.features.columns import first_not_finite, not_finite
+
+SHA256 = "features_sha256"  # metadata of the rows
 
 
 def build_table(labels: Path, embeddings: list[Path], out: Path) -> None:
@@ -31,7 +34,7 @@ def build_table(labels: Path, embeddings: list[Path], out: Path) -> None:
     """
     encoders: dict[tuple[bytes, int], Path] = {}
     for shard in embeddings:
-        metadata = pq.read_schema(shard).metadata or {}
+        metadata = read_schema(shard).metadata or {}
         encoders.setdefault((metadata.get(b"encoder", b""), _dimension(shard)), shard)
     if len(encoders) > 1:
         raise UserError(
@@ -59,9 +62,9 @@ def build_table(labels: Path, embeddings: list[Path], out: Path) -> None:
     rows = rows.sort_values(["split", *KEYS], ignore_index=True)
     usable = (rows["status"] == FrameStatus.OK).to_numpy()
     rows["feature_row"] = np.where(usable, np.cumsum(usable) - 1, -1).astype(np.int64)
-    write_table(Table(out).rows, rows)
     with whole_file(Table(out).features) as beside:
         _write_features(beside, rows[usable], embeddings)
+    write_table(Table(out).rows, rows, metadata={SHA256: file_digest(Table(out).features)})
 
 
 def _write_features(path: Path, rows: pd.DataFrame, embeddings: list[Path]) -> None:
@@ -69,7 +72,7 @@ def _write_features(path: Path, rows: pd.DataFrame, embeddings: list[Path]) -> N
     features = np.lib.format.open_memmap(path, "w+", np.float16, (len(rows), dimension))
     place = rows.set_index(KEYS)["feature_row"]
     for shard in embeddings:
-        table = pq.read_table(shard, columns=[*KEYS, "feature"])
+        table = read_arrow(shard, [*KEYS, "feature"])
         keys = pd.MultiIndex.from_frame(table.select(KEYS).to_pandas())
         at = place.reindex(keys).to_numpy(float)
         wanted = np.flatnonzero(~np.isnan(at))
@@ -85,26 +88,41 @@ def _write_features(path: Path, rows: pd.DataFrame, embeddings: list[Path]) -> N
 
 
 def _dimension(shard: Path) -> int:
-    return int(pq.read_schema(shard).field("feature").type.list_size)
+    return int(read_schema(shard).field("feature").type.list_size)
+
+
+def open_features(table: Path) -> np.ndarray:
+    """The features (n, d) float16 of a table, memory-mapped; what is written to them is not saved.
+
+    Raises:
+        Damaged: the file is not the one that was written with the rows.
+    """
+    path = Table(table).features
+    stated = (read_schema(Table(table).rows).metadata or {}).get(SHA256.encode())
+    if stated is not None and file_digest(path) != stated.decode():
+        raise Damaged(path, "its sha256 is another")
+    features: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
+    return features
 
 
 def folds_of(table: Path) -> list[int]:
     """The folds of a table, from 1; ``[0]`` where it has a training and a validation split."""
-    splits = pq.read_table(Table(table).rows, columns=["split"], read_dictionary=["split"])
+    splits = read_arrow(Table(table).rows, ["split"], read_dictionary=["split"])
     return folds_among(pc.unique(splits["split"]).to_pylist())
 
 
 def feature_dimension(table: Path) -> int:
     """Length of a table's features."""
-    features = np.load(Table(table).features, mmap_mode="r", allow_pickle=False)
-    return int(features.shape[1])
+    path = Table(table).features
+    with reading(path):
+        return int(np.load(path, mmap_mode="r", allow_pickle=False).shape[1])
 
 
 def rows_of(table: Path, columns: list[str], split: str, fold: int) -> pa.Table:
     """Read some columns of a split of a table (or of one of its folds), in row order."""
     # Names repeat a million times: as categories they cost a byte or two a row.
     names = ["split", *(name for name in ("group", "video", "person") if name in columns)]
-    found = pq.read_table(Table(table).rows, columns=["split", *columns], read_dictionary=names)
+    found = read_arrow(Table(table).rows, ["split", *columns], read_dictionary=names)
     own = [s for s in pc.unique(found["split"]).to_pylist() if in_split(s, split, fold)]
     return found.filter(pc.is_in(found["split"].cast(pa.string()), pa.array(own, pa.string())))
 

@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from clipaffect.config.encoders import Encoder
 from clipaffect.core.frame_status import KEYS, FrameStatus
 from clipaffect.core.hashing import digest
-from clipaffect.core.parquet import read_table, take_rows, write_batches
+from clipaffect.core.parquet import RowReader, read_table, write_batches
 from clipaffect.core.progress import Progress
 from clipaffect.core.store import Store
 from clipaffect.dataset.manifest import VIDEO, runs_of_images
@@ -78,7 +77,7 @@ def embed_faces(
 
 def _parts(rows: pd.DataFrame, manifest: Path, faces: Path, entries: Entries) -> Iterator[_Part]:
     """The rows of a shard in parts, in order, each with its crops."""
-    table = pq.ParquetFile(faces)
+    table = RowReader(faces)
     listed = read_table(manifest, ["video", "kind"])
     single = ~rows["video"].isin(listed["video"][listed["kind"] == VIDEO])
     source = rows["video"].where(~single, runs_of_images(rows["video"][single]))
@@ -87,7 +86,7 @@ def _parts(rows: pd.DataFrame, manifest: Path, faces: Path, entries: Entries) ->
         for start in range(0, len(own), length):
             part = own.iloc[start : start + length]
             found = part.index[part["status"] == FrameStatus.OK].to_numpy()
-            crops = read_crops(take_rows(table, found, ["crop", "image"])) if len(found) else []
+            crops = read_crops(table.take(found, ["crop", "image"])) if len(found) else []
             yield _Part(part, found, entries.entry(crops))
 
 

@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 from clipaffect.config.features import FeatureFile
 from clipaffect.config.stage_keys import shard_names
 from clipaffect.core.errors import UserError
+from clipaffect.core.files import whole_file, write_text
 from clipaffect.core.frame_status import KEYS, FrameStatus
 from clipaffect.core.hashing import digest, file_digest
-from clipaffect.core.parquet import read_table, whole_file, write_text
+from clipaffect.core.parquet import read_table
 from clipaffect.core.progress import Progress
 from clipaffect.dataset.index_dataset import shard_of
 from clipaffect.features.columns import first_not_finite, schema
@@ -56,7 +57,7 @@ def import_features(
         [read_table(path, KEYS) for path in test],
     )
     shard = wanted["video"].map({v: shard_of(v, shards) for v in wanted["video"].unique()})
-    _allow_files(shards + SPARE_FILES)
+    _allow_files(2 * shards + SPARE_FILES)  # each file, and the lock of its writer
     with ExitStack() as stack:
         sources = [stack.enter_context(open_features(settings)) for settings in files]
         rows, counts = _match(files, sources, wanted)
@@ -64,7 +65,10 @@ def import_features(
         paths = [
             stack.enter_context(whole_file(out / f"{name}.parquet")) for name in shard_names(shards)
         ]
-        writers = [stack.enter_context(pq.ParquetWriter(path, layout)) for path in paths]
+        writers = [
+            stack.enter_context(pq.ParquetWriter(path, layout, write_page_checksum=True))
+            for path in paths
+        ]
         progress = stack.enter_context(Progress("features", counts["rows"]))
         for settings, source, own in zip(files, sources, rows, strict=True):
             start = 0

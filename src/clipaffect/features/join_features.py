@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clipaffect.core.errors import UserError
 from clipaffect.core.frame_status import KEYS, FrameStatus
 from clipaffect.core.hashing import digest
-from clipaffect.core.parquet import ROW_GROUP, write_batches
+from clipaffect.core.parquet import ROW_GROUP, open_parquet, read_batches, write_batches
 from clipaffect.features.columns import schema
 
 READ_AT_ONCE = 32 * ROW_GROUP
@@ -31,14 +30,14 @@ def join_features(parts: list[Path], out: Path) -> None:
     Raises:
         UserError: the files do not have the same rows.
     """
-    files = [pq.ParquetFile(path) for path in parts]
+    files = [open_parquet(path) for path in parts]
     if len({file.metadata.num_rows for file in files}) > 1:
         raise _other_rows(parts)
     lengths = [file.schema_arrow.field("feature").type.list_size for file in files]
     known = [file.schema_arrow.metadata[b"encoder"].decode() for file in files]
 
     def tables() -> Iterator[pa.Table]:
-        readers = [file.iter_batches(READ_AT_ONCE) for file in files]
+        readers = [read_batches(path, READ_AT_ONCE) for path in parts]
         for batches in zip(*readers, strict=True):
             keys = batches[0].select([*KEYS, "status"][:3])
             if not all(batch.select([*KEYS, "status"][:3]).equals(keys) for batch in batches[1:]):

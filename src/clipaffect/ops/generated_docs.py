@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from clipaffect.config.reference import json_schema, reference_page
+from clipaffect.core.files import write_text
 from clipaffect.core.frame_status import MEANING
-from clipaffect.core.parquet import write_text
 from clipaffect.ops.conda_envs import environment_files
 
 OUTCOMES_HEAD = """# Frame statuses and errors

@@ -67,9 +67,10 @@ def write_crate(folder: Path) -> Path:
     """Write ``ro-crate-metadata.json`` of a finished run into its folder; returns its path.
 
     Raises:
-        UserError: the folder holds no finished run.
+        UserError: the folder holds no finished run, or a file was changed or lost since.
     """
     record = read_record(folder)
+    _check_complete(folder, record["results"])
     versions = dict(record["versions"])
     crate = ROCrate()
     crate.name = f"clipaffect run '{record['config']['run']}'"
@@ -107,6 +108,27 @@ def write_crate(folder: Path) -> Path:
     crate.root_dataset["mentions"] = action
     crate.metadata.write(folder)
     return folder / CRATE
+
+
+def _check_complete(folder: Path, expected: dict[str, str | None]) -> None:
+    """Compare the files of a run with those of its report, by sha256 where the record has it."""
+    found = {path.relative_to(folder).as_posix(): path for path in results(folder)}
+    missing = sorted(expected.keys() - found)
+    changed = sorted(
+        name
+        for name in expected.keys() & found
+        if expected[name] is not None and file_digest(found[name]) != expected[name]
+    )
+    if missing or changed:
+        listed = [f"{name} is missing" for name in missing]
+        listed += [f"{name} is not the file that the report was made from" for name in changed]
+        more = f", and {len(listed) - 5} more" if len(listed) > 5 else ""
+        raise UserError(
+            f"the run is not complete: {'; '.join(listed[:5])}{more}",
+            where=folder,
+            fix="run it again: only what is missing will be rebuilt; a changed file must be "
+            "deleted first",
+        )
 
 
 def verify(folder: Path) -> Verified:

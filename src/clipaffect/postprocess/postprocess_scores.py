@@ -12,18 +12,19 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
-from safetensors.torch import save_file
 
 from clipaffect.config.models import Evaluation, Postprocess
 from clipaffect.config.training import Training
 from clipaffect.core import layout
+from clipaffect.core.files import write_text
 from clipaffect.core.frame_status import KEYS
 from clipaffect.core.layout import Postprocessing
 from clipaffect.core.metrics import decide, expected_calibration_error, reliability
-from clipaffect.core.parquet import read_table, whole_file, write_batches, write_table, write_text
+from clipaffect.core.parquet import read_table, write_batches, write_table
 from clipaffect.core.setting import Setting
 from clipaffect.core.store import Store
 from clipaffect.core.tasks import Task
+from clipaffect.core.tensors import write_tensors
 from clipaffect.evaluation.bootstrap import FEWEST, holm, intervals, macro_f1, swap_test
 from clipaffect.evaluation.fold_data import Scored, read_scores, score_schema, score_table
 from clipaffect.evaluation.person_counts import cluster_counts, count_array
@@ -166,8 +167,7 @@ def _write_heads(others: dict[str, Other], out: Path) -> None:
         for seed, head in other.heads.items()
         for name, value in head.state_dict().items()
     }
-    with whole_file(Postprocessing(out).heads) as beside:
-        save_file(weights, beside)
+    write_tensors(Postprocessing(out).heads, weights)
 
 
 def _write_note(error: CannotChoose, task: Task, out: Path) -> None:

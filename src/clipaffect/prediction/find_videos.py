@@ -9,9 +9,10 @@ import numpy as np
 
 from clipaffect.config.prediction import Prediction
 from clipaffect.config.stage_keys import shard_names
+from clipaffect.core.files import write_text
 from clipaffect.core.frame_status import FrameStatus
 from clipaffect.core.layout import Predictions
-from clipaffect.core.parquet import write_table, write_text
+from clipaffect.core.parquet import write_table
 from clipaffect.dataset.index_dataset import shard_of
 from clipaffect.dataset.manifest import MANIFEST
 from clipaffect.prediction.sources import find_sources, manifest

@@ -12,9 +12,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from clipaffect.bundle.prediction_columns import Column, columns, table_schema
+from clipaffect.core.files import whole_file, write_text
 from clipaffect.core.frame_status import MEANING, VIDEO_STATUSES, FrameStatus
 from clipaffect.core.layout import Predictions
-from clipaffect.core.parquet import whole_file, write_text
 from clipaffect.prediction.pipeline import Wanted
 from clipaffect.prediction.prediction_table import Predicted
 from clipaffect.prediction.summaries import summarise
@@ -49,7 +49,7 @@ def write_outputs(
     with (
         whole_file(out / "frames.parquet") as parquet,
         whole_file(out / "frames.csv") as text,
-        pq.ParquetWriter(parquet, schema, compression="zstd") as table,
+        pq.ParquetWriter(parquet, schema, compression="zstd", write_page_checksum=True) as table,
         pa.csv.CSVWriter(text, _plain(schema)) as lines,
     ):
         for part in predicted.tables(start, stop, wanted.heads):

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipaffect.core.parquet import read_table, write_text
+from clipaffect.core.files import write_text
+from clipaffect.core.parquet import read_table
 from clipaffect.dataset.manifest import PICTURE
 from clipaffect.prediction.outputs import write_outputs
 from clipaffect.prediction.pipeline import Wanted, features_of

@@ -11,15 +11,15 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from clipaffect.bundle.format import Bundle, TaskModel
 from clipaffect.bundle.load import OpenBundle, load_heads
 from clipaffect.bundle.prediction_columns import FRAME_COLUMNS, MODEL_COLUMN, columns, table_schema
 from clipaffect.core.errors import UserError
+from clipaffect.core.files import reading
 from clipaffect.core.frame_status import KEYS, FrameStatus
-from clipaffect.core.parquet import ROW_GROUP, read_table
+from clipaffect.core.parquet import ROW_GROUP, open_parquet, read_table
 from clipaffect.prediction.scoring import Answers, ByFeatures, answer_tasks, head_scores
 
 People = Literal["all", "main"]
@@ -184,11 +184,12 @@ def stretches(
     path: Path, start: int, stop: int, names: list[str]
 ) -> Iterator[tuple[int, pa.Table]]:
     """Rows ``start`` to ``stop`` of a file written with ``ROW_GROUP``, in parts with a start."""
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         for at in range(start - start % ROW_GROUP, stop, GROUPS_AT_ONCE * ROW_GROUP):
             end = min(at + GROUPS_AT_ONCE * ROW_GROUP, stop)
             groups = range(at // ROW_GROUP, -(-end // ROW_GROUP))
-            table = file.read_row_groups(list(groups), columns=names)
+            with reading(path):
+                table = file.read_row_groups(list(groups), columns=names)
             first = max(at, start)
             yield first, table.slice(first - at, end - first)
 

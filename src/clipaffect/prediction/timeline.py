@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from clipaffect.core.files import write_text
 from clipaffect.core.frame_status import MEANING, FrameStatus
-from clipaffect.core.parquet import write_text
 from clipaffect.faces.crops import JPEG, decode_image
 from clipaffect.prediction.prediction_table import Predicted, stretches
 from clipaffect.report.pages import page_environment, records

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from clipaffect.core.errors import UserError, first_line
+from clipaffect.core.files import write_text
 from clipaffect.core.frame_status import FrameStatus
 from clipaffect.core.hashing import digest, file_digest, file_state
-from clipaffect.core.parquet import write_text
 from clipaffect.core.progress import Listener, reported_to
 from clipaffect.core.store import Store
 from clipaffect.dataset.manifest import VIDEO

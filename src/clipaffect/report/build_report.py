@@ -6,15 +6,14 @@ import base64
 import json
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from clipaffect.config.models import Config
 from clipaffect.config.presets import preset_changes
 from clipaffect.config.stage_keys import shard_names
 from clipaffect.core.assets import known_assets
+from clipaffect.core.files import read_json, write_text
 from clipaffect.core.frame_status import KEYS, MEANING, FrameStatus
 from clipaffect.core.layout import Layout, Report
-from clipaffect.core.parquet import read_table, take_rows, write_text
+from clipaffect.core.parquet import RowReader, read_table
 from clipaffect.core.split_names import TRAIN
 from clipaffect.core.tasks import Task
 from clipaffect.dataset.summary_text import import_note
@@ -88,7 +87,7 @@ def _pictures(config: Config, folder: Path) -> list[tuple[str, list[str]]]:
         path = Layout(folder).faces(shard)
         rows = read_table(path, [*KEYS, "status"]).reset_index(names="at")
         rows = rows[rows["status"] == FrameStatus.OK].merge(wanted, on=KEYS)
-        taken = take_rows(pq.ParquetFile(path), rows["at"].to_numpy(), ["crop", "image"])
+        taken = RowReader(path).take(rows["at"].to_numpy(), ["crop", "image"])
         for row, data in zip(rows.itertuples(), read_crops(taken), strict=True):
             kind = "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
             crops[row.video, row.person, row.frame] = _data_uri(data, kind)
@@ -155,7 +154,7 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
             if encoder.asset is not None and assets[encoder.asset].caution
         ],
         "imports": [
-            import_note(name, json.loads(Layout(folder).import_counts(name).read_text()))
+            import_note(name, read_json(Layout(folder).import_counts(name)))
             for name in config.features.imported
         ],
     } | {name: records(table) for name, table in tables.items()}

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from clipaffect.core.files import write_text
 from clipaffect.core.layout import Layout
-from clipaffect.core.parquet import write_text
 from clipaffect.core.setting import Setting
 from clipaffect.evaluation.bootstrap import FEWEST, holm, intervals, macro_f1, swap_test
 from clipaffect.evaluation.person_counts import Counted, read_counts

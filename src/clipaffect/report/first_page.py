@@ -12,9 +12,10 @@ import yaml
 
 from clipaffect.config.models import Config
 from clipaffect.config.stage_keys import shard_names
+from clipaffect.core.files import write_text
 from clipaffect.core.frame_status import MEANING, FrameStatus
 from clipaffect.core.layout import Layout
-from clipaffect.core.parquet import read_table, write_text
+from clipaffect.core.parquet import read_table
 from clipaffect.core.split_names import folds_among
 from clipaffect.report.pages import page_environment
 from clipaffect.report.results import read_summary

@@ -12,6 +12,7 @@ import pandas as pd
 
 from clipaffect.config.models import Config
 from clipaffect.config.stage_keys import evaluated, settings_json
+from clipaffect.core.files import read_json
 from clipaffect.core.layout import Layout, Postprocessing, Study
 from clipaffect.core.parquet import read_table
 from clipaffect.core.tasks import Task
@@ -215,7 +216,7 @@ class Results:
 
 def read_summary(folder: Path) -> dict[str, Any]:
     """The data set's summary."""
-    summary: dict[str, Any] = json.loads(Layout(folder).dataset.summary.read_text())
+    summary: dict[str, Any] = read_json(Layout(folder).dataset.summary)
     return summary
 
 
@@ -227,7 +228,7 @@ def unit_of(summary: dict[str, Any]) -> str:
 def _read_steps(config: Config, files: Postprocessing) -> tuple[pd.DataFrame, dict[str, Any]]:
     if not config.postprocess.steps:
         return pd.DataFrame(columns=COLUMNS), {}
-    return read_table(files.steps), json.loads(files.choices.read_text())
+    return read_table(files.steps), read_json(files.choices)
 
 
 def read_results(config: Config, folder: Path, study: Study | None = None) -> Results:
@@ -247,10 +248,10 @@ def read_results(config: Config, folder: Path, study: Study | None = None) -> Re
             read_table(own.metrics),
             read_table(own.heads),
             read_table(table.rows, ["split", "status"]),
-            json.loads(own.frames.read_text()),
+            read_json(own.frames),
             read_table(own.intervals),
             read_table(own.comparisons),
-            json.loads(own.resolution.read_text()),
+            read_json(own.resolution),
             *_read_steps(config, Layout(folder).postprocessing(name)),
         )
     return Results(config, read_summary(folder), tasks)

@@ -9,7 +9,7 @@ from typing import Any
 
 from clipaffect._version import __version__
 from clipaffect.config.models import Config
-from clipaffect.config.stage_keys import VERSIONS
+from clipaffect.config.stage_keys import VERSIONS, shard_names
 from clipaffect.core.errors import UserError
 from clipaffect.core.hashing import digest, file_digest
 from clipaffect.core.layout import Layout
@@ -51,7 +51,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         )
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not all(kind in record for kind in ("config", "stages", "data", "code")):
+        if not all(kind in record for kind in ("config", "stages", "data", "code", "results")):
             raise ValueError("a part is missing")
         if "run" not in record["config"] or "clipaffect" not in record["versions"]:
             raise ValueError("the run or the version is missing")
@@ -68,7 +68,8 @@ def run_record(config: Config, folder: Path) -> dict[str, Any]:
     """Everything that two runs are compared by: settings, versions, stages, data, own code.
 
     The labels' files say which frames, people and splits there are; ``tables`` what every
-    annotated frame became; the features are what the heads were trained on.
+    annotated frame became; the features are what the heads were trained on. ``results`` lists the
+    files that a finished run has: those that the report was made from with their sha256.
 
     Args:
         config: what was run.
@@ -86,7 +87,37 @@ def run_record(config: Config, folder: Path) -> dict[str, Any]:
         "data": {name: file_digest(path) for name, path in files.items()},
         "made": {f"features {name}": file_digest(table.features) for name, table in tables.items()},
         "code": {path: file_digest(Path(path)) for path in config.training.user_files()},
+        "results": _made_from(config, layout) | dict.fromkeys(_made_before(config, layout)),
     }
+
+
+def _made_from(config: Config, layout: Layout) -> dict[str, str]:
+    """The sha256 of the files that the report was made from, by their paths in results/<run>."""
+    paths = [layout.dataset.summary, *map(layout.import_counts, config.features.imported)]
+    for task in config.tasks():
+        paths += [
+            layout.dataset.labels(task),
+            *layout.table(config.encoder, task).files().values(),
+            *layout.evaluation(task).files().values(),
+            *(layout.heads(task, part).weights for part in range(config.training.parts)),
+        ]
+        if config.postprocess.steps:
+            paths += layout.postprocessing(task).files("steps", "choices").values()
+    return {path.relative_to(layout.folder).as_posix(): file_digest(path) for path in paths}
+
+
+def _made_before(config: Config, layout: Layout) -> list[str]:
+    """The files that those were made from in turn, by their paths in results/<run>."""
+    shards = shard_names(config.data.shards)
+    paths = [layout.dataset.manifest(shard) for shard in shards] if config.encoders else []
+    paths += [layout.frames(shard) for shard in shards] if config.encoders else []
+    for name in config.feature_names():
+        paths += [layout.embeddings(name, shard) for shard in shards]
+        paths += [layout.references(name, task) for task in config.tasks()]
+    for crop in {encoder.crop for encoder in config.encoders.values()}:
+        own = "" if crop in (None, config.faces.crop) else crop
+        paths += [layout.faces(shard, own) for shard in shards]
+    return [path.relative_to(layout.folder).as_posix() for path in paths]
 
 
 def weight_digests(config: Config, folder: Path, task: str) -> dict[str, str]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.parquet as pq
 
-from clipaffect.core.parquet import write_text
+from clipaffect.core.files import write_text
+from clipaffect.core.parquet import open_parquet
 from clipaffect.report.pages import page_environment, records
 
 
@@ -48,7 +48,7 @@ def frame_times(folder: Path) -> list[dict[str, Any]]:
     million, most memory in MB. Of stages whose jobs are not all timed there is no row.
     """
     shards = sorted((folder.parent / "frames").glob("*.parquet"))
-    frames = sum(pq.ParquetFile(path).metadata.num_rows for path in shards)
+    frames = sum(open_parquet(path).metadata.num_rows for path in shards)
     if not frames:
         return []
     places = [folder / "extract_frames", folder / "align_faces"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clipaffect.core.parquet import write_text
+from clipaffect.core.files import write_text
 from clipaffect.evaluation.compare_heads import TESTED
 from clipaffect.postprocess.steps import COLUMNS
 from clipaffect.report.results import Results, setting_name

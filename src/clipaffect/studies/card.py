@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from clipaffect.core.files import write_text
 from clipaffect.core.layout import Study
-from clipaffect.core.parquet import write_text
 from clipaffect.features.build_table import folds_of
 from clipaffect.report import figures
 from clipaffect.report.pages import page_environment

@@ -9,7 +9,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import torch
 
 from clipaffect.config.encoders import Encoder
@@ -17,7 +16,7 @@ from clipaffect.config.training import Training
 from clipaffect.core.frame_status import KEYS
 from clipaffect.core.gpu import one_device
 from clipaffect.core.layout import Layout
-from clipaffect.core.parquet import read_table, take_rows, write_table
+from clipaffect.core.parquet import RowReader, read_table, write_table
 from clipaffect.core.progress import Progress
 from clipaffect.core.setting import Setting
 from clipaffect.core.split_names import VALIDATION
@@ -61,7 +60,7 @@ def find_crops(keys: pd.DataFrame, faces: list[Path]) -> list[bytes]:
         at = place.reindex(known).to_numpy(float)
         own = np.flatnonzero(~np.isnan(at))
         if len(own):
-            crops = read_crops(take_rows(pq.ParquetFile(shard), own, ["crop", "image"]))
+            crops = read_crops(RowReader(shard).take(own, ["crop", "image"]))
             for position, crop in zip(at[own].astype(int), crops, strict=True):
                 found[position] = crop
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from clipaffect.core.parquet import write_text
+from clipaffect.core.files import write_text
 from clipaffect.report.pages import page_environment
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import torch
 
 from clipaffect.config import parse_config
@@ -17,6 +16,7 @@ from clipaffect.config.stage_keys import shard_names
 from clipaffect.config.studies import Planned
 from clipaffect.core.errors import UserError
 from clipaffect.core.layout import Layout
+from clipaffect.core.parquet import read_schema
 from clipaffect.core.setting import Setting
 from clipaffect.core.split_names import TRAIN, VALIDATION
 from clipaffect.core.tasks import Task
@@ -49,7 +49,7 @@ class FinishedRun:
     def encoder(self) -> str:
         """Digest of the encoder that made its features."""
         shard = Layout(self.folder).embeddings(self.config.encoder, shard_names(1)[0])
-        return (pq.read_schema(shard).metadata or {}).get(b"encoder", b"").decode()
+        return (read_schema(shard).metadata or {}).get(b"encoder", b"").decode()
 
 
 def read_run(folder: Path) -> FinishedRun:

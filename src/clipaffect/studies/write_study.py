@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clipaffect.config.studies import Planned, Study
 from clipaffect.core import layout
-from clipaffect.core.parquet import write_text
+from clipaffect.core.files import write_text
 from clipaffect.report import figures
 from clipaffect.report.cost import head_rows
 from clipaffect.report.pages import page_environment, records

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import torch
 from torch import nn
 
 from clipaffect.config.models import Missing
 from clipaffect.config.training import Training
 from clipaffect.core.errors import UserError
+from clipaffect.core.files import whole_file, write_text
 from clipaffect.core.frame_status import KEYS, FrameStatus
 from clipaffect.core.layout import Submission
 from clipaffect.core.metrics import decide
-from clipaffect.core.parquet import read_table, whole_file, write_text
+from clipaffect.core.parquet import read_arrow, read_table
 from clipaffect.core.split_names import TRAIN
 from clipaffect.core.tasks import Task
 from clipaffect.dataset.test_list import submission_header
@@ -123,7 +123,7 @@ def _score(
         usable = np.flatnonzero(listed.to_numpy() & (rows["status"] == FrameStatus.OK).to_numpy())
         if not len(usable):
             continue
-        column = pq.read_table(shard, columns=["feature"])["feature"].combine_chunks().take(usable)
+        column = read_arrow(shard, ["feature"])["feature"].combine_chunks().take(usable)
         flat = column.flatten().to_numpy(zero_copy_only=False)
         # Arrow's memory may not be written to, which torch warns of.
         features = torch.from_numpy(flat.reshape(len(usable), -1).copy())

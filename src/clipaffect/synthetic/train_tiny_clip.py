@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import save_file
 from torch.nn import functional
 
 from clipaffect.core.errors import UserError
 from clipaffect.core.parquet import read_table
 from clipaffect.core.progress import Progress
+from clipaffect.core.tensors import write_tensors
 from clipaffect.encoders import mobilenet
 from clipaffect.encoders.captions import EXPRESSION_NAMES, expression_prompt
 from clipaffect.encoders.kinds.open_clip import NORMALISATIONS
@@ -221,7 +221,7 @@ def train(portraits: Path, start: Path, out: Path, recipe: Recipe) -> dict[str, 
                 file.flush()
     model.eval()
     state = {name: value.half().contiguous() for name, value in model.state_dict().items()}
-    save_file(state, out)
+    write_tensors(out, state)
     return zero_shot(model, crops[held_out], rows.iloc[held_out])
 
 

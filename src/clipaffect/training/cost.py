@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from clipaffect.config.training import Recipe
-from clipaffect.core.parquet import write_text
+from clipaffect.core.files import write_text
 from clipaffect.core.tasks import Task
 from clipaffect.training.backends.sam_products import is_low_rank
 from clipaffect.training.matmul import affine

@@ -16,24 +16,24 @@ from typing import Any
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from clipaffect.config.stage_keys import VERSIONS
 from clipaffect.config.training import Recipe, Training
 from clipaffect.core.errors import UserError
+from clipaffect.core.files import Damaged, read_json, write_text
 from clipaffect.core.gpu import one_device
 from clipaffect.core.layout import Heads
 from clipaffect.core.node_scratch import scratch_copy
-from clipaffect.core.parquet import read_table, whole_file, write_table, write_text
+from clipaffect.core.parquet import read_table, write_table
 from clipaffect.core.progress import Progress
 from clipaffect.core.setting import Setting, known_alpha
 from clipaffect.core.split_names import TRAIN, VALIDATION
 from clipaffect.core.store import Store
 from clipaffect.core.tasks import Task
+from clipaffect.core.tensors import read_tensors, write_tensors
 from clipaffect.features.build_table import feature_dimension, folds_of
 from clipaffect.training.backends.autograd import check_user_code
-from clipaffect.training.checkpoint import CHECKPOINT, read_under
 from clipaffect.training.cost import Timings
 from clipaffect.training.data import (
     Split,
@@ -45,7 +45,7 @@ from clipaffect.training.data import (
 )
 from clipaffect.training.history import is_collapsed
 from clipaffect.training.mlp_head import build_head
-from clipaffect.training.trainer import TrainedHead, train_head, train_stack
+from clipaffect.training.trainer import CHECKPOINT, TrainedHead, train_head, train_stack
 from clipaffect.training.user_code import user_code_digests
 
 # Of these a head's bytes depend on: products, the order of batches, the published search.
@@ -194,8 +194,7 @@ def _columns(head: Setting) -> dict[str, Any]:
 
 def _write_entry(trained: TrainedHead, folder: Path) -> None:
     """Write the files of a finished head; its checkpoint is then no longer needed."""
-    with whole_file(folder / "head.safetensors") as beside:
-        save_file(trained.weights, beside)
+    write_tensors(folder / "head.safetensors", trained.weights)
     write_table(folder / "history.parquet", pd.DataFrame(trained.history))
     record = {"status": trained.status, "kept_epoch": trained.kept}
     write_text(folder / "record.json", json.dumps(record))
@@ -221,11 +220,7 @@ def train_stacks(
         if all(store.has("heads", keys[head]) for head in heads.values()):
             continue
         with store.attempt("stacks", {"heads": [keys[h] for h in heads.values()]}) as folder:
-            plan = folder / "plan.json"
-            if not plan.exists():
-                missing = [n for n, head in heads.items() if not store.has("heads", keys[head])]
-                write_text(plan, json.dumps(missing))
-            stacked = [heads[name] for name in json.loads(plan.read_text())]
+            stacked = [heads[name] for name in _planned(folder, heads, keys, store)]
             pairs = [(_level(head), head.seed) for head in stacked]
             with Progress(f"{task.name} epochs of {len(pairs)} heads", recipe.epochs) as progress:
                 stack = train_stack(
@@ -236,6 +231,20 @@ def train_stacks(
                 store.get_or_make("heads", keys[head], partial(_write_entry, trained))
 
 
+def _planned(
+    folder: Path, heads: dict[str, Setting], keys: dict[Setting, dict[str, Any]], store: Store
+) -> list[str]:
+    """The names of the heads of a stack; its checkpoint is only good for the same heads."""
+    plan = folder / "plan.json"
+    try:
+        names: list[str] = read_json(plan)
+    except (FileNotFoundError, Damaged):
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+        names = [name for name, head in heads.items() if not store.has("heads", keys[head])]
+        write_text(plan, json.dumps(names))
+    return names
+
+
 def _write_heads(
     entries: dict[Setting, Path], recipes: dict[str, Recipe], device: str, task: Task, out: Path
 ) -> None:
@@ -243,16 +252,15 @@ def _write_heads(
     rows: list[dict[str, Any]] = []
     histories = []
     for head, entry in entries.items():
-        record = json.loads((entry / "record.json").read_text())
+        record = read_json(entry / "record.json")
         history = read_table(entry / "history.parquet")
         histories.append(history.assign(**_columns(head)))
         how = {"products": recipes[head.variant].products, "device": device}
         kept = _kept(history, record["kept_epoch"], task)
         rows.append(_columns(head) | how | record | kept)
-        state = load_file(entry / "head.safetensors")
+        state = read_tensors(entry / "head.safetensors")
         weights |= {f"{head.head_name}/{key}": value for key, value in state.items()}
-    with whole_file(Heads(out).weights) as beside:
-        save_file(weights, beside)
+    write_tensors(Heads(out).weights, weights)
     write_table(Heads(out).listed, pd.DataFrame(rows))
     write_table(Heads(out).history, pd.concat(histories, ignore_index=True))
 
@@ -292,16 +300,16 @@ def finished_heads(folders: list[Path]) -> pd.DataFrame:
 
 def load_entry(entry: Path, recipe: Recipe, task: Task, inputs: int, seed: int) -> nn.Module | None:
     """Load the head of a cache entry in evaluation mode; None if it failed."""
-    if json.loads((entry / "record.json").read_text())["status"] != "ok":
+    if read_json(entry / "record.json")["status"] != "ok":
         return None
     head = build_head(recipe, inputs, len(task.targets), seed)
-    head.load_state_dict(load_file(entry / "head.safetensors"))
+    head.load_state_dict(read_tensors(entry / "head.safetensors"))
     return head.eval()
 
 
 def load_head(row: pd.Series, task: Task, settings: Training, inputs: int) -> nn.Module:
     """Load the head of a row of ``finished_heads`` with status ok, in evaluation mode."""
-    weights = read_under(Heads(Path(row["folder"])).weights, f"{row['head']}/")
+    weights = read_tensors(Heads(Path(row["folder"])).weights, f"{row['head']}/")
     recipe = settings.recipes()[row["variant"]]
     head = build_head(recipe, inputs, len(task.targets), int(row["seed"]))
     head.load_state_dict(weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -14,12 +15,17 @@ from torch import Tensor
 
 from clipaffect.config.training import Recipe
 from clipaffect.core.cpu import take_one_core
+from clipaffect.core.files import Damaged
 from clipaffect.core.tasks import Task
+from clipaffect.core.tensors import read_metadata, read_tensors, under, write_tensors
 from clipaffect.training.backends.one_head import OneHead, make_learner
 from clipaffect.training.backends.stacked import Stack
-from clipaffect.training.checkpoint import CHECKPOINT, read_checkpoint, under, write_checkpoint
 from clipaffect.training.data import TrainingData
 from clipaffect.training.history import Row, epoch_scores, watch
+
+CHECKPOINT = "training.safetensors"
+
+logger = logging.getLogger(__name__)
 
 
 class Backend(Protocol):
@@ -183,14 +189,19 @@ def _save(path: Path, backend: Backend, trained: list[TrainedHead], epochs: int)
         tensors |= {f"kept/{index}/{name}": value for name, value in head.weights.items()}
         record = {"history": head.history, "status": head.status, "kept": head.kept}
         progress[str(index)] = json.dumps(record)
-    write_checkpoint(path, tensors, progress)
+    write_tensors(path, tensors, progress)
 
 
 def _load(path: Path, backend: Backend) -> tuple[list[TrainedHead], int]:
     """The heads, and the number of completed epochs."""
+    fresh = [TrainedHead() for _ in range(backend.heads)]
     if not path.exists():
-        return [TrainedHead() for _ in range(backend.heads)], 0
-    tensors, progress = read_checkpoint(path)
+        return fresh, 0
+    try:
+        tensors, progress = read_tensors(path), read_metadata(path)
+    except Damaged as error:  # by a power cut: checkpoints are not synced
+        logger.warning("%s is not used: %s", path, error.what)
+        return fresh, 0
     backend.load_state(under(tensors, "state/"))
     heads = [
         TrainedHead(under(tensors, f"kept/{index}/"), **json.loads(progress[str(index)]))

@@ -16,7 +16,7 @@ import yaml
 from clipaffect.config import load_config
 from clipaffect.config.models import Config
 from clipaffect.core.errors import UserError
-from clipaffect.core.parquet import write_text
+from clipaffect.core.files import write_text
 from clipaffect.dataset.inventory import inventory
 
 RUN = "clipaffect run"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from clipaffect.config.training import LOSSES, Recipe
 from clipaffect.core.errors import UserError
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
-from clipaffect.training.checkpoint import under
+from clipaffect.core.tensors import under
 from clipaffect.training.losses.base import Risk, single_losses
 from clipaffect.training.losses.registry import build_risk
 from clipaffect.training.mlp_head import DropoutMasks, Head, build_head, evaluator

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
-from clipaffect.core.parquet import ROW_GROUP, take_rows, write_batches
+from clipaffect.core.files import Damaged
+from clipaffect.core.parquet import ROW_GROUP, RowReader, read_arrow, read_batches, write_batches
 
 SCHEMA = pa.schema([("n", pa.int32()), ("data", pa.large_binary())])
 
@@ -37,7 +39,7 @@ def test_an_empty_table_is_a_table(tmp_path: Path) -> None:
 def test_take_rows_reads_the_rows_asked_for(tmp_path: Path) -> None:
     write_batches(tmp_path / "t", SCHEMA, [table(0, 1000)])
     rows = np.random.default_rng(0).integers(0, 1000, 50)
-    taken = take_rows(pq.ParquetFile(tmp_path / "t"), rows)
+    taken = RowReader(tmp_path / "t").take(rows)
     assert taken["n"].to_pylist() == rows.tolist()
 
 
@@ -59,7 +61,34 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
         raise AssertionError("the error was swallowed")
 
 
-def test_what_a_killed_attempt_left_is_removed(tmp_path: Path) -> None:
-    (tmp_path / ".t.12345.part").write_bytes(b"half")
-    write_batches(tmp_path / "t", SCHEMA, [table(0, 10)])
-    assert [p.name for p in tmp_path.iterdir()] == ["t"]
+READERS = {
+    "table": read_arrow,
+    "batches": lambda path: list(read_batches(path, 100)),
+    "rows": lambda path: RowReader(path).take(np.arange(1000)),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_flipped_byte_is_found_and_the_file_named(tmp_path: Path, reader: str) -> None:
+    """In every tenth of the file up to the footer, which has no checksum."""
+    path = tmp_path / "t"
+    write_batches(path, SCHEMA, [table(0, 1000)])
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    data = [i for i in range(4, footer, footer // 10) if whole[i]]
+    for place in data:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(Damaged) as raised:
+            READERS[reader](path)
+        assert raised.value.where == str(path)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("size", [0, 3, 200, -1])
+def test_a_truncated_file_is_named(tmp_path: Path, reader: str, size: int) -> None:
+    path = tmp_path / "t"
+    write_batches(path, SCHEMA, [table(0, 1000)])
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(Damaged, match="damaged") as raised:
+        READERS[reader](path)
+    assert raised.value.where == str(path)

@@ -1,0 +1,124 @@
+"""Files that are complete or absent, also after a kill or a power cut."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import glob
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from clipaffect.core.errors import UserError
+
+_SYNCED = ContextVar("_SYNCED", default=True)
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # some network file systems cannot sync a folder
+
+
+class Damaged(UserError):
+    """The content of a file is not what was written to it."""
+
+    def __init__(self, path: Path, reason: object) -> None:
+        super().__init__(
+            f"the file is damaged: {reason}",
+            where=path,
+            fix="delete the file and run the same command again: it is rebuilt from the cache",
+        )
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raise ``Damaged``, which names the file, if its content cannot be read in this block."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (OSError, EOFError, ValueError) as error:  # Arrow's errors are among them
+        raise Damaged(path, str(error).splitlines()[0] if str(error) else "it is empty") from None
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path next to ``path`` to write to; it replaces ``path`` on success.
+
+    Two jobs may write the same file at once: each has its own temporary file, and the last one to
+    finish replaces the file. The content is on the disk before the file gets its name. Leftovers
+    of killed jobs are removed; a lock, which the system releases, tells them from live ones.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path)
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    descriptor = os.open(beside, os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        _lock(descriptor)
+        yield beside
+        if _SYNCED.get():
+            sync(beside)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Try to lock an open file; False if another process holds the lock or there are no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _remove_abandoned(path: Path) -> None:
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with suppress(OSError):  # of another user, or just finished
+            descriptor = os.open(left, os.O_RDWR)
+            try:
+                # A file that is still empty may belong to a job that has not locked it yet.
+                if left.stat().st_size and _lock(descriptor):
+                    left.unlink()
+            finally:
+                os.close(descriptor)
+
+
+@contextmanager
+def synced_later() -> Iterator[None]:
+    """Files written in this block are not synced one by one: their folder will be."""
+    token = _SYNCED.set(False)
+    try:
+        yield
+    finally:
+        _SYNCED.reset(token)
+
+
+def sync(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with whole_file(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        Damaged: the file is not JSON.
+    """
+    with reading(path):
+        return json.loads(path.read_text(encoding="utf-8"))
