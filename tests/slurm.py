@@ -73,8 +73,8 @@ GresTypes=gpu
 {nodes}
 PartitionName=cpu Nodes=cpu1,cpu2 Default=YES MaxTime=INFINITE State=UP
 PartitionName=gpu Nodes=gpu1 MaxTime=INFINITE State=UP
-PartitionName=low Nodes=cpu1,cpu2 MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=CANCEL
-PartitionName=urgent Nodes=cpu1,cpu2 MaxTime=INFINITE State=UP PriorityTier=9 PreemptMode=OFF
+PartitionName=low Nodes=cpu1,cpu2 MaxTime=INFINITE State=UP {cancels}
+PartitionName=urgent Nodes=cpu1,cpu2 MaxTime=INFINITE State=UP PriorityTier=9
 """
 
 DATABASE_DAEMON = """\
@@ -152,7 +152,7 @@ class Cluster:
             f"AccountingStorageType=accounting_storage/slurmdbd\n"
             f"AccountingStorageHost=127.0.0.1\nAccountingStoragePort={ports[count]}\n"
             f"AccountingStoragePass={self.folder}/munge.socket\n"
-            "PreemptType=preempt/partition_prio\nPreemptMode=CANCEL"
+            "PreemptType=preempt/partition_prio\nPreemptMode=REQUEUE"
             if self.accounting
             else "AccountingStorageType=accounting_storage/none"
         )
@@ -183,6 +183,7 @@ class Cluster:
                 host=socket.gethostname().partition(".")[0],
                 user=user,
                 storage=storage,
+                cancels="PreemptMode=CANCEL" if self.accounting else "",
                 ports=ports,
                 folder=self.folder,
                 nodes="\n".join(nodes),
@@ -212,7 +213,7 @@ class Cluster:
         wait_for("munge", (at / "munge.socket").exists)
         if self.accounting:
             self._start_accounting()
-        self.start_controller()
+        self.start_daemon("slurmctld")
         for name in (*CPU_NODES, GPU_NODE):
             self.start_node(name)
         wait_for("the nodes", lambda: self.states() == {"idle"})
@@ -249,15 +250,13 @@ class Cluster:
             f"--init-file={first}",
         )
         wait_for("MariaDB", (at / "database.socket").exists)
-        self._daemon("slurmdbd", "-D")
-        wait_for(
-            "slurmdbd", lambda: self.ask("sacctmgr", "--noheader", "show", "user").returncode == 0
-        )
+        self.start_daemon("slurmdbd")
 
-    def start_controller(self) -> None:
-        """Start slurmctld; it goes on from its saved state."""
-        self._daemon("slurmctld", "-D")
-        wait_for("the controller", lambda: self.ask("scontrol", "ping").returncode == 0)
+    def start_daemon(self, name: str) -> None:
+        """Start slurmctld or slurmdbd; it resumes from its saved state."""
+        asks = {"slurmctld": ("scontrol", "ping"), "slurmdbd": ("sacctmgr", "-n", "show", "user")}
+        self._daemon(name, "-D")
+        wait_for(name, lambda: self.ask(*asks[name]).returncode == 0)
 
     def start_node(self, name: str) -> None:
         """Start a node's slurmd."""

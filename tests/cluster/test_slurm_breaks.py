@@ -73,7 +73,8 @@ def same_heads(folder: Path, micro_run: Path) -> bool:
 def test_a_lost_node_costs_only_its_unfinished_work(
     cluster: Cluster, untrained: Path, micro_run: Path
 ) -> None:
-    with start_run(cluster, untrained, "training_all", *MICRO) as started:
+    scores = "results/micro/evaluation/EXPR/metrics.parquet"  # by a job that is submitted later
+    with start_run(cluster, untrained, "training_all", scores, *MICRO) as started:
         job = caught(started, untrained)
         node, number = node_of(job), job_of(job)
         cluster.lose_node(node)
@@ -82,12 +83,12 @@ def test_a_lost_node_costs_only_its_unfinished_work(
         finally:
             cluster.start_node(node)
     assert same_heads(untrained, micro_run)
+    assert (untrained / scores).read_bytes() == (micro_run / scores).read_bytes()
     state, where, _ = cluster.jobs()[number]
     assert (state, where != node) == ("COMPLETED", True)
     wait_for("the node's return", lambda: cluster.node_state(node) == "idle")
 
 
-@pytest.mark.slow
 def test_a_cancelled_job_is_named_and_made_again(
     cluster: Cluster, untrained: Path, micro_run: Path
 ) -> None:
@@ -130,18 +131,72 @@ def test_a_job_beyond_its_time_is_ended_and_made_again(
     assert same_heads(untrained, micro_run)
 
 
+def preempt(cluster: Cluster) -> None:
+    """Give both nodes to more urgent jobs for a moment."""
+    cluster.ask(
+        "sbatch",
+        "--partition=urgent",
+        "--exclusive",
+        "--nodes=2",
+        "--output=/dev/null",
+        "--wrap=sleep 2",
+    )
+
+
 @pytest.mark.slow
-def test_a_controller_that_restarts_is_waited_for(
-    cluster: Cluster, untrained: Path, micro_run: Path
+@pytest.mark.parametrize("partition", ["cpu", "low"])
+def test_a_preempted_job_is_made_again(
+    cluster: Cluster, untrained: Path, micro_run: Path, partition: str
 ) -> None:
+    """SLURM restarts those of the partition cpu itself, and cancels those of low."""
+    place = ("--default-resources", f"slurm_partition={partition}", "mem_mb=1000", "runtime=60")
+    with start_run(cluster, untrained, "training_all", *MICRO, *place) as started:
+        number = job_of(caught(started, untrained))
+        preempt(cluster)
+        said = well_ended(started, untrained)
+    assert (f"SLURM-job '{number}' failed" in said) == (partition == "low")
+    assert same_heads(untrained, micro_run)
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_ends_at_once_and_cancels_its_jobs(
+    cluster: Cluster, untrained: Path
+) -> None:
+    slowly = ("--slurm-init-seconds-before-status-checks", "600")
+    with start_run(cluster, untrained, "training_all", *MICRO, *slowly) as started:
+        number = job_of(caught(started, untrained))
+        os.killpg(started.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
+        assert started.wait(60) != 0
+    wait_for("the job's end", lambda: cluster.jobs()[number][0] == "CANCELLED")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "asked", "daemon"),
+    [
+        ("cluster_without_accounting", "squeue", "slurmctld"),
+        ("cluster", "sacct", "slurmdbd"),
+    ],
+)
+def test_a_daemon_that_restarts_is_waited_for(
+    request: pytest.FixtureRequest,
+    untrained: Path,
+    micro_run: Path,
+    kind: str,
+    asked: str,
+    daemon: str,
+) -> None:
+    """The one whose commands Snakemake asks about its jobs."""
+    cluster: Cluster = request.getfixturevalue(kind)
     said = untrained / "said"
-    with start_run(cluster, untrained, "training_all", *MICRO) as started:
+    command = ("--slurm-status-command", asked)
+    with start_run(cluster, untrained, "training_all", *MICRO, *command) as started:
         job = caught(started, untrained)
-        cluster.kill("slurmctld")
+        cluster.kill(daemon)
         job.resume()
         wait_for("the job's end", lambda: not job.is_running())
         wait_for("a question in vain", lambda: "does not respond" in said.read_text())
-        cluster.start_controller()
+        cluster.start_daemon(daemon)
         well_ended(started, untrained)
     assert same_heads(untrained, micro_run)
 

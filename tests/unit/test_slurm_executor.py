@@ -156,6 +156,23 @@ def test_a_cancelled_job_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     assert executor.ends == {"5": "error", "6": "success"}
 
 
+def test_a_job_that_stays_preempted_has_ended(
+    answer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer.write_text("5|PREEMPTED\n6|PREEMPTED\n")
+    executor = executor_class()()
+    for _ in range(9):
+        assert kept(executor, log_files()[:2]) == ["5", "6"], "the fault is gone"
+    monkeypatch.setattr(slurm, "query_job_status", plain_states(slurm.query_job_status))
+    for _ in range(2):
+        assert kept(executor, log_files()[:2]) == ["5", "6"]
+    answer.write_text("5|PREEMPTED\n6|RUNNING\n")
+    assert kept(executor, log_files()[:2]) == ["6"]
+    answer.write_text("6|PREEMPTED\n")
+    assert kept(executor, log_files()[1:2]) == ["6"]
+    assert executor.ends == {"5": "error"}
+
+
 @pytest.mark.usefixtures("accounting")
 def test_what_is_no_node_is_not_excluded() -> None:
     executor = asked(executor_class())

@@ -81,6 +81,9 @@ def test_incomplete_rows_are_dropped_only_when_asked() -> None:
     assert len(training_data(train, train, AU, Recipe()).rows) == 40
     data = training_data(train, train, AU, Recipe(drop_incomplete_rows=True))
     assert data.rows.tolist() == [k for k in range(40) if k % 4]
+    complete = split(np.abs(labels))
+    data = training_data(complete, train, AU, Recipe(drop_incomplete_rows=True))
+    assert data.rows.tolist() == list(range(40))
     labels[:, 5] = -1
     with pytest.raises(
         UserError, match="training frames of AU with both a label and a face: 0"

@@ -7,10 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import micro_anywhere
+from small_heads import small_table
+from typer.testing import CliRunner
 
+from clipaffect.cli.main import app
+from clipaffect.config import parse_config
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.models import Config, ZeroShot
+from clipaffect.config.stage_keys import settings_json
 from clipaffect.core.errors import UserError
+from clipaffect.core.parquet import read_table
 from clipaffect.core.store import Store
 from clipaffect.core.tasks import AU, EXPR, Task
 from clipaffect.encoders.kinds.open_clip import build_model
@@ -18,6 +25,7 @@ from clipaffect.encoders.prompts import has_text_tower, prompt_features, task_pr
 from clipaffect.encoders.tokenizer import tokenize
 from clipaffect.encoders.untrained import open_clip
 from clipaffect.evaluation.references import zero_shot_scores
+from clipaffect.training.data import read_split
 
 TINY = Encoder(model="clipaffect-tiny", asset="tiny-clip", activation="relu", precision="fp32")
 ONE = ZeroShot(prompts={EXPR.name: {name: (f"a face showing {name}",) for name in EXPR.targets}})
@@ -131,3 +139,31 @@ def test_a_class_of_several_prompts_is_the_direction_of_their_mean(model, tmp_pa
     assert each.mean(dim=0).norm() < 0.999
     found = prompt_features(TINY, EXPR, stated, Path(), Store(tmp_path))["present"]
     assert found[0].numpy() == pytest.approx(expected.numpy(), abs=1e-6)
+
+
+def test_the_references_of_an_encoder_with_a_text_tower_include_its_prompts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command of the rule: probe and prompts on the same frames."""
+    config = micro_anywhere() | {"encoder": "tiny", "encoders": {"tiny": TINY.model_dump()}}
+    config["postprocess"] = {"steps": []}
+    settings = settings_json(
+        parse_config(config, ""), "references", "probe", "zero_shot", "encoders.tiny", "tasks.EXPR"
+    )
+    (tmp_path / "table").mkdir()
+    d = build_model(TINY, Path()).visual(torch.zeros(1, 3, 112, 112)).shape[1]
+    table = small_table(tmp_path / "table", d=d)
+    words = ["rule", "fit-references", "--settings", settings, "tiny", str(table)]
+    words += ["--out", str(tmp_path / "scores.parquet")]
+    monkeypatch.setenv("CLIPAFFECT_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("CLIPAFFECT_ASSETS", str(tmp_path))
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 0, found.output
+    rows = read_table(tmp_path / "scores.parquet")
+    by_method = rows.groupby("method")["frame"].apply(list)
+    assert by_method.keys().tolist() == ["linear_probe", "zero_shot"]
+    assert by_method["linear_probe"] == by_method["zero_shot"]
+    validation = read_split(table, EXPR, "validation")
+    prompts = prompt_features(TINY, EXPR, ZeroShot(), Path(), Store(tmp_path / "store"))
+    scores = np.stack(rows[rows["method"] == "zero_shot"]["scores"])
+    assert scores == pytest.approx(zero_shot_scores(validation.features, prompts))

@@ -9,12 +9,15 @@ the executor as it is: a test fails there once a new version is right, and the c
    takes the job for a running one, and waits for ever.
 3. A node that failed is excluded from later submissions. For a job that waits to be restarted,
    ``sacct`` gives ``None assigned`` as its node, and every later ``sbatch`` fails.
-4. Cancelling a run waits until the pause between two turns is over, 40 to 180 seconds.
+4. A preempted job counts as one that SLURM will restart. Where preemption cancels jobs, the
+   executor waits for ever.
+5. Cancelling a run waits until the pause between two turns is over, 40 to 180 seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from importlib.metadata import version
@@ -23,6 +26,7 @@ from typing import Any
 
 PACKAGE = "snakemake-executor-plugin-slurm"
 CORRECTED = "2.8.0"
+PREEMPTED_TURNS = 3  # two to nine minutes: SLURM restarts a job within seconds
 
 
 def needs_correction() -> bool:
@@ -77,12 +81,21 @@ def keep_unanswered(executor: Any) -> None:
 
 
 def plain_states(query: Any) -> Any:
-    """Wrap ``query_job_status`` so that it gives states without who caused them (2)."""
+    """Wrap ``query_job_status``: states without who caused them (2), and preempted jobs (4).
+
+    A job that stays preempted for ``PREEMPTED_TURNS`` turns is reported as cancelled.
+    """
+    turns: Counter[str] = Counter()
 
     async def query_job_status(*arguments: Any) -> tuple[dict[str, str] | None, float | None]:
         states, seconds = await query(*arguments)
-        if states is not None:
-            states = {job: state.partition(" ")[0] for job, state in states.items()}
+        if states is None:
+            return None, seconds
+        states = {job: state.partition(" ")[0] for job, state in states.items()}
+        for job, state in states.items():
+            turns[job] = turns[job] + 1 if state == "PREEMPTED" else 0
+            if turns[job] >= PREEMPTED_TURNS:
+                states[job] = "CANCELLED"
         return states, seconds
 
     return query_job_status
@@ -110,7 +123,7 @@ def exclude_real_nodes(executor: Any) -> None:
 
 
 def stop_at_once(executor: Any) -> None:
-    """End an executor's pauses as soon as it is shut down (4)."""
+    """End an executor's pauses as soon as it is shut down (5)."""
     wait = executor._wait_for_jobs
 
     async def wait_for_jobs(self: Any) -> None:
