@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -94,16 +95,19 @@ def test_one_setting_costs_what_depends_on_it_and_a_killed_repro_goes_on(
         assert repro.wait() == 137, (repository / "said").read_text()
     said = (repository / "said").read_text() + run(repository, "dvc", "repro", STAGES)
     assert f"Running stage '{STAGES}:training'" in said
-    for stage in ("dataset", "faces", "embeddings"):
+    for stage in ("dataset", "faces", "embeddings", "references"):
         assert f"Running stage '{STAGES}:{stage}'" not in said
     assert made(repository) == made(longer)
-    moved = json.loads(run(repository, "dvc", "metrics", "diff", "--json"))
+    metrics = ("--targets", str(RESULTS / "report/metrics.json"))
+    moved = json.loads(run(repository, "dvc", "metrics", "diff", "--json", *metrics))
     changes = moved["results/micro/report/metrics.json"]
     now = json.loads((longer / RESULTS / "report/metrics.json").read_text())
     key = "tasks.EXPR.headline.mean"
     assert changes[key]["new"] == now["tasks"]["EXPR"]["headline"]["mean"]
-    run(repository, "dvc", "plots", "diff", "HEAD", "--out", "plots")
-    assert "headline" in (repository / "plots/index.html").read_text()
+    run(repository, "clipaffect", "dvc", "plots", CONFIG)
+    page = (repository / "plots/index.html").read_text()
+    assert "headline" in page
+    assert not re.search(r"src=.https?:", page)
 
 
 @pytest.mark.slow  # two minutes: each job starts Snakemake
@@ -136,6 +140,21 @@ def test_stages_submit_their_jobs_to_slurm(
     trained = [comment for _, _, comment in jobs.values() if "train_heads" in comment]
     assert len(trained) == 4
     assert not any("align_faces" in comment for _, _, comment in jobs.values())
+
+
+@pytest.mark.slow
+def test_an_experiment_finds_data_that_git_ignores(repository: Path) -> None:
+    (repository / "data").mkdir()
+    for name in ("videos", "annotations"):
+        (repository / "data" / name).symlink_to(ROOT / "resources/demo" / name)
+    path = repository / CONFIG
+    config = yaml.safe_load(path.read_text())
+    config["data"] |= {"videos": "data/videos", "annotations": "data/annotations"}
+    path.write_text(yaml.safe_dump(config))
+    assert "data" not in run(repository, "git", "status", "--short", "--untracked-files")
+    commit(repository, "Own data")
+    run(repository, "dvc", "exp", "run", "-q", "--temp", "--name", "own", *LONGER, STAGES)
+    assert "own" in run(repository, "dvc", "exp", "list")
 
 
 @pytest.mark.slow
@@ -218,6 +237,9 @@ def test_another_machine_pulls_the_results_and_snakemake_agrees(
     assert "Traceback" not in refused
     run(other, "dvc", "pull", "-q", STAGES)
     assert made(other) == made(repository)
+    # Files of a checkout have other times, those of the data among them.
+    (other / "resources").unlink()
+    shutil.copytree(ROOT / "resources/demo", other / "resources/demo", copy_function=shutil.copy)
     run(other, "clipaffect", "dvc", "adopt", CONFIG)
     said = snakemake(other, "--dry-run", "--configfile", CONFIG)
     assert "Nothing to be done" in said.stdout + said.stderr
@@ -227,3 +249,5 @@ def test_another_machine_pulls_the_results_and_snakemake_agrees(
     said = snakemake(other, "--dry-run", "--configfile", CONFIG)
     assert "train_heads" in said.stdout
     assert "align_faces" not in said.stdout
+    refused = run(other, "clipaffect", "dvc", "adopt", CONFIG, fails=True)
+    assert "training" in refused

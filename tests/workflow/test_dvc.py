@@ -12,7 +12,8 @@ from conftest import ROOT, result_files
 from dvc_repository import CONFIG, RESULTS, STAGES, make_repository, run, set_epochs
 
 from clipaffect.core.errors import UserError
-from clipaffect.ops.dvc.stages import check_stages, write_stages
+from clipaffect.ops.dvc.record import _changed_stages
+from clipaffect.ops.dvc.stages import check_stages, link_data_of_experiment, write_stages
 
 
 def dvc(folder: Path, *arguments: str) -> str:
@@ -50,7 +51,8 @@ def test_licensed_outputs_never_reach_a_remote(
 ) -> None:
     folder = write_stages(write_config(repository, **data), repository)
     stages = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
-    assert list(stages) == ["inventory", "dataset", "faces", "embeddings", "training", "report"]
+    names = ["dataset", "faces", "embeddings", "training", "references", "report"]
+    assert list(stages) == ["inventory", *names]
     # The file has no key of the faces; an empty list of keys would be the whole file to DVC.
     assert "params" not in stages["faces"]
     for name, stage in stages.items():
@@ -136,7 +138,7 @@ def test_every_rule_of_a_run_is_allowed_in_a_stage() -> None:
     allowed = set().union(*(rules_in(stage["cmd"]) for stage in stages.values()))
     # Submissions are added to a run's own stages; times are not in DVC.
     assert found - allowed == {"write_submission", "show_timings"}
-    for name in ("embeddings", "training"):  # both may need weights that have gone since
+    for name in ("embeddings", "references"):  # both may need weights that have gone since
         assert {"fetch_asset", "fetch_weights"} <= rules_in(stages[name]["cmd"])
 
 
@@ -181,3 +183,53 @@ def test_a_plain_run_is_registered_only_when_it_is_finished(
     said = run(folder, "dvc", "repro", STAGES)
     assert "Running stage" not in said.replace(f"Running stage '{STAGES}:inventory'", "")
     assert result_files(folder / RESULTS) == result_files(micro_run / RESULTS)
+
+
+@pytest.mark.parametrize(
+    ("status", "changed"),
+    [
+        ({}, []),
+        ({"d:inventory": ["always changed"]}, []),
+        # as DVC 3.67 reports data of other times, on another machine
+        (
+            {
+                "d:inventory": [{"changed outs": {"inventory.txt": "modified"}}, "always changed"],
+                "d:dataset": [{"changed deps": {"inventory.txt": "modified"}}],
+            },
+            [],
+        ),
+        (
+            {"d:dataset": [{"changed deps": {"inventory.txt": "modified", "src": "modified"}}]},
+            ["d:dataset"],
+        ),
+        ({"d:training": [{"changed outs": {"models": "deleted"}}]}, ["d:training"]),
+        ({"d:training": ["changed command"]}, ["d:training"]),
+    ],
+)
+def test_only_the_times_of_the_data_may_differ(status: dict[str, list], changed: list[str]) -> None:
+    assert _changed_stages(status, "inventory.txt") == changed
+
+
+def test_an_experiment_gets_links_to_what_git_ignores(repository: Path) -> None:
+    """Beside folders that the copy has; never out of the repository."""
+    config = write_config(
+        repository, videos="data/videos", annotations="own/annotations", images=["../elsewhere"]
+    )
+    for name in ("data/videos", "own/annotations"):
+        (repository / name).mkdir(parents=True)
+    link_data_of_experiment(config, repository)
+    copy = repository / ".dvc/tmp/exps/standalone/tmp1"
+    (copy / "own").mkdir(parents=True)
+    link_data_of_experiment(config, copy)
+    assert (copy / "data").readlink() == repository / "data"
+    assert (copy / "own/annotations").readlink() == repository / "own/annotations"
+    assert {path.name for path in copy.iterdir()} == {"data", "own"}
+    assert not (repository / "data").is_symlink()
+
+
+def test_data_cannot_be_staged_by_accident(tmp_path: Path) -> None:
+    run(tmp_path, "git", "init", "-q")
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/face.jpg").touch()
+    assert "data" not in run(tmp_path, "git", "status", "--short", "--untracked-files")

@@ -6,6 +6,7 @@ localrules:
     faces_all,
     embeddings_all,
     training_all,
+    references_all,
     report_all,
 
 
@@ -28,6 +29,10 @@ rule embeddings_all:
 rule training_all:
     input:
         EVERY_HEAD,
+
+
+rule references_all:
+    input:
         expand(RESULTS.references(), encoder=SOURCES, task=TASKS),
 
 

@@ -40,9 +40,22 @@ def adopt(config: Configuration = DEMO) -> None:
 
 
 @dvc_app.command()
+def plots(
+    config: Configuration = DEMO,
+    revision: Annotated[str, typer.Option(help="The commit to compare with.")] = "HEAD",
+    out: Annotated[Path, typer.Option(help="The folder of the page.")] = Path("plots"),
+) -> None:
+    """Plot a run's scores next to those of a commit, as a page that needs no network."""
+    from clipaffect.ops.dvc.plots import plot_scores
+
+    print(plot_scores(config, revision, out))
+
+
+@dvc_app.command()
 def inventory(config: Path, out: Out) -> None:
     """Write a digest of the names, sizes and times of a run's data files (the first DVC stage)."""
-    from clipaffect.ops.dvc.stages import check_stages, write_inventory
+    from clipaffect.ops.dvc.stages import check_stages, link_data_of_experiment, write_inventory
 
+    link_data_of_experiment(config, Path())
     check_stages(config, Path())
     write_inventory(config, out)

@@ -46,7 +46,7 @@ def record_run(configfile: Path) -> Path:
             fix=f"run 'clipaffect run --configfile {configfile}' first",
         )
     _note_data(configfile)
-    _call([sys.executable, "-m", "dvc", "commit", "--force", "--quiet", str(stages)])
+    call([sys.executable, "-m", "dvc", "commit", "--force", "--quiet", str(stages)])
     return stages.with_suffix(".lock")
 
 
@@ -58,15 +58,14 @@ def adopt_run(configfile: Path) -> None:
     """
     config, stages = load_config(configfile), _stages_of(configfile)
     _note_data(configfile)
-    status = json.loads(_call([sys.executable, "-m", "dvc", "status", "--json", str(stages)]))
-    changed = {name: why for name, why in status.items() if why != ["always changed"]}
-    inventory = {str(stages.with_name("inventory.txt")): "modified"}
-    if list(changed.values()) == [[{"changed deps": inventory}]]:
-        # Copied data has other times; what the results are made of is not looked at here.
+    status = json.loads(call([sys.executable, "-m", "dvc", "status", "--json", str(stages)]))
+    if str(stages.with_name("inventory.txt")) in json.dumps(status):
+        # Data that was copied or checked out has other times; its content is not looked at here.
         logger.warning(
             "the data has other names, sizes or times here: taken as the data of the run"
         )
-    elif changed:
+    changed = _changed_stages(status, str(stages.with_name("inventory.txt")))
+    if changed:
         raise UserError(
             f"DVC reports that these stages have changed: {', '.join(changed)}",
             where=stages,
@@ -74,9 +73,23 @@ def adopt_run(configfile: Path) -> None:
         )
     _check_made_so(config, configfile)
     own = ["--configfile", str(configfile)]
-    _call(snakemake_command(["--touch", "--forceall", "--cores", "1", *own]))
+    call(snakemake_command(["--touch", "--forceall", "--cores", "1", *own]))
     # Timings are of one machine and not in DVC: their page is made here.
-    _call(snakemake_command(["--cores", "1", *own]))
+    call(snakemake_command(["--cores", "1", *own]))
+
+
+def _changed_stages(status: dict[str, list[Any]], inventory: str) -> list[str]:
+    """The stages that DVC reports as changed, apart from the state of the data."""
+    return [
+        name
+        for name, reasons in status.items()
+        if any(
+            path != inventory
+            for reason in reasons
+            if reason != "always changed"
+            for path in (next(iter(reason.values())) if isinstance(reason, dict) else [reason])
+        )
+    ]
 
 
 def _stages_of(configfile: Path) -> Path:
@@ -142,7 +155,7 @@ def _note_data(configfile: Path) -> None:
         write_inventory(configfile, folder / "inventory.txt")
 
 
-def _call(command: list[str]) -> str:
+def call(command: list[str]) -> str:
     """Run a program and return its output; if it fails, its last lines become the error."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -94,6 +94,40 @@ def write_inventory(configfile: Path, out: Path) -> None:
     write_text(out, inventory(config.data, list(config.tasks().values())) + "\n")
 
 
+def link_data_of_experiment(configfile: Path, root: Path) -> None:
+    """Link the data that git ignores into the copy in which ``dvc exp run --temp`` works.
+
+    The copy is a folder below ``.dvc/tmp/exps`` of the repository and holds what git tracks.
+
+    Args:
+        configfile: of the run.
+        root: of the copy; nothing happens in a repository itself.
+    """
+    here = root.resolve()
+    copies = [path for path in here.parents if path.parts[-3:] == (".dvc", "tmp", "exps")]
+    if not copies:
+        return
+    repository = copies[0].parents[2]
+    data = load_config(configfile).data
+    for name in flatten_text(data.model_dump(mode="json")):
+        path = Path(name)
+        if path.is_absolute() or ".." in path.parts or not (repository / path).exists():
+            continue
+        # The first folder that the copy lacks: others may lie next to it.
+        for folder in [*reversed(path.parents), path]:
+            if not (here / folder).exists():
+                (here / folder).symlink_to(repository / folder)
+                break
+
+
+def flatten_text(value: Any) -> list[str]:
+    """All texts in a tree of lists and dictionaries."""
+    if isinstance(value, str):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for part in parts for text in flatten_text(part)]
+
+
 def _inventory(folder: str) -> dict[str, Any]:
     return {
         "desc": "See whether the data has changed",
