@@ -7,6 +7,7 @@ zero: a second method predicts some of the people again with the same skill, and
 often the paired test calls the difference significant.
 
     python benchmarks/coverage.py [trials]
+    python benchmarks/coverage.py --smoke       # a few trials: does it run?
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from clipaffect.evaluation.bootstrap import influences, intervals, macro_f1, swa
 RARE = np.array([1, 0.3, 0.3, 0.25, 0.6, 0.5, 0.4, 0.7])  # share of people who show a class
 COMMON = np.full(8, 0.8)
 SKILL = np.array([1, -0.5, -0.5, -1, 0.8, 0, 0.2, -0.3])
-RESAMPLES = 1000
+SMOKE = "--smoke" in sys.argv
+RESAMPLES = 40 if SMOKE else 1000
+TRIALS = 2 if SMOKE else int(sys.argv[1]) if len(sys.argv) > 1 else 2000
+PEOPLE = (20,) if SMOKE else (20, 24, 40, 70, 150)
 
 
 def answers(
@@ -78,17 +82,16 @@ def usual(counts: np.ndarray, rng: np.random.Generator) -> dict[str, tuple[float
 
 
 def main() -> None:
-    """Print the table."""
-    trials = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
-    print(f"{trials} trials of {RESAMPLES} resamples\n")
+    """Print the table of intervals."""
+    print(f"{TRIALS} trials of {RESAMPLES} resamples\n")
     print("| classes | people | interval | covers | too low | too high | width |")
     print("|---|---|---|---|---|---|---|")
     for name, shows in (("some rare", RARE), ("all common", COMMON)):
         rng = np.random.default_rng(0)
         truth = float(macro_f1(people_counts(rng, 100_000, shows).sum(axis=0)))
-        for people in (20, 24, 40, 70, 150):
+        for people in PEOPLE:
             found = defaultdict(list)
-            for _ in range(trials):
+            for _ in range(TRIALS):
                 counts = people_counts(rng, people, shows)
                 (own,) = intervals({"a": counts}, [{"a": 1.0}], RESAMPLES)
                 for kind, interval in usual(counts, rng).items():
@@ -105,15 +108,15 @@ def main() -> None:
                 )
 
 
-def differences(trials: int) -> None:
+def differences() -> None:
     """Print the table of two methods that do not differ."""
     print("\n| people | answered anew | interval covers 0 | p < 0.05 | 0 outside and p >= 0.05 |")
     print("|---|---|---|---|---|")
     rng = np.random.default_rng(1)
     for people in (22, 70):
         for share in (0.45, 1.0):
-            covers, small = np.zeros(trials, bool), np.zeros(trials, bool)
-            for trial in range(trials):
+            covers, small = np.zeros(TRIALS, bool), np.zeros(TRIALS, bool)
+            for trial in range(TRIALS):
                 drawn = drawn_people(rng, people, RARE)
                 first = answers(rng, *drawn)
                 anew = rng.random(people) < share
@@ -131,4 +134,4 @@ def differences(trials: int) -> None:
 
 if __name__ == "__main__":
     main()
-    differences(int(sys.argv[1]) if len(sys.argv) > 1 else 2000)
+    differences()

@@ -1,6 +1,7 @@
 """Embedding packed crops to Parquet: images per CPU-second, fraction of the matrix peak, memory.
 
     python benchmarks/embedding.py
+    python benchmarks/embedding.py --smoke      # small numbers: does it run?
 
 Takes about 7 minutes on 2 cores. The reference is the loop in open_clip's documentation, in fp32,
 which adds one PIL image after the other to a batch, on the same crops in the same run. Weights are
@@ -39,7 +40,12 @@ from clipaffect.faces.face_rows import SCHEMA
 from clipaffect.features.embed_faces import embed_faces
 from clipaffect.training.cost import matrix_peak
 
-LARGE = Encoder(model="ViT-L-14-quickgelu", random=0, activation="quickgelu", batch=16)
+SMOKE = "--smoke" in sys.argv
+LARGE = (
+    Encoder(model="clipaffect-micro", random=0, activation="gelu", batch=4)
+    if SMOKE
+    else Encoder(model="ViT-L-14-quickgelu", random=0, activation="quickgelu", batch=16)
+)
 TINY = Encoder(model="clipaffect-tiny", asset="tiny-clip", activation="relu", batch=32)
 NOWHERE = Path("assets")
 
@@ -90,9 +96,10 @@ def documented_loop_rate(count: int) -> float:
     """The loop of open_clip's documentation, fp32: crops per CPU-second."""
     pictures = crops(count)
     model = create_untrained(LARGE.model).eval()
-    preprocess = open_clip().image_transform(224, is_train=False)
+    side = 64 if SMOKE else 224
+    preprocess = open_clip().image_transform(side, is_train=False)
     with torch.no_grad():
-        model.encode_image(torch.zeros(1, 3, 224, 224))
+        model.encode_image(torch.zeros(1, 3, side, side))
         started = time.process_time()
         batch = torch.stack([preprocess(Image.open(io.BytesIO(crop))) for crop in pictures])
         model.encode_image(batch).numpy()
@@ -106,7 +113,7 @@ def bf16_peak() -> float:
 
 def peak_memory(count: int) -> float:
     """Peak resident gigabytes of a process that embeds ``count`` crops with the tiny encoder."""
-    command = [sys.executable, __file__, "--memory-of", str(count)]
+    command = [sys.executable, __file__, "--memory-of", str(count), *(["--smoke"] if SMOKE else [])]
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return float(out.strip().splitlines()[-1])
 
@@ -124,12 +131,12 @@ def main() -> None:
     """Measure and print."""
     take_one_core()  # as the rule's command does
     products = [bf16_peak()]
-    large = stage_rate(LARGE, 16, 80)
+    large = stage_rate(LARGE, *((4, 64) if SMOKE else (16, 80)))
     products.append(bf16_peak())
-    loop = documented_loop_rate(16)
-    tiny = stage_rate(TINY, 256, 1792)
+    loop = documented_loop_rate(4 if SMOKE else 16)
+    tiny = stage_rate(TINY, *((4, 64) if SMOKE else (256, 1792)))
     products.append(bf16_peak())
-    peaks = [peak_memory(count) for count in (1024, 20480)]
+    peaks = [peak_memory(count) for count in ((64, 64) if SMOKE else (1024, 20480))]
     figures = {
         "bf16_gemm_share": large * encoder_cost(LARGE).flop / max(products),
         "bf16_peak_gflop_per_s": max(products) / 1e9,

@@ -1,6 +1,7 @@
 """Video to aligned faces: frames per CPU-second, faces found, and memory.
 
     python benchmarks/faces.py
+    python benchmarks/faces.py --smoke          # some frames, without the references
 
 Takes about 12 minutes on 2 cores. Two references run on the same clips in the same run, both by
 `peers.py`: MediaPipe's native graph of the same networks (mediapipe 0.10.21), and MTCNN
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections import defaultdict
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -42,7 +44,11 @@ ROOT = Path(__file__).parents[1]
 ASSETS = ROOT / "assets"
 RIG = ROOT / "resources/demo/head_rig.npz"
 CLIPS = ("single_face.mp4", "laughing.mp4")  # 640 x 360, one face
-REPEATS = 3
+SMOKE = "--smoke" in sys.argv
+REPEATS = 1 if SMOKE else 3
+LIMIT = 10 if SMOKE else 0  # frames of a video; 0: all
+MEMORY_SECONDS = (0.2, 0.4) if SMOKE else (10, 600)
+NO_PEER = {"rate": np.nan, "found": np.nan}
 DEFAULT = "default: followed, search every 5th frame, with tiles"
 TILED = "search in every frame, with tiles"
 WHOLE = "search in every frame, whole picture only"
@@ -62,7 +68,7 @@ def manifest(folder: Path, videos: list[Path]) -> Path:
             "sha256": file_digest(path),
             "persons": [""],
             "folders": [""],
-            "frame_limit": 0,
+            "frame_limit": LIMIT,
         }
         for path in videos
     ]
@@ -90,7 +96,7 @@ def finding_rate(finder: FaceFinder, videos: list[Path]) -> float:
     frames, started = 0, time.process_time()
     for video in videos:
         follower = FaceFollower(finder)
-        for frame in read_frames(video):
+        for frame in islice(read_frames(video), LIMIT or None):
             follower(np.asarray(frame.pixels))
             frames += 1
     return frames / (time.process_time() - started)
@@ -110,11 +116,11 @@ def jitter(faces: pd.DataFrame) -> float:
 def id_switches(finder: FaceFinder) -> int:
     """Changes of number of two rendered people who cross, and who meet and go back."""
     switches = 0
-    for seed in range(2):
+    for seed in range(1 if SMOKE else 2):
         for back in (False, True):
             follower = FaceFollower(finder)
             last: dict[int, int] = {}
-            for picture, truth in crossing(RIG, 70, seed, 2, back=back):
+            for picture, truth in crossing(RIG, 6 if SMOKE else 70, seed, 2, back=back):
                 found = follower(picture)
                 if np.hypot(*(truth[0] - truth[1])) < 50 or not found:
                     continue
@@ -146,7 +152,7 @@ def repeat_clip(source: Path, path: Path, seconds: float) -> Path:
 
 def peak_memory(video: Path) -> float:
     """Peak resident gigabytes of a process that runs both stages on a video."""
-    command = [sys.executable, __file__, "--memory-of", str(video)]
+    command = [sys.executable, __file__, "--memory-of", str(video), *(["--smoke"] if SMOKE else [])]
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return float(out.strip().splitlines()[-1])
 
@@ -173,9 +179,9 @@ def measure_rates(
         rates[TILED].append(stage_rate(videos, every)[0])
         rates[WHOLE].append(stage_rate(videos, whole)[0])
         rates[ALIKE].append(finding_rate(alike, videos))
-        mediapipe = mediapipe_rate(videos)
+        mediapipe = NO_PEER if SMOKE else mediapipe_rate(videos)
         rate, faces = stage_rate(videos, Faces())
-        mtcnn = {smallest: mtcnn_rate(videos, smallest) for smallest in (20, 40)}
+        mtcnn = {s: NO_PEER if SMOKE else mtcnn_rate(videos, s) for s in (20, 40)}
         rates[NATIVE].append(mediapipe["rate"])
         rates[DEFAULT].append(rate)
         rates[CASCADE].append(mtcnn[20]["rate"])
@@ -202,7 +208,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         peaks = [
             peak_memory(repeat_clip(videos[0], Path(folder) / f"{seconds}.mp4", seconds))
-            for seconds in (10, 600)
+            for seconds in MEMORY_SECONDS
         ]
     figures = {
         "frames_per_cpu_s": median[WHOLE],

@@ -1,6 +1,7 @@
 """The training engine compared with the published loop's structure, in one run.
 
     python benchmarks/training.py
+    python benchmarks/training.py --smoke       # small numbers: does it run?
 
 Takes about 7 minutes on 2 cores, and 3 GB of disk in the temporary folder for a table of
 Aff-Wild2's size. Prints a table, and a JSON object of named figures as its last line. Ratios are
@@ -15,6 +16,7 @@ import os
 import resource
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -45,9 +47,13 @@ from clipaffect.training.history import learning_rate, probabilities
 from clipaffect.training.matmul import affine
 from clipaffect.training.train_heads import train_heads
 
-DIMENSION, ROWS, REPEATS = 768, 20_000, 5
-AU_TRAIN, AU_VALIDATION = 1_356_694, 445_836  # frames of Aff-Wild2's AU splits
-CORES = os.cpu_count() or 1
+SMOKE = "--smoke" in sys.argv
+DIMENSION, ROWS, REPEATS = (768, 1200, 1) if SMOKE else (768, 20_000, 5)
+# frames of Aff-Wild2's AU splits
+AU_TRAIN, AU_VALIDATION = (2_500, 500) if SMOKE else (1_356_694, 445_836)
+SIZES = (256, 512, 1024) if SMOKE else (10_240, 40_960, 163_840)  # of an epoch
+STEPS, SECONDS = (3, 0.05) if SMOKE else (150, 4.0)
+CORES = 1 if SMOKE else os.cpu_count() or 1
 Figures = dict[str, float]
 
 
@@ -130,18 +136,21 @@ def compare(folder: Path, pool: multiprocessing.pool.Pool) -> tuple[Figures, lis
     ]
     for _ in range(REPEATS):
         torch.set_num_threads(CORES)
-        profile = loop.train(150)
+        profile = loop.train(STEPS)
         for name, seconds in profile.parts.items():
             shares.setdefault(name, []).append(seconds / profile.total)
-        found = {"published": profile.samples / profile.total, "published_eval": loop.evaluate(150)}
+        found = {
+            "published": profile.samples / profile.total,
+            "published_eval": loop.evaluate(STEPS),
+        }
         # in a process of its own: the loop keeps the allocator as it finds it
-        found["one_head"] = pool.apply(engine_rate, (folder, 32, "fp32", 4.0))
+        found["one_head"] = pool.apply(engine_rate, (folder, 32, "fp32", SECONDS))
         found["eval_grid"] = on_all_cores(pool, evaluation_rate, folder)
         found["peak"] = on_all_cores(pool, peak, "float32")
         found["peak_engine"] = on_all_cores(pool, peak, "float32", affine)
         found["peak_bf16"] = on_all_cores(pool, peak, "bfloat16")
         for name, batch, products in grids:
-            found[name] = on_all_cores(pool, engine_rate, folder, batch, products, 4.0)
+            found[name] = on_all_cores(pool, engine_rate, folder, batch, products, SECONDS)
         for name, value in found.items():
             runs.setdefault(name, []).append(value)
 
@@ -232,7 +241,7 @@ def growth(folder: Path) -> tuple[float, list[list[str]]]:
     """Log-log slope of an epoch's time over its rows, on slices of the full table."""
     torch.set_num_threads(1)
     split = read_split(folder / "au", AU, "train")
-    chosen, sizes = recipe(1024, "bf16"), (10_240, 40_960, 163_840)
+    chosen, sizes = recipe(1024, "bf16"), SIZES
     times: dict[int, list[float]] = {size: [] for size in sizes}
     data = TrainingData(split.features, split.labels, np.arange(0), np.arange(0), split)
     learner = make_learner(data, AU, chosen, 1.0, 0)

@@ -1,10 +1,10 @@
 """A Python that has imported everything: a process that forks itself for each command.
 
 Most of what a small run costs is starting Python and importing torch, scikit-learn or Snakemake.
-``python()`` is the path of a program that takes `-m MODULE ARGUMENTS` as Python does. It hands its
-arguments, folder, environment and streams to a server process, which forks. The child runs the
-module as ``__main__`` and ends with its exit status. Snakemake, if it is started this way, starts
-its jobs this way too. The folder of the program also has `clipaffect`, `dvc` and `snakemake`.
+``python()`` is the path of a program that takes a module, code or a file as Python does. It hands
+its arguments, folder, environment and streams to a server process, which forks. The child runs it
+as ``__main__`` and ends with its exit status. Snakemake, if it is started this way, starts its jobs
+this way too. The folder of the program also has `clipaffect`, `dvc` and `snakemake`.
 
 What is not the same as a Python of its own: variables that are read at import (thread numbers) are
 the server's, and a signal to the program does not reach the child (see ``kill_all``). One test runs
@@ -122,12 +122,19 @@ def _start() -> tuple[str, subprocess.Popen]:
     return str(client), server
 
 
-def run_module(arguments: list[str]) -> int:
-    """Run `-m MODULE ARGUMENTS` as ``__main__``: the exit status."""
-    option, *sys.argv = arguments
-    assert option == "-m", arguments
+def run_main(arguments: list[str]) -> int:
+    """Run `-m MODULE`, `-c CODE` or a file, with arguments, as ``__main__``: the exit status."""
     try:
-        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        if arguments[0] == "-m":
+            sys.argv = arguments[1:]
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        elif arguments[0] == "-c":
+            sys.argv = ["-c", *arguments[2:]]
+            exec(compile(arguments[1], "<string>", "exec"), {"__name__": "__main__"})
+        else:
+            sys.argv = arguments
+            sys.path[0] = str(Path(arguments[0]).parent)
+            runpy.run_path(arguments[0], run_name="__main__")
     except SystemExit as ended:
         if isinstance(ended.code, str):
             print(ended.code, file=sys.stderr)
@@ -167,7 +174,7 @@ def become(
     os.environ.update(environment)
     sys.path[0] = folder
     sys.executable = client
-    status = run_module(arguments)
+    status = run_main(arguments)
     sys.stdout.flush()
     sys.stderr.flush()
     return status

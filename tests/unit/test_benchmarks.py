@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-import importlib
+import json
+import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, environment
+from preloaded import python
+
+LIBRARIES = {"peers", "published_loop"}
+BENCHMARKS = [p.stem for p in (ROOT / "benchmarks").glob("*.py") if p.stem not in LIBRARIES]
 
 
-def test_the_training_benchmarks_full_job_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", sorted(BENCHMARKS))
+def test_a_benchmark_runs_in_its_smoke_mode(
+    name: str, tmp_path: Path, face_networks: Path, real_clips: Path
 ) -> None:
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    benchmark = importlib.import_module("training")
-    for name, rows in (("AU_TRAIN", 2500), ("AU_VALIDATION", 500), ("ROWS", 1000)):
-        monkeypatch.setattr(benchmark, name, rows)
-    benchmark.write_au_table(tmp_path / "au")
-    found = benchmark.full_size(tmp_path)
-    assert found["rss_gb"] > 0
-    assert 0 < found["epoch"] < found["seconds"]
+    done = subprocess.run(
+        [python(), str(ROOT / f"benchmarks/{name}.py"), "--smoke"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    if name != "coverage":
+        assert all(
+            isinstance(v, int | float) for v in json.loads(done.stdout.splitlines()[-1]).values()
+        )
+    assert not list(tmp_path.iterdir())
