@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from pathlib import Path
 
 import jsonschema
@@ -141,18 +143,64 @@ def test_conda_specifications_parse_strictly() -> None:
         assert any(spec.startswith("python ") for spec in specs)
         for spec in specs:
             MatchSpec(spec, strict=True)
-        (pip,) = (spec["pip"] for spec in content["dependencies"] if isinstance(spec, dict))
-        packages = [line for line in pip if not line.startswith("-")]
-        assert set(packages) <= set(pinned(ROOT).values())
-        # Environments of jobs hold no project: the workflow sets its own path.
-        assert ("-e ." in pip) == (path.name == "environment.yml")
+        # Jobs get everything else from a script, and no project: the workflow sets its own path.
+        pip = [spec["pip"] for spec in content["dependencies"] if isinstance(spec, dict)]
+        if path.name != "environment.yml":
+            assert specs == ["python =3.11", "pip"]
+            assert pip == []
+        else:
+            assert "-e ." in pip[0]
+
+
+STARTS_RUNS = ("snakemake", "dvc", "celery", "conda", "snakemake-executor-plugin-slurm")
+
+
+@pytest.mark.parametrize(
+    ("name", "starts_runs"),
+    [
+        ("environment.yml", True),
+        ("workflow/envs/cpu.post-deploy.sh", False),
+        ("workflow/envs/cuda.post-deploy.sh", False),
+    ],
+)
+def test_environments_hold_the_versions_of_the_constraints(name: str, starts_runs: bool) -> None:
+    """What jobs need, and what starts runs only where a person starts them."""
+    lines = re.findall(
+        r"^(?: +- )?([A-Za-z][\w.-]*==[^\s;]+)", (ROOT / name).read_text(), re.MULTILINE
+    )
+    found = {line.replace("+cpu", "") for line in lines}
+    assert found <= set(pinned(ROOT).values())
+    names = {line.partition("==")[0].lower() for line in found}
+    assert {"torch", "torchvision", "open_clip_torch", "pyarrow", "altair", "onnx"} <= names
+    assert not {"pytest", "transformers"} & names
+    assert bool(names & set(STARTS_RUNS)) == starts_runs
 
 
 def test_torch_and_torchvision_are_the_pair_that_fits() -> None:
-    pins = needed(ROOT)
+    pins = needed(ROOT, ("stages",))
     assert "torch==2.13.0" in pins
     assert "torchvision==0.28.0" in pins
-    assert not any(pin.startswith(("pytest", "transformers")) for pin in pins)
+
+
+def test_an_index_that_is_not_reached_is_named(tmp_path: Path) -> None:
+    """No other package is installed then, and no other build of torch."""
+    stub = tmp_path / "python"
+    stub.write_text(
+        '#!/bin/sh\necho "$@" >> "$0.calls"\ncase "$*" in *--index-url*) exit 1 ;; esac\n'
+    )
+    stub.chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(ROOT / "workflow/envs/cpu.post-deploy.sh")],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "CLIPAFFECT_TORCH_INDEX": "https://mirror/cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "could not be installed from https://mirror/cpu" in done.stderr
+    (call,) = stub.with_name("python.calls").read_text().splitlines()
+    assert "--retries 2 --timeout 20" in call
+    assert "--no-deps --index-url https://mirror/cpu torch==" in call
 
 
 def test_presets_hold_the_published_values() -> None:

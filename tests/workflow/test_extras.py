@@ -34,7 +34,8 @@ def extras() -> set[str]:
     """Import names of what the extras ``workflow`` and ``onnx`` install."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     listed = [
-        *project["optional-dependencies"]["workflow"],
+        *project["optional-dependencies"]["stages"],
+        *(text for text in project["optional-dependencies"]["workflow"] if "[" not in text),
         *project["optional-dependencies"]["onnx"],
     ]
     names = [text.partition(">")[0].strip() for text in listed]

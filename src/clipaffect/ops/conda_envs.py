@@ -1,7 +1,8 @@
 """Write the conda environments from pyproject.toml and constraints.txt.
 
-Each contains Python, pip and the pinned version of every package that a run needs, so that conda
-and ``make`` build the same environment.
+Each environment holds Python and pip from conda, and the pinned wheels of constraints.txt by pip:
+the same files that ``make`` installs, so that the results have the same bytes. The environments of
+jobs hold what jobs need; environment.yml adds what a person needs who starts a run.
 """
 
 from __future__ import annotations
@@ -16,7 +17,40 @@ from packaging.requirements import Requirement
 PYTHON = "python =3.11"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 HEAD = "# Generated from pyproject.toml and constraints.txt by `clipaffect docs`; do not edit.\n"
-CUDA_NOTE = "# On Linux the plain torch wheel is the CUDA build, several GB with its libraries.\n"
+USER_NOTE = """\
+# torch is the CPU build here, for `clipaffect check` and `clipaffect predict`. Jobs have an
+# environment of their own: with `environment: cuda` in the configuration, its torch is for GPUs.
+"""
+JOBS_NOTE = "# Snakemake then runs {name}.post-deploy.sh, which installs the packages with pip.\n"
+TORCH = ("torch", "torchvision")
+# Snakemake shows the output if a script fails.
+CPU_SCRIPT = """\
+#!/usr/bin/env bash
+{head}set -euo pipefail
+index=${{CLIPAFFECT_TORCH_INDEX:-{index}}}
+pip() {{ python -m pip --no-input --disable-pip-version-check --retries 2 --timeout 20 "$@"; }}
+# Only torch and torchvision come from this index. As an extra index for all packages it would be
+# asked about each of them, and a machine that cannot reach it would wait for each of them.
+pip install --quiet --no-deps --index-url "$index" {torch} || {{
+    echo "error: torch's CPU build could not be installed from $index" >&2
+    echo "fix:   check the network and the proxy, or set CLIPAFFECT_TORCH_INDEX to a mirror" >&2
+    exit 1
+}}
+pip install --quiet --requirement /dev/stdin <<'PACKAGES'
+{packages}
+PACKAGES
+python -c 'import torch; assert torch.version.cuda is None, "torch is a CUDA build"'
+"""
+CUDA_SCRIPT = """\
+#!/usr/bin/env bash
+{head}set -euo pipefail
+# On Linux the plain wheel of torch is the CUDA build, several GB with its libraries.
+python -m pip install --no-input --disable-pip-version-check --retries 2 --timeout 20 --quiet \\
+    --requirement /dev/stdin <<'PACKAGES'
+{packages}
+PACKAGES
+python -c 'import torch; assert torch.version.cuda, "torch is a CPU build"'
+"""
 
 
 def _plain(name: str) -> str:
@@ -30,12 +64,17 @@ def pinned(root: Path) -> dict[str, str]:
     return {_plain(line.partition("==")[0]): line for line in pins}
 
 
-def needed(root: Path) -> list[str]:
-    """Pins of the run's direct dependencies and everything they need, by installed metadata."""
+def needed(root: Path, extras: tuple[str, ...]) -> list[str]:
+    """Pins of the project's dependencies and everything they need, by installed metadata.
+
+    Args:
+        root: of the repository.
+        extras: whose dependencies are included.
+    """
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     pins = pinned(root)
-    extras = project["optional-dependencies"]
-    texts = [*project["dependencies"], *extras["workflow"], *extras["onnx"]]
+    optional = project["optional-dependencies"]
+    texts = project["dependencies"] + [text for extra in extras for text in optional[extra]]
     waiting = [Requirement(text) for text in texts]
     found: set[str] = set()
     seen: set[str] = set()
@@ -43,7 +82,7 @@ def needed(root: Path) -> list[str]:
         requirement = waiting.pop()
         name = _plain(requirement.name)
         wanted = requirement.extras or {""}
-        if str(requirement) in seen:
+        if name == project["name"] or str(requirement) in seen:
             continue
         seen.add(str(requirement))
         if name in pins:
@@ -58,28 +97,44 @@ def needed(root: Path) -> list[str]:
     return [pins[name] for name in sorted(found)]
 
 
-def _environment(name: str, packages: list[str], conda: list[str], index: str | None) -> str:
+JOBS = ("stages", "onnx")
+PEOPLE = (*JOBS, "workflow")
+
+
+def _environment(name: str, conda: tuple[str, ...], packages: list[str]) -> str:
     lines = [f"name: {name}", "channels:", "  - conda-forge", "dependencies:"]
-    lines += [f"  - {spec}" for spec in [PYTHON, "pip", *conda]]
-    lines.append("  - pip:")
-    if index:
-        lines.append(f"      - --extra-index-url {index}")
-    lines += [f"      - {package}" for package in packages]
+    lines += [f"  - {spec}" for spec in (PYTHON, "pip", *conda)]
+    if packages:
+        lines += ["  - pip:", *(f"      - {package}" for package in packages)]
     return "\n".join(lines) + "\n"
+
+
+def _cpu_build(pin: str) -> list[str]:
+    """A pin that only the CPU build fulfils, on Linux, where the plain version may be CUDA's."""
+    if pin.partition("==")[0] not in TORCH:
+        return [pin]
+    return [f"{pin}+cpu; sys_platform == 'linux'", f"{pin}; sys_platform != 'linux'"]
 
 
 def environment_files(root: Path) -> dict[Path, str]:
     """environment.yml (what a user creates first) and the environments of the rules."""
-    packages = needed(root)
-    return {
+    jobs = needed(root, JOBS)
+    torch = " ".join(pin for pin in jobs if pin.partition("==")[0] in TORCH)
+    packages = "\n".join(jobs)
+    people = [line for pin in needed(root, PEOPLE) for line in _cpu_build(pin)]
+    # With the project itself: dvc.yaml and the docs call its command.
+    people = [f"--extra-index-url {CPU_INDEX}", *people, "-e ."]
+    envs = Path("workflow/envs")
+    files = {
         Path("environment.yml"): HEAD
-        # With the project itself: dvc.yaml and the docs call its command.
-        + _environment(
-            "clipaffect", [*packages, "-e ."], ["conda >=24.7.1", "git", "make"], CPU_INDEX
+        + USER_NOTE
+        + _environment("clipaffect", ("conda >=24.7.1", "git", "make"), people),
+        envs / "cpu.post-deploy.sh": CPU_SCRIPT.format(
+            head=HEAD, index=CPU_INDEX, torch=torch, packages=packages
         ),
-        Path("workflow/envs/cpu.yaml"): HEAD
-        + _environment("clipaffect-cpu", packages, [], CPU_INDEX),
-        Path("workflow/envs/cuda.yaml"): HEAD
-        + CUDA_NOTE
-        + _environment("clipaffect-cuda", packages, [], None),
+        envs / "cuda.post-deploy.sh": CUDA_SCRIPT.format(head=HEAD, packages=packages),
     }
+    for name in ("cpu", "cuda"):
+        note = JOBS_NOTE.format(name=name)
+        files[envs / f"{name}.yaml"] = HEAD + note + _environment(f"clipaffect-{name}", (), [])
+    return files

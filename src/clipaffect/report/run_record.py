@@ -25,7 +25,6 @@ PACKAGES = (
     "pyarrow",
     "pandas",
     "numpy",
-    "snakemake",
 )
 
 
