@@ -48,7 +48,7 @@ SUITE := pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 test: $(STAMP)  ## run the tests for every change; takes minutes
 	$(BIN)/python -m $(SUITE)
 
-test-cluster: $(STAMP)  ## test a short run on a real SLURM (Debian's slurm-wlm and munge) and a real DVC
+test-cluster: $(STAMP)  ## test a short run on a real SLURM with accounting and a real DVC
 	$(BIN)/python -m $(SUITE) -m 'cluster and not slow' tests/cluster
 
 test-all: $(STAMP) test-processors  ## run every test: the demo, all studies, SLURM failures, random kills; takes hours

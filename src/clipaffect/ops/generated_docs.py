@@ -73,8 +73,14 @@ On clusters, shared disks and remotes, finished work is always kept:
 | no SLURM on the path of a run with `profiles/slurm` | an error before any job: no `sbatch` |
 | a partition in the profile that does not exist | an error with its name and the existing ones |
 | another run in the folder | an error with its process and host; a killed run's lock is released |
+| Snakemake was killed, alone or with its launcher | its jobs are ended and its lock released |
 | a store on a file system without locks | an error: the folder, and which systems have locks |
-| a job that is lost, cancelled or exceeds memory or time | it is rerun, or reported with its log |
+| a store that this user may only read | its entries are used; a missing one is an error |
+| a damaged, truncated or empty file in the store | the log names it; its entry is made again |
+| a damaged file in `results/` that a job reads | an error with its path; deleted, it is rebuilt |
+| a run in which a file is missing or was changed | `clipaffect crate` names it and refuses |
+| a PyTorch index that cannot be reached | an error with its address, within a minute |
+| a job that is lost, cancelled, preempted, or exceeds its limits | rerun, or named with its log |
 | a DVC remote that is full | DVC names the file; the same push sends the rest |
 | a remote that refuses access, or no credentials | DVC says which (docs/dvc.md) |
 | a DVC process that was killed | no message; the same `dvc repro` resumes |
