@@ -114,12 +114,13 @@ def evaluation_rate(folder: Path) -> float:
     return ROWS / (time.perf_counter() - started)
 
 
-def on_all_cores(pool: multiprocessing.pool.Pool, function: object, *arguments: object) -> float:
+def on_all_cores(pool: ProcessPoolExecutor, function: Callable, *arguments: object) -> float:
     """Sum over one process a core of what a function returns."""
-    return sum(pool.starmap(function, [arguments] * CORES, chunksize=1))  # type: ignore[arg-type]
+    running = [pool.submit(function, *arguments) for _ in range(CORES)]
+    return sum(future.result() for future in running)
 
 
-def compare(folder: Path, pool: multiprocessing.pool.Pool) -> tuple[Figures, list[list[str]]]:
+def compare(folder: Path, pool: ProcessPoolExecutor) -> tuple[Figures, list[list[str]]]:
     """The engine against the published loop, interleaved."""
     labels = np.arange(ROWS) % 8
     with h5py.File(folder / "expr.h5", "w") as file:
@@ -144,7 +145,7 @@ def compare(folder: Path, pool: multiprocessing.pool.Pool) -> tuple[Figures, lis
             "published_eval": loop.evaluate(STEPS),
         }
         # in a process of its own: the loop keeps the allocator as it finds it
-        found["one_head"] = pool.apply(engine_rate, (folder, 32, "fp32", SECONDS))
+        found["one_head"] = pool.submit(engine_rate, folder, 32, "fp32", SECONDS).result()
         found["eval_grid"] = on_all_cores(pool, evaluation_rate, folder)
         found["peak"] = on_all_cores(pool, peak, "float32")
         found["peak_engine"] = on_all_cores(pool, peak, "float32", affine)
@@ -324,7 +325,8 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     try:
         np.save(folder / "expr.npy", features(ROWS))
-        with context.Pool(CORES) as pool:
+        # Unlike multiprocessing's pool, it raises an error if a process dies.
+        with ProcessPoolExecutor(CORES, context) as pool:
             figures, lines = compare(folder, pool)
         figures["solo_gap"] = solo_gap(folder)
         write_au_table(folder / "au")

@@ -123,7 +123,9 @@ def test_the_executor_alone_forgets_them(answer: Path) -> None:
 # What sacct says of jobs; of job 7, which waits to be restarted, it knows no node.
 SACCT = """#!/bin/sh
 case "$*" in
-*JobIdRaw,State*) printf '5|CANCELLED by 0\\n6|COMPLETED\\n7|NODE_FAIL\\n' ;;
+*JobIdRaw,State*)
+  echo '5|CANCELLED by 0'
+  printf '%s\\n' '6|COMPLETED' '7|NODE_FAIL' '8|OUT_OF_MEMORY' '9|TIMEOUT' ;;
 *nodelist*) echo '     None assigned' ;;
 esac
 """
@@ -143,7 +145,7 @@ def asked(kind: type[slurm.Executor]) -> slurm.Executor:
 
 
 def log_files() -> list[SubmittedJobInfo]:
-    return [SubmittedJobInfo(n, n, {"slurm_logfile": Path(n)}) for n in ("5", "6", "7")]
+    return [SubmittedJobInfo(n, n, {"slurm_logfile": Path(n)}) for n in ("5", "6", "7", "8", "9")]
 
 
 @pytest.mark.usefixtures("accounting")
@@ -153,7 +155,7 @@ def test_a_cancelled_job_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm, "query_job_status", plain_states(slurm.query_job_status))
     executor = asked(executor_class())
     assert kept(executor, log_files()) == ["7"]
-    assert executor.ends == {"5": "error", "6": "success"}
+    assert executor.ends == {"5": "error", "6": "success", "8": "error", "9": "error"}
 
 
 def test_a_job_that_stays_preempted_has_ended(
