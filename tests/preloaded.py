@@ -8,7 +8,8 @@ this way too. The folder of the program also has `clipaffect`, `dvc` and `snakem
 
 What is not the same as a Python of its own: variables that are read at import (thread numbers) are
 the server's, and a signal to the program does not reach the child (see ``kill_all``). One test runs
-the micro configuration in processes of their own and compares every byte.
+a part of the micro configuration in processes of their own (make test-all: all of it) and compares
+every byte.
 """
 
 from __future__ import annotations
