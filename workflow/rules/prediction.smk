@@ -18,7 +18,7 @@ localrules:
 
 rule model:
     input:
-        RESULTS.model / "bundle.json",
+        RESULTS.model.bundle,
 
 
 rule predict:
@@ -37,10 +37,8 @@ rule export_model:
         others=expand(RESULTS.postprocessing().heads, task=STEPPED),
         code=USER_FILES,
     output:
-        bundle=RESULTS.model / "bundle.json",
-        readme=RESULTS.model / "README.md",
-        preprocessing=RESULTS.model / "preprocessing.json",
-        heads=expand(RESULTS.model / "heads/{task}.safetensors", task=TASKS),
+        **RESULTS.model.files(),
+        heads=expand(RESULTS.model.heads(), task=TASKS),
     log:
         LOGS / "export_model.log",
     conda:

@@ -29,7 +29,7 @@ from clipaffect.core.assets import known_assets
 from clipaffect.core.errors import UserError
 from clipaffect.core.files import read_json, write_text
 from clipaffect.core.hashing import digest, file_digest
-from clipaffect.core.layout import Heads, Layout
+from clipaffect.core.layout import Heads, Layout, Model
 from clipaffect.core.tasks import Task
 from clipaffect.core.tensors import read_tensors, write_tensors
 from clipaffect.encoders.fetch_weights import fetched_weights
@@ -77,7 +77,7 @@ def export_model(
             for name in used
         }
         steps = describe(config.faces, {name: config.encoders[name] for name in used})
-        write_text(folder / "preprocessing.json", json.dumps(steps, indent=2) + "\n")
+        write_text(Model(folder).preprocessing, json.dumps(steps, indent=2) + "\n")
         bundle: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
@@ -100,11 +100,13 @@ def export_model(
         bundle["files"] = _files(folder)
         checked = Bundle.model_validate(bundle)
         columns(checked, heads=True)  # whose names must differ
-        write_text(folder / NAME, json.dumps(checked.model_dump(mode="json"), indent=1) + "\n")
+        write_text(
+            Model(folder).bundle, json.dumps(checked.model_dump(mode="json"), indent=1) + "\n"
+        )
         if out.exists():
             shutil.rmtree(out)
         folder.rename(out)
-    return out / NAME
+    return Model(out).bundle
 
 
 def _check_exportable(config: Config) -> None:
@@ -163,14 +165,13 @@ def _export_task(
     others = [name for row in steps for name in row["choice"].get("with", [])]
     if others:
         weights |= _other_heads(Layout(results).postprocessing(task.name).heads, others)
-    file = f"heads/{task.name}.safetensors"
+    file = Model(folder).heads(task.name).relative_to(folder).as_posix()
     flat = {
         f"{features}/seed={seed}/{name}": value.contiguous()
         for features, by_seed in weights.items()
         for seed, state in by_seed.items()
         for name, value in state.items()
     }
-    (folder / "heads").mkdir(exist_ok=True)
     write_tensors(folder / file, flat)
     after = numbers["postprocessed"] if steps else None
     return {
@@ -300,4 +301,4 @@ def _write_readme(bundle: dict[str, Any], config: Config, results: Path, folder:
     text = environment.get_template("bundle.md").render(
         bundle=bundle, config=config, cards=cards, onnx=(folder / "onnx").is_dir()
     )
-    write_text(folder / "README.md", text)
+    write_text(Model(folder).readme, text)

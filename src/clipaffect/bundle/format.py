@@ -19,11 +19,12 @@ from clipaffect.config.encoders import Encoder
 from clipaffect.config.faces import Faces
 from clipaffect.config.section import Section, explain, folder_name
 from clipaffect.core.errors import UserError, first_line
+from clipaffect.core.layout import Model
 from clipaffect.core.tasks import Task
 
 FORMAT, VERSION = "clipaffect-bundle", 1
 AGAIN = "fetch the complete bundle again from its source"
-NAME = "bundle.json"
+NAME = Model(Path()).bundle.name
 # Far beyond any trained model; a file that exceeds them is not read any further.
 MOST_JSON = 4 << 20  # bytes
 MOST_SIDE = 65_536

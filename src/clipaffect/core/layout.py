@@ -152,6 +152,18 @@ class Predictions(_Folder):
         return self.folder / shard
 
 
+class Model(_Folder):
+    """An exported model: what `clipaffect predict` and others need."""
+
+    bundle = _File("bundle.json")  # everything about it, with the sha256 of all files
+    readme = _File("README.md")  # the model card
+    preprocessing = _File("preprocessing.json")  # the steps from an image to the encoder's input
+
+    def heads(self, task: str = "{task}") -> Path:
+        """The weights of a task's heads."""
+        return self.folder / f"heads/{task}.safetensors"
+
+
 class Dataset(_Folder):
     """The index of the data: files, and who and what is annotated in them."""
 
@@ -176,7 +188,11 @@ class Layout(_Folder):
     first_page = _File("start.html")  # stands while the long stages run
     timings = _File("timings")  # Snakemake's benchmark files
     studies_page = _File("studies/index.html")
-    model = _File("model")  # the exported bundle
+
+    @property
+    def model(self) -> Model:
+        """The exported model."""
+        return Model(self.folder / "model")
 
     @property
     def dataset(self) -> Dataset:

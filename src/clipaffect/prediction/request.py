@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipaffect.bundle.format import NAME, read_bundle
+from clipaffect.bundle.format import read_bundle
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.faces import Faces
 from clipaffect.config.models import Config
 from clipaffect.config.stage_keys import VERSIONS
 from clipaffect.core.errors import UserError
 from clipaffect.core.hashing import canonical_json
-from clipaffect.core.layout import Layout
+from clipaffect.core.layout import Layout, Model
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ def prediction_request(config: Config) -> PredictionRequest:
         names = [config.encoder, *config.postprocess.encoders]
         parts = [part for name in names for part in config.features.join.get(name, (name,))]
         encoders = {name: config.encoders[name] for name in parts if name in config.encoders}
-        model, faces = Layout(Path("results") / config.run).model / NAME, config.faces
+        model, faces = Layout(Path("results") / config.run).model.bundle, config.faces
     else:
-        model = Path(config.prediction.model) / NAME
+        model = Model(Path(config.prediction.model)).bundle
         bundle = read_bundle(model)
         faces, encoders = bundle.faces, dict(bundle.encoders)
         for name, own in encoders.items():
