@@ -3,11 +3,11 @@
     python benchmarks/store.py
     python benchmarks/store.py --smoke          # few entries: does it run?
 
-Takes about a minute. An entry is 512 features of ViT-L/14, the usual size of an embedding entry.
-The entries lie in the folder where the benchmark is called. The reference, in the same run and in
-alternation, writes the same files without digest and sync. Making an entry takes at least a third
-of a second of other work (512 crops on a fast GPU); shares are relative to that. Prints a table,
-and a JSON object as its last line.
+Takes some seconds to a minute, depending on the disk. An entry is 512 features of ViT-L/14, the
+usual size of an embedding entry. The entries lie in the folder where the benchmark is called. The
+reference, in the same run and in alternation, writes the same files without digest and sync.
+Making an entry takes at least a third of a second of other work (512 crops on a fast GPU); shares
+are relative to that. Prints a table, and a JSON object as its last line.
 """
 
 from __future__ import annotations

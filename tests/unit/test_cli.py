@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-import psutil
 import pytest
 from conftest import ROOT, clipaffect, workplace
 
 from clipaffect.cli.rules import rule_app
-from clipaffect.ops.launch import is_dead
 
 
 def test_each_rule_has_a_command_a_function_and_a_module_of_its_name() -> None:
@@ -86,25 +82,6 @@ def test_garbage_collection_lists_and_deletes(tmp_path: Path) -> None:
     assert entry.exists()
     clipaffect("store", "gc", "--path", str(tmp_path), "--delete")
     assert not entry.exists()
-
-
-def test_a_lock_is_dead_only_when_its_process_is_gone() -> None:
-    import socket
-
-    me = psutil.Process()
-    owner = {"host": socket.gethostname(), "pid": me.pid, "started": me.create_time()}
-    assert not is_dead(owner)
-    assert is_dead(owner | {"started": me.create_time() - 100}), "the number was reused"
-    assert not is_dead(owner | {"host": "elsewhere", "pid": 1, "started": 0})
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    alive = owner | {"pid": child.pid, "started": psutil.Process(child.pid).create_time()}
-    assert not is_dead(alive)
-    child.kill()
-    while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE:
-        pass
-    assert is_dead(alive), "killed, and nobody has asked for it yet"
-    child.wait()
-    assert is_dead(owner | {"pid": child.pid})
 
 
 def test_check_says_what_is_missing(place: Path, tree: Path) -> None:

@@ -50,7 +50,11 @@ def test_what_a_killed_job_left_is_removed(tmp_path: Path) -> None:
     with forked(write_slowly, path) as victim:
         victim.stdout.readline()
         victim.kill()
-    assert len(list(tmp_path.iterdir())) == 1
+    (left,) = tmp_path.iterdir()
+    write_text(path, "whole")
+    assert left.exists(), "it may belong to a job on another node"
+    old = time.time() - 2 * 3600
+    os.utime(left, (old, old))
     write_text(path, "whole")
     assert [own.name for own in tmp_path.iterdir()] == ["file"]
 
@@ -94,12 +98,9 @@ def test_tensors_come_back(tmp_path: Path) -> None:
         assert all(torch.equal(found[name], value) for name, value in TENSORS.items())
     assert read_tensors(path, "head/").keys() == {"weight", "count"}
     assert read_metadata(path)["epochs"] == "3"
-    digest = file_digest(path)
-    write_tensors(tmp_path / "again", dict(reversed(TENSORS.items())), {"epochs": "3"})
-    write_tensors(tmp_path / "alone", TENSORS)
-    write_tensors(tmp_path / "alone again", TENSORS)
-    assert file_digest(tmp_path / "alone") == file_digest(tmp_path / "alone again")
-    assert digest != file_digest(tmp_path / "alone")
+    for name, tensors in (("one", TENSORS), ("again", dict(reversed(TENSORS.items())))):
+        write_tensors(tmp_path / name, tensors)
+    assert file_digest(tmp_path / "one") == file_digest(tmp_path / "again")
 
 
 def test_damaged_tensors_are_named(tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ def make(venv: Path, python: Path | str) -> subprocess.CompletedProcess:
 def test_a_real_environment_behind_a_link(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     venv = tmp_path / ".venv"
-    venv.symlink_to("elsewhere")
+    (tmp_path / "link").symlink_to("elsewhere")
+    venv.symlink_to("link")
     done = make(venv, sys.executable)
     assert done.returncode == 0, done.stderr
     assert venv.is_symlink()
@@ -77,8 +78,10 @@ def test_an_environment_of_its_own_is_made_anew_and_anothers_is_used(
     assert not (venv / "old").exists()
     (venv / ".made-by-clipaffect").unlink()
     (venv / "package").touch()
-    done = make(venv, quick)
-    assert done.returncode == 0
+    for _ in range(2):
+        done = make(venv, quick)
+        assert done.returncode == 0
+        (venv / ".complete").touch()  # by the Makefile, once all packages are there
     assert "using the virtual environment in" in done.stdout
     assert (venv / "package").exists()
     (venv / "pyvenv.cfg").unlink()

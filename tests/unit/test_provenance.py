@@ -82,7 +82,7 @@ def test_an_incomplete_run_has_no_crate(folder: Path, name: str) -> None:
         write_crate(folder)
     assert name in raised.value.what
     (folder / "models/EXPR/0/heads.safetensors").write_text("w3ights")
-    with pytest.raises(UserError, match="is not the file that the report was made from"):
+    with pytest.raises(UserError, match="is not the file that the run made"):
         write_crate(folder)
     assert not (folder / CRATE).exists()
 

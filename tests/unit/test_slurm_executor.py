@@ -108,7 +108,7 @@ def test_jobs_are_kept_until_slurm_answers_again(
     answer.write_text("1|COMPLETED\n2|RUNNING\n3|FAILED\n")
     assert kept(executor, three) == ["b"]
     assert executor.ends == {"a": "success", "c": "error"}
-    assert "does not answer" not in caplog.text
+    assert "does not respond" not in caplog.text
 
 
 def test_the_executor_alone_forgets_them(answer: Path) -> None:

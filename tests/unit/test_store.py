@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -204,10 +205,48 @@ def test_verify_finds_what_use_would_find(tmp_path: Path) -> None:
     store = Store(tmp_path)
     entries = [store.get_or_make("kind", {"n": n}, fill) for n in range(5)]
     flip(entries[1] / "data")
-    (entries[3] / "more").write_text("not its own")
+    truncate(entries[3] / "data")
+    for name in (".DS_Store", ".nfs0001", "more"):  # of no account
+        (entries[2] / name).write_text("not its own")
     found = {entry: store.verify(entry) for entry in store.entries()}
     assert {entry for entry, problem in found.items() if problem} == {entries[1], entries[3]}
     assert sorted(store.entries()) == sorted({entries[0], entries[2], entries[4]})
+
+
+def test_damage_is_noticed_though_size_and_time_stay(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    entry = store.get_or_make("kind", KEY, fill)
+    state = (entry / "data").stat()
+    flip(entry / "data")
+    os.utime(entry / "data", ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert not store.has("kind", KEY)
+
+
+def use_all(root: Path, begin: Path, count: int) -> None:
+    while not begin.exists():
+        time.sleep(0.0005)
+    store = Store(root)
+    for n in range(count):
+        entry = store.get_or_make("kind", {"n": n}, fill)
+        assert (entry / "data").read_text() == "whole"
+        with store.attempt("stacks", {"n": n}) as folder:
+            (folder / "checkpoint").touch()
+
+
+def test_jobs_that_meet_one_damaged_entry_make_it_once(tmp_path: Path) -> None:
+    root, begin, count = tmp_path / "store", tmp_path / "begin", 40
+    store = Store(root)
+    for n in range(count):
+        flip(store.get_or_make("kind", {"n": n}, fill) / "data")
+    store.close()
+    with ExitStack() as stack:
+        jobs = [stack.enter_context(forked(use_all, root, begin, count)) for _ in range(4)]
+        begin.touch()
+        for job in jobs:
+            job.process.join()
+            assert job.process.exitcode == 0, job.stderr.read()
+    assert len(list((root / "damaged").glob("*/"))) == count
+    assert not list(root.rglob("*.lock"))
 
 
 def earlier_version(entry: Path) -> None:
@@ -226,6 +265,24 @@ def test_an_entry_of_an_earlier_version_is_valid_and_gets_digests(tmp_path: Path
     earlier_version(entry)
     empty(entry / "data")
     assert not store.has("kind", KEY)
+
+
+def test_what_old_entries_were_used_last_stays_known(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    entry = store.get_or_make("kind", KEY, fill)
+    earlier_version(entry)
+    (entry / "data").chmod(0o600)  # as files of heads had, whatever the umask said
+    old = time.time() - 40 * 86400
+    os.utime(entry / "key.json", (old, old))
+    assert store.verify(entry) is None
+    assert (entry / "data").stat().st_mode & 0o777 == 0o666 & ~current_umask()
+    assert [item.path for item in store.unused({}, days=30)] == [entry]
+
+
+def current_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 @pytest.fixture
@@ -307,11 +364,27 @@ def test_a_read_only_store_serves_what_it_has(shared_folder: Path) -> None:
         missing, broken = reader.stdout.readline(), reader.stdout.readline()
         reader.process.join()
         assert reader.process.exitcode == 0, reader.stderr.read()
-    assert "not writable" in missing
+    assert "may not write" in missing
     assert "missing" in missing
     assert "data has another sha256" in broken
     assert str(damaged) in broken
     assert (entry / "key.json").stat().st_mtime == pytest.approx(old)
+
+
+def use_private(root: Path) -> None:
+    try:
+        Store(root).get_or_make("kind", KEY, fill)
+    except UserError as error:
+        print(error.what, error.fix, flush=True)
+
+
+def test_a_file_that_a_colleague_cannot_read_is_named(shared_folder: Path) -> None:
+    entry = Store(shared_folder).get_or_make("kind", KEY, fill)
+    (entry / "data").chmod(0o600)
+    with forked(as_user, SECOND, GROUP, use_private, shared_folder) as colleague:
+        said = colleague.stdout.readline()
+    assert f"no permission to read {entry / 'data'} of root" in said
+    assert "chmod -R g+rwX" in said
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from safetensors import safe_open
 
 from clipaffect.bundle.format import FORMAT, NAME, VERSION, Bundle, read_bundle
 from clipaffect.bundle.onnx import write_onnx
@@ -31,7 +30,7 @@ from clipaffect.core.files import read_json, write_text
 from clipaffect.core.hashing import digest, file_digest
 from clipaffect.core.layout import Heads, Layout, Model
 from clipaffect.core.tasks import Task
-from clipaffect.core.tensors import read_tensors, write_tensors
+from clipaffect.core.tensors import read_tensors, tensor_names, write_tensors
 from clipaffect.encoders.fetch_weights import fetched_weights
 from clipaffect.report.pages import page_environment
 from clipaffect.report.run_record import RECORD, read_record
@@ -212,8 +211,7 @@ def _state_of(row: pd.Series) -> Weights:
 
 def _other_heads(path: Path, names: list[str]) -> dict[str, dict[int, Weights]]:
     found: dict[str, dict[int, Weights]] = {}
-    with safe_open(path, "pt") as file:
-        keys = [key.split("/")[:2] for key in file.keys()]  # noqa: SIM118 - no dictionary
+    keys = [name.split("/")[:2] for name in tensor_names(path)]
     for name in names:
         seeds = sorted({int(seed.removeprefix("seed=")) for own, seed in keys if own == name})
         found[name] = {seed: read_tensors(path, f"{name}/seed={seed}/") for seed in seeds}

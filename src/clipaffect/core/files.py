@@ -8,6 +8,7 @@ import glob
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -17,6 +18,7 @@ from typing import Any
 from clipaffect.core.errors import UserError
 
 _SYNCED = ContextVar("_SYNCED", default=True)
+ABANDONED = 3600.0  # seconds without a write
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # some network file systems cannot sync a folder
 
 
@@ -27,7 +29,7 @@ class Damaged(UserError):
         super().__init__(
             f"the file is damaged: {reason}",
             where=path,
-            fix="delete the file and run the same command again: it is rebuilt from the cache",
+            fix="delete the file and run 'clipaffect run' again: it is rebuilt from the store",
         )
 
 
@@ -38,7 +40,7 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except (FileNotFoundError, PermissionError):
         raise
-    except (OSError, EOFError, ValueError) as error:  # Arrow's errors are among them
+    except (OSError, EOFError, ValueError, NotImplementedError) as error:  # Arrow's among them
         raise Damaged(path, str(error).splitlines()[0] if str(error) else "it is empty") from None
 
 
@@ -48,7 +50,8 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     Two jobs may write the same file at once: each has its own temporary file, and the last one to
     finish replaces the file. The content is on the disk before the file gets its name. Leftovers
-    of killed jobs are removed; a lock, which the system releases, tells them from live ones.
+    of killed jobs are removed after an hour; a lock, which the system releases, tells them from
+    those of live jobs on this machine.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
@@ -79,8 +82,8 @@ def _remove_abandoned(path: Path) -> None:
         with suppress(OSError):  # of another user, or just finished
             descriptor = os.open(left, os.O_RDWR)
             try:
-                # A file that is still empty may belong to a job that has not locked it yet.
-                if left.stat().st_size and _lock(descriptor):
+                # On some network file systems a lock is not seen on another node.
+                if time.time() - left.stat().st_mtime > ABANDONED and _lock(descriptor):
                     left.unlink()
             finally:
                 os.close(descriptor)

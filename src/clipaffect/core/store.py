@@ -31,7 +31,7 @@ from filelock import FileLock
 
 from clipaffect.core.errors import UserError
 from clipaffect.core.files import sync, synced_later, write_text
-from clipaffect.core.hashing import canonical_json, digest, file_digest
+from clipaffect.core.hashing import canonical_json, digest, digest_now
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +61,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        # Syncing an entry took 2 to 19 ms on a virtual disk, and no CPU: other work goes on.
-        self._syncing = ThreadPoolExecutor(1, "store-sync")
+        self._threads: dict[int, ThreadPoolExecutor] = {}  # by process: a fork has none
 
     def path(self, kind: str, key: dict[str, Any]) -> Path:
         """The path of the entry with this key, whether or not it exists."""
@@ -74,8 +73,9 @@ class Store:
         entry = self.path(kind, key)
         if not (entry / RECORD).is_file():
             return False
-        if damage_of(entry) is None:
-            return True
+        with suppress(FileNotFoundError):  # another job may be setting it aside
+            if damage_of(entry) is None:
+                return True
         with self._locked(entry):
             return self._is_whole(entry)
 
@@ -124,12 +124,21 @@ class Store:
             if entry.exists():  # without a record: left by a file system that tore a rename
                 shutil.rmtree(entry)
             partial.rename(entry)
-        self._syncing.submit(_sync_entry, entry)
+        self._sync_later(entry)
         return entry
 
     def close(self) -> None:
         """Wait until all entries are on the disk; a process does so when it ends."""
-        self._syncing.shutdown()
+        for threads in self._threads.values():
+            threads.shutdown()
+        self._threads.clear()
+
+    def _sync_later(self, entry: Path) -> None:
+        """Sync an entry on a thread: it took 2 to 19 ms on a virtual disk, and hardly any CPU."""
+        number = os.getpid()
+        if number not in self._threads:
+            self._threads[number] = ThreadPoolExecutor(1, "store-sync")
+        self._threads[number].submit(_sync_entry, entry)
 
     @contextmanager
     def attempt(self, kind: str, key: dict[str, Any]) -> Iterator[Path]:
@@ -162,16 +171,18 @@ class Store:
 
     def verify(self, entry: Path) -> str | None:
         """What is wrong with an entry, which is then set aside; None if it is whole."""
-        problem = damage_of(entry)
-        if problem is not None:
-            with self._locked(entry):
-                self._is_whole(entry)
-        return problem
+        with suppress(FileNotFoundError):  # a job may be setting it aside
+            problem = damage_of(entry)
+            if problem is not None:
+                with self._locked(entry):
+                    self._is_whole(entry)
+            return problem
+        return None
 
     def unused(self, versions: dict[str, int], days: float) -> list[Unused]:
         """Entries of another stage version or unused for ``days``, and what is left of others."""
         found = []
-        for aside in sorted((self.root / DAMAGED).glob("*")):
+        for aside in sorted((self.root / DAMAGED).glob("*/")):
             found.append(Unused(aside, _size(aside), "damaged and set aside"))
         for partial in sorted(self.root.glob("*/*/*.part")):
             if _age_days(partial) > days:
@@ -180,7 +191,7 @@ class Store:
         for entry in self.entries():
             try:
                 key, _ = _read_record(entry)
-            except (OSError, ValueError):
+            except (FileNotFoundError, ValueError):
                 continue  # the next use, or verify, sets it aside
             age = _age_days(entry / RECORD)
             current = versions.get(key["kind"])
@@ -209,7 +220,7 @@ class Store:
                 lock.acquire()
         except (OSError, NotImplementedError, UserWarning) as error:
             if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
-                raise self._not_writable(entry) from None
+                raise self._not_writable(entry, error) from None
             if isinstance(error, OSError) and error.errno not in NO_LOCKS:
                 raise
             raise UserError(
@@ -222,16 +233,19 @@ class Store:
         try:
             yield
         finally:
+            # Before the release: who has waited for it then sees that the file is gone.
+            with suppress(OSError):
+                entry.with_suffix(".lock").unlink(missing_ok=True)
             lock.release()
-        entry.with_suffix(".lock").unlink(missing_ok=True)
 
-    def _not_writable(self, entry: Path) -> UserError:
+    def _not_writable(self, entry: Path, error: OSError) -> UserError:
         state = "missing" if not (entry / RECORD).is_file() else f"damaged: {damage_of(entry)}"
+        path = Path(error.filename or entry.parent)
         return UserError(
-            f"the store is not writable for this user, and an entry is {state}",
+            f"an entry of the store is {state}, and this user may not write to {_of_owner(path)}",
             where=entry,
             fix="set paths.store to a folder that you can write to (entries of this one may be "
-            "copied there), or ask its owner for access: docs/cluster.md",
+            "copied there); or let the owner open it to your group: docs/cluster.md",
         )
 
     def _is_whole(self, entry: Path) -> bool:
@@ -261,46 +275,82 @@ def damage_of(entry: Path) -> str | None:
     """
     try:
         key, stated = _read_record(entry)
-    except (OSError, ValueError):
-        return f"{RECORD} cannot be read"
-    if digest(key) != entry.name:
-        return f"{RECORD} is that of another entry"
-    files = _files(entry)
-    if stated is None:
-        empty = [name for name, path in files.items() if not path.stat().st_size]
+        if digest(key) != entry.name:
+            return f"{RECORD} is that of another entry"
+        if stated is not None:
+            return _difference(entry, stated)
+        empty = [name for name, path in _files(entry).items() if not path.stat().st_size]
         if empty:
             return f"{empty[0]} is empty"
-        with suppress(OSError), synced_later():
-            write_text(entry / RECORD, _record(key, entry))
-        return None
-    return _difference(files, stated)
+        _upgrade(entry, key)
+    except ValueError:
+        return f"{RECORD} is not a record"
+    except PermissionError as error:
+        path = Path(error.filename or entry)
+        raise UserError(
+            f"no permission to read {_of_owner(path)}",
+            where=path,
+            fix="ask the owner to run 'chmod -R g+rwX' on the store, or set paths.store to a "
+            "folder of your own",
+        ) from None
+    return None
 
 
-def _difference(files: dict[str, Path], stated: dict[str, Any]) -> str | None:
-    """How the files of an entry differ from its record; None if they do not."""
-    if files.keys() != stated.keys():
-        return f"its files are {', '.join(files)}, not {', '.join(stated)}"
-    for name, path in files.items():
-        size, expected = path.stat().st_size, stated[name]["bytes"]
-        if size != expected:
-            return f"{name} has {size} bytes, not {expected}"
-        if file_digest(path) != stated[name]["sha256"]:
+def _difference(entry: Path, stated: dict[str, Any]) -> str | None:
+    """How an entry differs from its record; None if it does not. Other files are of no account."""
+    for name, expected in stated.items():
+        path = entry / name
+        if not path.is_file():
+            return f"{name} is missing"
+        size = path.stat().st_size
+        if size != expected["bytes"]:
+            return f"{name} has {size} bytes, not {expected['bytes']}"
+        if digest_now(path) != expected["sha256"]:
             return f"{name} has another sha256"
     return None
 
 
+def _upgrade(entry: Path, key: dict[str, Any]) -> None:
+    """Give an entry of an earlier version its digests, and its files the modes of today's.
+
+    Files of heads had mode 0600. Somebody else who may only read the entry changes nothing.
+    """
+    with suppress(OSError):
+        record = entry / RECORD
+        used = record.stat().st_mtime
+        for path in _files(entry).values():
+            if path.stat().st_uid == os.geteuid():
+                path.chmod(0o666 & ~_umask())
+        write_text(record, _record(key, entry))
+        os.utime(record, (used, used))
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _of_owner(path: Path) -> str:
+    """A path with the name of its owner."""
+    try:
+        return f"{path} of {path.owner()}"
+    except (OSError, KeyError):  # hidden, or a user whom this machine does not know
+        return str(path)
+
+
 def _files(entry: Path) -> dict[str, Path]:
-    """The files of an entry besides its record, by their paths in it."""
+    """The files of an entry besides its record and hidden ones, by their paths in it."""
     return {
         path.relative_to(entry).as_posix(): path
         for path in sorted(entry.rglob("*"))
-        if path.is_file() and path.name != RECORD and path.suffix != ".part"
+        if path.is_file() and path.name != RECORD and not path.name.startswith(".")
     }
 
 
 def _record(key: dict[str, Any], entry: Path) -> str:
     files = {
-        name: {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+        name: {"bytes": path.stat().st_size, "sha256": digest_now(path)}
         for name, path in _files(entry).items()
     }
     return canonical_json({"key": key, "files": files}) + "\n"

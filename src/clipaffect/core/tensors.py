@@ -32,7 +32,8 @@ def write_tensors(
     Args:
         path: of the file.
         tensors: on the CPU.
-        metadata: texts; more than one makes the bytes of the file depend on their random order.
+        metadata: texts. With any, the bytes of the file depend on the random order in which
+            safetensors writes them and the checksums.
     """
     checksums = json.dumps({name: _checksum(tensors[name]) for name in sorted(tensors)})
     with whole_file(path) as beside:
@@ -63,6 +64,12 @@ def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
         if name in checksums and _checksum(tensor) != checksums[name]:
             raise Damaged(path, f"the checksum of {name} is wrong")
     return under(tensors, prefix)
+
+
+def tensor_names(path: Path) -> list[str]:
+    """The names of the tensors in a file."""
+    with _opened(path) as file:
+        return list(file.keys())
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ A part holds the rows of ``EVERY`` frames and the state of the face follower aft
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from zipfile import BadZipFile
@@ -83,7 +84,7 @@ class VideoCheckpoint:
             read_arrow(self._rows(part))
             with reading(self._state(part)), np.load(self._state(part)) as saved:
                 dict(saved)
-        except (Damaged, FileNotFoundError, BadZipFile) as error:
+        except (Damaged, FileNotFoundError, BadZipFile, RuntimeError, zlib.error) as error:
             logger.warning("the checkpoint ends before part %d: %s", part, error)
             return False
         return True

@@ -1,13 +1,14 @@
 """Start Snakemake, and clear up what a killed run left: its lock and its jobs.
 
-Snakemake cannot distinguish a live lock from a stale one. So the launcher records the processes
-that hold it (itself and its Snakemake) by host, process number and start time. It releases the lock
-only when exactly these processes are gone. The jobs of a Snakemake that was killed live on. They
-carry the run's number in their environment, by which the launcher finds and ends them.
+Snakemake cannot distinguish a live lock from a stale one. So the launcher holds a lock of its own
+while it or its Snakemake lives, which the system releases when both are gone. Only who gets this
+lock clears up. The jobs of a Snakemake that was killed live on. They carry the run's number in
+their environment, by which the launcher finds and ends them.
 """
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import logging
@@ -19,7 +20,8 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,66 +34,88 @@ from clipaffect.core.files import write_text
 
 logger = logging.getLogger(__name__)
 
-ZOMBIE = psutil.STATUS_ZOMBIE
 RUN = "CLIPAFFECT_RUN"  # in the environment of a run's processes: its number
+SLURM_JOB = "SLURM_JOB_ID"
+SUFFIXES = (".yaml", ".yml", ".json")  # of configuration files
 CONFIG_OPTIONS = ("--configfile", "--configfiles")
 OWNER = Path(".snakemake/clipaffect-owner.json")
+LOCK = OWNER.with_suffix(".lock")
 LOCKS = Path(".snakemake/locks")
 PARTITION = re.compile(r"slurm_partition[=:]\s*['\"]?([\w-]+)")
 JOBS = re.compile(r"^(\w+)\s+(\d+)$", re.MULTILINE)  # lines of Snakemake's table of jobs
 
 
-def describe(pid: int) -> dict[str, Any]:
-    """The record of a process: host, number and start time (numbers are reused)."""
-    started = psutil.Process(pid).create_time()
-    return {"host": socket.gethostname(), "pid": pid, "started": started}
+@contextmanager
+def _alone() -> Iterator[int | None]:
+    """Hold the folder's lock, whose open file is handed to Snakemake; None without locks.
 
-
-def is_dead(owner: dict[str, Any]) -> bool:
-    """Whether the recorded process is gone; one on another host counts as alive."""
-    if owner["host"] != socket.gethostname():
-        return False
+    Raises:
+        UserError: another launcher, or its Snakemake, lives.
+    """
+    LOCK.parent.mkdir(exist_ok=True)
+    descriptor = os.open(LOCK, os.O_CREAT | os.O_RDWR, 0o666)
     try:
-        process = psutil.Process(owner["pid"])
-        # A killed process keeps its number until its parent has waited for it.
-        return process.create_time() != owner["started"] or process.status() == ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            record = _owner()
+            raise _in_use(f"process {record.get('pid')} on {record.get('host')}") from None
+        except OSError:  # a file system without locks: Snakemake's own lock has to do
+            yield None
+            return
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
-def _owners() -> tuple[list[dict[str, Any]], str]:
-    """The recorded owners of the lock, launcher and Snakemake, and their run; none if unknown."""
+def _in_use(who: str) -> UserError:
+    return UserError(
+        f"another run is using this folder: {who}",
+        where=LOCKS,
+        fix="wait for it to end; if you are sure that it is gone, run 'snakemake --unlock'",
+    )
+
+
+def _owner() -> dict[str, Any]:
+    """The record of the last run that did not end by itself; empty without one."""
     try:
         record = json.loads(OWNER.read_text())
-        return record["owners"], record["run"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return [], ""
+        return record if isinstance(record, dict) else {}
+    except (OSError, ValueError):
+        return {}
 
 
-def _end_jobs(run: str, spared: int) -> None:
+def _processes() -> Iterator[tuple[psutil.Process, dict[str, str]]]:
+    """The other processes of this user, with their environments."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):  # another user's, or just gone
+            if process.pid != os.getpid():
+                yield process, process.environ()
+
+
+def _end_jobs(record: dict[str, Any]) -> None:
     """End the processes of a run on this machine; they resume from their checkpoints later.
 
-    Args:
-        run: its number.
-        spared: the launcher's process number. Jobs of SLURM, which restarts or ends them itself,
-            are spared too.
+    Jobs that SLURM started for the run are spared: SLURM restarts or ends them itself.
     """
-    found = []
-    for process in psutil.process_iter():
-        try:
-            own = process.environ()
-        except (psutil.Error, OSError):  # another user's, or just gone
-            continue
-        if own.get(RUN) == run and process.pid != spared and "SLURM_JOB_ID" not in own:
-            found.append(process)
-    for process in found:
-        _signal(process, signal.SIGTERM)
-    _, alive = psutil.wait_procs(found, 10)
-    for process in alive:
-        _signal(process, signal.SIGKILL)
-    psutil.wait_procs(alive, 10)
-    if found:
-        logger.warning("%d processes of the killed run were ended", len(found))
+    ended = 0
+    for _ in range(5):  # a process may start another one before it ends
+        found = [
+            process
+            for process, own in _processes()
+            if own.get(RUN) == record["run"] and own.get(SLURM_JOB) == record["slurm_job"]
+        ]
+        if not found:
+            break
+        ended += len(found)
+        for process in found:
+            _signal(process, signal.SIGTERM)
+        _, alive = psutil.wait_procs(found, 10)
+        for process in alive:
+            _signal(process, signal.SIGKILL)
+        psutil.wait_procs(alive, 10)
+    if ended:
+        logger.warning("%d processes of the killed run were ended", ended)
 
 
 def _signal(process: psutil.Process, number: int) -> None:
@@ -112,7 +136,7 @@ def sorted_out(arguments: list[str]) -> tuple[list[str], list[Path]]:
     """Snakemake's arguments with the targets behind ``--``, and the configuration files in them.
 
     Snakemake takes every word after ``--configfile`` for a file: ``--configfile FILE TARGET`` would
-    end in its traceback. Words behind the first that are no file there are targets.
+    end in its traceback. Words behind the first that have no suffix of one are targets.
     """
     words, targets, files = [], [], []
     head, _, tail = (list(part) for part in _partition(arguments, "--"))
@@ -125,7 +149,7 @@ def sorted_out(arguments: list[str]) -> tuple[list[str], list[Path]]:
                 files.append(Path(value))
                 reading = False
             words.append(word)
-        elif reading and words[-1] not in CONFIG_OPTIONS and not Path(word).is_file():
+        elif reading and words[-1] not in CONFIG_OPTIONS and Path(word).suffix not in SUFFIXES:
             targets.append(word)
         else:
             if reading:
@@ -201,43 +225,66 @@ def launch(arguments: list[str]) -> int:
     arguments, files = sorted_out(arguments)
     _check_configuration(files)
     _check_cluster(arguments)
-    if _locked():
-        _release_lock()
-    run = secrets.token_hex(8)
-    child = subprocess.Popen(snakemake_command(arguments), env=os.environ | {RUN: run})
-    owners = [describe(os.getpid()), describe(child.pid)]
-    write_text(OWNER, json.dumps({"owners": owners, "run": run}))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, _: os.kill(child.pid, received))
+    if {"-n", "--dry-run", "--dryrun"} & set(arguments):
+        return subprocess.run(snakemake_command(arguments), check=False).returncode
+    with _alone() as lock:
+        if _locked():
+            _clear_up()
+        return _run(arguments, lock)
+
+
+def _run(arguments: list[str], lock: int | None) -> int:
+    """Run Snakemake, which shares the folder's lock."""
+    record: dict[str, Any] = {
+        "run": secrets.token_hex(8),
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "slurm_job": os.environ.get(SLURM_JOB),
+    }
+    write_text(OWNER, json.dumps(record))
+    child = subprocess.Popen(
+        snakemake_command(arguments),
+        env=os.environ | {RUN: record["run"]},
+        pass_fds=() if lock is None else (lock,),
+    )
+    before = {
+        number: signal.signal(number, lambda received, _: child.send_signal(received))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     code = child.wait()
-    if code < 0:  # killed: by somebody, or by a system out of memory
-        _end_jobs(run, os.getpid())
-        _unlock()
+    if code < 0:
+        for number in before:  # what follows must not be cut short
+            signal.signal(number, signal.SIG_IGN)
+        _end_jobs(record)
+        if lock is not None and _locked():
+            _unlock()
         logger.error(
-            "Snakemake was killed by signal %d. Nothing that was finished is lost: run the same "
+            "Snakemake was ended by signal %d. Nothing that was finished is lost: run the same "
             "command again.",
             -code,
         )
+    for number, handler in before.items():
+        signal.signal(number, handler)
     OWNER.unlink(missing_ok=True)
     return code if code >= 0 else 128 - code
 
 
-def _release_lock() -> None:
-    """Release the lock of a killed run and end its jobs.
+def _clear_up() -> None:
+    """End the jobs of a run that was killed with its launcher, and release its lock.
 
     Raises:
-        UserError: a process that lives, or perhaps lives, holds the lock.
+        UserError: a Snakemake without a launcher lives in this folder, or perhaps lives elsewhere.
     """
-    owners, run = _owners()
-    alive = [owner for owner in owners if not is_dead(owner)]
-    if alive or not owners:
-        who = " and ".join(f"process {o['pid']} on {o['host']}" for o in alive)
-        raise UserError(
-            f"another run is using this folder: {who or 'an unknown process'}",
-            where=LOCKS,
-            fix="wait for it to end; if you are sure that it is gone, run 'snakemake --unlock'",
-        )
-    _end_jobs(run, os.getpid())
+    here = str(Path.cwd())
+    record = _owner()
+    for process, own in _processes():
+        with suppress(psutil.Error, OSError):
+            is_own = own.get(RUN) == record.get("run", "")
+            if "snakemake" in process.cmdline() and process.cwd() == here and not is_own:
+                raise _in_use(f"process {process.pid} on {socket.gethostname()}")
+    if not record.keys() >= {"run", "slurm_job"}:
+        raise _in_use("an unknown process")
+    _end_jobs(record)
     _unlock()
 
 

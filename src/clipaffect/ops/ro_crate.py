@@ -121,7 +121,7 @@ def _check_complete(folder: Path, expected: dict[str, str | None]) -> None:
     )
     if missing or changed:
         listed = [f"{name} is missing" for name in missing]
-        listed += [f"{name} is not the file that the report was made from" for name in changed]
+        listed += [f"{name} is not the file that the run made" for name in changed]
         more = f", and {len(listed) - 5} more" if len(listed) > 5 else ""
         raise UserError(
             f"the run is not complete: {'; '.join(listed[:5])}{more}",

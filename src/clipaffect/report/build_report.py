@@ -128,7 +128,6 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
     write_tables(tables, files.tables)
     numbers = headline(results)
     write_text(files.metrics, json.dumps(numbers, indent=2) + "\n")
-    write_text(files.record, json.dumps(run_record(config, folder), indent=2) + "\n")
     assets = known_assets()
     unit = unit_of(results.summary)
     answers = [answer(name, own, unit) for name, own in numbers["tasks"].items()]
@@ -159,9 +158,10 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
         ],
     } | {name: records(table) for name, table in tables.items()}
     environment = page_environment()
+    drawn = _write_figures(results, files.figures)
     page = environment.get_template("report.html").render(
         **context,
-        figures=_write_figures(results, files.figures),
+        figures=drawn,
         script=figures.script(),
         pictures=_pictures(config, folder),
     )
@@ -180,6 +180,16 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
             weights=weight_digests(config, folder, name),
         )
         write_text(files.card(name), card)
+    made = [files.page, files.metrics, files.markdown, *map(files.card, results.tasks)]
+    made += [files.tables / f"{name}.{kind}" for name in tables for kind in ("csv", "tex")]
+    made += [
+        files.figures / f"{chart}_{task}.{kind}"
+        for task, charts in drawn.items()
+        for chart in charts
+        for kind in ("svg", "png", "pdf")
+    ]
+    record = run_record(config, folder, made)
+    write_text(files.record, json.dumps(record, indent=2) + "\n")
 
 
 def _prompts(results: Results) -> dict[str, list[tuple[str, list[str], list[str]]]]:

@@ -54,6 +54,8 @@ def read_record(folder: Path) -> dict[str, Any]:
             raise ValueError("a part is missing")
         if "run" not in record["config"] or "clipaffect" not in record["versions"]:
             raise ValueError("the run or the version is missing")
+        if not isinstance(record["results"], dict):
+            raise ValueError("the list of results is none")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"the file is not a run record of this version ({error})",
@@ -63,16 +65,17 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def run_record(config: Config, folder: Path) -> dict[str, Any]:
+def run_record(config: Config, folder: Path, report: list[Path]) -> dict[str, Any]:
     """Everything that two runs are compared by: settings, versions, stages, data, own code.
 
     The labels' files say which frames, people and splits there are; ``tables`` what every
     annotated frame became; the features are what the heads were trained on. ``results`` lists the
-    files that a finished run has: those that the report was made from with their sha256.
+    files that a finished run has: the report's, and those that it was made from, with their sha256.
 
     Args:
         config: what was run.
         folder: results/<run>.
+        report: the files of its report, but for this record.
     """
     layout = Layout(folder)
     tables = {name: layout.table(config.encoder, name) for name in config.tasks()}
@@ -86,12 +89,22 @@ def run_record(config: Config, folder: Path) -> dict[str, Any]:
         "data": {name: file_digest(path) for name, path in files.items()},
         "made": {f"features {name}": file_digest(table.features) for name, table in tables.items()},
         "code": {path: file_digest(Path(path)) for path in config.training.user_files()},
-        "results": _made_from(config, layout) | dict.fromkeys(_made_before(config, layout)),
+        "results": _digests(layout, [*_made_from(config, layout), *report])
+        | dict.fromkeys(_names(layout, _made_before(config, layout))),
     }
 
 
-def _made_from(config: Config, layout: Layout) -> dict[str, str]:
-    """The sha256 of the files that the report was made from, by their paths in results/<run>."""
+def _names(layout: Layout, paths: list[Path]) -> list[str]:
+    """Paths relative to results/<run>."""
+    return [path.relative_to(layout.folder).as_posix() for path in paths]
+
+
+def _digests(layout: Layout, paths: list[Path]) -> dict[str, str]:
+    return dict(zip(_names(layout, paths), map(file_digest, paths), strict=True))
+
+
+def _made_from(config: Config, layout: Layout) -> list[Path]:
+    """The files of results/<run> that the report is made from."""
     paths = [layout.dataset.summary, *map(layout.import_counts, config.features.imported)]
     for task in config.tasks():
         paths += [
@@ -102,11 +115,11 @@ def _made_from(config: Config, layout: Layout) -> dict[str, str]:
         ]
         if config.postprocess.steps:
             paths += layout.postprocessing(task).files("steps", "choices").values()
-    return {path.relative_to(layout.folder).as_posix(): file_digest(path) for path in paths}
+    return paths
 
 
-def _made_before(config: Config, layout: Layout) -> list[str]:
-    """The files that those were made from in turn, by their paths in results/<run>."""
+def _made_before(config: Config, layout: Layout) -> list[Path]:
+    """The files of results/<run> that those were made from in turn."""
     shards = shard_names(config.data.shards)
     paths = [layout.dataset.manifest(shard) for shard in shards] if config.encoders else []
     paths += [layout.frames(shard) for shard in shards] if config.encoders else []
@@ -116,7 +129,12 @@ def _made_before(config: Config, layout: Layout) -> list[str]:
     for crop in {encoder.crop for encoder in config.encoders.values()}:
         own = "" if crop in (None, config.faces.crop) else crop
         paths += [layout.faces(shard, own) for shard in shards]
-    return [path.relative_to(layout.folder).as_posix() for path in paths]
+    for task in config.tasks():
+        for part in range(config.training.parts):
+            paths += layout.heads(task, part).files("listed", "history").values()
+        if config.postprocess.steps:
+            paths += layout.postprocessing(task).files("scores", "cross_fitted", "heads").values()
+    return paths
 
 
 def weight_digests(config: Config, folder: Path, task: str) -> dict[str, str]:

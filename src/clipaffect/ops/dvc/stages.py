@@ -95,9 +95,10 @@ def write_inventory(configfile: Path, out: Path) -> None:
 
 
 def link_data_of_experiment(configfile: Path, root: Path) -> None:
-    """Link the data that git ignores into the copy in which ``dvc exp run --temp`` works.
+    """Link the files that git ignores into the copy in which ``dvc exp run --temp`` works.
 
-    The copy is a folder below ``.dvc/tmp/exps`` of the repository and holds what git tracks.
+    These are data, features, weights and own code. The copy is a folder below ``.dvc/tmp/exps`` of
+    the repository and holds what git tracks.
 
     Args:
         configfile: of the run.
@@ -108,8 +109,11 @@ def link_data_of_experiment(configfile: Path, root: Path) -> None:
     if not copies:
         return
     repository = copies[0].parents[2]
-    data = load_config(configfile).data
-    for name in flatten_text(data.model_dump(mode="json")):
+    config = load_config(configfile)
+    named = flatten_text(config.data.model_dump(mode="json"))
+    named += [path for own in config.features.imported for path in config.features.files(own)]
+    named += [encoder.file for encoder in config.encoders.values() if encoder.file]
+    for name in (*named, *config.training.user_files()):
         path = Path(name)
         if path.is_absolute() or ".." in path.parts or not (repository / path).exists():
             continue
