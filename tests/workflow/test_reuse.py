@@ -221,7 +221,7 @@ def test_killing_single_processes_leaves_no_lock_and_no_job(
     run, scheduler = at_work(folder, log)
     scheduler.kill()
     assert run.wait() == 137
-    assert "Snakemake was killed by signal 9" in log.read_text()
+    assert "Snakemake was ended by signal 9" in log.read_text()
     assert not processes_in(folder)
     assert not list((folder / ".snakemake").glob("locks/*"))
     # The launcher too: what it would have done, the next call does.

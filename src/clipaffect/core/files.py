@@ -8,6 +8,7 @@ import glob
 import json
 import os
 import secrets
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ from clipaffect.core.errors import UserError
 
 _SYNCED = ContextVar("_SYNCED", default=True)
 ABANDONED = 3600.0  # seconds without a write
+HOST = socket.gethostname()
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # some network file systems cannot sync a folder
 
 
@@ -50,15 +52,15 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     Two jobs may write the same file at once: each has its own temporary file, and the last one to
     finish replaces the file. The content is on the disk before the file gets its name. Leftovers
-    of killed jobs are removed after an hour; a lock, which the system releases, tells them from
-    those of live jobs on this machine.
+    of killed jobs are removed; a lock, which the system releases, tells them from those of live
+    jobs. On some network file systems another machine's lock is not seen: its leftovers are
+    removed an hour after the last write.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    descriptor = os.open(beside, os.O_CREAT | os.O_RDWR, 0o666)
+    beside = path.with_name(f".{path.name}.{HOST}.{secrets.token_hex(4)}.part")
+    descriptor = _open_locked(beside)
     try:
-        _lock(descriptor)
         yield beside
         if _SYNCED.get():
             sync(beside)
@@ -68,22 +70,26 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _lock(descriptor: int) -> bool:
-    """Try to lock an open file; False if another process holds the lock or there are no locks."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+def _open_locked(path: Path) -> int:
+    """Create a file and lock it, where the file system has locks."""
+    while True:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                return descriptor
+        os.close(descriptor)  # taken for a leftover before it was locked
 
 
 def _remove_abandoned(path: Path) -> None:
+    """Remove the leftovers of jobs that were killed while they wrote a file."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         with suppress(OSError):  # of another user, or just finished
             descriptor = os.open(left, os.O_RDWR)
             try:
-                # On some network file systems a lock is not seen on another node.
-                if time.time() - left.stat().st_mtime > ABANDONED and _lock(descriptor):
+                if f".{HOST}." in left.name or time.time() - left.stat().st_mtime > ABANDONED:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     left.unlink()
             finally:
                 os.close(descriptor)
