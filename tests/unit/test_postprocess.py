@@ -347,7 +347,7 @@ def test_too_few_people_are_a_note_and_no_end_of_the_run(table: Path, tmp_path: 
 def test_a_gpu_that_is_not_there_is_an_error_and_no_note(table: Path, tmp_path: Path) -> None:
     scored = evaluated(table, tmp_path)
     there = SMALL.model_copy(update={"device": "cuda"})
-    with pytest.raises(UserError, match="did not find a GPU"):
+    with pytest.raises(UserError, match="torch cannot use a GPU"):
         run(table, scored, tmp_path, Postprocess(), there)
     assert not (tmp_path / "out/steps.parquet").exists()
 

@@ -116,7 +116,7 @@ def test_training_on_a_gpu_that_is_not_there(tmp_path: Path) -> None:
         pytest.skip("there is one")
     table = small_table(tmp_path / "table")
     settings = GRID.model_copy(update={"device": "cuda"})
-    with pytest.raises(UserError, match="torch did not find a GPU"):
+    with pytest.raises(UserError, match="torch cannot use a GPU"):
         train_heads(table, EXPR, settings, 0, Store(tmp_path / "s"), tmp_path / "out")
 
 

@@ -2,11 +2,14 @@
 
 Snakemake counts GPUs and never says which one a job has. Every job takes the lock of a GPU that
 it sees, known by its UUID: under a scheduler's cgroup every job sees only its own, as number 0.
+A job that was granted a GPU, or asks for one, never computes on the CPU instead.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,12 +19,21 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from clipaffect.core.errors import UserError
+from clipaffect.core.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
 
 LOCKS = Path(tempfile.gettempdir()) / "clipaffect-gpus"  # a GPU is a thing of one machine
 AGAIN = 2.0  # seconds between rounds while every GPU is taken
+# Set by SLURM, other schedulers and users who grant a process GPUs.
+GRANTS = ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "CUDA_VISIBLE_DEVICES")
+NONE = ("", "-1", "NoDevFiles")
+BUSY = re.compile("busy or unavailable|devices? (is|are) busy|exclusive", re.IGNORECASE)
+MEMORY = "set a smaller 'batch', train fewer heads in a job (training.parts), or free the GPU"
+
+# The lock of this process's GPU and the GPU's number, by UUID. The process holds them until it
+# ends: until then its context and weights stay on the GPU.
+_held: dict[str, tuple[int, FileLock]] = {}
 
 
 def visible_gpus() -> list[str]:
@@ -33,23 +45,87 @@ def visible_gpus() -> list[str]:
 
 
 @contextmanager
-def one_device(may_be_gpu: bool) -> Iterator[str]:
-    """Reserve a GPU for the duration of the block: yields ``cuda:N``, or ``cpu`` without a GPU.
+def one_device(may_be_gpu: bool, asked_by: str | None = None) -> Iterator[str]:
+    """Yield the device for the work in the block: ``cuda:N``, or ``cpu``; the log names it.
 
-    Waits while every GPU it sees is taken by another job of this project. The operating system
-    frees the lock of a killed process. See ``full_float32`` for what the block computes in.
+    A GPU is this process's own until the process ends. Waits while every GPU it sees is taken by
+    another job of this project. The operating system frees the lock of a killed process. See
+    ``full_float32`` for what the block computes in.
+
+    Args:
+        may_be_gpu: whether the work can use one.
+        asked_by: the setting that demands a GPU; by default one is used where there is one.
+
+    Raises:
+        UserError: a GPU was granted or demanded, and torch cannot use it; or its memory is too
+            small, or it fails, in the block.
     """
-    gpus = visible_gpus() if may_be_gpu and torch.cuda.is_available() else []
-    if not gpus:
+    if not may_be_gpu:
+        logger.info("device: cpu")
         yield "cpu"
         return
-    number, lock = _take(gpus)
+    gpus = visible_gpus() if torch.cuda.is_available() else []
+    if not gpus:
+        if granted := asked_by or granted_by():
+            cause, fix = why_not()
+            raise UserError(f"torch cannot use a GPU: {cause}", where=granted, fix=fix)
+        logger.info("device: cpu (torch %s sees no GPU)", torch.__version__)
+        yield "cpu"
+        return
+    number = _own(gpus)
+    logger.info("device: cuda:%d, %s, torch %s", number, _name(number), torch.__version__)
+    with full_float32(), _explained(f"cuda:{number}, {_name(number)}"):
+        yield f"cuda:{number}"
+
+
+def granted_by() -> str | None:
+    """The variable that grants this process a GPU, with its value; None without a grant."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in NONE:
+        return None  # hidden on purpose
+    for name in GRANTS:
+        value = os.environ.get(name, "")
+        if value not in NONE:
+            return f"{name}={value}"
+    return None
+
+
+def why_not() -> tuple[str, str]:
+    """Why torch sees no GPU, and what to do about it."""
+    if torch.version.cuda is None:
+        return (
+            f"torch {torch.__version__} is a CPU build",
+            "set 'environment: cuda' in the configuration and run with --use-conda, or install "
+            "the CUDA build: on Linux 'pip install --force-reinstall torch' without an extra index",
+        )
     try:
-        torch.cuda.set_device(number)  # CUDA graphs are captured on the current one
-        with full_float32():
-            yield f"cuda:{number}"
-    finally:
-        lock.release()
+        torch.cuda.init()
+    except Exception as error:
+        cause = first_line(error)
+        if "too old" in cause:
+            return (
+                f"the driver is too old for CUDA {torch.version.cuda}, which torch "
+                f"{torch.__version__} was built for: {cause}",
+                "ask for a newer driver, or install a torch that was built for an older CUDA: "
+                "https://pytorch.org/get-started/previous-versions",
+            )
+        if BUSY.search(cause):
+            return f"another process uses the GPU alone: {cause}", "wait for it, or use another GPU"
+        return cause, "run 'nvidia-smi' on this machine; ask for a node with a GPU that works"
+    return "the driver shows none", "run 'nvidia-smi' on this machine; ask for a node with a GPU"
+
+
+def is_supported(number: int) -> bool:
+    """Whether torch has code for a GPU: binary for its generation, or PTX for an earlier one."""
+    major, minor = torch.cuda.get_device_capability(number)
+    for built in torch.cuda.get_arch_list():
+        kind, _, digits = built.partition("_")
+        digits = re.match(r"\d+", digits)[0]  # type: ignore[index] # such as 90a
+        own = int(digits[:-1]), int(digits[-1])
+        if kind == "sm" and own[0] == major and own[1] <= minor:
+            return True
+        if kind == "compute" and own <= (major, minor):
+            return True
+    return False
 
 
 @contextmanager
@@ -69,7 +145,46 @@ def full_float32() -> Iterator[None]:
         products.allow_tf32 = before
 
 
-def _take(gpus: list[str]) -> tuple[int, FileLock]:
+@contextmanager
+def _explained(device: str) -> Iterator[None]:
+    """Turn what CUDA says when memory or the GPU itself fails into a message."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise UserError(
+            f"the memory of the GPU is too small: {first_line(error)}", where=device, fix=MEMORY
+        ) from None
+    except RuntimeError as error:
+        said = first_line(error)
+        if "CUDA error" not in said:
+            raise
+        raise UserError(
+            f"the GPU failed: {said}",
+            where=device,
+            fix="run the same command again: what was finished is kept. If it fails again, look "
+            "for 'Xid' in 'dmesg' and use another GPU",
+        ) from None
+
+
+def _name(number: int) -> str:
+    return torch.cuda.get_device_properties(number).name
+
+
+def _own(gpus: list[str]) -> int:
+    """The number of this process's GPU, which is taken if there is none yet."""
+    for uuid, (number, _) in _held.items():
+        if uuid in gpus:
+            return number
+    usable = {uuid: number for number, uuid in enumerate(gpus) if is_supported(number)}
+    if not usable:
+        major, minor = torch.cuda.get_device_capability(0)
+        raise UserError(
+            f"torch {torch.__version__} has no code for {_name(0)} (compute capability "
+            f"{major}.{minor}); it has {', '.join(torch.cuda.get_arch_list())}",
+            where="the GPU",
+            fix="install a torch that was built for this generation "
+            "(https://pytorch.org/get-started/previous-versions), or use another GPU",
+        )
     with suppress(FileExistsError):
         LOCKS.mkdir(parents=True)
         LOCKS.chmod(0o1777)  # for everybody on this machine; only of a folder just made here
@@ -79,14 +194,34 @@ def _take(gpus: list[str]) -> tuple[int, FileLock]:
         )
     said = False
     while True:
-        for number, uuid in enumerate(gpus):
-            lock = FileLock(LOCKS / f"{uuid}.lock", mode=0o666)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                continue
-            return number, lock
+        for uuid, number in usable.items():
+            if _take(uuid, number):
+                return number
         if not said:
-            logger.warning("waiting: %d of %d GPUs are taken", len(gpus), len(gpus))
+            logger.warning("waiting: %d of %d GPUs are taken", len(usable), len(usable))
             said = True
         time.sleep(AGAIN)
+
+
+def open_gpu(number: int) -> None:
+    """Make a GPU the current one, on which CUDA graphs are captured, and create its context."""
+    torch.cuda.set_device(number)
+    torch.empty(1, device=f"cuda:{number}")
+
+
+def _take(uuid: str, number: int) -> bool:
+    """Take a GPU unless another job, or a program in exclusive mode, has it."""
+    lock = FileLock(LOCKS / f"{uuid}.lock", mode=0o666)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    try:
+        open_gpu(number)
+    except RuntimeError as error:
+        lock.release()
+        if BUSY.search(str(error)):
+            return False
+        raise
+    _held[uuid] = number, lock
+    return True

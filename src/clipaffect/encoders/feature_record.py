@@ -61,7 +61,8 @@ def arithmetic(settings: Encoder, device: str) -> torch.dtype:
 def has_bf16(device: str) -> bool:
     """Whether a device multiplies bfloat16 without emulating it."""
     if device == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        known = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+        return known is not None and bool(known())  # builds for macOS lack it
     if not torch.cuda.is_available():
         return True  # asked for another machine
     with torch.cuda.device(device):

@@ -66,7 +66,7 @@ def cross_fit(
     scores = np.full((seeds, len(part), len(task.targets)), np.nan, np.float32)
     epochs = parts * seeds * settings.recipes()[""].epochs
     with (
-        one_device(settings.device == "cuda") as device,
+        one_device(settings.device == "cuda", "training.device: cuda") as device,
         Progress(f"{task.name} epochs of {parts * seeds} cross-fitted heads", epochs) as bar,
     ):
         for number in range(1, parts + 1):
@@ -109,7 +109,7 @@ def validation_scores(
     train, validation = (read_split(table, task, split, fold) for split in (TRAIN, VALIDATION))
     epochs = len(settings.seeds) * settings.recipes()[""].epochs
     with (
-        one_device(settings.device == "cuda") as device,
+        one_device(settings.device == "cuda", "training.device: cuda") as device,
         Progress(f"{task.name} epochs of {len(settings.seeds)} heads", epochs) as bar,
     ):
         heads = _heads(train, validation, task, settings, device, store, bar)

@@ -20,7 +20,6 @@ from torch import nn
 
 from clipaffect.config.stage_keys import VERSIONS
 from clipaffect.config.training import Recipe, Training
-from clipaffect.core.errors import UserError
 from clipaffect.core.files import Damaged, read_json, write_text
 from clipaffect.core.gpu import one_device
 from clipaffect.core.layout import Heads
@@ -85,7 +84,7 @@ def train_heads(
     entries: dict[Setting, Path] = {}
     epochs = sum(recipes[head.variant].epochs for head in heads)
     with (
-        one_device(settings.device == "cuda") as device,
+        one_device(settings.device == "cuda", "training.device: cuda") as device,
         scratch_copy(table, ["rows.parquet", "features.npy"]) as near,
         Progress(f"{task.name} epochs of {len(heads)} heads", epochs) as progress,
     ):
@@ -124,12 +123,6 @@ def train_entries(
         measured: where rates are noted.
         progress: told of every epoch.
     """
-    if settings.device == "cuda" and device == "cpu":
-        raise UserError(
-            "torch did not find a GPU",
-            where="training.device",
-            fix="set device: cpu, or use a CUDA build of torch on a machine with an NVIDIA GPU",
-        )
     check_trainable(train.labels.numpy(), task)
     every = settings.recipes()
     recipes = {head.variant: every[head.variant] for head in heads}
