@@ -117,7 +117,7 @@ def id_switches(finder: FaceFinder) -> int:
     """Changes of number of two rendered people who cross, and who meet and go back."""
     switches = 0
     for seed in range(1 if SMOKE else 2):
-        for back in (False, True):
+        for back in (False,) if SMOKE else (False, True):
             follower = FaceFollower(finder)
             last: dict[int, int] = {}
             for picture, truth in crossing(RIG, 6 if SMOKE else 70, seed, 2, back=back):
