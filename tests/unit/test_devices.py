@@ -40,16 +40,14 @@ def pretend(monkeypatch: pytest.MonkeyPatch, locks: Path, *cards: Card) -> None:
     monkeypatch.setattr(devices, "open_gpu", lambda number: None)
     monkeypatch.setattr(devices, "LOCKS", locks)
     monkeypatch.setattr(devices, "AGAIN", 0.05)
-    monkeypatch.setattr(devices, "_held", {})
 
 
 def keep_one(locks: Path, uuids: tuple[str, ...]) -> None:
     """A job that sees some GPUs and keeps the one that it gets."""
     pretend(pytest.MonkeyPatch(), locks, *map(Card, uuids))
     with one_device(True) as device:
-        pass  # the process still holds its memory on the GPU
-    print(device, flush=True)
-    time.sleep(600)
+        print(device, flush=True)
+        time.sleep(600)
 
 
 @pytest.fixture
@@ -76,6 +74,25 @@ def test_two_jobs_take_two_gpus_and_a_third_waits_for_a_dead_one(
 def test_a_gpu_is_known_by_its_uuid_not_its_number(hold: Callable[..., Forked]) -> None:
     assert hold("GPU-a").stdout.readline() == "cuda:0\n"
     assert hold("GPU-b").stdout.readline() == "cuda:0\n"
+
+
+def take_turns(locks: Path) -> None:
+    """A process that works on several videos, as those of ``clipaffect predict``."""
+    pretend(pytest.MonkeyPatch(), locks, Card("GPU-a"))
+    for _ in range(3):
+        with one_device(True):
+            time.sleep(0.01)
+        time.sleep(0.01)
+
+
+def test_processes_that_live_on_take_turns(tmp_path: Path) -> None:
+    with (
+        forked(take_turns, tmp_path / "locks") as first,
+        forked(take_turns, tmp_path / "locks") as second,
+    ):
+        for process in (first.process, second.process):
+            process.join(60)
+            assert process.exitcode == 0
 
 
 @pytest.fixture

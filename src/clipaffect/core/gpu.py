@@ -31,10 +31,6 @@ NONE = ("", "-1", "NoDevFiles")
 BUSY = re.compile("busy or unavailable|devices? (is|are) busy|exclusive", re.IGNORECASE)
 MEMORY = "set a smaller 'batch', train fewer heads in a job (training.parts), or free the GPU"
 
-# The lock of this process's GPU and the GPU's number, by UUID. The process holds them until it
-# ends: until then its context and weights stay on the GPU.
-_held: dict[str, tuple[int, FileLock]] = {}
-
 
 def visible_gpus() -> list[str]:
     """UUIDs of the GPUs that this process may use, in torch's order."""
@@ -48,9 +44,10 @@ def visible_gpus() -> list[str]:
 def one_device(may_be_gpu: bool, asked_by: str | None = None) -> Iterator[str]:
     """Yield the device for the work in the block: ``cuda:N``, or ``cpu``; the log names it.
 
-    A GPU is this process's own until the process ends. Waits while every GPU it sees is taken by
-    another job of this project. The operating system frees the lock of a killed process. See
-    ``full_float32`` for what the block computes in.
+    A GPU is this process's own in the block. (Not until the process ends: the processes of
+    ``clipaffect predict`` take turns, and each goes on to its next video.) Waits while every GPU it
+    sees is taken by another job of this project. The operating system frees the lock of a killed
+    process. See ``full_float32`` for what the block computes in.
 
     Args:
         may_be_gpu: whether the work can use one.
@@ -72,10 +69,13 @@ def one_device(may_be_gpu: bool, asked_by: str | None = None) -> Iterator[str]:
         logger.info("device: cpu (torch %s sees no GPU)", torch.__version__)
         yield "cpu"
         return
-    number = _own(gpus)
+    number, lock = _own(gpus)
     logger.info("device: cuda:%d, %s, torch %s", number, _name(number), torch.__version__)
-    with full_float32(), _explained(f"cuda:{number}, {_name(number)}"):
-        yield f"cuda:{number}"
+    try:
+        with full_float32(), _explained(f"cuda:{number}, {_name(number)}"):
+            yield f"cuda:{number}"
+    finally:
+        lock.release()
 
 
 def granted_by() -> str | None:
@@ -170,11 +170,8 @@ def _name(number: int) -> str:
     return torch.cuda.get_device_properties(number).name
 
 
-def _own(gpus: list[str]) -> int:
-    """The number of this process's GPU, which is taken if there is none yet."""
-    for uuid, (number, _) in _held.items():
-        if uuid in gpus:
-            return number
+def _own(gpus: list[str]) -> tuple[int, FileLock]:
+    """The number of a free GPU that torch has code for, and its lock."""
     usable = {uuid: number for number, uuid in enumerate(gpus) if is_supported(number)}
     if not usable:
         major, minor = torch.cuda.get_device_capability(0)
@@ -195,8 +192,9 @@ def _own(gpus: list[str]) -> int:
     said = False
     while True:
         for uuid, number in usable.items():
-            if _take(uuid, number):
-                return number
+            lock = FileLock(LOCKS / f"{uuid}.lock", mode=0o666)
+            if _take(lock, number):
+                return number, lock
         if not said:
             logger.warning("waiting: %d of %d GPUs are taken", len(usable), len(usable))
             said = True
@@ -209,9 +207,8 @@ def open_gpu(number: int) -> None:
     torch.empty(1, device=f"cuda:{number}")
 
 
-def _take(uuid: str, number: int) -> bool:
+def _take(lock: FileLock, number: int) -> bool:
     """Take a GPU unless another job, or a program in exclusive mode, has it."""
-    lock = FileLock(LOCKS / f"{uuid}.lock", mode=0o666)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -223,5 +220,4 @@ def _take(uuid: str, number: int) -> bool:
         if BUSY.search(str(error)):
             return False
         raise
-    _held[uuid] = number, lock
     return True
