@@ -85,6 +85,7 @@ def main() -> None:
     log = logging.getLogger("clipaffect")
     log.addHandler(handler)
     log.setLevel(logging.INFO)
+    log.propagate = False  # a library that logs to the root would show each line twice
     try:
         try:
             app()
