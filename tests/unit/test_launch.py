@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import subprocess
 import sys
 import time
@@ -198,7 +200,12 @@ def test_a_snakemake_without_a_launcher_is_left_alone(scheduler: Path) -> None:
     command = [sys.executable, "-c", "import time; time.sleep(600)", "snakemake"]
     (scheduler / ".snakemake/locks").mkdir(parents=True)
     (scheduler / ".snakemake/locks/0.input.lock").touch()
-    (scheduler / ".snakemake/clipaffect-owner.json").write_text('{"run": "1", "slurm_job": null}')
+    record = {"run": "1", "slurm_job": None, "host": socket.gethostname()}
+    owner = scheduler / ".snakemake/clipaffect-owner.json"
+    owner.write_text(json.dumps(record | {"host": "elsewhere", "pid": 7}))
+    with pytest.raises(UserError, match="process 7 on elsewhere"):
+        launch(["end"])
+    owner.write_text(json.dumps(record))
     with subprocess.Popen(command) as other:
         try:
             with pytest.raises(UserError, match=f"process {other.pid}"):

@@ -282,8 +282,11 @@ def _clear_up() -> None:
             is_own = own.get(RUN) == record.get("run", "")
             if "snakemake" in process.cmdline() and process.cwd() == here and not is_own:
                 raise _in_use(f"process {process.pid} on {socket.gethostname()}")
-    if not record.keys() >= {"run", "slurm_job"}:
+    if not record.keys() >= {"run", "slurm_job", "host"}:
         raise _in_use("an unknown process")
+    if record["host"] != socket.gethostname():
+        # On some network file systems the lock of another machine is not seen.
+        raise _in_use(f"process {record.get('pid')} on {record['host']}")
     _end_jobs(record)
     _unlock()
 
