@@ -213,6 +213,16 @@ def test_verify_finds_what_use_would_find(tmp_path: Path) -> None:
     assert sorted(store.entries()) == sorted({entries[0], entries[2], entries[4]})
 
 
+def test_a_record_names_no_file_outside_its_entry(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    entry = store.get_or_make("kind", KEY, fill)
+    shutil.copy(entry / "data", tmp_path / "outside")
+    record = json.loads((entry / "key.json").read_text())
+    record["files"]["../../../../outside"] = record["files"]["data"]
+    (entry / "key.json").write_text(json.dumps(record))
+    assert store.verify(entry) == "../../../../outside is missing"
+
+
 def test_damage_is_noticed_though_size_and_time_stay(tmp_path: Path) -> None:
     store = Store(tmp_path)
     entry = store.get_or_make("kind", KEY, fill)

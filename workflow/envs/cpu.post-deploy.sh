@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Generated from pyproject.toml and constraints.txt by `clipaffect docs`; do not edit.
 set -euo pipefail
-index=${CLIPAFFECT_TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
 pip() { python -m pip --no-input --disable-pip-version-check --retries 2 --timeout 20 "$@"; }
+index=${CLIPAFFECT_TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
 # Only torch and torchvision come from this index. As an extra index for all packages it would be
 # asked about each of them, and a machine that cannot reach it would wait for each of them.
 pip install --quiet --no-deps --index-url "$index" torch==2.13.0 torchvision==0.28.0 || {

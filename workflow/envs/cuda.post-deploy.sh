@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Generated from pyproject.toml and constraints.txt by `clipaffect docs`; do not edit.
 set -euo pipefail
+pip() { python -m pip --no-input --disable-pip-version-check --retries 2 --timeout 20 "$@"; }
 # On Linux the plain wheel of torch is the CUDA build, several GB with its libraries.
-python -m pip install --no-input --disable-pip-version-check --retries 2 --timeout 20 --quiet \
-    --requirement /dev/stdin <<'PACKAGES'
+pip install --quiet --requirement /dev/stdin <<'PACKAGES'
 ai-edge-litert==2.3.0
 altair==6.3.0
 annotated-doc==0.0.7

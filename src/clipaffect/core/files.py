@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from clipaffect.core.errors import UserError
+from clipaffect.core.errors import UserError, first_line
 
 _SYNCED = ContextVar("_SYNCED", default=True)
 ABANDONED = 3600.0  # seconds without a write
@@ -43,7 +43,7 @@ def reading(path: Path) -> Iterator[None]:
     except (FileNotFoundError, PermissionError):
         raise
     except (OSError, EOFError, ValueError, NotImplementedError) as error:  # Arrow's among them
-        raise Damaged(path, str(error).splitlines()[0] if str(error) else "it is empty") from None
+        raise Damaged(path, first_line(error)) from None
 
 
 @contextmanager

@@ -278,7 +278,7 @@ def damage_of(entry: Path) -> str | None:
         if digest(key) != entry.name:
             return f"{RECORD} is that of another entry"
         if stated is not None:
-            return _difference(entry, stated)
+            return _difference(_files(entry), stated)
         empty = [name for name, path in _files(entry).items() if not path.stat().st_size]
         if empty:
             return f"{empty[0]} is empty"
@@ -296,11 +296,11 @@ def damage_of(entry: Path) -> str | None:
     return None
 
 
-def _difference(entry: Path, stated: dict[str, Any]) -> str | None:
+def _difference(files: dict[str, Path], stated: dict[str, Any]) -> str | None:
     """How an entry differs from its record; None if it does not. Other files are of no account."""
     for name, expected in stated.items():
-        path = entry / name
-        if not path.is_file():
+        path = files.get(name)  # never a path out of the entry, whatever a record names
+        if path is None:
             return f"{name} is missing"
         size = path.stat().st_size
         if size != expected["bytes"]:

@@ -91,7 +91,7 @@ def _dimension(shard: Path) -> int:
     return int(read_schema(shard).field("feature").type.list_size)
 
 
-def open_features(table: Path) -> np.ndarray:
+def table_features(table: Path) -> np.ndarray:
     """The features (n, d) float16 of a table, memory-mapped; what is written to them is not saved.
 
     Raises:

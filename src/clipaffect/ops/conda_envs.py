@@ -24,33 +24,28 @@ USER_NOTE = """\
 JOBS_NOTE = "# Snakemake then runs {name}.post-deploy.sh, which installs the packages with pip.\n"
 TORCH = ("torch", "torchvision")
 # Snakemake shows the output if a script fails.
-CPU_SCRIPT = """\
+SCRIPT = """\
 #!/usr/bin/env bash
 {head}set -euo pipefail
-index=${{CLIPAFFECT_TORCH_INDEX:-{index}}}
 pip() {{ python -m pip --no-input --disable-pip-version-check --retries 2 --timeout 20 "$@"; }}
+{torch}pip install --quiet --requirement /dev/stdin <<'PACKAGES'
+{packages}
+PACKAGES
+python -c 'import torch; assert {right}, "torch is a {wrong} build"'
+"""
+CPU_TORCH = """\
+index=${{CLIPAFFECT_TORCH_INDEX:-{index}}}
 # Only torch and torchvision come from this index. As an extra index for all packages it would be
 # asked about each of them, and a machine that cannot reach it would wait for each of them.
-pip install --quiet --no-deps --index-url "$index" {torch} || {{
+pip install --quiet --no-deps --index-url "$index" {pins} || {{
     echo "error: torch's CPU build could not be installed from $index" >&2
     echo "fix:   check the network and the proxy, or set CLIPAFFECT_TORCH_INDEX to a mirror" >&2
     exit 1
 }}
-pip install --quiet --requirement /dev/stdin <<'PACKAGES'
-{packages}
-PACKAGES
-python -c 'import torch; assert torch.version.cuda is None, "torch is a CUDA build"'
 """
-CUDA_SCRIPT = """\
-#!/usr/bin/env bash
-{head}set -euo pipefail
-# On Linux the plain wheel of torch is the CUDA build, several GB with its libraries.
-python -m pip install --no-input --disable-pip-version-check --retries 2 --timeout 20 --quiet \\
-    --requirement /dev/stdin <<'PACKAGES'
-{packages}
-PACKAGES
-python -c 'import torch; assert torch.version.cuda, "torch is a CPU build"'
-"""
+CUDA_TORCH = (
+    "# On Linux the plain wheel of torch is the CUDA build, several GB with its libraries.\n"
+)
 
 
 def _plain(name: str) -> str:
@@ -119,8 +114,11 @@ def _cpu_build(pin: str) -> list[str]:
 def environment_files(root: Path) -> dict[Path, str]:
     """environment.yml (what a user creates first) and the environments of the rules."""
     jobs = needed(root, JOBS)
-    torch = " ".join(pin for pin in jobs if pin.partition("==")[0] in TORCH)
-    packages = "\n".join(jobs)
+    pins = " ".join(pin for pin in jobs if pin.partition("==")[0] in TORCH)
+    builds = {  # of torch: how it is installed, what must hold then, and what it is otherwise
+        "cpu": (CPU_TORCH.format(index=CPU_INDEX, pins=pins), "torch.version.cuda is None", "CUDA"),
+        "cuda": (CUDA_TORCH, "torch.version.cuda", "CPU"),
+    }
     people = [line for pin in needed(root, PEOPLE) for line in _cpu_build(pin)]
     # With the project itself: dvc.yaml and the docs call its command.
     people = [f"--extra-index-url {CPU_INDEX}", *people, "-e ."]
@@ -129,12 +127,11 @@ def environment_files(root: Path) -> dict[Path, str]:
         Path("environment.yml"): HEAD
         + USER_NOTE
         + _environment("clipaffect", ("conda >=24.7.1", "git", "make"), people),
-        envs / "cpu.post-deploy.sh": CPU_SCRIPT.format(
-            head=HEAD, index=CPU_INDEX, torch=torch, packages=packages
-        ),
-        envs / "cuda.post-deploy.sh": CUDA_SCRIPT.format(head=HEAD, packages=packages),
     }
-    for name in ("cpu", "cuda"):
+    for name, (torch, right, wrong) in builds.items():
+        files[envs / f"{name}.post-deploy.sh"] = SCRIPT.format(
+            head=HEAD, torch=torch, packages="\n".join(jobs), right=right, wrong=wrong
+        )
         note = JOBS_NOTE.format(name=name)
         files[envs / f"{name}.yaml"] = HEAD + note + _environment(f"clipaffect-{name}", (), [])
     return files

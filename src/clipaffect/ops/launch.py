@@ -139,9 +139,9 @@ def sorted_out(arguments: list[str]) -> tuple[list[str], list[Path]]:
     end in its traceback. Words behind the first that have no suffix of one are targets.
     """
     words, targets, files = [], [], []
-    head, _, tail = (list(part) for part in _partition(arguments, "--"))
+    end = arguments.index("--") if "--" in arguments else len(arguments)
     reading = False
-    for word in head:
+    for word in arguments[:end]:
         option, equals, value = word.partition("=")
         if word.startswith("-"):
             reading = option in CONFIG_OPTIONS
@@ -155,14 +155,8 @@ def sorted_out(arguments: list[str]) -> tuple[list[str], list[Path]]:
             if reading:
                 files.append(Path(word))
             words.append(word)
-    targets += tail
+    targets += arguments[end + 1 :]
     return [*words, "--", *targets] if targets else words, files
-
-
-def _partition(words: list[str], mark: str) -> tuple[list[str], list[str], list[str]]:
-    """As ``str.partition``."""
-    at = words.index(mark) if mark in words else len(words)
-    return words[:at], words[at : at + 1], words[at + 1 :]
 
 
 def _check_configuration(files: list[Path]) -> None:

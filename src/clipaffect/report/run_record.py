@@ -140,5 +140,5 @@ def _made_before(config: Config, layout: Layout) -> list[Path]:
 def weight_digests(config: Config, folder: Path, task: str) -> dict[str, str]:
     """sha256 of the bundles of a task's heads."""
     parts = range(config.training.parts)
-    paths = [Layout(folder).heads(task, part).weights for part in parts]
-    return {path.relative_to(folder).as_posix(): file_digest(path) for path in paths}
+    layout = Layout(folder)
+    return _digests(layout, [layout.heads(task, part).weights for part in parts])

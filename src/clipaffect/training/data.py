@@ -16,7 +16,7 @@ from clipaffect.config.training import Recipe
 from clipaffect.core.errors import UserError
 from clipaffect.core.frame_status import KEYS
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
-from clipaffect.features.build_table import label_array, open_features, rows_of
+from clipaffect.features.build_table import label_array, rows_of, table_features
 from clipaffect.features.columns import first_not_finite, not_finite
 
 
@@ -45,7 +45,8 @@ def read_split(table: Path, task: Task, split: str, fold: int = 0) -> Split:
     found = rows_of(table, ["feature_row", "group", *KEYS, *task.columns], split, fold)
     found = found.filter(pc.greater_equal(found["feature_row"], 0))
     at = found["feature_row"].to_numpy()
-    features = open_features(table)  # copy on write: torch warns of memory that it may not write to
+    # Copy on write: torch warns of memory that it may not write to.
+    features = table_features(table)
     start = int(at[0]) if len(at) else 0
     in_one_piece = not len(at) or int(at[-1]) - start + 1 == len(at)
     own = features[start : start + len(at)] if in_one_piece else features[at]

@@ -59,12 +59,13 @@ def adopt_run(configfile: Path) -> None:
     config, stages = load_config(configfile), _stages_of(configfile)
     _note_data(configfile)
     status = json.loads(call([sys.executable, "-m", "dvc", "status", "--json", str(stages)]))
-    if str(stages.with_name("inventory.txt")) in json.dumps(status):
+    inventory = str(stages.with_name("inventory.txt"))
+    if inventory in json.dumps(status):
         # Data that was copied or checked out has other times; its content is not looked at here.
         logger.warning(
             "the data has other names, sizes or times here: taken as the data of the run"
         )
-    changed = _changed_stages(status, str(stages.with_name("inventory.txt")))
+    changed = _changed_stages(status, inventory)
     if changed:
         raise UserError(
             f"DVC reports that these stages have changed: {', '.join(changed)}",

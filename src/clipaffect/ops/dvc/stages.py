@@ -110,7 +110,7 @@ def link_data_of_experiment(configfile: Path, root: Path) -> None:
         return
     repository = copies[0].parents[2]
     config = load_config(configfile)
-    named = flatten_text(config.data.model_dump(mode="json"))
+    named = _texts(config.data.model_dump(mode="json"))
     named += [path for own in config.features.imported for path in config.features.files(own)]
     named += [encoder.file for encoder in config.encoders.values() if encoder.file]
     for name in (*named, *config.training.user_files()):
@@ -124,12 +124,12 @@ def link_data_of_experiment(configfile: Path, root: Path) -> None:
                 break
 
 
-def flatten_text(value: Any) -> list[str]:
+def _texts(value: Any) -> list[str]:
     """All texts in a tree of lists and dictionaries."""
     if isinstance(value, str):
         return [value]
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [text for part in parts for text in flatten_text(part)]
+    return [text for part in parts for text in _texts(part)]
 
 
 def _inventory(folder: str) -> dict[str, Any]:
