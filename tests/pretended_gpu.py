@@ -92,6 +92,7 @@ class PretendedGpu(TorchDispatchMode):
         monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
         monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
         monkeypatch.setattr(torch.cuda, "graph", self._capture)
+        monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
 
     def __enter__(self) -> PretendedGpu:
         self._from_numbers.__enter__()
@@ -103,7 +104,7 @@ class PretendedGpu(TorchDispatchMode):
         self._from_numbers.__exit__(*error)
 
     @contextmanager
-    def _capture(self, graph: Graph) -> Iterator[None]:
+    def _capture(self, graph: Graph, pool: None = None) -> Iterator[None]:
         self.graph = graph
         try:
             yield
@@ -182,7 +183,7 @@ class _FromNumbers(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func not in (torch.tensor, torch.as_tensor) or kwargs.get("device") != DEVICE:
+        if func not in (torch.tensor, torch.as_tensor) or str(kwargs.get("device")) != DEVICE:
             return func(*args, **kwargs)
         return func(*args, **kwargs | {"device": "cpu"}).to(DEVICE)
 

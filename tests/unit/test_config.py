@@ -73,8 +73,8 @@ def test_the_default_file_is_the_defaults() -> None:
         ),
         ({"training": {"variants": {"a/b": {}}}}, ["'a/b' is not a plain name"]),
         (
-            {"training": {"device": "cuda", "cvar": {"gradient": "published"}}},
-            ["cvar.gradient: published need device: cpu"],
+            {"training": {"device": "cuda", "head": "my_head.py:Mine"}},
+            ["the recipe: user classes need device: cpu"],
         ),
         ({"training": {"alphas": [0.1234567, 0.1234568, 1]}}, ["lists 0.123457 twice"]),
         ({"probe": {"strength": float("inf")}}, ["'probe.strength' is inf", "finite"]),

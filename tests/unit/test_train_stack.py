@@ -6,18 +6,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from pretended_gpu import DEVICE, PretendedGpu, Refused
 from small_heads import GRID, Killed, data, same, small_table
 
+from clipaffect.config.training import Cvar, Recipe
 from clipaffect.core.errors import UserError
 from clipaffect.core.setting import Setting
 from clipaffect.core.store import Store
 from clipaffect.core.tasks import AU, EXPR, Task
 from clipaffect.training.backends import stacked
 from clipaffect.training.cost import Timings
+from clipaffect.training.losses.base import SingleLosses
+from clipaffect.training.losses.registry import build_risk
 from clipaffect.training.train_heads import train_heads, train_stacks
 from clipaffect.training.trainer import train_head, train_stack
 
@@ -26,7 +30,7 @@ from clipaffect.training.trainer import train_head, train_stack
 def test_a_stack_trains_what_each_head_trains_alone(tmp_path: Path, task: Task) -> None:
     rows, recipe = data(task)
     pairs = [(0.5, 1), (1.0, 0), (0.5, 0)]
-    stack = train_stack(rows, task, recipe, pairs, "cpu", tmp_path)
+    stack = train_stack(rows, task, with_recipe(recipe, pairs), "cpu", tmp_path)
     for found, (alpha, seed) in zip(stack, pairs, strict=True):
         folder = tmp_path / f"{alpha}{seed}"
         folder.mkdir()
@@ -42,17 +46,17 @@ def test_a_stack_trains_what_each_head_trains_alone(tmp_path: Path, task: Task) 
 
 def test_a_stack_goes_on_from_its_checkpoint_also_after_a_head_failed(tmp_path: Path) -> None:
     rows, recipe = data()
-    pairs = [(0.5, 1), (1.0, 0)]
+    pairs = with_recipe(recipe, [(0.5, 1), (1.0, 0)])
     make = stacked.make_stack
 
     def poisoned(*arguments: Any) -> Any:
         stack = make(*arguments)
         step = stack.step
 
-        def broken(features: torch.Tensor, labels: torch.Tensor, probe: bool) -> torch.Tensor:
-            if int(stack.number) == 8:  # in the second epoch of six steps
-                stack.weights[0, 0] = torch.nan
-            return step(features, labels, probe)
+        def broken(*arguments: Any) -> torch.Tensor:
+            if int(stack.counts[0]) == 8:  # in the second epoch of six steps
+                stack.weights[0][0, 0, 0] = torch.nan
+            return step(*arguments)
 
         stack.step = broken
         return stack
@@ -70,10 +74,10 @@ def test_a_stack_goes_on_from_its_checkpoint_also_after_a_head_failed(tmp_path: 
             folders = [tmp_path / f"{name}{bad}" for name in ("whole", "killed")]
             for folder in folders:
                 folder.mkdir()
-            whole = train_stack(rows, EXPR, recipe, pairs, "cpu", folders[0])
+            whole = train_stack(rows, EXPR, pairs, "cpu", folders[0])
             with pytest.raises(Killed):
-                train_stack(rows, EXPR, recipe, pairs, "cpu", folders[1], stop)
-            resumed = train_stack(rows, EXPR, recipe, pairs, "cpu", folders[1])
+                train_stack(rows, EXPR, pairs, "cpu", folders[1], stop)
+            resumed = train_stack(rows, EXPR, pairs, "cpu", folders[1])
         assert [head.status for head in whole] == ["non_finite" if bad else "ok", "ok"]
         for a, b in zip(whole, resumed, strict=True):
             assert same(a.weights, b.weights)
@@ -122,7 +126,12 @@ def test_training_on_a_gpu_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{}, {"loss": "class_balanced"}, {"loss": "chi_square"}, {"perturbation": "sign", "rho": 1e-3}],
+    [
+        {},
+        {"loss": "class_balanced"},
+        {"loss": "chi_square"},
+        {"perturbation": "sign", "rho": 1e-3},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("task", [EXPR, AU], ids=lambda t: t.name)
@@ -132,13 +141,30 @@ def test_by_the_rules_of_a_gpu_a_stack_trains_the_same_bytes(
     """Graphs of full and of last batches, with and without probing, over epochs and rates."""
     rows, recipe = data(task, **change, learning_rate=1e-2, batch=6, epochs=2)
     assert len(rows.rows) % recipe.batch
-    pairs = [(0.5, 1), (1.0, 0)]
-    on_cpu = train_stack(rows, task, recipe, pairs, "cpu", folder_in(tmp_path))
+    pairs = with_recipe(recipe, [(0.5, 1), (1.0, 0)])
+    on_cpu = train_stack(rows, task, pairs, "cpu", folder_in(tmp_path))
     with PretendedGpu(monkeypatch):
-        there = train_stack(rows, task, recipe, pairs, DEVICE, folder_in(tmp_path))
+        there = train_stack(rows, task, pairs, DEVICE, folder_in(tmp_path))
     for one, other in zip(on_cpu, there, strict=True):
         assert same(one.weights, other.weights)
         assert json.dumps(one.history) == json.dumps(other.history)
+
+
+def test_the_published_search_can_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = torch.from_numpy(np.random.default_rng(0).exponential(size=(3, 9)))
+    levels = torch.tensor([[0.5], [0.3], [1.0]], dtype=torch.float64)
+    recipe, labels = Recipe(cvar=Cvar(gradient="published")), torch.zeros(3, 9, 1)
+    expected = build_risk(recipe, levels, labels, EXPR)(SingleLosses(values, None, labels))
+    with PretendedGpu(monkeypatch):
+        risk = build_risk(recipe, levels.to(DEVICE), labels, EXPR)
+        losses = SingleLosses(values.to(DEVICE), None, labels.to(DEVICE))
+        risk(losses)  # makes its tables
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found = risk(losses)
+        graph.replay()
+        assert torch.equal(found.weights.cpu(), expected.weights)
+        assert torch.equal(found.threshold.cpu(), expected.threshold)
 
 
 def test_host_and_gpu_meet_as_often_in_a_long_epoch_as_in_a_short_one(
@@ -148,7 +174,8 @@ def test_host_and_gpu_meet_as_often_in_a_long_epoch_as_in_a_short_one(
     for batch in (12, 24):  # two shapes each, 8 and 4 steps
         rows, recipe = data(batch=batch, epochs=2)
         with PretendedGpu(monkeypatch) as gpu:
-            train_stack(rows, EXPR, recipe, [(0.5, 1)], DEVICE, folder_in(tmp_path))
+            pairs = with_recipe(recipe, [(0.5, 1)])
+            train_stack(rows, EXPR, pairs, DEVICE, folder_in(tmp_path))
         met.append(gpu.crossings)
     assert met[0] == met[1]
 
@@ -183,6 +210,10 @@ def test_a_step_that_a_gpu_would_refuse_is_refused(monkeypatch: pytest.MonkeyPat
         assert by_tensor.cpu().tolist() == [0, 3, 6, 9]
         assert by_number.cpu().tolist() == [0, 2, 4, 6], "a number of Python's is frozen"
         assert gpu.crossings
+
+
+def with_recipe(recipe: Recipe, pairs: list[tuple[float, int]]) -> list[tuple[Recipe, float, int]]:
+    return [(recipe, alpha, seed) for alpha, seed in pairs]
 
 
 def folder_in(parent: Path) -> Path:

@@ -33,6 +33,7 @@ from clipaffect.core.tasks import Task
 from clipaffect.core.tensors import read_tensors, write_tensors
 from clipaffect.features.build_table import feature_dimension, folds_of
 from clipaffect.training.backends.autograd import check_user_code
+from clipaffect.training.backends.stacked import stack_key
 from clipaffect.training.cost import Timings
 from clipaffect.training.data import (
     Split,
@@ -49,6 +50,7 @@ from clipaffect.training.user_code import user_code_digests
 
 # Of these a head's bytes depend on: products, the order of batches, the published search.
 PACKAGES = ("torch", "numpy", "scipy")
+STACKS = 2  # the form of a stack's checkpoint
 
 
 def grid(settings: Training, folds: list[int], part: int) -> list[Setting]:
@@ -203,24 +205,26 @@ def train_stacks(
     store: Store,
     measured: Timings,
 ) -> None:
-    """Train the missing heads of each recipe together, into the store.
+    """Train the missing heads in as few stacks as their recipes allow, into the store.
 
     The list of these heads is written first, so that a job killed while it stores the finished
     stack resumes with the same stack.
     """
-    for variant, recipe in recipes.items():
-        heads = {head.head_name: head for head in keys if head.variant == variant}
+    groups: dict[str, dict[str, Setting]] = {}
+    for head in keys:
+        groups.setdefault(stack_key(recipes[head.variant]), {})[head.head_name] = head
+    for heads in groups.values():
         if all(store.has("heads", keys[head]) for head in heads.values()):
             continue
-        with store.attempt("stacks", {"heads": [keys[h] for h in heads.values()]}) as folder:
+        attempt = {"version": STACKS, "heads": [keys[head] for head in heads.values()]}
+        with store.attempt("stacks", attempt) as folder:
             stacked = [heads[name] for name in _planned(folder, heads, keys, store)]
-            pairs = [(_level(head), head.seed) for head in stacked]
-            with Progress(f"{task.name} epochs of {len(pairs)} heads", recipe.epochs) as progress:
-                stack = train_stack(
-                    data[variant], task, recipe, pairs, device, folder, progress.advance
-                )
+            triples = [(recipes[head.variant], _level(head), head.seed) for head in stacked]
+            recipe, variant = triples[0][0], stacked[0].variant
+            with Progress(f"{task.name} epochs of {len(triples)} heads", recipe.epochs) as progress:
+                stack = train_stack(data[variant], task, triples, device, folder, progress.advance)
             for head, trained in zip(stacked, stack, strict=True):
-                measured.add(recipe, trained.samples, trained.seconds)
+                measured.add(recipes[head.variant], trained.samples, trained.seconds)
                 store.get_or_make("heads", keys[head], partial(_write_entry, trained))
 
 

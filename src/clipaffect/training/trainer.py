@@ -171,15 +171,14 @@ def train_head(
 def train_stack(
     data: TrainingData,
     task: Task,
-    recipe: Recipe,
-    heads: list[tuple[float, int]],
+    heads: list[tuple[Recipe, float, int]],
     device: str,
     folder: Path,
     after_epoch: Callable[[], None] = lambda: None,
 ) -> list[TrainedHead]:
-    """Train the heads (alpha, seed) of one recipe together on a device; see ``train``."""
-    backend = Stack(data, task, recipe, heads, device)
-    return train(backend, data, task, recipe, folder, after_epoch)
+    """Train heads (recipe, alpha, seed) of one ``stack_key`` on a device; see ``train``."""
+    backend = Stack(data, task, heads, device)
+    return train(backend, data, task, backend.recipe, folder, after_epoch)
 
 
 def _save(path: Path, backend: Backend, trained: list[TrainedHead], epochs: int) -> None:

@@ -40,16 +40,17 @@ def philox_uint16(key: Tensor, counter: Tensor, count: int) -> Tensor:
 
     Args:
         key: (S,) int64, not negative.
-        counter: () int64, the uppermost word.
-        count: numbers for each key.
+        counter: (K,) int64, the uppermost word.
+        count: numbers for each counter and key.
 
     Returns:
-        (S, count) int32 from 0 to 65535.
+        (K, S, count) int32 from 0 to 65535.
     """
     blocks = -(-count // 16)
+    shape = (len(counter), len(key), blocks)
     # NumPy raises the counter before it draws, so the first block has counter 1.
-    c0 = torch.arange(1, blocks + 1, device=key.device).expand(len(key), blocks)
-    c1, c2, c3 = torch.zeros_like(c0), torch.zeros_like(c0), counter.expand(c0.shape)
+    c0 = torch.arange(1, blocks + 1, device=key.device).expand(shape)
+    c1, c2, c3 = torch.zeros_like(c0), torch.zeros_like(c0), counter[:, None, None].expand(shape)
     k0, k1 = key[:, None], torch.zeros_like(key)[:, None]
     for number in range(ROUNDS):
         if number:
@@ -59,4 +60,4 @@ def philox_uint16(key: Tensor, counter: Tensor, count: int) -> Tensor:
         c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
     words = torch.stack((c0, c1, c2, c3), -1)
     halves = words.view(torch.int16).to(torch.int32) & 0xFFFF
-    return halves.reshape(len(key), blocks * 16)[:, :count]
+    return halves.reshape(len(counter), len(key), blocks * 16)[..., :count]

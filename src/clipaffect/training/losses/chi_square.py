@@ -63,6 +63,6 @@ class ChiSquare:
         return Weighted(value.to(dtype), q.to(dtype), threshold.to(dtype))
 
 
-def build(recipe: Recipe, alpha: float, labels: Tensor, task: Task) -> Risk:
+def build(recipe: Recipe, alpha: float | Tensor, labels: Tensor, task: Task) -> Risk:
     """With the recipe's radius."""
     return ChiSquare(recipe.chi_square.radius)

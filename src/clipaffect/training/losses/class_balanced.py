@@ -54,6 +54,6 @@ class ClassBalanced:
         return Weighted((weights * values).sum(-1), weights, no_threshold(values))
 
 
-def build(recipe: Recipe, alpha: float, labels: Tensor, task: Task) -> Risk:
+def build(recipe: Recipe, alpha: float | Tensor, labels: Tensor, task: Task) -> Risk:
     """With the recipe's beta and the frequencies of the training labels."""
     return ClassBalanced(labels, task, recipe.class_balanced.beta)

@@ -16,6 +16,7 @@ from clipaffect.training.losses.base import (
     Weighted,
     constant,
 )
+from clipaffect.training.losses.bounded_search import bounded_minimum
 
 
 class Cvar:
@@ -109,8 +110,50 @@ class PublishedCvar:
         )
 
 
-def build(recipe: Recipe, alpha: float, labels: Tensor, task: Task) -> Risk:
+class StackedPublishedCvar:
+    """``PublishedCvar`` for a stack: the same searches, all at once and without the host.
+
+    Args:
+        alphas: (G, 1) float64 levels.
+    """
+
+    def __init__(self, alphas: Tensor) -> None:
+        self.alphas, self.exact = alphas, Cvar(alphas)
+
+    def __call__(self, losses: SingleLosses) -> Weighted:
+        """See ``Risk``."""
+        values, alphas = losses.values.detach(), self.alphas[:, 0]
+        known = torch.ones_like(values, dtype=torch.bool) if losses.known is None else losses.known
+        count = known.sum(-1)
+
+        def objective(threshold: Tensor) -> Tensor:
+            excess = torch.relu(values - threshold[:, None].to(values.dtype)) * known
+            return threshold + (1 / alphas) * (excess.sum(-1) / count).double()
+
+        low = values.masked_fill(~known, torch.inf).amin(-1) - 1000.0
+        high = values.masked_fill(~known, -torch.inf).amax(-1)
+        threshold = bounded_minimum(objective, low.double(), high.double())
+        above = (values > threshold[:, None].to(values.dtype)) & known
+        weights = (above / (self.alphas * count[:, None])).to(values.dtype)
+        # As for one head: at alpha = 1 nothing is searched, and an empty batch has no threshold.
+        searched = (alphas < 1) & (count > 0)
+        exact = self.exact(losses)
+        value = torch.where(searched, objective(threshold).to(values.dtype), exact.value)
+        weights = torch.where(searched[:, None], weights, exact.weights)
+        threshold = torch.where(searched, threshold.to(values.dtype), exact.threshold)
+        broken = searched & ~values.masked_fill(~known, 0).isfinite().all(-1)
+        return Weighted(
+            value.masked_fill(broken, torch.nan),
+            weights.masked_fill(broken[:, None], torch.nan),
+            threshold.masked_fill(broken, torch.nan),
+        )
+
+
+def build(recipe: Recipe, alpha: float | Tensor, labels: Tensor, task: Task) -> Risk:
     """CVaR at level ``alpha``, exact or as the published code computes it."""
+    if recipe.cvar.gradient == "exact":
+        return Cvar(alpha)
+    if isinstance(alpha, Tensor):
+        return StackedPublishedCvar(alpha)
     # At alpha = 1, plain ERM, every lambda below the losses minimises: nothing to search.
-    published = recipe.cvar.gradient == "published" and alpha < 1
-    return PublishedCvar(alpha) if published else Cvar(alpha)
+    return PublishedCvar(alpha) if alpha < 1 else Cvar(alpha)

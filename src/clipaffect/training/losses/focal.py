@@ -38,6 +38,6 @@ class Focal:
         return Weighted((factor * values * share).sum(-1), weights * share, no_threshold(values))
 
 
-def build(recipe: Recipe, alpha: float, labels: Tensor, task: Task) -> Risk:
+def build(recipe: Recipe, alpha: float | Tensor, labels: Tensor, task: Task) -> Risk:
     """With the recipe's gamma."""
     return Focal(recipe.focal.gamma)

@@ -14,12 +14,12 @@ from clipaffect.core.tasks import Task
 from clipaffect.training.losses.base import Risk
 
 
-def build_risk(recipe: Recipe, alpha: float, labels: Tensor, task: Task) -> Risk:
+def build_risk(recipe: Recipe, alpha: float | Tensor, labels: Tensor, task: Task) -> Risk:
     """The risk of a recipe.
 
     Args:
         recipe: names the loss and has its settings.
-        alpha: CVaR's level; the others ignore it.
+        alpha: CVaR's level, or (G, 1) float64 levels of a stack of G heads; the others ignore it.
         labels: (N, 1 or 12) of the training frames, for class frequencies.
         task: EXPR or AU.
     """
