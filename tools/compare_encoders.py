@@ -127,9 +127,9 @@ def unit_auc(crops: list[tuple[str, int]], scores: np.ndarray) -> float:
 def rate(encoder: LoadedEncoder, crops: list[bytes], batch: int) -> float:
     """Crops per CPU-second."""
     some = crops[: 4 * batch]
-    embed_crops(some[:batch], encoder, batch)
+    embed_crops(some[:batch], encoder)
     started = time.process_time()
-    embed_crops(some, encoder, batch)
+    embed_crops(some, encoder)
     return len(some) / (time.process_time() - started)
 
 
@@ -164,7 +164,7 @@ def main() -> None:
                 embedded.append(folder / shard.name)
                 embed_faces(manifest, shard, settings, ASSETS, Store(Path("store")), embedded[-1])
             encoder = load_encoder(settings, ASSETS, "cpu")
-            features = torch.from_numpy(embed_crops(pictures, encoder, settings.batch))
+            features = torch.from_numpy(embed_crops(pictures, encoder))
             real = Split(None, features, torch.zeros(len(features), 1, dtype=torch.int8))
             row = []
             transfer = {}

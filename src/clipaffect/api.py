@@ -150,7 +150,7 @@ class Model:
         for name, settings in self._opened.encoders.items():
             with one_device(kind_of(settings).IS_NETWORK) as device:
                 encoder = loaded_encoder(settings, self._assets, device)
-                embedded[name] = embed_crops(crops, encoder, settings.batch)
+                embedded[name] = embed_crops(crops, encoder)
         features = {
             name: torch.from_numpy(
                 embedded[parts[0]]

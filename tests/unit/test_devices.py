@@ -225,6 +225,8 @@ def test_a_card_that_another_program_has_alone_is_passed_over(
     ("error", "what"),
     [
         (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "too small"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`"), "too small"),
+        (RuntimeError("cuDNN error: INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), "too small"),
         (RuntimeError("CUDA error: unspecified launch failure\nmore"), "the GPU failed"),
     ],
 )

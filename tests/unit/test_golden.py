@@ -72,11 +72,16 @@ def detections() -> list[float]:
 
 def embeddings() -> list[float]:
     settings = Encoder(
-        model="clipaffect-micro", random=0, activation="gelu", normalise="clip", precision="fp32"
+        model="clipaffect-micro",
+        random=0,
+        activation="gelu",
+        normalise="clip",
+        precision="fp32",
+        batch=4,
     )
     picture = np.kron(np.arange(192, dtype=np.uint8).reshape(8, 8, 3), np.ones((8, 8, 1), np.uint8))
     jpeg = cv2.imencode(".jpg", picture)[1].tobytes()
-    return embed_crops([jpeg], load_encoder(settings, Path(), "cpu"), 4)[0, :8].tolist()
+    return embed_crops([jpeg], load_encoder(settings, Path(), "cpu"))[0, :8].tolist()
 
 
 def toy(n: int = 40) -> Split:

@@ -325,10 +325,10 @@ def test_a_stand_in_has_the_encoders_shape_and_arithmetic(
     settings = Encoder(model="clipaffect-micro", random=0, activation="gelu", precision=precision)
     real, measured = load_encoder(settings, Path(), "cpu"), stand_in(settings, "cpu")
     assert measured.dimension == real.dimension
-    own, theirs = (encoder.room(3) for encoder in (measured, real))
-    assert (own.shape, own.dtype) == (theirs.shape, theirs.dtype)
     crop = np.random.default_rng(0).integers(0, 255, (80, 70, 3), np.uint8)
-    assert torch.equal(measured.prepare(crop), real.prepare(crop))
+    own, theirs = (encoder.gather([crop], 3) for encoder in (measured, real))
+    assert own.dtype == theirs.dtype
+    assert torch.equal(own, theirs)
 
 
 def test_a_networks_time_is_that_of_a_crop_in_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,10 +342,16 @@ def test_a_networks_time_is_that_of_a_crop_in_a_batch(monkeypatch: pytest.Monkey
     clock = SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: 0.0)
     monkeypatch.setattr("clipaffect.ops.estimate.time", clock)
 
-    slow = LoadedEncoder(lambda crop: torch.zeros(1), lambda n: torch.empty(n, 1), embed, 1)
+    slow = LoadedEncoder(
+        prepare=lambda crop: torch.zeros(1),
+        gather=lambda crops, batch: torch.zeros(len(crops), 1),
+        embed=embed,
+        dimension=1,
+        batch=4,
+    )
     # 50 ms for one: twenty take about a second, if the batch is not smaller. In a batch of four a
     # crop takes (20 + 4 * 30) / 4 = 35 ms.
-    assert network_seconds(slow, 4, on_gpu=True) == pytest.approx(0.035)
+    assert network_seconds(slow, on_gpu=True) == pytest.approx(0.035)
     assert seen == [1, 1, 4, 4]
 
 

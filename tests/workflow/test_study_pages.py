@@ -114,5 +114,5 @@ def check_disturbed(small: Path) -> None:
         split = read_split(results / "tables/micro" / task.name, task, VALIDATION)
         rows = np.arange(0, len(split.rows), 17)
         crops = find_crops(split.rows.iloc[rows][KEYS].astype({"video": str, "person": str}), faces)
-        found = embed_crops(crops, encoder, config.encoders["micro"].batch)
+        found = embed_crops(crops, encoder)
         assert (found == split.features.numpy()[rows]).all()

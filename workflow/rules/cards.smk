@@ -74,6 +74,8 @@ rule disturb_crops:
         RESULTS.timings / "disturb_crops.tsv"
     conda:
         ENV
+    resources:
+        gpu=own_gpus(),
     params:
         settings=lambda wildcards: settings_json(CONFIG, "limits", "config"),
         results=RESULTS.folder,
@@ -101,6 +103,8 @@ rule fine_tune:
         RESULTS.timings / "fine_tune/{task}.tsv"
     conda:
         ENV
+    resources:
+        gpu=own_gpus(),
     params:
         settings=lambda wildcards: settings_json(CONFIG, "fine_tuning", "config"),
         results=RESULTS.folder,

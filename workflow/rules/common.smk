@@ -37,6 +37,7 @@ from clipaffect.config.studies import OWN, usable_studies
 from clipaffect.core.assets import known_assets
 from clipaffect.core.errors import UserError
 from clipaffect.core.layout import Layout
+from clipaffect.core.local_gpus import local_gpus
 from clipaffect.prediction.request import prediction_request
 
 if STANDALONE:
@@ -53,6 +54,7 @@ try:
     )
     # The model and the settings of `snakemake predict`, known before any job runs.
     REQUEST = prediction_request(CONFIG)
+    GPUS = local_gpus()
 except UserError as error:
     raise WorkflowError(str(error))
 
@@ -146,6 +148,50 @@ def records_of(runs):
     """The existing records of other runs; only the job that needs a missing one fails."""
     paths = [Layout(Path("results") / run).report.record for run in runs]
     return [path for path in paths if path.exists()]
+
+
+# A job never waits for a GPU on cores: on this machine Snakemake starts as many as there are GPUs.
+if GPUS and workflow.is_main_process and "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", GPUS)
+
+
+def gpus_of(encoder):
+    """The GPUs of a job that runs an encoder: those of `environment: cuda`, or of this machine."""
+    return int(encoder.kind != "pixels" and (CONFIG.environment == "cuda" or GPUS > 0))
+
+
+def embedding_threads(encoder):
+    """One on a CPU, whose network shares it with the loader; on a GPU those of the loader."""
+    return 1 + encoder.workers if gpus_of(encoder) else 1
+
+
+def own_gpus():
+    """The GPUs of a job that runs the encoder of the heads."""
+    entry = CONFIG.encoders.get(CONFIG.encoder)
+    return 0 if entry is None else gpus_of(entry)
+
+
+def training_gpus(config):
+    """The GPUs of a job that trains heads."""
+    return int(config.training.device == "cuda")
+
+
+def together(encoders, embeddings, shards, benchmark):
+    """The networks among some encoders whose shards are embedded by one job.
+
+    A job for each shard suits a cluster, one job for all a machine with GPUs. Finished features
+    keep the way they were made in, so that another machine does not make them again.
+    """
+    return [
+        name
+        for name, entry in encoders.items()
+        if entry.kind != "pixels"
+        and (
+            Path(str(benchmark).format(encoder=name)).exists()
+            or GPUS
+            and not any(Path(embeddings(name, shard)).exists() for shard in shards)
+        )
+    ]
 
 
 def with_crop(crop):

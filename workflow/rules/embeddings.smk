@@ -21,6 +21,9 @@ rule embed_faces:
         encoder=any_of(EVERY.encoders),
     conda:
         ENV
+    threads: lambda wildcards: embedding_threads(EVERY.encoders[wildcards.encoder])
+    resources:
+        gpu=lambda wildcards: gpus_of(EVERY.encoders[wildcards.encoder]),
     params:
         settings=lambda wildcards: settings_json(
             EVERY, "embeddings", f"encoders.{wildcards.encoder}"
@@ -29,6 +32,46 @@ rule embed_faces:
         command(
             "rule embed-faces --settings {params.settings:q} {input.manifest:q} "
             "{input.faces:q} --out {output:q}"
+        )
+
+
+EMBEDDED_TOGETHER = RESULTS.timings / "embed_on_gpu/{encoder}.tsv"
+
+
+ruleorder: embed_on_gpu > embed_faces
+
+
+# On a machine with GPUs: one job, with a process for each GPU.
+rule embed_on_gpu:
+    input:
+        manifests=expand(RESULTS.dataset.manifest(), shard=SHARDS),
+        faces=lambda wildcards: [faces_of(own, wildcards.encoder) for own in SHARDS],
+        weights=lambda wildcards: weights_of(EVERY.encoders[wildcards.encoder]),
+    output:
+        expand(RESULTS.embeddings(), shard=SHARDS, allow_missing=True),
+    log:
+        LOGS / "embed_on_gpu/{encoder}.log",
+    benchmark:
+        EMBEDDED_TOGETHER
+    wildcard_constraints:
+        encoder=any_of(
+            together(EVERY.encoders, RESULTS.embeddings, SHARDS, EMBEDDED_TOGETHER)
+        ),
+    conda:
+        ENV
+    threads: lambda wildcards: GPUS * embedding_threads(EVERY.encoders[wildcards.encoder])
+    resources:
+        gpu=GPUS,
+    params:
+        settings=lambda wildcards: settings_json(
+            EVERY, "embeddings", f"encoders.{wildcards.encoder}"
+        ),
+        manifests=lambda wildcards, input: options("--manifest", input.manifests),
+        out=subpath(output[0], parent=True),
+    shell:
+        command(
+            "rule embed-on-gpu --settings {params.settings:q} {params.manifests} "
+            "{input.faces:q} --gpus {resources.gpu} --out {params.out:q}"
         )
 
 

@@ -116,6 +116,8 @@ rule postprocess_scores:
         RESULTS.timings / "postprocess_scores/{task}.tsv"
     conda:
         ENV
+    resources:
+        gpu=training_gpus(CONFIG),
     params:
         settings=lambda wildcards: settings_json(
             CONFIG,

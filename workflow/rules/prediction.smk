@@ -108,8 +108,47 @@ use rule embed_faces as embed_videos with:
         RESULTS.timings / "embed_videos/{encoder}/{shard}.tsv"
     wildcard_constraints:
         encoder=any_of(REQUEST.encoders),
+    threads: lambda wildcards: embedding_threads(REQUEST.encoders[wildcards.encoder])
+    resources:
+        gpu=lambda wildcards: gpus_of(REQUEST.encoders[wildcards.encoder]),
     params:
         settings=lambda wildcards: REQUEST.encoder_settings(wildcards.encoder),
+
+
+VIDEOS_EMBEDDED_TOGETHER = RESULTS.timings / "embed_videos_on_gpu/{encoder}.tsv"
+
+
+ruleorder: embed_videos_on_gpu > embed_videos
+
+
+use rule embed_on_gpu as embed_videos_on_gpu with:
+    input:
+        manifests=expand(PREDICTIONS.manifest(), shard=PREDICTION_SHARDS),
+        faces=lambda wildcards: [
+            PREDICTIONS.faces(REQUEST.crop(wildcards.encoder), own)
+            for own in PREDICTION_SHARDS
+        ],
+        weights=lambda wildcards: weights_of(REQUEST.encoders[wildcards.encoder]),
+    output:
+        expand(PREDICTIONS.embeddings(), shard=PREDICTION_SHARDS, allow_missing=True),
+    log:
+        LOGS / "embed_videos_on_gpu/{encoder}.log",
+    benchmark:
+        VIDEOS_EMBEDDED_TOGETHER
+    wildcard_constraints:
+        encoder=any_of(
+            together(
+                REQUEST.encoders,
+                PREDICTIONS.embeddings,
+                PREDICTION_SHARDS,
+                VIDEOS_EMBEDDED_TOGETHER,
+            )
+        ),
+    threads: lambda wildcards: GPUS * embedding_threads(REQUEST.encoders[wildcards.encoder])
+    params:
+        settings=lambda wildcards: REQUEST.encoder_settings(wildcards.encoder),
+        manifests=lambda wildcards, input: options("--manifest", input.manifests),
+        out=subpath(output[0], parent=True),
 
 
 rule predict_shard:

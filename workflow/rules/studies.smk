@@ -34,6 +34,8 @@ use rule train_heads as train_study with:
     benchmark:
         RESULTS.timings / "train_study/{study}/{task}/{part}.tsv"
     priority: 1
+    resources:
+        gpu=lambda wildcards: training_gpus(STUDIES[wildcards.study].config),
     params:
         settings=lambda wildcards: study_settings(
             wildcards.study, "heads", wildcards.task, "training"
@@ -162,6 +164,8 @@ use rule train_heads as train_wide with:
         LOGS / "train_wide/{wide}/{encoder}/{task}/{part}.log",
     benchmark:
         RESULTS.timings / "train_wide/{wide}/{encoder}/{task}/{part}.tsv"
+    resources:
+        gpu=lambda wildcards: training_gpus(STUDIES[wildcards.wide].config),
     params:
         settings=lambda wildcards: study_settings(
             wildcards.wide, "heads", wildcards.task, "training"

@@ -17,6 +17,8 @@ rule train_heads:
         RESULTS.timings / "train_heads/{task}/{part}.tsv"
     conda:
         ENV
+    resources:
+        gpu=training_gpus(CONFIG),
     params:
         settings=lambda wildcards: settings_json(
             CONFIG, "heads", "training", f"tasks.{wildcards.task}"

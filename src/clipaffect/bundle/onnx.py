@@ -28,7 +28,7 @@ from clipaffect.config.encoders import Encoder
 from clipaffect.core.errors import UserError
 from clipaffect.core.files import write_text
 from clipaffect.encoders.feature_record import DTYPES
-from clipaffect.encoders.kinds.open_clip import build_model, input_description
+from clipaffect.encoders.kinds.open_clip import build_tower, input_description
 from clipaffect.encoders.registry import kind_of
 from clipaffect.training.mlp_head import Head
 
@@ -205,7 +205,7 @@ def _encoder_model(settings: Encoder, assets: Path) -> onnx.ModelProto:
 
     Its weights are those that the bundle's encoder runs on: rounded to the stated precision.
     """
-    visual = build_model(settings, assets).visual.eval().requires_grad_(False)
+    visual = build_tower(settings, assets).eval().requires_grad_(False)
     visual = visual.to(DTYPES[settings.precision]).float()
     height, width = input_description(settings)["size"]
     example = torch.zeros(2, 3, height, width)

@@ -101,6 +101,25 @@ def embed_faces(
 
 
 @rule_app.command()
+def embed_on_gpu(
+    settings: Settings,
+    faces: Annotated[list[Path], typer.Argument(help="The faces of every shard.")],
+    manifest: Annotated[list[Path], typer.Option("--manifest", help="In the same order.")],
+    gpus: Annotated[int, typer.Option("--gpus", help="How many processes, each with a GPU.")],
+    assets: Assets,
+    store: StorePath,
+    out: Out,
+) -> None:
+    """Embed the crops of all shards with one encoder, on the GPUs of this machine."""
+    from clipaffect.core.cpu import take_one_core
+    from clipaffect.features.embed_on_gpu import embed_on_gpu
+
+    take_one_core()
+    encoder = stage_settings(settings).encoder
+    embed_on_gpu(manifest, faces, encoder, assets, Store(store), out, gpus)
+
+
+@rule_app.command()
 def import_features(
     settings: Settings,
     out: Out,

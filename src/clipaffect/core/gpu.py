@@ -29,7 +29,10 @@ AGAIN = 2.0  # seconds between rounds while every GPU is taken
 GRANTS = ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "CUDA_VISIBLE_DEVICES")
 NONE = ("", "-1", "NoDevFiles")
 BUSY = re.compile("busy or unavailable|devices? (is|are) busy|exclusive", re.IGNORECASE)
-MEMORY = "set a smaller 'batch', train fewer heads in a job (training.parts), or free the GPU"
+MEMORY = (
+    "free the GPU ('nvidia-smi' shows what uses it), use a larger one, or train fewer heads in a "
+    "job (more training.parts); what was finished is kept"
+)
 
 
 def visible_gpus() -> list[str]:
@@ -145,17 +148,24 @@ def full_float32() -> Iterator[None]:
         products.allow_tf32 = before
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that the memory of the device or the host is too small."""
+    # The last two are cuBLAS's and cuDNN's words, whose workspaces did not fit.
+    said = ("out of memory", "allocate memory", "STATUS_ALLOC_FAILED", "ALLOCATION_FAILED")
+    return isinstance(error, MemoryError) or any(words in str(error) for words in said)
+
+
 @contextmanager
 def _explained(device: str) -> Iterator[None]:
     """Turn what CUDA says when memory or the GPU itself fails into a message."""
     try:
         yield
-    except torch.cuda.OutOfMemoryError as error:
-        raise UserError(
-            f"the memory of the GPU is too small: {first_line(error)}", where=device, fix=MEMORY
-        ) from None
     except RuntimeError as error:
         said = first_line(error)
+        if is_out_of_memory(error):
+            raise UserError(
+                f"the memory of the GPU is too small: {said}", where=device, fix=MEMORY
+            ) from None
         if "CUDA error" not in said:
             raise
         raise UserError(

@@ -29,11 +29,13 @@ def record(settings: Encoder, assets: Path, device: str) -> dict[str, Any]:
     if settings.tag is not None:
         values["sha256"] = None  # a pin only checks the weights that are recorded below
     kind, _, _ = device.partition(":")
+    if kind == "cuda":
+        del values["batch"]  # as large as the memory allows
     found: dict[str, Any] = {"settings": values, "device": kind}
     found["versions"] = {name: version(name) for name in PACKAGES}
     found["versions"]["opencv"] = cv2.__version__  # decodes the crops
     if kind == "cuda":
-        found["tf32"] = False  # see ``devices.full_float32``
+        found["tf32"] = False  # see ``gpu.full_float32``
     if arithmetic(settings, device) != DTYPES[settings.precision]:
         found["arithmetic"] = str(arithmetic(settings, device))
     if settings.tag is not None:

@@ -6,7 +6,7 @@ A new kind is one module in ``encoders/kinds`` with the functions of ``Kind``, a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -23,17 +23,20 @@ class LoadedEncoder:
     """A ready encoder.
 
     Attributes:
-        prepare: one RGB crop (H, W, 3) uint8 to the network's input tensor, float32.
-        room: memory for n of these, not set to anything, in the network's arithmetic and where a
-            GPU can fetch it.
-        embed: a batch of prepared crops to features (n, dimension) float32.
+        prepare: one RGB crop (H, W, 3) uint8 to the network's input, float32: the reference.
+        gather: RGB crops, and the size of a batch they are padded to, to what ``embed`` takes, in
+            the host's memory. Several threads may call it.
+        embed: what is gathered to features (n or more, dimension) float32, the padding's last; on
+            the device, where the work may not be finished.
         dimension: of a feature.
+        batch: the number of crops to gather at once.
     """
 
     prepare: Callable[[np.ndarray], torch.Tensor]
-    room: Callable[[int], torch.Tensor]
-    embed: Callable[[torch.Tensor], torch.Tensor]
+    gather: Callable[[Sequence[np.ndarray], int], Any]
+    embed: Callable[[Any], torch.Tensor]
     dimension: int
+    batch: int
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Run crops through the network in batches of a fixed size."""
+"""Run crops through the network in batches."""
 
 from __future__ import annotations
 
@@ -25,32 +25,24 @@ class NotFinite(Exception):
 class Batch:
     """The network input of some crops: ``inputs``, and ``places`` (n,) of those that were decoded.
 
-    The inputs are None if no crop could be decoded.
+    The inputs are what ``LoadedEncoder.gather`` returned; None if no crop could be decoded.
     """
 
     places: np.ndarray
-    inputs: torch.Tensor | None
+    inputs: Any
 
 
-def prepare_batch(crops: list[bytes], start: int, encoder: LoadedEncoder, batch: int) -> Batch:
-    """Decode and preprocess the crops from ``start`` on.
+def prepare_batch(crops: list[bytes], start: int, encoder: LoadedEncoder) -> Batch:
+    """Decode a batch of crops from ``start`` on, and prepare them as far as the host does.
 
-    All batches have the same size, padded with zeros. With another size, the matrix products would
-    use another code path, and the last bits of a row would depend on the size of its batch.
+    On a CPU all batches have the same size, padded with zeros. With another size, the matrix
+    products would use another code path, and the last bits of a row would depend on the size of
+    its batch.
     """
-    places: list[int] = []
-    inputs: torch.Tensor | None = None
-    for place, crop in enumerate(crops[start : start + batch], start):
-        picture = decode_image(crop)
-        if picture is None:
-            continue
-        if inputs is None:
-            inputs = encoder.room(batch)
-        # Straight into its place: to stack and then to pad would each copy the batch.
-        inputs[len(places)] = encoder.prepare(picture)
-        places.append(place)
-    if inputs is not None:
-        inputs[len(places) :] = 0
+    decoded = [decode_image(crop) for crop in crops[start : start + encoder.batch]]
+    places = [place for place, picture in enumerate(decoded, start) if picture is not None]
+    pictures = [picture for picture in decoded if picture is not None]
+    inputs = encoder.gather(pictures, encoder.batch) if pictures else None
     return Batch(np.array(places, np.int64), inputs)
 
 
@@ -64,48 +56,41 @@ def embed_batches(
 
     Raises:
         NotFinite: a feature is not finite.
-        UserError: the device's memory is too small for the batch.
+        UserError: the host's memory is too small for the batch.
     """
     features = np.full((count, encoder.dimension), np.nan, np.float16)
 
-    def embedded(batch: Batch) -> tuple[Batch, np.ndarray | None]:
-        if batch.inputs is None:
-            return batch, None
-        return batch, _embed(encoder, batch.inputs)[: len(batch.places)].numpy()
+    def embedded(batch: Batch) -> tuple[np.ndarray, torch.Tensor | None]:
+        return batch.places, None if batch.inputs is None else _embed(encoder, batch.inputs)
 
-    for batch, result in each(embedded, batches):
+    # A GPU has all its work before the host waits for its first result.
+    for places, result in list(each(embedded, batches)):
         if result is None:
             continue
-        values = result.astype(np.float16)
+        values = result[: len(places)].cpu().numpy().astype(np.float16)
         damaged = first_not_finite(values)
         if damaged is not None:
-            raise NotFinite(int(batch.places[damaged]))
-        features[batch.places] = values
+            raise NotFinite(int(places[damaged]))
+        features[places] = values
     return features
 
 
-def embed_crops(crops: list[bytes], encoder: LoadedEncoder, batch: int) -> np.ndarray:
+def embed_crops(crops: list[bytes], encoder: LoadedEncoder) -> np.ndarray:
     """Features (n, dimension) float16 of encoded crops; see ``embed_batches``."""
-    batches = (prepare_batch(crops, k, encoder, batch) for k in range(0, len(crops), batch))
+    batches = (prepare_batch(crops, k, encoder) for k in range(0, len(crops), encoder.batch))
     return embed_batches(batches, len(crops), encoder)
 
 
-def _embed(encoder: LoadedEncoder, inputs: torch.Tensor) -> torch.Tensor:
+def _embed(encoder: LoadedEncoder, inputs: Any) -> torch.Tensor:
     try:
         return encoder.embed(inputs)
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+        # A GPU's memory is the matter of ``core.gpu``.
+        if not isinstance(error, MemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
         raise UserError(
-            f"out of memory for a batch of {len(inputs)}: {first_line(error)}",
+            f"out of memory for a batch of {encoder.batch}: {first_line(error)}",
             where="encoders.<name>.batch",
             fix="make it smaller, for example by half; everything is then embedded with the new "
             "size, and existing features stay in the store under the old one",
         ) from None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that the memory of the device or the host is too small for a batch."""
-    # The last two are cuBLAS's and cuDNN's words, whose workspaces did not fit.
-    said = ("out of memory", "allocate memory", "STATUS_ALLOC_FAILED", "ALLOCATION_FAILED")
-    return isinstance(error, MemoryError) or any(words in str(error) for words in said)

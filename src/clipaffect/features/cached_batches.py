@@ -36,12 +36,15 @@ from clipaffect.encoders.registry import (
 from clipaffect.features.batches import Batch, Map, embed_batches, prepare_batch
 
 BATCHES_PER_ENTRY = 4  # so that at most every fourth batch is padded
+ROWS_ON_GPU = 1024  # four of a GPU's largest batches
 ONE_THREAD = partial(torch.set_num_threads, 1)  # it holds for the thread that says it
 Load = Callable[[Encoder, Path, str], LoadedEncoder]
 
 
-def rows_per_entry(settings: Encoder) -> int:
+def rows_per_entry(settings: Encoder, device: str) -> int:
     """The number of rows of a video whose crops are embedded together."""
+    if device != "cpu":
+        return ROWS_ON_GPU
     return max(ROW_GROUP, BATCHES_PER_ENTRY * settings.batch)
 
 
@@ -78,6 +81,7 @@ class Entries:
         load: Load,
     ) -> None:
         self.settings, self.store, self.pool, self.each = settings, store, pool, each
+        self.device = device
         self.record = encoder_record(settings, assets, device)
         self._load = partial(load, settings, assets, device)
         self._begun: set[str] = set()
@@ -120,8 +124,8 @@ class Entries:
 
     def _prepare(self, entry: Entry) -> None:
         entry.waiting = [
-            self.pool.submit(prepare_batch, entry.crops, start, self.encoder, self.settings.batch)
-            for start in range(0, len(entry.crops), self.settings.batch)
+            self.pool.submit(prepare_batch, entry.crops, start, self.encoder)
+            for start in range(0, len(entry.crops), self.encoder.batch)
         ]
 
     def features(self, entry: Entry) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +13,20 @@ import pyarrow as pa
 import torch
 
 from clipaffect.config.encoders import Encoder
+from clipaffect.core.errors import UserError
 from clipaffect.core.frame_status import KEYS, FrameStatus
 from clipaffect.core.hashing import digest
-from clipaffect.core.parquet import RowReader, read_table, write_batches
+from clipaffect.core.parquet import RowReader, read_schema, read_table, write_batches
 from clipaffect.core.progress import Progress
 from clipaffect.core.store import Store
 from clipaffect.dataset.manifest import VIDEO, runs_of_images
+from clipaffect.encoders.registry import encoder_record
 from clipaffect.faces.crops import read_crops
 from clipaffect.features.batches import NotFinite
 from clipaffect.features.cached_batches import Entries, Entry, Load, open_entries, rows_per_entry
 from clipaffect.features.columns import not_finite, schema
+
+AHEAD = 2  # parts whose crops are prepared while the network processes another
 
 
 @dataclass(frozen=True)
@@ -51,28 +56,66 @@ def embed_faces(
 ) -> None:
     """Write ``out``: the features of every row of ``faces``, in its order.
 
-    Identical crops among the rows of an entry are embedded once. While the network processes one
-    entry, the crops of the next are decoded and preprocessed on separate threads. See
-    ``open_entries`` for ``load`` and ``threads``.
+    See ``embed_shard``, and ``open_entries`` for ``load`` and ``threads``.
+
+    Raises:
+        UserError: see ``refuse_mixture`` and ``open_entries``; or a feature is not finite.
     """
     torch.set_num_threads(1)  # one job is one thread: its bytes do not depend on the machine's load
     with open_entries(settings, assets, store, load, threads) as entries:
-        rows = read_table(faces, list([*KEYS, "status"]))
+        refuse_mixture(entries, assets, out)
+        embed_shard(manifest, faces, entries, out)
 
-        def tables() -> Iterator[pa.Table]:
-            with Progress("crops", len(rows)) as progress:
-                for part in _one_ahead(_parts(rows, manifest, faces, entries), entries):
-                    try:
-                        features = entries.features(part.entry)
-                    except NotFinite as error:
-                        row = part.found[np.flatnonzero(part.entry.which == error.args[0])[0]]
-                        fix = "set precision: fp32, or check the weights of the encoder"
-                        where = "encoders.<name>.precision, or the encoder's weights"
-                        raise not_finite(rows.loc[row], where, fix) from None
-                    yield _with_features(part.rows, features)
-                    progress.advance(len(part.rows))
 
-        write_batches(out, schema(entries.dimension, digest(entries.record)), tables())
+def embed_shard(manifest: Path, faces: Path, entries: Entries, out: Path) -> None:
+    """Write ``out``: the features of every row of ``faces``, in its order.
+
+    Identical crops among the rows of an entry are embedded once. While the network processes one
+    entry, the crops of the next ones are decoded on separate threads.
+
+    Raises:
+        UserError: a feature is not finite.
+    """
+    rows = read_table(faces, list([*KEYS, "status"]))
+
+    def tables() -> Iterator[pa.Table]:
+        with Progress("crops", len(rows)) as progress:
+            for part in _begun_early(_parts(rows, manifest, faces, entries), entries):
+                try:
+                    features = entries.features(part.entry)
+                except NotFinite as error:
+                    row = part.found[np.flatnonzero(part.entry.which == error.args[0])[0]]
+                    fix = "set precision: fp32, or check the weights of the encoder"
+                    where = "encoders.<name>.precision, or the encoder's weights"
+                    raise not_finite(rows.loc[row], where, fix) from None
+                yield _with_features(part.rows, features)
+                progress.advance(len(part.rows))
+
+    write_batches(out, schema(entries.dimension, digest(entries.record)), tables())
+
+
+def refuse_mixture(entries: Entries, assets: Path, out: Path) -> None:
+    """Refuse a shard on a device if another one of the run was embedded on the other kind.
+
+    A table needs features of one record, so ``build_table`` would refuse them after the work.
+
+    Raises:
+        UserError: a file beside ``out`` holds the same features, made on the other kind of device.
+    """
+    kind, _, _ = entries.device.partition(":")
+    other = "cpu" if kind == "cuda" else "cuda"
+    theirs = encoder_record(entries.settings, assets, other)
+    if theirs == entries.record:
+        return  # of no network
+    for path in sorted(out.parent.glob("*.parquet")):
+        if (read_schema(path).metadata or {}).get(b"encoder", b"").decode() == digest(theirs):
+            raise UserError(
+                f"shard {path.stem} was embedded on '{other}', and this job would use '{kind}'; "
+                "their features differ in the last digits",
+                where=out,
+                fix=f"run all shards on one kind of machine: on '{other}', or delete {out.parent} "
+                f"to embed all of them on '{kind}'",
+            )
 
 
 def _parts(rows: pd.DataFrame, manifest: Path, faces: Path, entries: Entries) -> Iterator[_Part]:
@@ -81,7 +124,7 @@ def _parts(rows: pd.DataFrame, manifest: Path, faces: Path, entries: Entries) ->
     listed = read_table(manifest, ["video", "kind"])
     single = ~rows["video"].isin(listed["video"][listed["kind"] == VIDEO])
     source = rows["video"].where(~single, runs_of_images(rows["video"][single]))
-    length = rows_per_entry(entries.settings)
+    length = rows_per_entry(entries.settings, entries.device)
     for _, own in rows.groupby(source, sort=False):
         for start in range(0, len(own), length):
             part = own.iloc[start : start + length]
@@ -90,16 +133,15 @@ def _parts(rows: pd.DataFrame, manifest: Path, faces: Path, entries: Entries) ->
             yield _Part(part, found, entries.entry(crops))
 
 
-def _one_ahead(parts: Iterator[_Part], entries: Entries) -> Iterator[_Part]:
-    """Yield the parts, starting each one before the previous one is handed out."""
-    before = None
+def _begun_early(parts: Iterator[_Part], entries: Entries) -> Iterator[_Part]:
+    """Yield the parts, each after its successors' crops have begun to be prepared."""
+    waiting: deque[_Part] = deque()
     for part in parts:
         entries.begin(part.entry)
-        if before is not None:
-            yield before
-        before = part
-    if before is not None:
-        yield before
+        waiting.append(part)
+        if len(waiting) > AHEAD:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def _with_features(part: pd.DataFrame, features: np.ndarray) -> pa.Table:

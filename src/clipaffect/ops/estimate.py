@@ -24,16 +24,17 @@ from clipaffect.config.models import Config
 from clipaffect.config.training import Recipe
 from clipaffect.core.assets import MANIFEST
 from clipaffect.core.cpu import take_one_core
-from clipaffect.core.gpu import full_float32
+from clipaffect.core.gpu import full_float32, is_out_of_memory
 from clipaffect.core.split_names import TRAIN, folds_among, in_split
 from clipaffect.core.tasks import Task
 from clipaffect.core.video import read_frames
 from clipaffect.encoders.registry import LoadedEncoder, encoder_cost, kind_of, stand_in
 from clipaffect.faces.crops import encode_crop
 from clipaffect.faces.finder import FaceFinder, FaceFollower
-from clipaffect.features.batches import is_out_of_memory, prepare_batch
+from clipaffect.features.batches import prepare_batch
 from clipaffect.features.external_files import open_features
 from clipaffect.training.backends.one_head import make_learner
+from clipaffect.training.backends.stacked import Stack
 from clipaffect.training.data import Split, TrainingData
 from clipaffect.training.mlp_head import build_head
 
@@ -41,6 +42,7 @@ CROP_BYTES = 76  # of a JPEG, for each pixel of its side: 8.5 kB at 112
 ASSUMED_DETECTION = 0.01  # seconds a frame and core, where it cannot be measured
 FEW_FRAMES, STEPS = 12, 12
 ENOUGH = 1.0  # seconds of a network's work
+BLANK = np.zeros((112, 112, 3), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def _embedding(
         with full_float32():
             network = stand_in(encoder, "cuda" if on_gpu else "cpu")
             prepared = _crop_seconds(network, config)
-            computed = network_seconds(network, encoder.batch, on_gpu)
+            computed = network_seconds(network, on_gpu)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -155,19 +157,19 @@ def _embedding(
     return Cost(work, crops * seconds / 3600, on, disk, note)
 
 
-def network_seconds(network: LoadedEncoder, batch: int, on_gpu: bool) -> float:
+def network_seconds(network: LoadedEncoder, on_gpu: bool) -> float:
     """Seconds per crop of a network, in a full batch or in as many crops as take a second."""
     clock = time.perf_counter if on_gpu else time.process_time
 
-    def seconds(crops: torch.Tensor) -> float:
+    def seconds(count: int) -> float:
+        crops = network.gather([BLANK] * count, count)
         started = clock()
-        network.embed(crops)  # returns features on the host, so a GPU has finished
+        network.embed(crops).cpu()  # a GPU has finished when its result is here
         return clock() - started
 
-    one = network.room(1).zero_()
-    alone = min(seconds(one) for _ in range(2))
-    crops = network.room(max(1, min(batch, round(ENOUGH / max(alone, 1e-6))))).zero_()
-    return min(seconds(crops) for _ in range(2)) / len(crops)
+    alone = min(seconds(1) for _ in range(2))
+    count = max(1, min(network.batch, round(ENOUGH / max(alone, 1e-6))))
+    return min(seconds(count) for _ in range(2)) / count
 
 
 def feeding(gpu: float, workers: int, crop: float, face: float | None) -> str:
@@ -192,8 +194,9 @@ def _crop_seconds(network: LoadedEncoder, config: Config) -> float:
     noise = np.random.default_rng(0).integers(0, 255, (side // 8, side // 8, 3), np.uint8)
     jpeg = encode_crop(cv2.resize(noise, (side, side)))
     started = time.process_time()
-    prepare_batch([jpeg] * STEPS, 0, network, STEPS)
-    return (time.process_time() - started) / STEPS
+    count = min(STEPS, network.batch)
+    prepare_batch([jpeg] * count, 0, network)
+    return (time.process_time() - started) / count
 
 
 def _training(config: Config, task: Task, splits: dict[str, Any], dimension: int) -> Iterator[Cost]:
@@ -217,11 +220,21 @@ def _training(config: Config, task: Task, splits: dict[str, Any], dimension: int
         if recipe.has_user_code:
             yield Cost(work, None, "core", scored, "not measured: user code")
             continue
-        rate = _rate(task, recipe, dimension)
+        on_gpu = training.device == "cuda"
+        if on_gpu and not torch.cuda.is_available():
+            yield Cost(work, None, "GPU", scored, "not measured: this machine has no GPU")
+            continue
+        on = torch.cuda.get_device_name() if on_gpu else "core"
+        rate = (
+            _stack_rate(task, recipe, dimension, heads)
+            if on_gpu
+            else _rate(task, recipe, dimension)
+        )
         weights = sum(p.numel() for p in _head(recipe, dimension, task).parameters())
         hours = heads * recipe.epochs * rows / rate / 3600
-        note = f"measured: {rate:,.0f} frames per second and core, {recipe.epochs} epochs"
-        yield Cost(work, hours, "core", scored + 8.0 * heads * len(folds) * weights, note)
+        unit = f"of {heads} heads together" if on_gpu else "and core"
+        note = f"measured: {rate:,.0f} frames per second {unit}, {recipe.epochs} epochs"
+        yield Cost(work, hours, on, scored + 8.0 * heads * len(folds) * weights, note)
         if variant or not config.postprocess.steps:
             continue
         parts = config.postprocess.folds
@@ -234,7 +247,7 @@ def _training(config: Config, task: Task, splits: dict[str, Any], dimension: int
         disk = 4.0 * (heads + whole) * len(folds) * weights
         note = f"at the same rate, each on {share:.0%} of the frames (postprocess)"
         samples = (heads * share + whole) * recipe.epochs * rows
-        yield Cost(work, samples / rate / 3600, "core", disk, note)
+        yield Cost(work, samples / rate / 3600, on, disk, note)
 
 
 def _head(recipe: Recipe, dimension: int, task: Task) -> torch.nn.Module:
@@ -242,10 +255,8 @@ def _head(recipe: Recipe, dimension: int, task: Task) -> torch.nn.Module:
         return build_head(recipe, dimension, len(task.targets), 0)
 
 
-def _rate(task: Task, recipe: Recipe, dimension: int) -> float:
-    """Frames per second, from real steps on random features."""
+def _random_data(task: Task, dimension: int, count: int) -> TrainingData:
     rng = np.random.default_rng(0)
-    count = max(64, recipe.batch)
     x = torch.from_numpy(rng.normal(size=(count, dimension)).astype(np.float16))
     high = 2 if task.multilabel else len(task.targets)
     labels = rng.integers(0, high, (count, len(task.columns))).astype(np.int8)
@@ -253,7 +264,25 @@ def _rate(task: Task, recipe: Recipe, dimension: int) -> float:
         labels[:high, 0] = np.arange(high)
     y = torch.from_numpy(labels)
     rows = np.arange(count)
-    data = TrainingData(x, y, rows, rows[:0], Split(pd.DataFrame(), x[:0], y[:0]))
+    return TrainingData(x, y, rows, rows[:0], Split(pd.DataFrame(), x[:0], y[:0]))
+
+
+def _stack_rate(task: Task, recipe: Recipe, dimension: int, heads: int) -> float:
+    """Frames times heads per second of a stack on the GPU, from an epoch on random features."""
+    data = _random_data(task, dimension, STEPS * max(64, recipe.batch))
+    levels = [(recipe, 0.5, number % 5) for number in range(heads)]
+    with full_float32():
+        stack = Stack(data, task, levels, "cuda")
+        stack.epoch(0)  # captures the graphs
+        started = time.perf_counter()
+        stack.epoch(1)  # the records are on the host at its end
+    return heads * len(data.rows) / (time.perf_counter() - started)
+
+
+def _rate(task: Task, recipe: Recipe, dimension: int) -> float:
+    """Frames per second, from real steps on random features."""
+    data = _random_data(task, dimension, max(64, recipe.batch))
+    x, y = data.features, data.labels
     learner = make_learner(data, task, recipe, 0.5, 0)
     at = torch.arange(recipe.batch)
     started = 0.0

@@ -7,10 +7,8 @@ unfinished file are kept next to the output until it is complete, or permanently
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.connection
 import os
 import queue
-import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import replace
@@ -26,6 +24,7 @@ from clipaffect.core.assets import MANIFEST, known_assets
 from clipaffect.core.errors import UserError
 from clipaffect.core.fetch_asset import ensure_asset
 from clipaffect.core.frame_status import FrameStatus
+from clipaffect.core.processes import end_with_parent
 from clipaffect.core.progress import Progress
 from clipaffect.core.video import stated_frames
 from clipaffect.dataset.manifest import PICTURE, VIDEO
@@ -171,15 +170,7 @@ _told: list[Any] = []
 
 def _begin(told: Any) -> None:
     _told.append(told)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: Any) -> None:
-    """End this process with its parent, so that a killed call leaves no process at work."""
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
+    end_with_parent()
 
 
 def _in_process(k: int, unit: Unit, wanted: Wanted, place: Place, mark: str) -> list[Row]:

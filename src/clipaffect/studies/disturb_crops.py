@@ -119,7 +119,7 @@ def disturb_crops(
         loaded = load_encoder(encoder, assets, device)
         for disturbance in ("", *DISTURBANCES):
             pictures = list(_disturbed(crops, disturbance))
-            features = torch.from_numpy(embed_crops(pictures, loaded, encoder.batch))
+            features = torch.from_numpy(embed_crops(pictures, loaded))
             bar.advance(len(crops))
             for own in samples:
                 asked = pd.MultiIndex.from_frame(own.rows[KEYS].astype(str))

@@ -25,7 +25,7 @@ from clipaffect.core.progress import Progress
 from clipaffect.core.setting import Setting
 from clipaffect.core.split_names import TRAIN, VALIDATION
 from clipaffect.core.tasks import Task
-from clipaffect.encoders.kinds.open_clip import build_model, preparation
+from clipaffect.encoders.kinds.open_clip import build_tower, preparation
 from clipaffect.evaluation.fold_data import named_counts
 from clipaffect.evaluation.person_counts import NOTHING
 from clipaffect.faces.crops import decode_image
@@ -184,7 +184,7 @@ class _Tower:
     def __init__(
         self, encoder: Encoder, assets: Path, device: str, crop: list[bytes], bar: Progress
     ) -> None:
-        visual = build_model(encoder, assets).visual.float().eval().requires_grad_(False)
+        visual = build_tower(encoder, assets).float().eval().requires_grad_(False)
         self.prepare = preparation(visual)
         # Twice as fast on a CPU: see ``encoders/kinds/open_clip.py``.
         self.visual = visual.to(device, memory_format=torch.channels_last)

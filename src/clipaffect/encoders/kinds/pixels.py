@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,10 @@ def load(settings: Encoder, assets: Path, device: str) -> LoadedEncoder:
         small = cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA)
         return torch.from_numpy(small.reshape(-1).astype(np.float32) / 255)
 
-    def room(count: int) -> torch.Tensor:
-        return torch.empty(count, side * side)
+    def gather(crops: Sequence[np.ndarray], batch: int) -> torch.Tensor:
+        return torch.stack([prepare(crop) for crop in crops])
 
-    return LoadedEncoder(prepare, room, torch.Tensor.float, side * side)
+    return LoadedEncoder(prepare, gather, torch.Tensor.float, side * side, settings.batch)
 
 
 def stand_in(settings: Encoder, device: str) -> LoadedEncoder:

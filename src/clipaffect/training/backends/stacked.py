@@ -7,6 +7,7 @@ It is ordinary torch and is tested on the CPU; only the capture needs a GPU.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -209,12 +210,13 @@ def graphed(stack: StackedStep) -> Step:
 
 
 def _capture(
-    stack: StackedStep, given: list[Tensor], probe: bool, pool: tuple[int, int]
+    stack: StackedStep, given: list[Tensor], probe: bool, pool: Any
 ) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
     """Capture one step, and undo the warm-up that the capture needs."""
     before = {name: value.clone() for name, value in stack.state().items()}
     inputs = [value.clone() for value in given]
-    x, y, masks = inputs if len(inputs) == 3 else (*inputs, None)
+    x, y, *rest = inputs
+    masks = rest[0] if rest else None
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

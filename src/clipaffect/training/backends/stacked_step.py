@@ -183,7 +183,7 @@ class StackedStep:
             # Running statistics follow the first pass only: without them the kernel normalises by
             # the batch and updates nothing.
             running = (None, None) if perturbed else self._statistics(index)
-            y, mean, rstd = torch.native_batch_norm(
+            y, mean, rstd = torch.ops.aten.native_batch_norm(
                 z, scale.view(-1), shift.view(-1), *running, True, MOMENTUM, NORM_EPSILON
             )
             outputs = self._heads_first(y.relu_())
@@ -211,8 +211,8 @@ class StackedStep:
 
     def _ascend(self, done: _Pass) -> tuple[Tensor, Tensor, Tensor]:
         """SAM's first gradient: that of the vectors, of the output's bias, and its norms (G,)."""
-        dz, found = done.d_logits, []
-        output = self.products[-1]
+        found: list[Tensor] = []
+        dz, output = done.d_logits, self.products[-1]
         squares = [output.first_gradient(done.inputs, dz)]
         bias = dz.sum(1)
         dz = output.backward(dz, False)
@@ -252,8 +252,8 @@ class StackedStep:
         self, done: _Pass, at: tuple[Tensor, Tensor], perturbed: bool
     ) -> tuple[list[Tensor], Tensor]:
         """The gradient that moves the weights, in their order; and its norms (G,), if needed."""
-        dz, found = done.d_logits, []
-        output = self.products[-1]
+        found: list[Tensor] = []
+        dz, output = done.d_logits, self.products[-1]
         matrices = [output.gradient(done.inputs, dz)]
         bias = dz.sum(1)
         dz = output.backward(dz, perturbed)
