@@ -1,7 +1,7 @@
 # `make demo` and `make test` create the environment in .venv and run. See `make help`.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help setup check demo smoke test test-cluster test-all test-processors coverage lint verify data clean
+.PHONY: help setup check demo smoke test test-cluster test-all test-processors gpu-check coverage lint verify data clean
 
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 VENV ?= .venv
@@ -61,6 +61,10 @@ test-processors: $(STAMP)  ## run the tests for every change as on other process
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OPENBLAS_CORETYPE=Nehalem $(BIN)/python -m $(SUITE)
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=AVX2 OPENBLAS_CORETYPE=Haswell $(BIN)/python -m $(SUITE)
 	$(AVX512) MKL_CBWR=COMPATIBLE $(BIN)/python -m $(SUITE)
+
+GPU_PYTHON ?= python3
+gpu-check:  ## check and measure the GPU of this machine with the torch of GPU_PYTHON; takes minutes
+	PYTHONPATH=src $(GPU_PYTHON) -m clipaffect gpu-check
 
 coverage: $(STAMP)  ## measure line and branch coverage of `make test`, including stage subprocesses
 	rm -f .coverage*

@@ -10,7 +10,7 @@ from clipaffect.core.tasks import EXPR
 from clipaffect.training.backends.autograd import AutogradLearner, build_objective
 from clipaffect.training.backends.cpu import FastLearner
 from clipaffect.training.cost import executed_per_sample, flop_per_sample
-from clipaffect.training.losses.cvar import Cvar
+from clipaffect.training.losses.exact_cvar import Cvar
 from clipaffect.training.mlp_head import Head
 
 

@@ -15,6 +15,7 @@ from clipaffect.config.encoders import Encoder
 from clipaffect.core import gpu as devices
 from clipaffect.core.errors import UserError
 from clipaffect.core.gpu import one_device
+from clipaffect.core.gpu_faults import GRANTS, is_supported
 from clipaffect.encoders.feature_record import arithmetic
 from clipaffect.encoders.registry import encoder_record
 
@@ -100,7 +101,7 @@ def granted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sets the variables that grant GPUs; none by default."""
 
     def grant(**values: str) -> None:
-        for name in devices.GRANTS:
+        for name in GRANTS:
             monkeypatch.delenv(name, raising=False)
         for name, value in values.items():
             monkeypatch.setenv(name, value)
@@ -204,7 +205,7 @@ def test_which_cards_torch_has_code_for(
 ) -> None:
     """Binary code runs on later cards of its generation, PTX on later generations."""
     pretend(monkeypatch, tmp_path / "locks", Card("GPU-a", capability))
-    assert devices.is_supported(0) == supported
+    assert is_supported(0) == supported
 
 
 def test_a_card_that_another_program_has_alone_is_passed_over(

@@ -14,7 +14,8 @@ from clipaffect.encoders.torchvision_ops import ensure_torchvision
 from clipaffect.training.losses.base import Risk, SingleLosses, Weighted, single_losses
 from clipaffect.training.losses.chi_square import ChiSquare
 from clipaffect.training.losses.class_balanced import ClassBalanced
-from clipaffect.training.losses.cvar import Cvar, PublishedCvar
+from clipaffect.training.losses.cvar import PublishedCvar
+from clipaffect.training.losses.exact_cvar import Cvar
 from clipaffect.training.losses.focal import Focal
 
 ALPHAS = (0.01, 0.1, 0.25, 1 / 3, 0.5, 0.77, 0.9, 1.0)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from clipaffect.config.training import Recipe
 from clipaffect.core.tasks import EXPR
 from clipaffect.training.backends.autograd import WeighedObjective
-from clipaffect.training.losses.cvar import Cvar
+from clipaffect.training.losses.exact_cvar import Cvar
 from clipaffect.training.mlp_head import DropoutMasks, Head
 from clipaffect.training.sam import Evaluated, frozen_statistics, training_step
 

@@ -68,7 +68,7 @@ def run(context: typer.Context) -> None:
 PANELS = {
     RUNS: (users.check, users.compare, users.crate, users.verify),
     VIDEOS: (prediction.export_model, prediction.predict),
-    OTHER: (users.check_submission, users.docs),
+    OTHER: (users.check_submission, users.gpu_check, users.docs),
 }
 for panel, commands in PANELS.items():
     for command in commands:

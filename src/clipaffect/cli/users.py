@@ -96,6 +96,15 @@ def check_submission(
     print(f"OK: {file}: {found.rows:,} rows of {found.people:,} people or videos")
 
 
+def gpu_check(
+    checks: Annotated[list[str] | None, typer.Argument(help="Which; by default all.")] = None,
+) -> None:
+    """Check and measure the GPU of this machine, in some minutes; needs no network."""
+    from clipaffect.ops.gpu_check import gpu_check
+
+    raise typer.Exit(gpu_check(checks or []))
+
+
 def docs(root: Annotated[Path, typer.Option(help="The root of the repository.")] = Path()) -> None:
     """Write the pages and the schema generated from the code."""
     from clipaffect.ops.generated_docs import write_generated

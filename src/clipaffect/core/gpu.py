@@ -8,8 +8,6 @@ A job that was granted a GPU, or asks for one, never computes on the CPU instead
 from __future__ import annotations
 
 import logging
-import os
-import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,20 +17,20 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from clipaffect.core.errors import UserError, first_line
+from clipaffect.core.errors import UserError
+from clipaffect.core.gpu_faults import (
+    BUSY,
+    explained,
+    full_float32,
+    granted_by,
+    is_supported,
+    why_not,
+)
 
 logger = logging.getLogger(__name__)
 
 LOCKS = Path(tempfile.gettempdir()) / "clipaffect-gpus"  # a GPU is a thing of one machine
 AGAIN = 2.0  # seconds between rounds while every GPU is taken
-# Set by SLURM, other schedulers and users who grant a process GPUs.
-GRANTS = ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "CUDA_VISIBLE_DEVICES")
-NONE = ("", "-1", "NoDevFiles")
-BUSY = re.compile("busy or unavailable|devices? (is|are) busy|exclusive", re.IGNORECASE)
-MEMORY = (
-    "free the GPU ('nvidia-smi' shows what uses it), use a larger one, or train fewer heads in a "
-    "job (more training.parts); what was finished is kept"
-)
 
 
 def visible_gpus() -> list[str]:
@@ -75,105 +73,10 @@ def one_device(may_be_gpu: bool, asked_by: str | None = None) -> Iterator[str]:
     number, lock = _own(gpus)
     logger.info("device: cuda:%d, %s, torch %s", number, _name(number), torch.__version__)
     try:
-        with full_float32(), _explained(f"cuda:{number}, {_name(number)}"):
+        with full_float32(), explained(f"cuda:{number}, {_name(number)}"):
             yield f"cuda:{number}"
     finally:
         lock.release()
-
-
-def granted_by() -> str | None:
-    """The variable that grants this process a GPU, with its value; None without a grant."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in NONE:
-        return None  # hidden on purpose
-    for name in GRANTS:
-        value = os.environ.get(name, "")
-        if value not in NONE:
-            return f"{name}={value}"
-    return None
-
-
-def why_not() -> tuple[str, str]:
-    """Why torch sees no GPU, and what to do about it."""
-    if torch.version.cuda is None:
-        return (
-            f"torch {torch.__version__} is a CPU build",
-            "set 'environment: cuda' in the configuration and run with --use-conda, or install "
-            "the CUDA build: on Linux 'pip install --force-reinstall torch' without an extra index",
-        )
-    try:
-        torch.cuda.init()
-    except Exception as error:
-        cause = first_line(error)
-        if "too old" in cause:
-            return (
-                f"the driver is too old for CUDA {torch.version.cuda}, which torch "
-                f"{torch.__version__} was built for: {cause}",
-                "ask for a newer driver, or install a torch that was built for an older CUDA: "
-                "https://pytorch.org/get-started/previous-versions",
-            )
-        if BUSY.search(cause):
-            return f"another process uses the GPU alone: {cause}", "wait for it, or use another GPU"
-        return cause, "run 'nvidia-smi' on this machine; ask for a node with a GPU that works"
-    return "the driver shows none", "run 'nvidia-smi' on this machine; ask for a node with a GPU"
-
-
-def is_supported(number: int) -> bool:
-    """Whether torch has code for a GPU: binary for its generation, or PTX for an earlier one."""
-    major, minor = torch.cuda.get_device_capability(number)
-    for built in torch.cuda.get_arch_list():
-        kind, _, digits = built.partition("_")
-        digits = re.match(r"\d+", digits)[0]  # type: ignore[index] # such as 90a
-        own = int(digits[:-1]), int(digits[-1])
-        if kind == "sm" and own[0] == major and own[1] <= minor:
-            return True
-        if kind == "compute" and own <= (major, minor):
-            return True
-    return False
-
-
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """Compute true float32 on a GPU, reproducible to the byte.
-
-    torch leaves cuDNN's convolutions at TF32, which keeps 10 bits of the mantissa, and at
-    algorithms whose sums may have another order each time. NVIDIA's containers put matrix products
-    at TF32.
-    """
-    products = torch.backends.cuda.matmul
-    before, products.allow_tf32 = products.allow_tf32, False
-    try:
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        products.allow_tf32 = before
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that the memory of the device or the host is too small."""
-    # The last two are cuBLAS's and cuDNN's words, whose workspaces did not fit.
-    said = ("out of memory", "allocate memory", "STATUS_ALLOC_FAILED", "ALLOCATION_FAILED")
-    return isinstance(error, MemoryError) or any(words in str(error) for words in said)
-
-
-@contextmanager
-def _explained(device: str) -> Iterator[None]:
-    """Turn what CUDA says when memory or the GPU itself fails into a message."""
-    try:
-        yield
-    except RuntimeError as error:
-        said = first_line(error)
-        if is_out_of_memory(error):
-            raise UserError(
-                f"the memory of the GPU is too small: {said}", where=device, fix=MEMORY
-            ) from None
-        if "CUDA error" not in said:
-            raise
-        raise UserError(
-            f"the GPU failed: {said}",
-            where=device,
-            fix="run the same command again: what was finished is kept. If it fails again, look "
-            "for 'Xid' in 'dmesg' and use another GPU",
-        ) from None
 
 
 def _name(number: int) -> str:

@@ -35,7 +35,7 @@ def record(settings: Encoder, assets: Path, device: str) -> dict[str, Any]:
     found["versions"] = {name: version(name) for name in PACKAGES}
     found["versions"]["opencv"] = cv2.__version__  # decodes the crops
     if kind == "cuda":
-        found["tf32"] = False  # see ``gpu.full_float32``
+        found["tf32"] = False  # see ``gpu_faults.full_float32``
     if arithmetic(settings, device) != DTYPES[settings.precision]:
         found["arithmetic"] = str(arithmetic(settings, device))
     if settings.tag is not None:

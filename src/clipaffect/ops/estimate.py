@@ -24,7 +24,7 @@ from clipaffect.config.models import Config
 from clipaffect.config.training import Recipe
 from clipaffect.core.assets import MANIFEST
 from clipaffect.core.cpu import take_one_core
-from clipaffect.core.gpu import full_float32, is_out_of_memory
+from clipaffect.core.gpu_faults import full_float32, is_out_of_memory
 from clipaffect.core.split_names import TRAIN, folds_among, in_split
 from clipaffect.core.tasks import Task
 from clipaffect.core.video import read_frames
@@ -35,8 +35,8 @@ from clipaffect.features.batches import prepare_batch
 from clipaffect.features.external_files import open_features
 from clipaffect.training.backends.one_head import make_learner
 from clipaffect.training.backends.stacked import Stack
+from clipaffect.training.build_head import build_head
 from clipaffect.training.data import Split, TrainingData
-from clipaffect.training.mlp_head import build_head
 
 CROP_BYTES = 76  # of a JPEG, for each pixel of its side: 8.5 kB at 112
 ASSUMED_DETECTION = 0.01  # seconds a frame and core, where it cannot be measured

@@ -12,8 +12,8 @@ from clipaffect.core.layout import Layout
 from clipaffect.encoders.registry import encoder_cost
 from clipaffect.features.build_table import feature_dimension
 from clipaffect.report.results import Results
+from clipaffect.training.build_head import build_head
 from clipaffect.training.cost import flop_per_sample
-from clipaffect.training.mlp_head import build_head
 
 
 def encoder_rows(config: Config) -> list[dict[str, Any]]:

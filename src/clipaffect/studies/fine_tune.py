@@ -33,8 +33,9 @@ from clipaffect.features.build_table import folds_of
 from clipaffect.studies.disturb_crops import find_crops
 from clipaffect.studies.headline_heads import head_counts, headline_heads, spread_over_people
 from clipaffect.studies.last_block import KeptInputs, last_block, run_from, run_keeping
-from clipaffect.training.backends.autograd import BETAS, AutogradLearner, build_objective
+from clipaffect.training.backends.autograd import AutogradLearner, build_objective
 from clipaffect.training.data import batches, read_split, training_data
+from clipaffect.training.sam import BETAS
 
 FRAMES = 48  # of each person and split, evenly spread
 EPOCHS = 2

@@ -26,9 +26,9 @@ from clipaffect.features.build_table import folds_of
 from clipaffect.report import figures
 from clipaffect.studies.card import Card, CardSection, first_fold_only, write_card_page
 from clipaffect.training.backends.autograd import AutogradLearner, build_objective
+from clipaffect.training.build_head import build_head
 from clipaffect.training.data import TrainingData, batches, read_split, training_data
 from clipaffect.training.history import learning_rate
-from clipaffect.training.mlp_head import build_head
 from clipaffect.training.sam import StepTrace, frozen_statistics
 
 QUESTION = "What happens in one training step?"

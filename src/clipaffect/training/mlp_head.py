@@ -11,9 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clipaffect.config.training import Recipe
 from clipaffect.training.matmul import affine
-from clipaffect.training.user_code import load_class
 
 
 class Head(nn.Module):
@@ -128,16 +126,6 @@ class DropoutMasks:
         if self.rate == 0:
             return None
         return list(self.scaled(step, sam_pass + 1, batch, like.dtype)[sam_pass])
-
-
-def build_head(recipe: Recipe, inputs: int, outputs: int, seed: int) -> nn.Module:
-    """The head of a recipe: the MLP, or the user's ``ClassName(inputs, outputs)``."""
-    if recipe.head == "mlp":
-        return Head(inputs, outputs, recipe.hidden_layers, recipe.width, seed)
-    made = load_class(recipe.head, "training.head")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return made(inputs, outputs)
 
 
 def evaluator(head: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # AdamW's, in the published code and in torch
 TINY = 1e-12  # keeps a zero gradient from dividing by zero, as in the published SAM
 
 

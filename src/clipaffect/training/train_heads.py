@@ -34,6 +34,7 @@ from clipaffect.core.tensors import read_tensors, write_tensors
 from clipaffect.features.build_table import feature_dimension, folds_of
 from clipaffect.training.backends.autograd import check_user_code
 from clipaffect.training.backends.stacked import stack_key
+from clipaffect.training.build_head import build_head
 from clipaffect.training.cost import Timings
 from clipaffect.training.data import (
     Split,
@@ -44,7 +45,6 @@ from clipaffect.training.data import (
     training_data,
 )
 from clipaffect.training.history import is_collapsed
-from clipaffect.training.mlp_head import build_head
 from clipaffect.training.trainer import CHECKPOINT, TrainedHead, train_head, train_stack
 from clipaffect.training.user_code import user_code_digests
 

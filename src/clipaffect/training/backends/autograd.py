@@ -13,13 +13,19 @@ from clipaffect.config.training import LOSSES, Recipe
 from clipaffect.core.errors import UserError
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
 from clipaffect.core.tensors import under
+from clipaffect.training.build_head import build_head
 from clipaffect.training.losses.base import Risk, single_losses
 from clipaffect.training.losses.registry import build_risk
-from clipaffect.training.mlp_head import DropoutMasks, Head, build_head, evaluator
-from clipaffect.training.sam import Evaluated, StepRecord, StepTrace, training_step
+from clipaffect.training.mlp_head import DropoutMasks, Head, evaluator
+from clipaffect.training.sam import (
+    BETAS,
+    EPSILON,
+    Evaluated,
+    StepRecord,
+    StepTrace,
+    training_step,
+)
 from clipaffect.training.user_code import load_class
-
-BETAS, EPSILON = (0.9, 0.999), 1e-8  # AdamW's, in the published code and in torch
 
 
 def build_objective(

@@ -26,7 +26,6 @@ from torch.optim.adamw import adamw
 
 from clipaffect.config.training import Recipe
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
-from clipaffect.training.backends.autograd import BETAS, EPSILON
 from clipaffect.training.backends.sam_products import (
     DenseProduct,
     LowRankProduct,
@@ -36,7 +35,7 @@ from clipaffect.training.backends.sam_products import (
 )
 from clipaffect.training.losses.base import Risk, Weighted, logit_gradient, single_losses
 from clipaffect.training.mlp_head import DropoutMasks, Head, evaluator
-from clipaffect.training.sam import TINY, StepRecord
+from clipaffect.training.sam import BETAS, EPSILON, TINY, StepRecord
 
 
 @dataclass

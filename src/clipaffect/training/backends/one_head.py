@@ -15,10 +15,11 @@ from clipaffect.training.backends.autograd import (
     build_objective,
 )
 from clipaffect.training.backends.cpu import FastLearner
+from clipaffect.training.build_head import build_head
 from clipaffect.training.data import TrainingData, batches
 from clipaffect.training.history import Row, learning_rate, probe_steps, summarise
 from clipaffect.training.losses.registry import build_risk
-from clipaffect.training.mlp_head import Head, build_head
+from clipaffect.training.mlp_head import Head
 from clipaffect.training.sam import StepRecord
 
 

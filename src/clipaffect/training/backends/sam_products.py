@@ -17,13 +17,15 @@ to zero over the batch, and G is the same. (sign(G) has full rank and needs the 
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-from clipaffect.config.training import Recipe
 from clipaffect.training.matmul import affine
+
+if TYPE_CHECKING:
+    from clipaffect.config.training import Recipe
 
 LOW_RANK_BELOW = 1 / 6  # batch over width; above it the dense form is faster (measured at 768)
 ROW = 64  # a norm is that of row norms: one float32 sum over a million squares is off by 3e-5

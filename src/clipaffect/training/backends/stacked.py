@@ -6,16 +6,14 @@ It is ordinary torch and is tested on the CPU; only the capture needs a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from clipaffect.config.training import Recipe
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
-from clipaffect.training.backends.philox import philox_uint16
+from clipaffect.training.backends.cuda_graphs import Step, graphed
+from clipaffect.training.backends.stacked_masks import StackedMasks
 from clipaffect.training.backends.stacked_step import FIELDS, StackedStep
 from clipaffect.training.data import TrainingData, batches
 from clipaffect.training.history import Row, learning_rate, mean_of, probe_steps
@@ -23,9 +21,7 @@ from clipaffect.training.losses.base import Risk, SingleLosses, Weighted
 from clipaffect.training.losses.registry import build_risk
 from clipaffect.training.mlp_head import Head
 
-Step = Callable[[Tensor, Tensor, Tensor | None, bool], Tensor]
 OWN = {"loss", "cvar", "class_balanced", "focal", "chi_square", "rho"}
-DRAWN_AT_ONCE = 2**24  # numbers of a block of dropout masks: half a gigabyte while it is drawn
 
 
 def stack_key(recipe: Recipe) -> str:
@@ -139,45 +135,6 @@ class _StackedRisk:
         )
 
 
-class StackedMasks:
-    """The masks of ``DropoutMasks``, to the bit, drawn on the device for many steps at once.
-
-    Args:
-        seeds: distinct ones, in the order of the stack.
-        recipe: dropout, layers, width, and whether a step has SAM's second pass.
-        like: of the device and precision of the weights.
-    """
-
-    def __init__(self, seeds: list[int], recipe: Recipe, like: Tensor) -> None:
-        self.recipe, self.device, self.dtype = recipe, like.device, like.dtype
-        self._seeds = torch.tensor(seeds, device=self.device)
-
-    def of_steps(self, first: int, sizes: list[int]) -> Iterator[Tensor | None]:
-        """For each step from ``first`` on, of batches of ``sizes``, what ``StackedStep`` takes."""
-        recipe, done = self.recipe, 0
-        if recipe.dropout == 0 or recipe.hidden_layers == 0:
-            yield from [None] * len(sizes)
-            return
-        while done < len(sizes):
-            size = sizes[done]
-            count = (2 if recipe.rho else 1) * recipe.hidden_layers * size * recipe.width
-            most = max(1, DRAWN_AT_ONCE // (count * len(self._seeds)))
-            steps = 1
-            while steps < most and sizes[done + steps : done + steps + 1] == [size]:
-                steps += 1
-            yield from self.draw(first + done, steps, size)
-            done += steps
-
-    def draw(self, first: int, steps: int, batch: int) -> Tensor:
-        """(steps, S, passes, layers, batch, width): 0 or 1 / (1 - rate)."""
-        recipe = self.recipe
-        shape = (2 if recipe.rho else 1, recipe.hidden_layers, batch, recipe.width)
-        counters = torch.arange(first, first + steps, device=self.device)
-        bits = philox_uint16(self._seeds, counters, int(np.prod(shape)))
-        kept = (bits >= round(recipe.dropout * 65536)).to(self.dtype)
-        return kept.mul_(1 / (1 - recipe.dropout)).unflatten(-1, shape)
-
-
 def _summary(records: np.ndarray) -> Row:
     """Means of one head's (steps, 6) records; cut short at the first loss that is not finite."""
     values = records[:, FIELDS.index("value")]
@@ -185,46 +142,3 @@ def _summary(records: np.ndarray) -> Row:
     if len(broken):
         return {"value": float(broken[0])}
     return {name: mean_of(records[:, k].astype(float)) for k, name in enumerate(FIELDS)}
-
-
-def graphed(stack: StackedStep) -> Step:
-    """``stack.step`` replayed from CUDA graphs, one for each batch shape and probing.
-
-    One graph runs at a time, so they share their memory.
-    """
-    graphs: dict[tuple[torch.Size, bool], tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]] = {}
-    pool = torch.cuda.graph_pool_handle()
-
-    def step(features: Tensor, labels: Tensor, masks: Tensor | None, probe: bool) -> Tensor:
-        given = [value for value in (features, labels, masks) if value is not None]
-        key = (features.shape, probe)
-        if key not in graphs:
-            graphs[key] = _capture(stack, given, probe, pool)
-        graph, inputs, record = graphs[key]
-        for place, value in zip(inputs, given, strict=True):
-            place.copy_(value)
-        graph.replay()
-        return record.clone()  # the next replay overwrites it
-
-    return step
-
-
-def _capture(
-    stack: StackedStep, given: list[Tensor], probe: bool, pool: Any
-) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
-    """Capture one step, and undo the warm-up that the capture needs."""
-    before = {name: value.clone() for name, value in stack.state().items()}
-    inputs = [value.clone() for value in given]
-    x, y, *rest = inputs
-    masks = rest[0] if rest else None
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            stack.step(x, y, masks, probe)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
-        record = stack.step(x, y, masks, probe)
-    stack.load_state(before)
-    return graph, inputs, record

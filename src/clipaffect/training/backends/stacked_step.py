@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from clipaffect.config.training import Recipe
 from clipaffect.core.tasks import Task
-from clipaffect.training.backends.autograd import BETAS, EPSILON
 from clipaffect.training.backends.sam_products import is_low_rank
 from clipaffect.training.backends.stacked_products import (
     StackedDense,
@@ -27,7 +26,10 @@ from clipaffect.training.backends.stacked_products import (
 )
 from clipaffect.training.losses.base import Risk, Weighted, logit_gradient, single_losses
 from clipaffect.training.mlp_head import Head
-from clipaffect.training.sam import TINY, StepRecord
+from clipaffect.training.sam import BETAS, EPSILON, TINY, StepRecord
+
+if TYPE_CHECKING:
+    from clipaffect.config.training import Recipe
 
 FIELDS = [field.name for field in fields(StepRecord)]
 MOMENTUM, NORM_EPSILON = 0.1, 1e-5  # of torch's BatchNorm1d
