@@ -14,15 +14,18 @@ from torch import Tensor
 
 from clipaffect.encoders.pillow_resize import PillowResize
 from clipaffect.ops import gpu_check
+from clipaffect.training.losses.exact_cvar import Cvar
 from clipaffect.training.step_cost import StepCost
 
-SMALL = gpu_check.Sizes(width=32, heads=4, seeds=2, steps=2, product=16, copied=4096, crops=2)
+SMALL = gpu_check.Sizes(width=128, heads=4, seeds=2, steps=2, product=16, copied=4096, crops=2)
 
 
 def checked(monkeypatch: pytest.MonkeyPatch, *names: str) -> dict[str, gpu_check.Finding]:
     """Findings by name."""
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 8e9)
+    # The search has 56 rounds of 50 operations, which the pretended device takes slowly.
+    monkeypatch.setattr(gpu_check, "StackedPublishedCvar", Cvar)
     monkeypatch.setattr(gpu_check, "step_cost", lambda *_: StepCost(200, 4e9, 3e10))
     with PretendedGpu(monkeypatch):
         found, figures = gpu_check.run_checks(DEVICE, SMALL, list(names))
