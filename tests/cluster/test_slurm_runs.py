@@ -24,13 +24,32 @@ def test_a_cluster_gives_the_bytes_of_one_machine(
     assert result_files(folder / RESULTS) == result_files(micro_run / RESULTS)
     jobs = cluster.jobs().values()
     nodes = {comment.partition("_wildcards")[0]: node for _, node, comment in jobs}
-    assert nodes["rule_embed_faces"] == GPU_NODE
-    assert nodes["rule_train_heads"] != GPU_NODE
+    assert GPU_NODE not in nodes.values(), "nothing asks for a GPU"
     # Downloads and targets stay where Snakemake runs; logs of what went well are removed.
     assert not {"rule_fetch_asset", "rule_all"} & set(nodes)
     assert re.search(r"Submitted array job with Snakemake IDs \d+,\d+", said)
     logs = (folder / ".snakemake/slurm_logs").rglob("*.log")
     assert {log.parent.name for log in logs} <= {"rule_extract_frames"}  # array tasks' are kept
+
+
+def test_a_job_that_needs_a_gpu_goes_where_one_is_and_never_computes_on_the_cpu(
+    cluster: Cluster, micro_run: Path, tmp_path: Path
+) -> None:
+    """The node's GPUs are pretended, and this torch can use none."""
+    folder = copy_of(micro_run, tmp_path)
+    shutil.rmtree(folder / RESULTS / "embeddings")
+    targets = [f"{RESULTS}/embeddings/{name}/0000.parquet" for name in ("micro", "pixels")]
+    code, said = whole_run(
+        cluster, folder, *MICRO, "--config", "environment=cuda", "--retries", "0", "--", *targets
+    )
+    assert code
+    assert "torch cannot use a GPU: torch" in said
+    assert "CLIPAFFECT_GPUS_OF_JOB=1" in said
+    nodes = {comment: node for _, node, comment in cluster.jobs().values()}
+    assert nodes["rule_embed_faces_wildcards_micro_0000"] == GPU_NODE
+    assert nodes["rule_embed_faces_wildcards_pixels_0000"] != GPU_NODE
+    assert not (folder / targets[0]).exists()
+    assert (folder / targets[1]).exists()
 
 
 @pytest.mark.slow  # a quarter of an hour

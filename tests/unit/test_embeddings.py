@@ -15,15 +15,18 @@ import torch
 
 from clipaffect.config.encoders import Encoder
 from clipaffect.core.errors import UserError
+from clipaffect.core.hashing import digest
 from clipaffect.core.parquet import read_table, write_batches, write_table
 from clipaffect.core.store import Store
 from clipaffect.core.tasks import EXPR
-from clipaffect.encoders.registry import LoadedEncoder, load_encoder
+from clipaffect.encoders.registry import LoadedEncoder, encoder_record, load_encoder
 from clipaffect.faces.face_rows import SCHEMA
 from clipaffect.features.batches import embed_crops
 from clipaffect.features.build_table import build_table
 from clipaffect.features.cached_batches import open_entries
+from clipaffect.features.columns import schema
 from clipaffect.features.embed_faces import embed_faces
+from clipaffect.features.embed_on_gpu import embed_on_gpu
 from clipaffect.training.data import read_split
 
 MICRO = Encoder(model="clipaffect-micro", random=0, activation="gelu", precision="fp32", batch=8)
@@ -135,6 +138,40 @@ def test_the_number_of_threads_changes_no_byte(shard: Path) -> None:
         (other / name).write_bytes((shard / name).read_bytes())
     several = embed(other, settings=MICRO.model_copy(update={"workers": 4}))
     assert several.read_bytes() == first
+
+
+def test_two_processes_embed_the_same_bytes_as_one_job_for_each_shard(shard: Path) -> None:
+    expected = embed(shard).read_bytes()
+    faces = []
+    for name in ("0000", "0001", "0002"):
+        faces.append(shard / "faces" / f"{name}.parquet")
+        faces[-1].parent.mkdir(exist_ok=True)
+        faces[-1].write_bytes((shard / "faces.parquet").read_bytes())
+    out, store = shard / "embedded", Store(shard / "new-store")
+    manifests = [shard / "manifest.parquet"] * 3
+    embed_on_gpu(manifests, faces, MICRO, Path(), store, out, gpus=2)
+    assert [path.name for path in sorted(out.iterdir())] == [path.name for path in faces]
+    assert all(path.read_bytes() == expected for path in out.iterdir())
+
+
+def test_a_mixture_of_devices_is_refused_before_the_work(
+    shard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies there is of today's settings, but of a GPU."""
+    theirs = digest(encoder_record(MICRO, Path(), "cuda"))
+    other = shard / "0003.parquet"
+    write_batches(other, schema(8, theirs), [])
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the network was loaded")
+
+    monkeypatch.setattr("clipaffect.features.cached_batches.load_encoder", refuse)
+    with pytest.raises(UserError, match="shard 0003 was embedded on 'cuda'") as raised:
+        embed(shard)
+    assert "run all shards on one kind of machine" in raised.value.fix
+    write_batches(other, schema(8, "of other settings"), [])
+    monkeypatch.undo()
+    embed(shard)
 
 
 def test_a_killed_job_goes_on_where_it_stopped(

@@ -123,8 +123,12 @@ def test_gpus_are_counted_without_torch(
     for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
     monkeypatch.setattr("clipaffect.core.local_gpus.DEVICES", tmp_path)
+    monkeypatch.setattr("clipaffect.core.local_gpus.version", lambda name: "2.13.0")
     for name, value in (("CUDA_VISIBLE_DEVICES", visible), ("CLIPAFFECT_GPUS", stated)):
         monkeypatch.delenv(name, raising=False)
         if value is not None:
             monkeypatch.setenv(name, value)
     assert local_gpus() == expected
+    monkeypatch.setattr("clipaffect.core.local_gpus.version", lambda name: "2.13.0+cpu")
+    assert local_gpus() == 0
+    assert local_gpus(own_torch=False) == expected

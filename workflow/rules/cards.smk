@@ -83,7 +83,8 @@ rule disturb_crops:
     shell:
         command(
             "rule disturb-crops --settings {params.settings:q} {params.results:q} "
-            "{input.faces:q} --out {params.out:q}"
+            "{input.faces:q} --out {params.out:q}",
+            gpu=True,
         )
 
 
@@ -111,7 +112,8 @@ rule fine_tune:
     shell:
         command(
             "rule fine-tune --settings {params.settings:q} {wildcards.task:q} "
-            "{params.results:q} {input.faces:q} --out {output:q}"
+            "{params.results:q} {input.faces:q} --out {output:q}",
+            gpu=True,
         )
 
 

@@ -54,7 +54,7 @@ try:
     )
     # The model and the settings of `snakemake predict`, known before any job runs.
     REQUEST = prediction_request(CONFIG)
-    GPUS = local_gpus()
+    GPUS = local_gpus(own_torch=CONFIG.environment == "cpu")
 except UserError as error:
     raise WorkflowError(str(error))
 
@@ -120,11 +120,15 @@ CLIPAFFECT = shlex.join(
 )
 
 
-def command(arguments):
-    """The command line for `shell`, with its output redirected to the job's log."""
+def command(arguments, *, gpu=False):
+    """The command line for `shell`, with its output redirected to the job's log.
+
+    With `gpu`, the job knows how many GPUs it was given, and does without them only if it was none.
+    """
     # Snakemake formats text in braces.
     program = CLIPAFFECT.replace("{", "{{").replace("}", "}}")
-    return f"{program} {arguments} > {{log:q}} 2>&1"
+    given = "CLIPAFFECT_GPUS_OF_JOB={resources.gpu} " if gpu else ""
+    return f"{given}{program} {arguments} > {{log:q}} 2>&1"
 
 
 def options(name, paths):

@@ -31,7 +31,8 @@ rule embed_faces:
     shell:
         command(
             "rule embed-faces --settings {params.settings:q} {input.manifest:q} "
-            "{input.faces:q} --out {output:q}"
+            "{input.faces:q} --out {output:q}",
+            gpu=True,
         )
 
 
@@ -71,7 +72,8 @@ rule embed_on_gpu:
     shell:
         command(
             "rule embed-on-gpu --settings {params.settings:q} {params.manifests} "
-            "{input.faces:q} --gpus {resources.gpu} --out {params.out:q}"
+            "{input.faces:q} --gpus {resources.gpu} --out {params.out:q}",
+            gpu=True,
         )
 
 

@@ -13,6 +13,8 @@ from clipaffect.core.errors import UserError, first_line
 
 # Set by SLURM, other schedulers and users who grant a process GPUs.
 GRANTS = ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "CUDA_VISIBLE_DEVICES")
+# Set by the rules: the number of GPUs of the job. Snakemake's SLURM plugin hides SLURM's variables.
+GIVEN = "CLIPAFFECT_GPUS_OF_JOB"
 NONE = ("", "-1", "NoDevFiles")
 BUSY = re.compile("busy or unavailable|devices? (is|are) busy|exclusive", re.IGNORECASE)
 MEMORY = (
@@ -25,6 +27,9 @@ def granted_by() -> str | None:
     """The variable that grants this process a GPU, with its value; None without a grant."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in NONE:
         return None  # hidden on purpose
+    given = os.environ.get(GIVEN, "0")
+    if given not in ("", "0"):
+        return f"{GIVEN}={given} (the resource gpu of the rule)"
     for name in GRANTS:
         value = os.environ.get(name, "")
         if value not in NONE:
@@ -37,8 +42,9 @@ def why_not() -> tuple[str, str]:
     if torch.version.cuda is None:
         return (
             f"torch {torch.__version__} is a CPU build",
-            "set 'environment: cuda' in the configuration and run with --use-conda, or install "
-            "the CUDA build: on Linux 'pip install --force-reinstall torch' without an extra index",
+            "install the CUDA build ('pip install --force-reinstall torch' on Linux, without an "
+            "extra index), or run with --use-conda and 'environment: cuda'; to compute on the CPU, "
+            "set 'environment: cpu' and CLIPAFFECT_GPUS=0",
         )
     try:
         torch.cuda.init()

@@ -199,14 +199,25 @@ def _check_cluster(arguments: list[str]) -> None:
     told = subprocess.run(
         [sinfo or sbatch, "--noheader", "--format=%R"], capture_output=True, text=True, check=False
     )
+    partitions = named.get("--slurm-partition-config", profile.get("slurm-partition-config"))
+    asked |= _partitions_of(Path(partitions)) if partitions else set()
     there = set(told.stdout.split())
     if told.returncode == 0 and there and (unknown := sorted(asked - there)):
         raise UserError(
             f"the cluster has no partition {' or '.join(unknown)}; available: "
             f"{', '.join(sorted(there))}",
-            where=f"{path}: slurm_partition",
-            fix="set your partition wherever it occurs in the profile",
+            where=f"{partitions or path}",
+            fix="name the partitions of your cluster there, and wherever 'slurm_partition' occurs",
         )
+
+
+def _partitions_of(path: Path) -> set[str]:
+    """The names in a file of partitions; none if Snakemake will report what is wrong with it."""
+    try:
+        stated = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return {str(name) for name in stated["partitions"]}
+    except (OSError, yaml.YAMLError, TypeError, KeyError):
+        return set()
 
 
 def launch(arguments: list[str]) -> int:
