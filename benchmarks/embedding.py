@@ -12,8 +12,10 @@ so the time to load the network does not count. Prints a table, and a JSON objec
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,6 +23,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -33,7 +36,9 @@ from clipaffect.config.encoders import Encoder
 from clipaffect.core.cpu import take_one_core
 from clipaffect.core.parquet import write_batches, write_table
 from clipaffect.core.store import Store
-from clipaffect.encoders.registry import encoder_cost
+from clipaffect.encoders.device_inputs import Groups
+from clipaffect.encoders.kinds.open_clip import bare_tower, device_inputs, preparation
+from clipaffect.encoders.registry import LoadedEncoder, encoder_cost
 from clipaffect.encoders.untrained import create_untrained, open_clip
 from clipaffect.faces.crops import encode_crop
 from clipaffect.faces.face_rows import SCHEMA
@@ -92,6 +97,48 @@ def stage_rate(settings: Encoder, few: int, many: int) -> float:
     return (many - few) / (slow - fast)
 
 
+def prepared_rate(cores: int, count: int) -> float:
+    """Crops of 112 px per second that the stage prepares for a GPU on some cores.
+
+    The network is a stub: it takes what the host hands to a GPU, and returns zeros.
+    """
+    settings = LARGE.model_copy(update={"batch": 256, "workers": cores})
+    tower = bare_tower(settings)
+    inputs = device_inputs(tower, "cpu", torch.bfloat16)
+
+    def embed(groups: Groups) -> torch.Tensor:
+        return torch.zeros(sum(len(places) for places, _ in groups), 768)
+
+    def load(settings: Encoder, assets: Path, device: str) -> LoadedEncoder:
+        return LoadedEncoder(preparation(tower), inputs.gather, embed, 768, 256)
+
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 255, (256, 14, 14, 3), np.uint8)
+    photos = [
+        encode_crop(cv2.resize(own, (112, 112), interpolation=cv2.INTER_CUBIC)) for own in small
+    ]
+    # A comment in the JPEG makes copies different files.
+    pictures = [
+        photo[:2] + b"\xff\xfe\x00\x06" + number.to_bytes(4, "big") + photo[2:]
+        for number, photo in zip(range(count), itertools.cycle(photos), strict=False)
+    ]
+    before = os.sched_getaffinity(0)
+    rates = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        manifest, faces = shard(folder, pictures)
+        os.sched_setaffinity(0, sorted(before)[:cores])
+        try:
+            for repeat in range(3):
+                store = Store(folder / f"store{repeat}")
+                started = time.perf_counter()
+                embed_faces(manifest, faces, settings, NOWHERE, store, folder / "out", load)
+                rates.append(count / (time.perf_counter() - started))
+        finally:
+            os.sched_setaffinity(0, before)
+    return statistics.median(rates)
+
+
 def documented_loop_rate(count: int) -> float:
     """The loop of open_clip's documentation, fp32: crops per CPU-second."""
     pictures = crops(count)
@@ -136,6 +183,7 @@ def main() -> None:
     loop = documented_loop_rate(4 if SMOKE else 16)
     tiny = stage_rate(TINY, *((4, 64) if SMOKE else (256, 1792)))
     products.append(bf16_peak())
+    prepared = [prepared_rate(cores, 64 if SMOKE else 20480) for cores in (1, 2)]
     peaks = [peak_memory(count) for count in ((64, 64) if SMOKE else (1024, 20480))]
     figures = {
         "bf16_gemm_share": large * encoder_cost(LARGE).flop / max(products),
@@ -143,6 +191,8 @@ def main() -> None:
         "vs_open_clip_loop": large / loop,
         "large_images_per_cpu_s": large,
         "tiny_images_per_cpu_s": tiny,
+        "prepared_crops_per_core_s": prepared[0],
+        "prepared_on_two_cores": prepared[1] / prepared[0],
         "peak_rss_gb": peaks[1],
         "peak_rss_growth": peaks[1] / peaks[0],
     }

@@ -55,13 +55,19 @@ class Encoder(Section):
         description="Precision of weights and arithmetic. `fp16` is what the paper's code used on "
         "a GPU; on a CPU, weights are float16 and the arithmetic is float32.",
     )
-    batch: int = Field(16, ge=1, le=4096, description="Batch size: fixed, padded and recorded.")
+    batch: int = Field(
+        16,
+        ge=1,
+        le=4096,
+        description="Batch size on a CPU: fixed, padded and recorded. A GPU takes what its memory "
+        "allows.",
+    )
     workers: int = Field(
         1,
         ge=1,
         le=64,
-        description="Threads that decode and preprocess crops ahead of the network. A GPU needs "
-        "several. The features do not depend on this.",
+        description="Threads that decode crops ahead of the network; a GPU may need several "
+        "(`clipaffect check` says how many). The features do not depend on this.",
     )
     crop: Literal["aligned", "cropped"] | None = Field(
         None, description="Kind of face crop for this encoder, if different from `faces.crop`."

@@ -121,7 +121,9 @@ class Config(Section):
         "demo", min_length=1, max_length=100, description="Results are written to results/<run>/."
     )
     environment: Literal["cpu", "cuda"] = Field(
-        "cpu", description="The conda environment for jobs run with --use-conda."
+        "cpu",
+        description="`cuda` asks for a GPU for every job that can use one; with --use-conda, also "
+        "which environment jobs run in.",
     )
     paths: Paths = Field(default_factory=Paths, description="Folders shared by runs.")
     data: Data = Field(default_factory=Data, description="Where the data is.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,6 @@ from clipaffect.faces.crops import read_crops
 from clipaffect.features.batches import NotFinite
 from clipaffect.features.cached_batches import Entries, Entry, Load, open_entries, rows_per_entry
 from clipaffect.features.columns import not_finite, schema
-
-AHEAD = 2  # parts whose crops are prepared while the network processes another
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ def embed_shard(manifest: Path, faces: Path, entries: Entries, out: Path) -> Non
     """Write ``out``: the features of every row of ``faces``, in its order.
 
     Identical crops among the rows of an entry are embedded once. While the network processes one
-    entry, the crops of the next ones are decoded on separate threads.
+    entry, the crops of the next are decoded on separate threads.
 
     Raises:
         UserError: a feature is not finite.
@@ -80,7 +77,7 @@ def embed_shard(manifest: Path, faces: Path, entries: Entries, out: Path) -> Non
 
     def tables() -> Iterator[pa.Table]:
         with Progress("crops", len(rows)) as progress:
-            for part in _begun_early(_parts(rows, manifest, faces, entries), entries):
+            for part in _one_ahead(_parts(rows, manifest, faces, entries), entries):
                 try:
                     features = entries.features(part.entry)
                 except NotFinite as error:
@@ -133,15 +130,16 @@ def _parts(rows: pd.DataFrame, manifest: Path, faces: Path, entries: Entries) ->
             yield _Part(part, found, entries.entry(crops))
 
 
-def _begun_early(parts: Iterator[_Part], entries: Entries) -> Iterator[_Part]:
-    """Yield the parts, each after its successors' crops have begun to be prepared."""
-    waiting: deque[_Part] = deque()
+def _one_ahead(parts: Iterator[_Part], entries: Entries) -> Iterator[_Part]:
+    """Yield the parts, starting each one before the previous one is handed out."""
+    before = None
     for part in parts:
         entries.begin(part.entry)
-        waiting.append(part)
-        if len(waiting) > AHEAD:
-            yield waiting.popleft()
-    yield from waiting
+        if before is not None:
+            yield before
+        before = part
+    if before is not None:
+        yield before
 
 
 def _with_features(part: pd.DataFrame, features: np.ndarray) -> pa.Table:
