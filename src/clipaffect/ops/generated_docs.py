@@ -76,7 +76,7 @@ On clusters, shared disks and remotes, finished work is always kept:
 | Snakemake was killed, alone or with its launcher | its jobs are ended and its lock released |
 | a store on a file system without locks | an error: the folder, and which systems have locks |
 | a store that this user may only read | its entries are used; a missing one is an error |
-| a granted or demanded GPU that torch cannot use, or has no code for | an error with the cause: build, driver, card |
+| a granted GPU that torch cannot use or has no code for | an error with the cause |
 | shards on a CPU and others on a GPU | an error before the work, with the shard |
 | a GPU in use by another program alone | the next one is taken, or waited for |
 | a GPU whose memory is too small, or that fails | an error with its name; finished work is kept |
