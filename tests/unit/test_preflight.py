@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, annotation, write_annotation
+from pretended_gpu import DEVICE, PretendedGpu
 from rich.console import Console
 from test_aff_wild2_shapes import crop_tree, crops, data
 
@@ -35,8 +36,15 @@ from clipaffect.encoders.registry import (
 )
 from clipaffect.faces.crops import encode_crop
 from clipaffect.ops.check import show
-from clipaffect.ops.estimate import _crop_seconds, estimate, feeding, network_seconds
+from clipaffect.ops.estimate import (
+    _crop_seconds,
+    _stack_rate,
+    estimate,
+    feeding,
+    network_seconds,
+)
 from clipaffect.ops.launch import planned_jobs
+from clipaffect.training.backends.stacked import Stack
 
 __all__ = ["crop_tree"]  # a fixture
 
@@ -286,6 +294,24 @@ def test_what_keeps_a_gpu_busy_is_a_matter_of_rates() -> None:
     assert "2,000 crops per second need 8 decoding threads (workers: 2)" in text
     assert text.endswith("and 20 parallel align_faces jobs")
     assert "align_faces" not in feeding(0.0005, 2, 0.004, None)  # crops that are there already
+
+
+def test_training_on_a_gpu_is_estimated_on_it_or_not_at_all(
+    micro_config: Path, face_networks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(micro_config)
+    training = config.training.model_copy(update={"device": "cuda"})
+    config = config.model_copy(update={"training": training})
+    tree, labels = read_dataset(config.data, list(config.tasks().values()))
+    facts = collect(config.data, list(config.tasks().values()), tree, labels)
+    heads = [c for c in estimate(config, facts, None, face_networks) if "heads for" in c.work]
+    assert heads
+    assert {(cost.hours, cost.on) for cost in heads} == {(None, "GPU")}
+    assert {cost.note for cost in heads} == {"not measured: this machine has no GPU"}
+    with PretendedGpu(monkeypatch):
+        monkeypatch.setattr("clipaffect.ops.estimate.Stack", lambda *a: Stack(*a[:3], DEVICE))
+        rate = _stack_rate(EXPR, config.training.recipes()[""], 8, 3)
+    assert 0 < rate < 1e9
 
 
 def test_a_network_that_does_not_fit_is_not_measured(

@@ -68,10 +68,11 @@ class Timings:
     Args:
         task: its targets are the head's outputs.
         inputs: feature dimension.
+        device: ``cpu`` or ``cuda``, as configured.
     """
 
-    def __init__(self, task: Task, inputs: int) -> None:
-        self.task, self.inputs = task, inputs
+    def __init__(self, task: Task, inputs: int, device: str = "cpu") -> None:
+        self.task, self.inputs, self.device = task, inputs, device
         self.samples, self.flop, self.seconds = 0, 0, 0.0
         self.counts_flop = True
 
@@ -86,11 +87,11 @@ class Timings:
         """Write ``samples_per_second`` and ``share_of_matrix_peak``: executed, float32, one thread.
 
         Of the training steps alone. Null where every head came from the store, or a head is
-        not the MLP.
+        not the MLP; the share also on a GPU, which ``clipaffect gpu-check`` measures.
         """
         trained = self.seconds > 0
         share = None
-        if trained and self.counts_flop:
+        if trained and self.counts_flop and self.device == "cpu":
             share = self.flop / self.seconds / matrix_peak(torch.float32)
         values = {
             "samples": self.samples,

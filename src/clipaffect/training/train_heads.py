@@ -82,7 +82,7 @@ def train_heads(
     """
     recipes = settings.recipes()
     heads = grid(settings, folds_of(table), part)
-    measured = Timings(task, feature_dimension(table))
+    measured = Timings(task, feature_dimension(table), settings.device)
     entries: dict[Setting, Path] = {}
     epochs = sum(recipes[head.variant].epochs for head in heads)
     with (
