@@ -164,10 +164,16 @@ def open_entries(
     check_encoder(settings, "<name>")  # also where every feature comes from the store
     with (
         one_device(kind_of(settings).IS_NETWORK) as device,
-        ThreadPoolExecutor(settings.workers) as pool,
+        ThreadPoolExecutor(settings.workers, initializer=partial(_use, device)) as pool,
         map_in_order(threads if threads > 1 and device == "cpu" else 0, ONE_THREAD) as each,
     ):
         yield Entries(settings, assets, store, device, pool, each, load or load_encoder)
+
+
+def _use(device: str) -> None:
+    """Make a GPU this thread's: it would pin its memory for, and open, the first one."""
+    if device != "cpu":
+        torch.cuda.set_device(device)
 
 
 def _as_they_come(entry: Entry) -> Iterator[Batch]:
