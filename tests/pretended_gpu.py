@@ -104,7 +104,7 @@ class PretendedGpu(TorchDispatchMode):
         self._from_numbers.__exit__(*error)
 
     @contextmanager
-    def _capture(self, graph: Graph, pool: None = None) -> Iterator[None]:
+    def _capture(self, graph: Graph, pool: None = None, stream: Any = None) -> Iterator[None]:
         self.graph = graph
         try:
             yield

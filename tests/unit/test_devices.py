@@ -133,6 +133,17 @@ def test_without_a_gpu_it_is_the_cpu_and_the_log_says_so(
     assert "device: cuda:0, NVIDIA GPU-a" in caplog.text
 
 
+def test_a_job_that_was_given_no_gpu_takes_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pretend(monkeypatch, tmp_path / "locks", Card("GPU-a"))
+    monkeypatch.setenv("CLIPAFFECT_GPUS_OF_JOB", "0")
+    with one_device(True) as device:
+        assert device == "cpu"
+    with one_device(True, "training.device: cuda") as device:
+        assert device == "cuda:0"
+
+
 def fails(said: str) -> Callable[..., None]:
     def raising(*_: object) -> None:
         raise RuntimeError(said)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from clipaffect.encoders.pillow_resize import PillowResize
 from clipaffect.ops import gpu_check
+from clipaffect.training.backends.stacked_step import StackedStep
 from clipaffect.training.losses.exact_cvar import Cvar
 from clipaffect.training.step_cost import StepCost
 
@@ -52,6 +54,17 @@ def test_a_device_that_computes_otherwise_is_noticed(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(PillowResize, "__call__", off)
     (finding,) = checked(monkeypatch, "resizing").values()
     assert finding.holds is False
+
+
+def test_a_device_that_gives_nothing_but_nan_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = StackedStep.step
+
+    def broken(own: StackedStep, *given: Any) -> Tensor:
+        found = step(own, *given)
+        return found * torch.nan if own.bias.device.type == DEVICE else found
+
+    monkeypatch.setattr(StackedStep, "step", broken)
+    assert {finding.holds for finding in checked(monkeypatch, "step").values()} == {False}
 
 
 def test_without_a_gpu_the_cause_is_said(tmp_path: Path) -> None:

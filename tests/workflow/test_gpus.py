@@ -79,3 +79,7 @@ def test_a_machine_with_gpus_embeds_all_shards_in_one_job(
     for count in ("0", "1"):  # another machine makes nothing again
         monkeypatch.setenv("CLIPAFFECT_GPUS", count)
         assert jobs(folder, *MICRO, "--", *targets) == []
+    monkeypatch.setenv("CLIPAFFECT_GPUS", "0")
+    (folder / targets[0]).unlink()
+    redone = jobs(folder, *MICRO, "--config", "environment=cuda", "--cores", "8", "--", *targets)
+    assert {(name, gpus) for name, _, gpus, _ in redone} == {("embed_faces", 1)}

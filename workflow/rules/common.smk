@@ -186,16 +186,14 @@ def together(encoders, embeddings, shards, benchmark):
     A job for each shard suits a cluster, one job for all a machine with GPUs. Finished features
     keep the way they were made in, so that another machine does not make them again.
     """
-    return [
-        name
-        for name, entry in encoders.items()
-        if entry.kind != "pixels"
-        and (
-            Path(str(benchmark).format(encoder=name)).exists()
-            or GPUS
-            and not any(Path(embeddings(name, shard)).exists() for shard in shards)
-        )
-    ]
+
+    def are_made_together(name):
+        if all(Path(embeddings(name, shard)).exists() for shard in shards):
+            return Path(str(benchmark).format(encoder=name)).exists()
+        return GPUS > 0
+
+    networks = [name for name, entry in encoders.items() if entry.kind != "pixels"]
+    return [name for name in networks if are_made_together(name)]
 
 
 def with_crop(crop):

@@ -8,6 +8,7 @@ A job that was granted a GPU, or asks for one, never computes on the CPU instead
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from filelock import FileLock, Timeout
 from clipaffect.core.errors import UserError
 from clipaffect.core.gpu_faults import (
     BUSY,
+    GIVEN,
     explained,
     full_float32,
     granted_by,
@@ -60,6 +62,10 @@ def one_device(may_be_gpu: bool, asked_by: str | None = None) -> Iterator[str]:
     """
     if not may_be_gpu:
         logger.info("device: cpu")
+        yield "cpu"
+        return
+    if os.environ.get(GIVEN) == "0" and asked_by is None:
+        logger.info("device: cpu (this job was given no GPU)")
         yield "cpu"
         return
     gpus = visible_gpus() if torch.cuda.is_available() else []

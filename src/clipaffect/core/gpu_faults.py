@@ -18,8 +18,8 @@ GIVEN = "CLIPAFFECT_GPUS_OF_JOB"
 NONE = ("", "-1", "NoDevFiles")
 BUSY = re.compile("busy or unavailable|devices? (is|are) busy|exclusive", re.IGNORECASE)
 MEMORY = (
-    "free the GPU ('nvidia-smi' shows what uses it), use a larger one, or train fewer heads in a "
-    "job (more training.parts); what was finished is kept"
+    "free the GPU ('nvidia-smi' shows what uses it) or use a larger one; to train, also fewer "
+    "heads in a job (more training.parts). What was finished is kept"
 )
 
 

@@ -10,6 +10,7 @@ from clipaffect.core.errors import UserError
 
 VARIABLE = "CLIPAFFECT_GPUS"
 DEVICES = Path("/dev")
+WINDOWS = Path("/usr/lib/wsl/lib/nvidia-smi")  # of its Linux, which has no device files
 
 
 def local_gpus(own_torch: bool = True) -> int:
@@ -32,7 +33,7 @@ def local_gpus(own_torch: bool = True) -> int:
         return int(stated)
     if own_torch and version("torch").endswith("+cpu"):
         return 0
-    present = len(list(DEVICES.glob("nvidia[0-9]*")))
+    present = len(list(DEVICES.glob("nvidia[0-9]*"))) or int(WINDOWS.exists())
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return present

@@ -44,6 +44,8 @@ class DeviceInputs:
         self.interpolation = stated["interpolation"]
         self.picture_steps, self.device, self.dtype = picture_steps, device, dtype
         mean, std = (torch.tensor(stated[name]).to(device) for name in ("mean", "std"))
+        # A tensor: CUDA would multiply by the reciprocal of a number.
+        self.white = torch.tensor(255.0).to(device)
         self.mean, self.std = mean[:, None, None], std[:, None, None]
         how = (self.size[0], self.interpolation, device)
         self.resize = cache(lambda side: PillowResize(side, *how))
@@ -88,6 +90,6 @@ class DeviceInputs:
                 if levels.shape[2:] != self.size:
                     levels = self.resize(len(levels[0, 0]))(levels)
                 # As torchvision's ToTensor and Normalize.
-                prepared = levels.div_(255).sub_(self.mean).div_(self.std)
+                prepared = levels.div_(self.white).sub_(self.mean).div_(self.std)
                 inputs[own] = prepared.to(self.dtype)
         return inputs

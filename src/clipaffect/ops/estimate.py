@@ -168,7 +168,8 @@ def network_seconds(network: LoadedEncoder, on_gpu: bool) -> float:
         return clock() - started
 
     alone = min(seconds(1) for _ in range(2))
-    count = max(1, min(network.batch, round(ENOUGH / max(alone, 1e-6))))
+    enough = max(1, min(network.batch, round(ENOUGH / max(alone, 1e-6))))
+    count = network.batch if on_gpu else enough
     return min(seconds(count) for _ in range(2)) / count
 
 
@@ -193,8 +194,9 @@ def _crop_seconds(network: LoadedEncoder, config: Config) -> float:
     side = config.faces.size
     noise = np.random.default_rng(0).integers(0, 255, (side // 8, side // 8, 3), np.uint8)
     jpeg = encode_crop(cv2.resize(noise, (side, side)))
-    started = time.process_time()
     count = min(STEPS, network.batch)
+    prepare_batch([jpeg] * count, 0, network)  # a GPU's first memory on the host takes longer
+    started = time.process_time()
     prepare_batch([jpeg] * count, 0, network)
     return (time.process_time() - started) / count
 
@@ -225,11 +227,17 @@ def _training(config: Config, task: Task, splits: dict[str, Any], dimension: int
             yield Cost(work, None, "GPU", scored, "not measured: this machine has no GPU")
             continue
         on = torch.cuda.get_device_name() if on_gpu else "core"
-        rate = (
-            _stack_rate(task, recipe, dimension, heads)
-            if on_gpu
-            else _rate(task, recipe, dimension)
-        )
+        try:
+            rate = (
+                _stack_rate(task, recipe, dimension, heads)
+                if on_gpu
+                else _rate(task, recipe, dimension)
+            )
+        except (MemoryError, RuntimeError) as error:  # a job may be using the GPU
+            if not is_out_of_memory(error):
+                raise
+            yield Cost(work, None, on, scored, "not measured: out of memory at the moment")
+            continue
         weights = sum(p.numel() for p in _head(recipe, dimension, task).parameters())
         hours = heads * recipe.epochs * rows / rate / 3600
         unit = f"of {heads} heads together" if on_gpu else "and core"

@@ -109,8 +109,10 @@ def _on_gpu(visual: Any, device: str, dtype: torch.dtype) -> LoadedEncoder:
         features: torch.Tensor = visual(inputs.on_device(groups))
         return features.float()
 
-    blank = np.zeros((*_size(visual), 3), np.uint8)
+    # Half as large as the network's input, so that resizing takes its memory, too.
+    blank = np.zeros((_size(visual)[0] // 2, _size(visual)[0] // 2, 3), np.uint8)
     batch, features = largest_batch(lambda count: embed(inputs.gather([blank] * count, count)))
+    logger.info("batches of %d crops", batch)
     return LoadedEncoder(preparation(visual), inputs.gather, embed, features.shape[1], batch)
 
 
