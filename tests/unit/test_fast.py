@@ -269,7 +269,7 @@ def test_rho_zero_is_torchs_fused_adamw_on_the_gradient_bit_for_bit(
         gradients.insert(0, torch.cat(updates))  # layers come from the last to the first
         adamw(parameters, updates, *rest, **settings)
 
-    monkeypatch.setattr("clipaffect.training.backends.cpu.adamw", seen)
+    monkeypatch.setattr("clipaffect.training.fused_adamw.adamw", seen)
     monkeypatch.setattr(FastLearner, "_ascend", None)  # there is no first pass to take
     for step in range(3):
         gradients.clear()

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 import torch
 
 from clipaffect.core.errors import UserError, first_line
+from clipaffect.core.local_gpus import NONE
 
 # Set by SLURM, other schedulers and users who grant a process GPUs.
 GRANTS = ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "CUDA_VISIBLE_DEVICES")
 # Set by the rules: the number of GPUs of the job. Snakemake's SLURM plugin hides SLURM's variables.
 GIVEN = "CLIPAFFECT_GPUS_OF_JOB"
-NONE = ("", "-1", "NoDevFiles")
 BUSY = re.compile("busy or unavailable|devices? (is|are) busy|exclusive", re.IGNORECASE)
 MEMORY = (
     "free the GPU ('nvidia-smi' shows what uses it) or use a larger one; to train, also fewer "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from clipaffect.core.errors import UserError
 
+NONE = ("", "-1", "NoDevFiles")  # how CUDA_VISIBLE_DEVICES hides every GPU
 VARIABLE = "CLIPAFFECT_GPUS"
 DEVICES = Path("/dev")
 WINDOWS = Path("/usr/lib/wsl/lib/nvidia-smi")  # of its Linux, which has no device files
@@ -37,5 +38,5 @@ def local_gpus(own_torch: bool = True) -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return present
-    named = [name for name in visible.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
+    named = [name for name in visible.split(",") if name.strip() not in NONE]
     return min(present, len(named))

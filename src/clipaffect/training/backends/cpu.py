@@ -22,7 +22,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adamw import adamw
 
 from clipaffect.config.training import Recipe
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
@@ -33,9 +32,10 @@ from clipaffect.training.backends.sam_products import (
     is_low_rank,
     square_norm,
 )
+from clipaffect.training.fused_adamw import fused_adamw
 from clipaffect.training.losses.base import Risk, Weighted, logit_gradient, single_losses
 from clipaffect.training.mlp_head import DropoutMasks, Head, evaluator
-from clipaffect.training.sam import BETAS, EPSILON, TINY, StepRecord
+from clipaffect.training.sam import TINY, StepRecord
 
 
 @dataclass
@@ -241,21 +241,14 @@ class FastLearner:
             update = [gradient.view(-1), layer.vectors[2]]
             if not perturbed:
                 squares += sum(square_norm(part) for part in update)
-            adamw(
+            fused_adamw(
                 layer.weights,
                 update,
                 layer.moment,
                 layer.square,
-                [],
                 layer.count,
-                fused=True,
-                amsgrad=False,
-                beta1=BETAS[0],
-                beta2=BETAS[1],
-                lr=learning_rate,
-                weight_decay=self.recipe.weight_decay,
-                eps=EPSILON,
-                maximize=False,
+                learning_rate,
+                self.recipe.weight_decay,
             )
             if index:
                 dz = dx

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.optim.adamw import adamw
 
 from clipaffect.core.tasks import Task
 from clipaffect.training.backends.sam_products import is_low_rank
@@ -24,9 +23,10 @@ from clipaffect.training.backends.stacked_products import (
     StackedProduct,
     square_norms,
 )
+from clipaffect.training.fused_adamw import fused_adamw
 from clipaffect.training.losses.base import Risk, Weighted, logit_gradient, single_losses
 from clipaffect.training.mlp_head import Head
-from clipaffect.training.sam import BETAS, EPSILON, TINY, StepRecord
+from clipaffect.training.sam import TINY, StepRecord
 
 if TYPE_CHECKING:
     from clipaffect.config.training import Recipe
@@ -148,21 +148,14 @@ class StackedStep:
                 sharpness = again.weighed.value - first.weighed.value
             second = self._forward(x, y, moved, masks, 1, True)
             gradients, _ = self._descend(second, moved, True)
-        adamw(
+        fused_adamw(
             self.weights,
             gradients,
             self.moment,
             self.square,
-            [],
             self._count,
-            fused=True,
-            amsgrad=False,
-            beta1=BETAS[0],
-            beta2=BETAS[1],
-            lr=self.rate,
-            weight_decay=self.recipe.weight_decay,
-            eps=EPSILON,
-            maximize=False,
+            self.rate,
+            self.recipe.weight_decay,
         )
         weighed = first.weighed
         record = (first.mean_loss, weighed.value, weighed.threshold, norm, length, sharpness)
