@@ -38,6 +38,7 @@ pytest_plugins = ["cpu_time"]
 
 ROOT = Path(__file__).parents[1]
 ASSETS = ROOT / "assets"
+CLIPS = ROOT / "tests/data/clips"  # rendered, in the layout of Aff-Wild2: tests/data/README.md
 TREE = ("Snakefile", "workflow", "config", "src", "resources", "tests", "profiles", "assets")
 
 
@@ -218,10 +219,9 @@ def micro_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def micro_anywhere() -> dict[str, Any]:
-    """The micro configuration, for a folder without the demo's data."""
+    """The micro configuration, for a folder without its data."""
     config: dict[str, Any] = yaml.safe_load((ROOT / MICRO[1]).read_text())
-    demo = ROOT / "resources/demo"
-    config["data"] |= {"videos": str(demo / "videos"), "annotations": str(demo / "annotations")}
+    config["data"] |= {"videos": str(CLIPS / "videos"), "annotations": str(CLIPS / "annotations")}
     return config
 
 
@@ -256,7 +256,7 @@ def mixed(tmp_path: Path, real_clips: Path) -> Path:
     (folder / "deep").mkdir(parents=True)
     shutil.copy(real_clips / "face_noface.mov", folder / "deep/Face & <b>.mov")
     shutil.copy(real_clips / "group.jpg", folder)
-    shutil.copy(ROOT / "resources/demo/videos/2-25-426x240.mp4", folder / "a.mp4")
+    shutil.copy(ROOT / "tests/data/clips/videos/2-25-426x240.mp4", folder / "a.mp4")
     write_video(folder / "nobody.mp4", frames=30)
     write_video(folder / "one.mp4", frames=1)
     (folder / "empty.mp4").touch()

@@ -13,7 +13,7 @@ from conftest import ASSETS, ROOT, clipaffect
 from clipaffect.bundle.load import open_bundle
 from clipaffect.prediction.batch import predict_files, wanted_of
 
-VIDEOS = ROOT / "resources/demo/videos"
+VIDEOS = ROOT / "tests/data/clips/videos"
 
 
 def predict(*words: object, check: bool = True) -> subprocess.CompletedProcess:

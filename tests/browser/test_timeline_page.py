@@ -45,7 +45,7 @@ def pages(
     """Pages of a rendered video with two people, of a real one with half a face; one without
     pictures."""
     folder = tmp_path_factory.mktemp("timeline")
-    (video,) = (ROOT / "resources/demo/videos").rglob(TWO)
+    (video,) = (ROOT / "tests/data/clips/videos").rglob(TWO)
     shutil.copy(video, folder / TWO)
     shutil.copy(real_clips / "face_noface.mov", folder / HALF)
     opened = open_bundle(ROOT / "tests/data/bundle-v1")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import MICRO, ROOT, result_files, snakemake, workplace
+from conftest import CLIPS, MICRO, ROOT, result_files, snakemake, workplace
 from dvc_repository import (
     CONFIG,
     RESULTS,
@@ -146,7 +146,7 @@ def test_stages_submit_their_jobs_to_slurm(
 def test_an_experiment_finds_data_that_git_ignores(repository: Path) -> None:
     (repository / "data").mkdir()
     for name in ("videos", "annotations"):
-        (repository / "data" / name).symlink_to(ROOT / "resources/demo" / name)
+        (repository / "data" / name).symlink_to(CLIPS / name)
     path = repository / CONFIG
     config = yaml.safe_load(path.read_text())
     config["data"] |= {"videos": "data/videos", "annotations": "data/annotations"}
@@ -238,8 +238,8 @@ def test_another_machine_pulls_the_results_and_snakemake_agrees(
     run(other, "dvc", "pull", "-q", STAGES)
     assert made(other) == made(repository)
     # Files of a checkout have other times, those of the data among them.
-    (other / "resources").unlink()
-    shutil.copytree(ROOT / "resources/demo", other / "resources/demo", copy_function=shutil.copy)
+    (other / "tests").unlink()
+    shutil.copytree(CLIPS, other / CLIPS.relative_to(ROOT), copy_function=shutil.copy)
     run(other, "clipaffect", "dvc", "adopt", CONFIG)
     said = snakemake(other, "--dry-run", "--configfile", CONFIG)
     assert "Nothing to be done" in said.stdout + said.stderr

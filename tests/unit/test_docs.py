@@ -55,7 +55,7 @@ def test_a_model_in_python(
     capsys: pytest.CaptureFixture,
 ) -> None:
     shutil.copytree(ROOT / "tests/data/bundle-v1", tmp_path / "models/demo")
-    shutil.copy(next((ROOT / "resources/demo/videos").glob("2-25-*.mp4")), tmp_path / "video.mp4")
+    shutil.copy(next((ROOT / "tests/data/clips/videos").glob("2-25-*.mp4")), tmp_path / "video.mp4")
     shutil.copy(real_clips / "group.jpg", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CLIPAFFECT_ASSETS", str(face_networks))

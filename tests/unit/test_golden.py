@@ -45,12 +45,12 @@ GOLDEN = ROOT / "tests/golden.json"
 
 def clip() -> Path:
     """The demo's first clip."""
-    return next((ROOT / "resources/demo/videos").glob("1-*.mp4"))
+    return next((ROOT / "tests/data/clips/videos").glob("1-*.mp4"))
 
 
 def dataset() -> list[float]:
     rows = read_annotation(
-        ROOT / f"resources/demo/annotations/{FOLDERS[AU.name][0]}/Train_Set/{clip().stem}.txt", AU
+        ROOT / f"tests/data/clips/annotations/{FOLDERS[AU.name][0]}/Train_Set/{clip().stem}.txt", AU
     )
     return [*(shard_of(f"video {k}", 64) for k in range(8)), *rows.sum(0).tolist()]
 

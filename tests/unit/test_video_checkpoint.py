@@ -20,7 +20,7 @@ from clipaffect.faces.finder import FaceFinder, FaceFollower
 from clipaffect.faces.video_checkpoint import VideoCheckpoint, restore, state_of
 from clipaffect.faces.videos import detect_video
 
-TWO = ROOT / "resources/demo/videos/37-15-640x360.mp4"
+TWO = ROOT / "tests/data/clips/videos/37-15-640x360.mp4"
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,7 @@ def crops_run(micro_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     roots = [folder / "data/cropped_aligned/batch1", folder / "data/cropped_aligned_new_50_vids"]
     counts = write_crops(micro_run, roots)
     annotations = folder / "annotations"
-    shutil.copytree(ROOT / "resources/demo/annotations", annotations)
+    shutil.copytree(ROOT / "tests/data/clips/annotations", annotations)
     for path in annotations.rglob("*.txt"):
         if path.stem not in counts:
             path.unlink()

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import (
+    CLIPS,
     MICRO,
     ROOT,
     copy_of,
@@ -187,7 +188,7 @@ BAD = {
 
 def test_bad_videos_among_good_ones_keep_their_rows(micro_copy: Path) -> None:
     for kind in ("videos", "annotations"):
-        shutil.copytree(ROOT / "resources/demo" / kind, micro_copy / "data" / kind)
+        shutil.copytree(CLIPS / kind, micro_copy / "data" / kind)
     for name, (_, make) in BAD.items():
         make(micro_copy / "data/videos" / name)
     missing = "never <i>there & here"
@@ -239,7 +240,7 @@ def manifests(folder: Path) -> list[dict]:
         ('training={"alpha": [1]}', ["unknown key 'training.alpha'", "did you mean 'alphas'"]),
         ('data={"videos": "nowhere"}', ["the video folder does not exist", "data.videos"]),
         (
-            'data={"annotations": "nowhere", "videos": "resources/demo/videos"}',
+            'data={"annotations": "nowhere", "videos": "tests/data/clips/videos"}',
             ["the annotation folder does not exist", "data.annotations"],
         ),
         ('data={"annotations": "nowhere"}', ["needs 'videos' or 'images'", "data"]),

@@ -174,7 +174,7 @@ def test_features_of_an_earlier_run_give_its_heads_again(micro_run: Path, tmp_pa
     (folder / "theirs.txt").write_text("\n".join(lines) + "\n")
     config = yaml.safe_load((ROOT / "tests/config/micro.yaml").read_text())
     config |= {"run": "again", "encoders": {}, "encoder": "theirs", "postprocess": {"folds": 2}}
-    config["data"] |= {"annotations": "resources/demo/annotations"}
+    config["data"] |= {"annotations": "tests/data/clips/annotations"}
     config["features"] = {"import": {"theirs": {"file": "theirs.h5", "frames": "theirs.txt"}}}
     (folder / "c.yaml").write_text(yaml.safe_dump(config))
     done = snakemake(folder, "--configfile", "c.yaml").stderr

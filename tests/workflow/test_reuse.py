@@ -65,8 +65,8 @@ def entries(folder: Path) -> dict[str, int]:
 
 def test_one_corrected_label_costs_its_task_alone(micro_copy: Path) -> None:
     annotations = micro_copy / "annotations"
-    shutil.copytree(ROOT / "resources/demo/annotations", annotations)
-    videos = "resources/demo/videos"
+    shutil.copytree(ROOT / "tests/data/clips/annotations", annotations)
+    videos = "tests/data/clips/videos"
     move = ("--config", f'data={{"annotations": "annotations", "videos": "{videos}"}}')
     snakemake(micro_copy, "training_all", *MICRO, *move)
     before = entries(micro_copy)

@@ -32,7 +32,7 @@ class Breaks:
 
 
 def test_a_weak_run_is_shown_as_what_it_is(micro_copy: Path) -> None:
-    shutil.copytree(ROOT / "resources/demo/annotations", micro_copy / "annotations")
+    shutil.copytree(ROOT / "tests/data/clips/annotations", micro_copy / "annotations")
     anger = str(EXPR.targets.index("Anger"))
     validation = micro_copy / "annotations" / FOLDERS["EXPR"][0] / "Validation_Set"
     for path in validation.glob("*.txt"):
@@ -41,7 +41,7 @@ def test_a_weak_run_is_shown_as_what_it_is(micro_copy: Path) -> None:
         path.write_text("\n".join([header, *shown]) + "\n")
     (micro_copy / "breaks.py").write_text(BREAKS)
     training = {"seeds": [0], "variants": {"breaks": {"loss": "breaks.py:Breaks"}}}
-    data = {"videos": "resources/demo/videos", "annotations": "annotations"}
+    data = {"videos": "tests/data/clips/videos", "annotations": "annotations"}
     snakemake(
         micro_copy,
         *MICRO,
