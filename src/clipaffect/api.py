@@ -13,8 +13,14 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from clipaffect.bundle.load import OpenBundle, load_heads, open_bundle
-from clipaffect.bundle.prediction_columns import MODEL_COLUMN, columns, task_columns
+from clipaffect.bundle.load import OpenBundle, load_heads, load_statistics
+from clipaffect.bundle.prediction_columns import (
+    DISTANCE_COLUMNS,
+    MODEL_COLUMN,
+    columns,
+    task_columns,
+)
+from clipaffect.bundle.trained_on import trained_on
 from clipaffect.core.errors import UserError
 from clipaffect.core.frame_status import FrameStatus
 from clipaffect.core.gpu import one_device
@@ -25,8 +31,14 @@ from clipaffect.encoders.registry import kind_of
 from clipaffect.features.batches import embed_crops
 from clipaffect.features.join_features import side_by_side
 from clipaffect.prediction.batch import ensure_weights, wanted_of
+from clipaffect.prediction.open_model import open_model
 from clipaffect.prediction.pipeline import loaded_encoder, predicted
-from clipaffect.prediction.prediction_table import FINGERPRINT, People, answer_columns
+from clipaffect.prediction.prediction_table import (
+    FINGERPRINT,
+    People,
+    answer_columns,
+    distance_columns,
+)
 from clipaffect.prediction.scoring import answer_tasks, head_scores
 from clipaffect.prediction.sources import Source, manifest
 
@@ -44,6 +56,11 @@ class Model:
     def tasks(self) -> dict[str, tuple[str, ...]]:
         """The classes or labels of each task, by its name."""
         return {name: model.targets for name, model in self._opened.bundle.tasks.items()}
+
+    @property
+    def trained_on(self) -> str:
+        """One-line description of the heads' training data."""
+        return trained_on(self._opened.bundle)
 
     @property
     def fingerprint(self) -> str:
@@ -123,7 +140,7 @@ class Model:
             heads: add the scores of every single head.
 
         Returns:
-            One row for each face, with only the columns of the predictions.
+            One row for each face, with only the columns of the predictions and of the distance.
 
         Raises:
             UserError: the shape or type is wrong, or the heads need crops of several kinds.
@@ -166,16 +183,20 @@ class Model:
         own = {name: load_heads(self._opened, name) for name in tasks}
         scores = {
             name: {
-                key: head_scores(features[key], by_seed, model)
+                key: head_scores(features[key], by_seed, model, key)
                 for key, by_seed in own[name].items()
             }
             for name, model in tasks.items()
         }
         answers = answer_tasks(bundle, own, scores, rows)
         found: dict[str, pa.Array] = {}
+        statistics = load_statistics(self._opened)
+        if statistics is not None:
+            found |= distance_columns(statistics.distance(features[bundle.own_features]))
         for name, model in tasks.items():
             found |= answer_columns(name, model, answers[name], at, heads)
-        names = [
+        distance = [c.name for c in DISTANCE_COLUMNS if c.name in found]
+        names = distance + [
             c.name for name, model in bundle.tasks.items() for c in task_columns(name, model, heads)
         ]
         table = pa.table({name: found[name] for name in names}).to_pandas()
@@ -186,13 +207,15 @@ def load_model(
     folder: str | os.PathLike[str],
     *,
     weights: Mapping[str, str | os.PathLike[str]] | None = None,
+    configuration: str | os.PathLike[str] | None = None,
     assets: str | os.PathLike[str] | None = None,
 ) -> Model:
-    """Open a bundle written by ``clipaffect export``; no code from it is run.
+    """Open a bundle written by ``clipaffect export-model``; no code from it is run.
 
     Args:
-        folder: of the bundle.
+        folder: the bundle, the results folder of a run that has one, or ``zero-shot``.
         weights: by encoder, weights that the bundle identifies by sha256 but does not contain.
+        configuration: file with the encoder and prompts; only with ``zero-shot``.
         assets: folder for fetched networks; by default ``$CLIPAFFECT_ASSETS``, or ``assets`` in
             the working folder.
 
@@ -201,7 +224,8 @@ def load_model(
     """
     given = {name: Path(path) for name, path in (weights or {}).items()}
     place = assets or os.environ.get("CLIPAFFECT_ASSETS") or DEFAULT_ASSETS
-    return Model(open_bundle(Path(folder), given), Path(place))
+    stated = Path(configuration) if configuration is not None else None
+    return Model(open_model(os.fspath(folder), given, stated, Path(place)), Path(place))
 
 
 __all__ = ["FrameStatus", "Model", "load_model"]

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from clipaffect.config import load_config, parse_config
+from clipaffect.config.data import Data
 from clipaffect.config.models import Config
 from clipaffect.config.presets import preset_changes, preset_values
 from clipaffect.config.training import Recipe, Training
@@ -33,7 +34,10 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
 
 def test_the_default_file_is_the_defaults() -> None:
     loaded = load_config(ROOT / "config/config.yaml")
-    assert loaded == Config(preset="recommended", training=Training(tasks=("EXPR", "AU")))
+    data = Data(source="rendered")
+    assert loaded == Config(
+        preset="recommended", data=data, training=Training(tasks=("EXPR", "AU"))
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ pulled from a remote can be exported as well.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import tempfile
 from contextlib import suppress
@@ -16,25 +17,28 @@ from typing import Any
 import pandas as pd
 import torch
 
+from clipaffect.bundle.feature_statistics import fit_statistics
+from clipaffect.bundle.files import bundle_files, cautions, exported_encoder
 from clipaffect.bundle.format import FORMAT, NAME, VERSION, Bundle, read_bundle
 from clipaffect.bundle.onnx import write_onnx
 from clipaffect.bundle.prediction_columns import columns
 from clipaffect.bundle.preprocessing import describe
+from clipaffect.bundle.trained_on import trained_on
 from clipaffect.config import parse_config
-from clipaffect.config.encoders import Encoder
 from clipaffect.config.models import Config
-from clipaffect.config.section import FOLDER_NAME
-from clipaffect.core.assets import known_assets
 from clipaffect.core.errors import UserError
 from clipaffect.core.files import read_json, write_text
-from clipaffect.core.hashing import digest, file_digest
+from clipaffect.core.hashing import digest
 from clipaffect.core.layout import Heads, Layout, Model
 from clipaffect.core.tasks import Task
 from clipaffect.core.tensors import read_tensors, tensor_names, write_tensors
-from clipaffect.encoders.fetch_weights import fetched_weights
 from clipaffect.report.pages import page_environment
+from clipaffect.report.results import read_summary
 from clipaffect.report.run_record import RECORD, read_record
+from clipaffect.training.data import read_split
 from clipaffect.training.train_heads import finished_heads
+
+logger = logging.getLogger(__name__)
 
 Weights = dict[str, torch.Tensor]
 NOT_MLP = "the heads are custom modules, whose code a bundle would have to run"
@@ -72,7 +76,7 @@ def export_model(
         features = {name: tuple(config.features.join.get(name, (name,))) for name in names}
         used = sorted({part for parts in features.values() for part in parts})
         encoders = {
-            name: _exported(config.encoders[name], name, assets, folder, include_weights)
+            name: exported_encoder(config.encoders[name], name, assets, folder, include_weights)
             for name in used
         }
         steps = describe(config.faces, {name: config.encoders[name] for name in used})
@@ -86,17 +90,27 @@ def export_model(
             "encoders": {name: one.model_dump(mode="json") for name, one in encoders.items()},
             "features": features,
             "tasks": tasks,
-            "cautions": _cautions(config, used),
+            "cautions": cautions({name: config.encoders[name] for name in used}),
             "stages": record["stages"],
             "packages": record["versions"],
             "config": digest(record["config"]),
             "files": {},
         }
+        features_of = Layout(results).table(config.encoder, next(iter(tasks)))
+        if features_of.features.is_file():
+            _export_statistics(config, features_of.folder, Model(folder).feature_statistics)
+            bundle["feature_statistics"] = Model(folder).feature_statistics.name
+        else:
+            logger.warning(
+                "training features not found: %s; predictions with this model will not flag faces "
+                "far from the training data. To add this, build the table and export again",
+                features_of.features,
+            )
         if onnx:
-            described = Bundle.model_validate(bundle | {"files": _files(folder)})
+            described = Bundle.model_validate(bundle | {"files": bundle_files(folder)})
             write_onnx(described, folder, assets, config.encoders)
         _write_readme(bundle, config, results, folder)
-        bundle["files"] = _files(folder)
+        bundle["files"] = bundle_files(folder)
         checked = Bundle.model_validate(bundle)
         columns(checked, heads=True)  # whose names must differ
         write_text(
@@ -188,7 +202,25 @@ def _export_task(
         "high": numbers["interval"][1],
         "after_steps": after["macro_f1"] if after else None,
         "protocol": _protocol(config, numbers, bool(steps)),
+        "trained_on": _trained_on(config, task, results),
     }
+
+
+def _trained_on(config: Config, task: Task, results: Path) -> dict[str, Any]:
+    facts = read_summary(results)["tasks"][task.name]["train"]
+    return {
+        "source": config.data.source,
+        "people": facts["people"],
+        "videos": facts["videos"],
+        "frames": facts["annotated"],
+    }
+
+
+def _export_statistics(config: Config, table: Path, path: Path) -> None:
+    task = next(iter(config.tasks().values()))
+    train = read_split(table, task, "train")
+    fitted = fit_statistics(train.features.numpy(), train.rows["group"])
+    write_tensors(path, fitted.tensors())
 
 
 def _own_heads(config: Config, task: Task, results: Path, alpha: float) -> dict[int, Weights]:
@@ -246,57 +278,15 @@ def _protocol(config: Config, numbers: dict[str, Any], steps: bool) -> str:
     return text
 
 
-def _exported(
-    settings: Encoder, name: str, assets: Path, folder: Path, include_weights: bool
-) -> Encoder:
-    """An encoder as stored in the bundle: its weights by sha256, never by a local path."""
-    if settings.tag is not None:
-        return settings.model_copy(update={"sha256": fetched_weights(settings, assets).sha256})
-    if settings.file is None:
-        return settings
-    path = Path(settings.file)
-    if not include_weights:
-        kept = path.name if FOLDER_NAME.fullmatch(path.name) else f"{name}{path.suffix}"
-        return settings.model_copy(update={"file": kept})
-    if path.suffix != ".safetensors":
-        raise UserError(
-            "a bundle can only contain safetensors weights: other formats may contain code",
-            where=path,
-            fix="convert the file, or omit --include-weights: the bundle then identifies "
-            "the file by its sha256",
-        )
-    target = f"encoders/{name}.safetensors"
-    (folder / "encoders").mkdir(exist_ok=True)
-    shutil.copyfile(path, folder / target)
-    return settings.model_copy(update={"file": target})
-
-
-def _cautions(config: Config, used: list[str]) -> list[str]:
-    assets = known_assets()
-    named = {config.encoders[name].asset for name in used} - {None}
-    return [
-        f"{name}: {assets[name].caution}"
-        for name in sorted(map(str, named))
-        if assets[name].caution
-    ]
-
-
-def _files(folder: Path) -> dict[str, dict[str, Any]]:
-    return {
-        path.relative_to(folder).as_posix(): {
-            "bytes": path.stat().st_size,
-            "sha256": file_digest(path),
-        }
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
 def _write_readme(bundle: dict[str, Any], config: Config, results: Path, folder: Path) -> None:
     environment = page_environment()
     environment.autoescape = False  # Markdown
     cards = [Layout(results).report.card(name).read_text() for name in bundle["tasks"]]
     text = environment.get_template("bundle.md").render(
-        bundle=bundle, config=config, cards=cards, onnx=(folder / "onnx").is_dir()
+        bundle=bundle,
+        config=config,
+        cards=cards,
+        onnx=(folder / "onnx").is_dir(),
+        trained_on=trained_on(Bundle.model_validate(bundle | {"files": bundle_files(folder)})),
     )
     write_text(Model(folder).readme, text)

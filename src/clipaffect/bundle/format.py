@@ -22,7 +22,8 @@ from clipaffect.core.errors import UserError, first_line
 from clipaffect.core.layout import Model
 from clipaffect.core.tasks import Task
 
-FORMAT, VERSION = "clipaffect-bundle", 1
+FORMAT, VERSION = "clipaffect-bundle", 2
+READABLE = (1, 2)  # 2 adds what heads were trained on, the feature statistics and zero-shot heads
 AGAIN = "fetch the complete bundle again from its source"
 NAME = Model(Path()).bundle.name
 # Far beyond any trained model; a file that exceeds them is not read any further.
@@ -125,6 +126,7 @@ class Heads(Section):
         features: a name of ``Bundle.features``.
         seeds: names of the heads in the file, ``<features>/seed=<seed>/``.
         inputs, hidden_layers, width: of the MLP.
+        unit: whether features are L2-normalised before the head.
     """
 
     features: FolderName
@@ -132,6 +134,21 @@ class Heads(Section):
     inputs: int = Field(ge=1, le=MOST_SIDE)
     hidden_layers: int = Field(ge=0, le=64)
     width: int = Field(ge=1, le=MOST_SIDE)
+    unit: bool = False
+
+
+class TrainedOn(Section):
+    """What heads were trained on.
+
+    Attributes:
+        source: as ``data.source``; ``nothing`` for zero-shot models.
+        people, videos, frames: counts; each source video is one person if identities are unknown.
+    """
+
+    source: Literal["unknown", "rendered", "aff_wild2", "own", "nothing"]
+    people: int = Field(ge=0)
+    videos: int = Field(ge=0)
+    frames: int = Field(ge=0)
 
 
 class TaskModel(Section):
@@ -141,12 +158,13 @@ class TaskModel(Section):
         targets, multilabel: see ``tasks.Task``.
         file: the safetensors file of the heads.
         heads: the run's own first, then those of other encoders that are averaged with.
-        alpha: CVaR level of the heads.
+        alpha: CVaR level of the heads; None for a zero-shot model.
         steps: after the head, in order.
         macro_f1, low, high: of the heads on the run's validation people, and the 95 % interval;
             None where it has none.
         after_steps: macro F1 behind the last step, on the same people.
         protocol: how these were measured, in words.
+        trained_on: None if not recorded.
     """
 
     targets: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(
@@ -155,13 +173,14 @@ class TaskModel(Section):
     multilabel: bool
     file: str
     heads: tuple[Heads, ...] = Field(min_length=1, max_length=5)
-    alpha: float = Field(gt=0, le=1)
+    alpha: Annotated[float, Field(gt=0, le=1)] | None
     steps: tuple[Step, ...] = Field(max_length=5)
     macro_f1: float | None
     low: float | None
     high: float | None
     after_steps: float | None
     protocol: str = Field(max_length=5000)
+    trained_on: TrainedOn | None = None
 
     @model_validator(mode="after")
     def _one_length(self) -> TaskModel:
@@ -215,10 +234,11 @@ class Bundle(Section):
         packages: versions of the packages.
         config: sha256 of the run's configuration.
         files: every other file of the bundle, by path.
+        statistics: file with the statistics of the training features, or None.
     """
 
     format: Literal["clipaffect-bundle"]
-    version: Literal[1]
+    version: Literal[1, 2]
     run: FolderName
     licensed: bool
     faces: Faces
@@ -230,6 +250,12 @@ class Bundle(Section):
     packages: dict[str, str]
     config: str = Field(pattern="^[0-9a-f]{64}$")
     files: dict[Annotated[str, AfterValidator(plain_path)], File] = Field(max_length=1000)
+    feature_statistics: str | None = None
+
+    @property
+    def own_features(self) -> str:
+        """The features that the run's own heads use; the first of every task's."""
+        return next(iter(self.tasks.values())).heads[0].features
 
     @model_validator(mode="after")
     def _in_order(self) -> Bundle:
@@ -245,6 +271,8 @@ class Bundle(Section):
         for name, parts in self.features.items():
             if not parts or not set(parts) <= set(self.encoders):
                 raise ValueError(f"'features.{name}' names an encoder that does not exist")
+        if self.feature_statistics is not None and self.feature_statistics not in self.files:
+            raise ValueError("'feature_statistics' names a file that is not listed under 'files'")
         for name, task in self.tasks.items():
             if task.file not in self.files:
                 raise ValueError(f"'tasks.{name}.file' is not listed under 'files'")
@@ -279,10 +307,10 @@ def read_bundle(path: Path) -> Bundle:
         raise UserError(f"invalid JSON: {first_line(error)}", where=path, fix=AGAIN) from None
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise UserError("the file does not belong to a bundle", where=path, fix=fix)
-    if values.get("version") != VERSION:
+    if values.get("version") not in READABLE:
         raise UserError(
             f"unsupported format version {values.get('version')!r}: this version of clipaffect "
-            f"reads {VERSION}",
+            f"reads {' and '.join(map(str, READABLE))}",
             where=path,
             fix="install a newer version of clipaffect",
         )

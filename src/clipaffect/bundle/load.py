@@ -12,6 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from clipaffect.bundle.feature_statistics import FeatureStatistics, from_tensors
 from clipaffect.bundle.format import AGAIN, NAME, Bundle, Heads, TaskModel, read_bundle
 from clipaffect.bundle.prediction_columns import columns
 from clipaffect.config.encoders import Encoder
@@ -70,6 +71,8 @@ def open_bundle(
             raise UserError("a file of the bundle has been modified", where=path, fix=AGAIN)
     for name, task in bundle.tasks.items():
         _check_heads(folder / task.file, task, name)
+    if bundle.feature_statistics is not None:
+        _check_statistics(folder / bundle.feature_statistics, bundle)
     given = weights or {}
     for name in given:
         if name not in bundle.encoders or bundle.encoders[name].file is None:
@@ -117,6 +120,15 @@ def _check_heads(path: Path, task: TaskModel, name: str) -> None:
         for seed in own.seeds
         for key, shape in expected_shapes(own, task).items()
     }
+    typed = {
+        key: (shape, "I64" if key.endswith("num_batches_tracked") else "F32")
+        for key, shape in wanted.items()
+    }
+    _check_tensors(path, typed, f"the heads of {name}")
+
+
+def _check_tensors(path: Path, wanted: dict[str, tuple[tuple[int, ...], str]], what: str) -> None:
+    """Compare the names, shapes and types of a file's tensors without reading their values."""
     try:
         with safe_open(path, "pt") as file:
             found: dict[str, tuple[Any, str]] = {}
@@ -126,10 +138,9 @@ def _check_heads(path: Path, task: TaskModel, name: str) -> None:
     except (SafetensorError, OSError) as error:
         raise UserError(f"bad safetensors: {first_line(error)}", where=path, fix=AGAIN) from None
     for key in sorted(set(wanted) | set(found)):
-        kind = "I64" if key.endswith("num_batches_tracked") else "F32"
-        if found.get(key) != (wanted.get(key), kind):
+        if found.get(key) != wanted.get(key):
             raise UserError(
-                f"the heads of {name} do not match their description in {NAME}: {key}",
+                f"{what} do not match their description in {NAME}: {key}",
                 where=path,
                 fix=AGAIN,
             )
@@ -158,6 +169,25 @@ def _with_weights(
             fix="pass the file with the expected sha256, or use a bundle made for this encoder",
         )
     return encoder.model_copy(update={"file": str(path)})
+
+
+def _check_statistics(path: Path, bundle: Bundle) -> None:
+    inputs = next(iter(bundle.tasks.values())).heads[0].inputs
+    wanted = {
+        "mean": (inputs,),
+        "whiten": (inputs, inputs),
+        "limit": (1,),
+    }
+    _check_tensors(
+        path, {name: (shape, "F32") for name, shape in wanted.items()}, "the feature statistics"
+    )
+
+
+def load_statistics(opened: OpenBundle) -> FeatureStatistics | None:
+    """The distribution of the training features of the heads' own features, if it is there."""
+    if opened.bundle.feature_statistics is None:
+        return None
+    return from_tensors(read_tensors(opened.folder / opened.bundle.feature_statistics))
 
 
 def load_heads(opened: OpenBundle, task: str) -> dict[str, dict[int, Head]]:

@@ -71,6 +71,21 @@ FRAME_COLUMNS = [
     Column("visible", pa.float32(), "0 to 1", "share of the landmarks inside the image"),
     Column("sharpness", pa.float32(), "", "variance of the crop's Laplacian; low means blurred"),
 ]
+DISTANCE_COLUMNS = [
+    Column(
+        "distance",
+        pa.float32(),
+        "1 = limit",
+        "Mahalanobis distance of the face's features from the training features, divided by the "
+        "limit: the 99th percentile for held-out training people",
+    ),
+    Column(
+        "far",
+        pa.bool_(),
+        "",
+        "whether distance is above 1; the model's evaluation scores do not apply to such faces",
+    ),
+]
 MODEL_COLUMN = Column("model", pa.string(), "", "fingerprint of the bundle that was used")
 
 
@@ -108,7 +123,8 @@ def task_columns(name: str, model: TaskModel, heads: bool) -> list[Column]:
                     f"{name}_{target}_threshold",
                     kind,
                     "0 to 1",
-                    "threshold of that decision, chosen on training people",
+                    "threshold of that decision"
+                    + (", chosen on training people" if model.steps else ""),
                 ),
             ]
         found.append(
@@ -141,7 +157,8 @@ def columns(bundle: Bundle, heads: bool) -> list[Column]:
         UserError: two would have one name.
     """
     tasks = [c for name, model in bundle.tasks.items() for c in task_columns(name, model, heads)]
-    found = [*FRAME_COLUMNS, *tasks, MODEL_COLUMN]
+    measured = DISTANCE_COLUMNS if bundle.feature_statistics is not None else []
+    found = [*FRAME_COLUMNS, *measured, *tasks, MODEL_COLUMN]
     names = [column.name for column in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(

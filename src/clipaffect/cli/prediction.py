@@ -43,7 +43,13 @@ def export_model(
 
 def predict(
     inputs: Annotated[list[Path], typer.Argument(help="Videos, images, or folders of them.")],
-    model: Annotated[Path, typer.Option(help="The bundle written by 'clipaffect export-model'.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="A bundle written by 'clipaffect export-model', the results folder of a run "
+            "whose model has been built, or 'zero-shot' for CLIP with text prompts (no training)."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="The folder for tables and pages.")],
     people: Annotated[
         People,
@@ -71,6 +77,13 @@ def predict(
         Path | None,
         typer.Option(help="A store to cache finished work in, such as that of the runs."),
     ] = None,
+    configfile: Annotated[
+        Path | None,
+        typer.Option(
+            help="Configuration file with the encoder and prompts; only with --model zero-shot. "
+            "The default encoder is OpenAI's CLIP ViT-L/14, downloaded on first use."
+        ),
+    ] = None,
     assets: OwnAssets = DEFAULT_ASSETS,
 ) -> None:
     """Predict expressions and action units from videos and images.
@@ -79,10 +92,11 @@ def predict(
     summary.csv lists files that failed, and with 2 if nothing could be done. After an
     interruption, run the same command again to resume.
     """
-    from clipaffect.bundle.load import open_bundle
+    from clipaffect.bundle.trained_on import trained_on
     from clipaffect.prediction.batch import cores, is_failure, predict_files, wanted_of
+    from clipaffect.prediction.open_model import open_model
 
-    opened = open_bundle(model, _weights(weights or []))
+    opened = open_model(model, _weights(weights or []), configfile, assets)
     wanted = wanted_of(
         opened, assets, people=people.value, rate=rate, heads=heads, pictures=pictures
     )
@@ -93,6 +107,7 @@ def predict(
         if outcome != "ok":
             for row in own.head(5).itertuples():
                 console.print(f"  {row.file}: {row.message}", highlight=False, markup=False)
+    print(f"model: {trained_on(opened.bundle)}")
     print(out / "index.html")
     if is_failure(summary):
         print(f"some files could not be processed: see {out / 'summary.csv'}")

@@ -49,6 +49,7 @@ class Format:
     licensed: bool = False
 
 
+Source = Literal["unknown", "rendered", "aff_wild2", "own"]
 FormatName = Literal["aff_wild2", "table", "folders", "raf_db", "affectnet"]
 FORMATS: dict[FormatName, Format] = {
     "aff_wild2": Format(AFF_WILD2_KEYS, (), CHALLENGE),
@@ -194,6 +195,11 @@ class Data(Section):
         4, ge=1, le=4096, description="Parts to divide the videos into; each is one job per stage."
     )
     subset: Subset | None = Field(None, description="Use a few videos only.")
+    source: Source = Field(
+        "unknown",
+        description="Origin of the data: `rendered` (synthetic faces), `aff_wild2`, `own` (your "
+        "own recordings) or `unknown`. Exported models report it with their predictions.",
+    )
     licensed: bool = Field(
         False,
         description="Whether the data's licence forbids redistribution (true for `raf_db` and "

@@ -41,9 +41,9 @@ VERSIONS = {
     "limits": 1,
     "fine_tuning": 3,
     "submission": 1,
-    "model": 1,
+    "model": 2,
     "prediction": 1,
-    "report": 8,
+    "report": 9,
 }
 
 
@@ -65,6 +65,10 @@ def settings_json(config: Config, stage: str, *sections: str) -> str:
     values["training"]["tasks"] = list(config.tasks())
     everything = deepcopy(values)
     del everything["prediction"]  # no result of the run depends on it
+    # Only reported to readers: a change must rebuild nothing else.
+    del values["data"]["source"]
+    if stage not in ("report", "model"):
+        del everything["data"]["source"]
     values["features"] = values["features"]["import"]
     values["needs_images"] = bool(config.encoders)
     values["tasks"] = {name: asdict(task) for name, task in config.tasks().items()}

@@ -158,6 +158,9 @@ class Model(_Folder):
     bundle = _File("bundle.json")  # everything about it, with the sha256 of all files
     readme = _File("README.md")  # the model card
     preprocessing = _File("preprocessing.json")  # the steps from an image to the encoder's input
+    feature_statistics = _File(
+        "feature_statistics.safetensors"
+    )  # the distribution of the training features
 
     def heads(self, task: str = "{task}") -> Path:
         """The weights of a task's heads."""

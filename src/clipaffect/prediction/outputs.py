@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from clipaffect.bundle.prediction_columns import Column, columns, table_schema
+from clipaffect.bundle.trained_on import trained_on
 from clipaffect.core.files import whole_file, write_text
 from clipaffect.core.frame_status import MEANING, VIDEO_STATUSES, FrameStatus
 from clipaffect.core.layout import Predictions
@@ -23,7 +25,16 @@ from clipaffect.report.pages import page_environment
 
 RECORD = "record.json"
 WRITTEN = ("frames.parquet", "frames.csv", "persons.csv", "episodes.csv", "timeline.html", RECORD)
-SUMMARY = ("file", "outcome", "frames", "frames_with_face", "people", "message")
+SUMMARY = (
+    "file",
+    "outcome",
+    "frames",
+    "frames_with_face",
+    "faces_far_from_training",
+    "people",
+    "trained_on",
+    "message",
+)
 ROWS = 65_536  # of a row group
 
 
@@ -66,6 +77,10 @@ def write_outputs(
 
 def _summary_rows(predicted: Predicted, start: int, stop: int) -> list[dict[str, Any]]:
     part = predicted.rows.iloc[start:stop].assign(number=predicted.person[start:stop])
+    measured = predicted.distance is not None
+    if predicted.distance is not None:
+        distance = predicted.of_rows(predicted.distance, np.arange(start, stop))
+        part["far"] = (distance > 1).astype(int)
     rows = []
     for name, own in part.groupby("video", sort=False):
         frames, first = own["frame"], own["status"].iloc[0]
@@ -80,6 +95,7 @@ def _summary_rows(predicted: Predicted, start: int, stop: int) -> list[dict[str,
                 outcome,
                 frames=int(frames[frames > 0].nunique()),
                 frames_with_face=int(frames[own["status"] == FrameStatus.OK].nunique()),
+                faces_far_from_training=int(own["far"].sum()) if measured else None,
                 people=int(own["number"].max()),
             )
         )
@@ -87,7 +103,7 @@ def _summary_rows(predicted: Predicted, start: int, stop: int) -> list[dict[str,
 
 
 def summary_row(
-    name: str, outcome: FrameStatus, message: str = "", **counts: int
+    name: str, outcome: FrameStatus, message: str = "", **counts: int | None
 ) -> dict[str, Any]:
     """A file's row of ``summary.csv``."""
     said = message or ("" if outcome == FrameStatus.OK else MEANING[outcome])
@@ -107,7 +123,9 @@ def write_summary(
         out: a folder.
     """
     opened = wanted.opened
-    summary = pd.DataFrame(rows, columns=SUMMARY)
+    summary = pd.DataFrame(rows, columns=SUMMARY).assign(trained_on=trained_on(opened.bundle))
+    # Empty where the model cannot tell.
+    summary["faces_far_from_training"] = summary["faces_far_from_training"].astype("Int64")
     with whole_file(Predictions(out).summary) as beside:
         summary.to_csv(beside, index=False)
     _write_dictionary(columns(opened.bundle, wanted.heads), out)
@@ -127,6 +145,7 @@ def write_summary(
             files=listed,
             bundle=opened.bundle,
             fingerprint=opened.fingerprint,
+            trained_on=trained_on(opened.bundle),
             counts=summary["outcome"].value_counts().to_dict(),
             people=wanted.people,
         )

@@ -28,6 +28,7 @@ from clipaffect.features.embed_faces import embed_faces
 from clipaffect.features.join_features import join_features
 from clipaffect.prediction.prediction_table import People, Predicted, predict_rows
 
+OUTPUTS = 2  # raised when tables or pages get other contents, while scores stay
 # A job has many videos and one network.
 loaded_encoder = lru_cache(maxsize=4)(load_encoder)
 
@@ -67,6 +68,7 @@ class Wanted:
                 "heads": self.heads,
                 "pictures": self.pictures,
                 "stages": {name: VERSIONS[name] for name in stages},
+                "outputs": OUTPUTS,
                 "encoders": {
                     name: encoder_record(own, self.assets, self.device)
                     for name, own in self.opened.encoders.items()

@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 
 from clipaffect.bundle.format import Bundle, TaskModel
-from clipaffect.bundle.load import OpenBundle, load_heads
+from clipaffect.bundle.load import OpenBundle, load_heads, load_statistics
 from clipaffect.bundle.prediction_columns import FRAME_COLUMNS, MODEL_COLUMN, columns, table_schema
 from clipaffect.core.errors import UserError
 from clipaffect.core.files import reading
@@ -44,6 +44,7 @@ class Predicted:
         rows: video, person, frame, time and status of its rows.
         at: (rows,) which answer a row has; -1: none, there is no face.
         answers: by task.
+        distance: (answers,) distance from the training data, or None if the bundle cannot tell.
     """
 
     opened: OpenBundle
@@ -52,6 +53,7 @@ class Predicted:
     rows: pd.DataFrame
     at: np.ndarray
     answers: dict[str, Answers]
+    distance: np.ndarray | None = None
 
     @property
     def bundle(self) -> Bundle:
@@ -97,12 +99,23 @@ class Predicted:
             time = self.rows["time"].to_numpy(float)[rows]
             found["time"] = pa.array(time, mask=np.isnan(time))
             found["status"] = pa.array(self.rows["status"].iloc[rows].astype(str), pa.string())
+            if self.distance is not None:
+                found |= distance_columns(self.of_rows(self.distance, rows))
             for name, model in self.bundle.tasks.items():
                 own = self.answers[name]
                 found |= answer_columns(name, model, own, self.at[rows], heads)
             mark = self.opened.fingerprint[:FINGERPRINT]
             found[MODEL_COLUMN.name] = pa.array([mark] * len(rows), pa.string())
             yield pa.table([found[name] for name in schema.names], schema=schema)
+
+
+def distance_columns(distance: np.ndarray) -> dict[str, pa.Array]:
+    """Columns of the distance (n,) from the training data; NaN where there is no face."""
+    none = np.isnan(distance)
+    return {
+        "distance": pa.array(distance, pa.float32(), mask=none),
+        "far": pa.array(distance > 1, mask=none),
+    }
 
 
 def answer_columns(
@@ -211,16 +224,29 @@ def predict_rows(
     torch.set_num_threads(1)
     rows = read_table(faces, [*KEYS, "time", "status"])
     # As in the evaluation: a frame is answered where the heads' own features have seen a face.
-    own = next(iter(opened.bundle.tasks.values())).heads[0].features
+    own = opened.bundle.own_features
     rows["status"] = read_table(features[own], ["status"])["status"]
     known = np.flatnonzero((rows["status"] == FrameStatus.OK).to_numpy())
     at = np.full(len(rows), -1)
     at[known] = np.arange(len(known))
     heads = {name: load_heads(opened, name) for name in opened.bundle.tasks}
     scores = _scores(opened, heads, features, len(rows), at)
+    distance = _distance(opened, features[own], len(rows), at)
     of_faces = rows.iloc[known].reset_index(drop=True)
     answers = answer_tasks(opened.bundle, heads, scores, of_faces)
-    return Predicted(opened, people, faces, rows, at, answers)
+    return Predicted(opened, people, faces, rows, at, answers, distance)
+
+
+def _distance(opened: OpenBundle, features: Path, count: int, at: np.ndarray) -> np.ndarray | None:
+    """(answers,) distances from the training data, if the bundle has its distribution."""
+    statistics = load_statistics(opened)
+    if statistics is None:
+        return None
+    found = [np.zeros(0, np.float32)]
+    for first, table in stretches(features, 0, count, ["feature"]):
+        usable = np.flatnonzero(at[first : first + table.num_rows] >= 0)
+        found.append(statistics.distance(torch.from_numpy(_features(table, usable))))
+    return np.concatenate(found)
 
 
 def _scores(
@@ -242,7 +268,7 @@ def _scores(
             for (task, own), found in parts.items():
                 if own == name:
                     _check_length(tasks[task].heads, name, values.shape[1])
-                    found.append(head_scores(values, heads[task][name], tasks[task]))
+                    found.append(head_scores(values, heads[task][name], tasks[task], name))
     result: dict[str, dict[str, np.ndarray]] = {task: {} for task in heads}
     for (task, name), found in parts.items():
         empty = np.zeros((len(heads[task][name]), 0, len(tasks[task].targets)), np.float32)

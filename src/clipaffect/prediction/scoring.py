@@ -45,8 +45,13 @@ class Answers:
     heads: np.ndarray
 
 
-def head_scores(features: torch.Tensor, heads: dict[int, Head], model: TaskModel) -> np.ndarray:
-    """Probabilities (S, n, targets) float32 of some heads, in the order of their seeds."""
+def head_scores(
+    features: torch.Tensor, heads: dict[int, Head], model: TaskModel, name: str
+) -> np.ndarray:
+    """Probabilities (S, n, targets) float32 of the heads on the features ``name``, seed by seed."""
+    if next(own.unit for own in model.heads if own.features == name):
+        features = features.float()
+        features = features / features.norm(dim=1, keepdim=True).clamp_min(1e-12)
     at, task = np.arange(len(features)), model.task("")
     in_order = [evaluator(head) for _, head in sorted(heads.items())]
     return np.stack([probabilities(logits, features, at, task) for logits in in_order])

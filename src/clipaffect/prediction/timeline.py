@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from clipaffect.bundle.trained_on import trained_on
 from clipaffect.core.files import write_text
 from clipaffect.core.frame_status import MEANING, FrameStatus
 from clipaffect.faces.crops import JPEG, decode_image
@@ -22,6 +23,7 @@ BINS = 4000  # points of a curve on the page; the tables have every frame
 PEOPLE = 12  # on the page, those with the most frames
 THUMBNAILS, SIDE = 24, 72  # of each person, and their pixels
 EPISODES = 200  # on the page, the longest
+MANY = 0.1  # a page warns above this share of faces far from the training data
 SCALE = 1000  # probabilities are whole numbers on the page
 COLOURS = (
     "#7f8c9b",
@@ -107,6 +109,8 @@ def write_timeline(
             tasks=data["tasks"],
             bundle=predicted.bundle,
             fingerprint=predicted.opened.fingerprint,
+            trained_on=trained_on(predicted.bundle),
+            far=_far(predicted, start, stop),
             people=[(number, int(frames[number])) for number in shown],
             more_people=len(frames) - len(shown),
             episodes=records(listed),
@@ -122,6 +126,20 @@ def write_timeline(
         )
     )
     write_text(out / "timeline.html", page)
+
+
+def _far(predicted: Predicted, start: int, stop: int) -> str:
+    """A sentence on how many of the faces are far from the training data; '' if it is not known."""
+    if predicted.distance is None:
+        return ""
+    at = predicted.at[start:stop]
+    far = predicted.distance[at[at >= 0]] > 1
+    if not len(far):
+        return ""
+    said = f"{far.mean():.0%} of the faces in this video are far from the training data."
+    if far.mean() <= MANY:
+        return said
+    return f"{said} The model's evaluation scores do not apply to this video."
 
 
 class _Axis:

@@ -166,11 +166,22 @@ def dots(table: pd.DataFrame) -> Spec:
 
 
 def alpha_curve(results: TaskResults, headline_alpha: float) -> Spec:
-    """Macro F1 over alpha with its interval over people, and the references as lines."""
+    """Macro F1 over alpha with its interval over people, and the references near it as lines.
+
+    The y axis covers only the curve and its band: a reference at 0.05 would flatten the curve.
+    """
     table = results.over_alpha()
+    values = table[["estimate", "low", "high"]].to_numpy(float)
+    low, high = np.nanmin(values), np.nanmax(values)
+    margin = max(0.05 * (high - low), 0.002)
+    span = [max(0.0, float(low - margin)), min(1.0, float(high + margin))]
     chart = chart_of(table[["alpha", "estimate", "low", "high", "seeds", "seed_deviation"]])
     x = alt.X("alpha:Q", title="CVaR level alpha (1 = ERM)", scale=alt.Scale(domain=[0, 1]))
-    y = alt.Y("estimate:Q", title="macro F1, validation", scale=alt.Scale(zero=False))
+    y = alt.Y(
+        "estimate:Q",
+        title="macro F1, validation",
+        scale=alt.Scale(zero=False, domain=span, nice=False),
+    )
     tips = tooltips(
         ("alpha:Q", "alpha"),
         ("estimate:Q", "macro F1"),
@@ -191,6 +202,7 @@ def alpha_curve(results: TaskResults, headline_alpha: float) -> Spec:
     )
     mark = chart_of(pd.DataFrame({"alpha": [headline_alpha]})).mark_rule(color=SOFT).encode(x=x)
     references = pd.DataFrame(results.references(), columns=["name", "estimate"])
+    references = references[references["estimate"].between(*span)]
     lines = (
         chart_of(references)
         .mark_rule(strokeDash=[5, 3], strokeWidth=1.5)
@@ -203,7 +215,8 @@ def alpha_curve(results: TaskResults, headline_alpha: float) -> Spec:
     return finish(
         alt.layer(mark, lines, *band, line, points),
         "Line chart of macro F1 over the CVaR level alpha with a band of its 95 % interval over "
-        "people, and the references as dashed lines; the same numbers are in the table of scores.",
+        "people, and the references within its range as dashed lines; the same numbers are in the "
+        "table of scores.",
         320,
     )
 
