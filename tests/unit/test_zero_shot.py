@@ -64,8 +64,10 @@ def test_a_unit_is_there_if_the_face_is_nearer_to_it_than_to_its_absence(
         )
     faces = torch.stack([there, not_there, there + not_there])
     scores = zero_shot_scores(faces, prompts)[:, AU.targets.index("AU12")]
-    assert scores[0] > 0.99
-    assert scores[1] < 0.01
+    expected = torch.sigmoid(prompts["scale"] * (1 - there @ not_there)).item()
+    assert expected > 0.9  # the two prompts are far apart
+    assert scores[0] == pytest.approx(expected, abs=1e-4)
+    assert scores[1] == pytest.approx(1 - expected, abs=1e-4)
     assert scores[2] == pytest.approx(0.5, abs=1e-3)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 PAIR = ("Left", "Right")
@@ -36,45 +38,96 @@ CENTRAL: dict[int, dict[str, float]] = {
 }
 UNITS = tuple(sorted(PAIRED.keys() | CENTRAL.keys()))
 
-Ranges = dict[int, tuple[float, float]]
-# Peak intensities of each expression, after EMFACS; variants take turns.
-EXPRESSIONS: dict[str, tuple[Ranges, ...]] = {
+
+@dataclass(frozen=True)
+class Part:
+    """A unit's part in an expression: how often it joins in, and its range of peak intensity."""
+
+    often: float
+    low: float
+    high: float
+
+
+Variant = dict[int, Part]
+# After EMFACS. How often a unit joins in is set so that units are as frequent as in Aff-Wild2
+# (docs/demo.md): for example, most sad people there do not show AU15.
+EXPRESSIONS: dict[str, tuple[Variant, ...]] = {
     "Anger": (
-        {4: (0.9, 1.0), 5: (0.5, 0.9), 7: (0.4, 0.8), 23: (0.8, 1.0), 17: (0.3, 0.7)},
-        {4: (0.9, 1.0), 5: (0.2, 0.6), 7: (0.6, 1.0), 24: (0.8, 1.0), 17: (0.3, 0.7)},
+        {
+            4: Part(1.0, 0.6, 1.0),
+            5: Part(0.4, 0.2, 0.9),
+            7: Part(0.7, 0.3, 1.0),
+            10: Part(0.2, 0.2, 0.6),
+            17: Part(0.4, 0.2, 0.7),
+            23: Part(0.6, 0.5, 1.0),
+            24: Part(0.4, 0.5, 1.0),
+            25: Part(0.25, 0.2, 0.6),
+        },
     ),
-    "Disgust": ({9: (0.8, 1.0), 10: (0.6, 1.0), 4: (0.0, 0.25), 7: (0.2, 0.6), 17: (0.0, 0.4)},),
+    "Disgust": (
+        {
+            4: Part(0.4, 0.1, 0.5),
+            7: Part(0.5, 0.2, 0.6),
+            9: Part(0.75, 0.4, 1.0),
+            10: Part(1.0, 0.5, 1.0),
+            17: Part(0.4, 0.1, 0.5),
+            25: Part(0.35, 0.2, 0.6),
+        },
+    ),
     "Fear": (
         {
-            1: (0.8, 1.0),
-            2: (0.1, 0.35),
-            4: (0.6, 0.9),
-            5: (0.7, 1.0),
-            16: (0.4, 0.8),
-            20: (0.8, 1.0),
-            25: (0.6, 1.0),
-            26: (0.0, 0.18),
+            1: Part(1.0, 0.6, 1.0),
+            2: Part(0.5, 0.2, 0.6),
+            4: Part(0.8, 0.4, 0.9),
+            5: Part(0.8, 0.5, 1.0),
+            16: Part(0.4, 0.3, 0.8),
+            20: Part(0.7, 0.5, 1.0),
+            25: Part(0.8, 0.3, 1.0),
+            26: Part(0.3, 0.1, 0.4),
         },
     ),
     "Happiness": (
-        {6: (0.5, 1.0), 12: (0.6, 1.0), 7: (0.0, 0.5), 10: (0.0, 0.5), 25: (0.3, 1.0)},
-        {6: (0.4, 1.0), 12: (0.6, 1.0), 7: (0.1, 0.6)},
-        {6: (0.6, 1.0), 12: (0.7, 1.0), 10: (0.2, 0.5), 25: (0.6, 1.0), 26: (0.2, 0.6)},
+        {
+            6: Part(0.85, 0.3, 1.0),
+            7: Part(0.5, 0.1, 0.6),
+            10: Part(0.4, 0.1, 0.5),
+            12: Part(1.0, 0.5, 1.0),
+            25: Part(0.65, 0.3, 1.0),
+            26: Part(0.15, 0.2, 0.6),
+        },
     ),
     "Sadness": (
-        {1: (0.6, 1.0), 4: (0.2, 0.5), 15: (0.5, 1.0), 17: (0.2, 0.7), 7: (0.1, 0.4)},
-        {1: (0.6, 1.0), 4: (0.3, 0.6), 15: (0.3, 0.8), 43: (0.2, 0.5)},
+        {
+            1: Part(0.55, 0.4, 1.0),
+            4: Part(0.68, 0.25, 0.8),
+            7: Part(0.3, 0.1, 0.4),
+            15: Part(0.22, 0.4, 1.0),
+            17: Part(0.45, 0.2, 0.8),
+            43: Part(0.35, 0.2, 0.5),
+        },
     ),
-    "Surprise": ({1: (0.6, 1.0), 2: (0.6, 1.0), 5: (0.5, 1.0), 25: (0.3, 0.6), 26: (0.4, 0.9)},),
+    "Surprise": (
+        {
+            1: Part(0.75, 0.5, 1.0),
+            2: Part(0.55, 0.5, 1.0),
+            5: Part(0.8, 0.4, 1.0),
+            25: Part(0.7, 0.3, 0.8),
+            26: Part(0.55, 0.3, 0.9),
+        },
+    ),
     "Other": (
-        {14: (0.7, 1.0), 7: (0.0, 0.4)},  # contempt
-        {18: (0.7, 1.0), 4: (0.1, 0.5)},  # doubt
-        {2: (0.5, 1.0), 24: (0.5, 1.0), 17: (0.2, 0.6)},  # scepticism
-        {43: (0.7, 1.0), 26: (0.6, 1.0), 25: (0.5, 0.8)},  # yawn
-        {43: (0.8, 1.0), 12: (0.2, 0.4)},  # eyes closed, at ease
-        {23: (0.8, 1.0), 2: (0.0, 0.3)},  # resolve
+        {14: Part(1.0, 0.5, 1.0), 7: Part(0.5, 0.1, 0.4)},  # contempt
+        {18: Part(1.0, 0.5, 1.0), 4: Part(0.75, 0.3, 0.7)},  # doubt
+        {2: Part(0.35, 0.3, 1.0), 17: Part(0.8, 0.2, 0.6), 24: Part(0.4, 0.4, 1.0)},  # scepticism
+        {43: Part(1.0, 0.5, 1.0), 26: Part(0.65, 0.4, 1.0), 25: Part(0.8, 0.3, 0.8)},  # yawn
+        {43: Part(1.0, 0.7, 1.0), 12: Part(0.5, 0.1, 0.4)},  # eyes closed, at ease
+        {23: Part(0.4, 0.5, 1.0), 17: Part(0.7, 0.2, 0.6), 2: Part(0.2, 0.1, 0.4)},  # resolve
+        {4: Part(0.9, 0.4, 0.9), 7: Part(0.8, 0.3, 0.8)},  # effort, concentration
+        {14: Part(0.5, 0.3, 0.7), 15: Part(0.1, 0.3, 0.7), 20: Part(0.7, 0.3, 0.8)},  # unease
     ),
 }
+# Compound expressions; they are annotated as Other.
+BLENDS = (("Happiness", "Surprise"), ("Sadness", "Anger"), ("Fear", "Surprise"))
 
 
 def blendshapes(intensity: dict[int, float], asymmetry: float) -> dict[str, float]:
@@ -103,9 +156,26 @@ def gaze_shapes(right: float, up: float) -> dict[str, float]:
 
 
 def draw_peaks(expression: str, variant: int, rng: np.random.Generator) -> dict[int, float]:
-    """Peak action-unit intensities of one showing of an expression."""
-    ranges = EXPRESSIONS[expression][variant]
-    return {unit: float(rng.uniform(low, high)) for unit, (low, high) in ranges.items()}
+    """Peak action-unit intensities of one showing of an expression: at least one unit."""
+    parts = EXPRESSIONS[expression][variant]
+    while True:
+        peaks = {
+            unit: float(rng.uniform(part.low, part.high))
+            for unit, part in parts.items()
+            if rng.random() < part.often
+        }
+        if peaks:
+            return peaks
+
+
+def draw_blend(rng: np.random.Generator) -> dict[int, float]:
+    """Two expressions at once, each weaker than alone: annotators call it Other."""
+    peaks: dict[int, float] = {}
+    for name in BLENDS[int(rng.integers(len(BLENDS)))]:
+        share = float(rng.uniform(0.4, 0.7))
+        for unit, peak in draw_peaks(name, 0, rng).items():
+            peaks[unit] = max(peaks.get(unit, 0.0), share * peak)
+    return peaks
 
 
 def units_shown(intensity: dict[int, float]) -> dict[int, float]:

@@ -11,64 +11,52 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+import pandas as pd
 
+from clipaffect.core.files import write_text
 from clipaffect.core.progress import Progress
 from clipaffect.core.tasks import AU, EXPR, NOT_ANNOTATED, Task
 from clipaffect.dataset.readers.aff_wild2 import FOLDERS
 from clipaffect.synthetic import scene
 from clipaffect.synthetic.actions import UNITS, blendshapes, gaze_shapes
+from clipaffect.synthetic.annotators import Fault, annotate, written
+from clipaffect.synthetic.casting import Clip, Episode, cast
 from clipaffect.synthetic.person import Person, make_person
-from clipaffect.synthetic.render import express, render
+from clipaffect.synthetic.render import Lens, express, render
 from clipaffect.synthetic.rig import Rig, load_rig
-from clipaffect.synthetic.script import Script, Showing, deal, write_script
+from clipaffect.synthetic.script import Script, draw_temper, write_script
 
 SPLIT_FOLDERS = {"train": "Train_Set", "validation": "Validation_Set"}
-SHOWINGS = 4  # expressions of one person in one clip of SECONDS
-SECONDS = 7.0
+TRAIN_PEOPLE, VALIDATION_PEOPLE = 110, 130
+SECONDS = 10.0  # of a clip, on average
+SEED = 2024
 # Measured: with mbtree, x264 reads memory it has not set, and the same pictures give other bytes.
 X264 = {"preset": "slow", "threads": "1", "x264-params": "mbtree=0"}
 # Streams of randomness, so that changing one does not redraw the others.
-PERSON, SCRIPT, SCENE, SENSOR, CASTING = range(5)
+PERSON, SCRIPT, SCENE, SENSOR, CASTING, TEMPER, ANNOTATORS, BYSTANDER = range(8)
+INJECTED = "injected.csv"
 
 
 @dataclass(frozen=True)
-class Clip:
-    """One video to make: its number and name, its split, and who shows what in it."""
+class Actor:
+    """A person in a clip, with their script and their path."""
 
-    number: int
-    split: str
-    people: tuple[int, ...]
-    showings: tuple[tuple[Showing, ...], ...]
-    seconds: float
-    seed: int
-
-    def rng(self, stream: int, person: int = 0) -> np.random.Generator:
-        """The clip's generator for one stream (and one person in it)."""
-        return np.random.default_rng((self.seed, self.number, stream, person))
+    person: Person
+    script: Script
+    take: scene.Take
 
 
-def plan(
-    train_people: int, validation_people: int, seconds: float, seed: int, pairs: float = 0.2
-) -> list[Clip]:
-    """Cast every person in exactly one clip; ``pairs`` of the clips show two people.
-
-    Nobody appears in both splits, because nobody appears in two clips.
-    """
+def plan(train_people: int, validation_people: int, seconds: float, seed: int) -> list[Clip]:
+    """Cast every person in exactly one clip, so nobody appears in both splits."""
     clips: list[Clip] = []
-    person = 0
-    per_person = max(1, round(SHOWINGS * seconds / SECONDS))
+    people = 0
     for index, (split, count) in enumerate(
         (("train", train_people), ("validation", validation_people))
     ):
         rng = np.random.default_rng((seed, CASTING, index))
-        together = round(count * pairs / 2)
-        casts = [2] * together + [1] * (count - 2 * together)
-        cards = iter(deal(count * per_person, rng))
-        for size in rng.permutation(casts):
-            showings = tuple(tuple(next(cards) for _ in range(per_person)) for _ in range(size))
-            people = tuple(range(person, person + int(size)))
-            clips.append(Clip(len(clips) + 1, split, people, showings, seconds, seed))
-            person += int(size)
+        everybody = range(people, people + count)
+        clips += cast(split, everybody, len(clips) + 1, seconds, seed, rng)
+        people += count
     return clips
 
 
@@ -78,27 +66,34 @@ def _rig(path: Path) -> Rig:
     return load_rig(path)
 
 
+def _draw(picture: np.ndarray, rig: Rig, actor: Actor, lens: Lens, t: int) -> np.ndarray:
+    person, script, take = actor.person, actor.script, actor.take
+    intensity = dict(zip(UNITS, script.intensity[t].tolist(), strict=True))
+    weights = blendshapes(intensity, person.asymmetry)
+    weights["mouthFunnel"] = float(script.mouth[t, 0])
+    weights["mouthLeft"] = float(script.mouth[t, 1])
+    weights |= gaze_shapes(*script.gaze[t].tolist())
+    vertices = express(rig, person, weights)
+    pose = take.poses[t]
+    picture = render(rig, person, vertices, pose, take.light, picture, intensity, lens=lens)
+    if take.occluder is not None:
+        picture = scene.draw_occluder(picture, take.occluder, t)
+    return picture
+
+
 def _frames(
-    clip: Clip, rig: Rig, camera: scene.Camera, cast: list[tuple[Person, Script, scene.Take]]
+    clip: Clip, rig: Rig, camera: scene.Camera, lens: Lens, actors: list[Actor]
 ) -> Iterator[np.ndarray]:
     rng = clip.rng(SENSOR)
     background = scene.draw_background(camera.size, rng)
-    shake = np.cumsum(rng.normal(0, 0.25, (len(cast[0][2].poses), 2)), axis=0)
-    for t in range(len(cast[0][2].poses)):
+    frames = len(actors[0].take.poses)
+    shake = np.cumsum(rng.normal(0, 0.4, (frames, 2)), axis=0)
+    for t in range(frames):
         move = np.array([[1, 0, shake[t, 0]], [0, 1, shake[t, 1]]], np.float32)
         picture = cv2.warpAffine(background, move, camera.size, borderMode=cv2.BORDER_REFLECT)
-        for person, script, take in cast:
-            intensity = dict(zip(UNITS, script.intensity[t].tolist(), strict=True))
-            weights = blendshapes(intensity, person.asymmetry)
-            weights["mouthFunnel"] = float(script.mouth[t, 0])
-            weights["mouthLeft"] = float(script.mouth[t, 1])
-            weights |= gaze_shapes(*script.gaze[t].tolist())
-            vertices = express(rig, person, weights)
-            pose = take.poses[t]
-            picture = render(rig, person, vertices, pose, take.light, picture, intensity)
-            if take.occluder is not None:
-                picture = scene.draw_occluder(picture, take.occluder, t)
-        yield scene.expose(picture, camera, rng)
+        for actor in actors:
+            picture = _draw(picture, rig, actor, lens, t)
+        yield scene.expose(picture, camera, rng, t / camera.fps)
 
 
 def _annotate(path: Path, task: Task, rows: np.ndarray, extra: int) -> None:
@@ -110,20 +105,39 @@ def _annotate(path: Path, task: Task, rows: np.ndarray, extra: int) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def make_clip(clip: Clip, rig_path: Path, root: Path) -> str:
-    """Render one clip and write its video and annotation files; returns its name."""
+def _bystander(clip: Clip, rig: Rig, camera: scene.Camera, frames: int) -> Actor:
+    """A person in the background, at the edge of the image, who is not annotated."""
+    rng = clip.rng(BYSTANDER)
+    place = float(rng.choice([0.12, 0.88]) + rng.uniform(-0.05, 0.05))
+    return Actor(
+        make_person(rig, rng),
+        write_script((Episode("Neutral"),), draw_temper(rng), frames, camera.fps, rng),
+        scene.draw_take(frames, camera, place, 1, rng, share=float(rng.uniform(0.03, 0.06))),
+    )
+
+
+def make_clip(clip: Clip, rig_path: Path, root: Path) -> tuple[str, list[dict[str, object]]]:
+    """Render one clip; write its video and annotation files.
+
+    Returns:
+        The clip's name, and one row for each injected annotation error.
+    """
     rig = _rig(rig_path)
     rng = clip.rng(SCENE)
     camera = scene.draw_camera(len(clip.people), rng)
-    frames = round(clip.seconds * min(camera.fps, 15))  # at most 15 * seconds frames
+    lens = Lens(distance=float(rng.uniform(9, 18)), gamma=float(rng.uniform(1.2, 1.9)))
+    frames = round(clip.seconds * camera.fps)
     name = f"{clip.number}-{camera.fps}-{camera.size[0]}x{camera.size[1]}"
     places = (0.5,) if len(clip.people) == 1 else (0.27, 0.73)
-    cast = []
-    for place, number, showings in zip(places, clip.people, clip.showings, strict=True):
+    actors, tempers = [], []
+    for place, number, episodes in zip(places, clip.people, clip.episodes, strict=True):
         person = make_person(rig, np.random.default_rng((clip.seed, PERSON, number)))
-        script = write_script(showings, frames, camera.fps, clip.rng(SCRIPT, number))
+        temper = draw_temper(clip.rng(TEMPER, number))
+        script = write_script(episodes, temper, frames, camera.fps, clip.rng(SCRIPT, number))
         take = scene.draw_take(frames, camera, place, len(clip.people), rng)
-        cast.append((person, script, take))
+        actors.append(Actor(person, script, take))
+        tempers.append(temper)
+    behind = [_bystander(clip, rig, camera, frames)] if clip.bystander else []
     video = root / "videos" / f"{name}.mp4"
     video.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(video), "w") as container:
@@ -131,35 +145,52 @@ def make_clip(clip: Clip, rig_path: Path, root: Path) -> str:
         stream.width, stream.height = camera.size
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": str(camera.crf), **X264}
-        for picture in _frames(clip, rig, camera, cast):
+        for picture in _frames(clip, rig, camera, lens, [*behind, *actors]):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
         container.mux(stream.encode())
     # As in Aff-Wild2, some files have one row more than the video has frames.
     extra = {0: 1, 1: -2}.get(int(rng.integers(12)), 0)
-    sides = ("",) if len(cast) == 1 else ("_left", "_right")
-    for side, (_, script, take) in zip(sides, cast, strict=True):
-        for task, labels in ((EXPR, script.expression[:, None]), (AU, script.units)):
-            rows = np.where(take.away[:, None], NOT_ANNOTATED, labels)
+    sides = ("",) if len(actors) == 1 else ("left", "right")
+    injected: list[dict[str, object]] = []
+    for side, number, temper, actor in zip(sides, clip.people, tempers, actors, strict=True):
+        script, away = actor.script, actor.take.away
+        expression, units = script.expression[:, None], script.units
+        faults: list[Fault] = []
+        if clip.split == "train":
+            expression, units, faults = annotate(script, camera.fps, clip.rng(ANNOTATORS, number))
+            faults = written(faults, ~away[: frames + min(extra, 0)])
+        if temper.hard:
+            faults = [*faults, Fault("misleading_resting_face", "", "", 1, frames, 0, 0)]
+        whose = {"video": name, "person": side, "split": clip.split}
+        injected += [whose | fault.row() for fault in faults]
+        for task, labels in ((EXPR, expression), (AU, units)):
+            rows = np.where(away[:, None], NOT_ANNOTATED, labels)
             folder = root / "annotations" / FOLDERS[task.name][0] / SPLIT_FOLDERS[clip.split]
-            _annotate(folder / f"{name}{side}.txt", task, rows, extra)
-    return name
+            _annotate(folder / f"{name}{side and '_'}{side}.txt", task, rows, extra)
+    return name, injected
 
 
 def generate(
     root: Path,
     rig_path: Path,
-    train_people: int = 40,
-    validation_people: int = 24,
+    train_people: int = TRAIN_PEOPLE,
+    validation_people: int = VALIDATION_PEOPLE,
     seconds: float = SECONDS,
-    seed: int = 2024,
+    seed: int = SEED,
     processes: int = 1,
 ) -> list[str]:
-    """Make a data set of any size under ``root``; the same arguments give the same bytes."""
+    """Make a data set of any size under ``root``; the same arguments give the same bytes.
+
+    ``videos/`` and ``annotations/`` are laid out as Aff-Wild2 is; ``injected.csv`` lists the errors
+    injected into the training annotations, and the people with a misleading resting face.
+    """
     clips = plan(train_people, validation_people, seconds, seed)
-    names = []
+    names, injected = [], []
     cv2.setNumThreads(1)  # threads of OpenCV that were started before do not survive the fork
     with ProcessPoolExecutor(processes) as pool, Progress("clips", len(clips)) as progress:
-        for name in pool.map(make_clip, clips, [rig_path] * len(clips), [root] * len(clips)):
+        for name, rows in pool.map(make_clip, clips, [rig_path] * len(clips), [root] * len(clips)):
             names.append(name)
+            injected += rows
             progress.advance()
+    write_text(root / INJECTED, pd.DataFrame(injected).to_csv(index=False))
     return names

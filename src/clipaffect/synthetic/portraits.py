@@ -26,20 +26,23 @@ from clipaffect.synthetic.actions import (
     EXPRESSIONS,
     UNITS,
     blendshapes,
+    draw_blend,
     draw_peaks,
     gaze_shapes,
     units_shown,
 )
 from clipaffect.synthetic.person import Person, make_person
-from clipaffect.synthetic.render import Lens, Light, Pose, express, render
+from clipaffect.synthetic.render import Lens, Pose, express, render
 from clipaffect.synthetic.rig import Rig, load_rig
 
 SIDE = 192  # of a rendered picture, in pixels
 CROP = 128  # of a stored crop: a margin around the network's 112 for random crops
 SEED = 515  # the demo's people are of 2024
 PERSON, STILL = range(2)
-PROTOTYPES, NEUTRAL = 0.50, 0.08  # shares of stills; in the rest each unit is drawn by itself
+# Shares of stills; in the remaining stills, units are drawn independently.
+PROTOTYPES, BLENDED, NEUTRAL = 0.45, 0.05, 0.08
 UNIT_SHARE = 0.18
+TURNS = (0.33, 0.18, 0.13)  # standard deviations of yaw, pitch and roll, in radians
 FAINTEST = 0.35  # of an expression's peak
 
 
@@ -62,6 +65,8 @@ def draw_show(rng: np.random.Generator) -> Show:
         strength = rng.uniform(FAINTEST, 1.0)
         units = {unit: strength * peak for unit, peak in peaks.items()}
         return Show("" if name == "Other" else name, units)
+    if kind < NEUTRAL + PROTOTYPES + BLENDED:
+        return Show("", draw_blend(rng))
     chosen = [unit for unit in UNITS if rng.random() < UNIT_SHARE]
     return Show("", {unit: float(rng.uniform(0.15, 1.0)) for unit in chosen})
 
@@ -69,52 +74,30 @@ def draw_show(rng: np.random.Generator) -> Show:
 def _weights(show: Show, asymmetry: float, rng: np.random.Generator) -> dict[str, float]:
     """Blendshapes of the units, and of gaze and speech, which no caption names."""
     weights = blendshapes(show.units, asymmetry)
-    weights |= gaze_shapes(*rng.uniform(-0.5, 0.5, 2).tolist())
+    weights |= gaze_shapes(*np.clip(rng.normal(0, 0.4, 2), -1, 1).tolist())
+    if rng.random() < 0.03:
+        weights["tongueOut"] = float(rng.uniform(0.3, 1.0))
     if rng.random() < 0.3:
         weights["mouthFunnel"] = float(rng.uniform(0, 0.5))
         weights["mouthLeft" if rng.random() < 0.5 else "mouthRight"] = float(rng.uniform(0, 0.3))
     return weights
 
 
-def _light(rng: np.random.Generator) -> Light:
-    key = (float(rng.uniform(-1, 1)), float(rng.uniform(-0.3, 0.9)), float(rng.uniform(0.3, 1)))
-    return Light(
-        key=key,
-        key_colour=(1.0, float(rng.uniform(0.85, 1)), float(rng.uniform(0.7, 1.1))),
-        key_power=float(rng.uniform(0.5, 1.05)),
-        fill=(float(rng.uniform(-1, 1)), float(rng.uniform(-0.3, 0.5)), 0.5),
-        fill_power=float(rng.uniform(0.05, 0.4)),
-        ambient=float(rng.uniform(0.15, 0.5)),
-    )
-
-
-def _camera(rng: np.random.Generator) -> scene.Camera:
-    return scene.Camera(
-        size=(SIDE, SIDE),
-        fps=0,
-        crf=0,
-        noise=float(rng.uniform(0, 0.02)),
-        blur=float(rng.choice([0.0, rng.uniform(0.3, 1.5)])),
-        exposure=float(rng.uniform(0.6, 1.2)),
-        cast=1 + rng.uniform(-0.12, 0.12, 3),
-        grey=bool(rng.random() < 0.1),
-    )
-
-
 def portrait(rig: Rig, person: Person, show: Show, rng: np.random.Generator) -> np.ndarray:
     """A still (SIDE, SIDE, 3) uint8 RGB of somebody who shows something."""
-    camera = _camera(rng)
+    camera = scene.Camera(size=(SIDE, SIDE), fps=0, crf=0, **scene.draw_sensor(rng))
+    turns = np.clip(rng.normal(0, TURNS), -0.8, 0.8)
     pose = Pose(
-        yaw=float(np.clip(rng.normal(0, 0.22), -0.6, 0.6)),
-        pitch=float(np.clip(rng.normal(0, 0.13), -0.35, 0.35)),
-        roll=float(rng.normal(0, 0.1)),
-        eye_distance=float(rng.uniform(30, 52)),
+        yaw=float(turns[0]),
+        pitch=float(turns[1]),
+        roll=float(turns[2]),
+        eye_distance=float(rng.uniform(22, 52)),
         centre=(0.5 + float(rng.normal(0, 0.03)), 0.43 + float(rng.normal(0, 0.03))),
     )
-    lens = Lens(distance=float(rng.uniform(7, 13)), gamma=float(rng.choice([1.0, 1.7, 2.2])))
+    lens = Lens(distance=float(rng.uniform(7, 16)), gamma=float(rng.choice([1.0, 1.35, 1.7, 2.2])))
     vertices = express(rig, person, _weights(show, person.asymmetry, rng))
     background = scene.draw_background(camera.size, rng)
-    light = _light(rng)
+    light = scene.draw_light(rng)
     picture = render(rig, person, vertices, pose, light, background, show.units, 1, lens)
     if rng.random() < 0.15:
         picture = scene.draw_occluder(picture, scene.still_occluder(pose, camera, rng), 0)

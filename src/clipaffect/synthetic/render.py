@@ -7,11 +7,16 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from clipaffect.synthetic.person import Person, sample_texture
+from clipaffect.synthetic.glasses import wear
+from clipaffect.synthetic.person import Person
 from clipaffect.synthetic.raster import interpolate, rasterise, vertex_normals
 from clipaffect.synthetic.rig import PART_NAMES, Rig
+from clipaffect.synthetic.skin import furrows, sample_texture
 
 WRAP = np.array([0.45, 0.25, 0.18])  # red light scatters furthest in skin
+STEPS = (0.04, 0.08, 0.13, 0.19, 0.27, 0.36, 0.47, 0.6)  # towards the lamp, for shadows
+BIAS, THICK = 0.02, 0.5  # a surface casts a shadow if its height above the ray is between
+MARGIN = 4  # pixels around the head that are drawn with it
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,12 @@ class Lens:
 
 @dataclass(frozen=True)
 class Light:
-    """Directions point from the face to the lamp."""
+    """Directions point from the face to the lamp.
+
+    Attributes:
+        shadow: share of the key light that self-shadowing removes.
+        stripes: shadow of a window blind (angle, stripes per unit, depth), or None.
+    """
 
     key: tuple[float, float, float] = (-0.5, 0.5, 0.75)
     key_colour: tuple[float, float, float] = (1.0, 0.97, 0.92)
@@ -35,6 +45,8 @@ class Light:
     fill: tuple[float, float, float] = (0.8, 0.1, 0.5)
     fill_power: float = 0.30
     ambient: float = 0.33
+    shadow: float = 0.7
+    stripes: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,35 +94,49 @@ def _occlusion(depth: np.ndarray, covered: np.ndarray, scale: float) -> np.ndarr
     return 1 - 0.42 * np.clip(hidden, 0, 1.6)
 
 
-def furrows(rest: np.ndarray, intensity: dict[int, float]) -> np.ndarray:
-    """Depth (P,) in [0, 1] of the skin folds that action units make at rest positions (P, 3)."""
-    x, y = np.abs(rest[:, 0]), rest[:, 1]
+def _shadow(depth: np.ndarray, covered: np.ndarray, key: np.ndarray, zoom: float) -> np.ndarray:
+    """Self-shadowing: share (H, W) of the key light that the head blocks.
 
-    def line(distance: np.ndarray, width: float) -> np.ndarray:
-        return np.exp(-((distance / width) ** 2))
+    A ray is marched from each pixel towards the lamp in ``STEPS``. The pixel is in shadow if the
+    surface is above the ray at any step. ``zoom`` is pixels per unit of depth.
+    """
+    field = np.where(covered, depth, -np.inf)
+    dark = np.zeros(depth.shape, np.float32)
+    for length in STEPS:
+        column, row = round(key[0] * length * zoom), round(-key[1] * length * zoom)
+        if not (column or row) or max(abs(column), abs(row)) >= min(depth.shape):
+            continue
+        there = np.full_like(field, -np.inf)
+        height, width = field.shape
+        to = (
+            slice(max(0, -row), height - max(0, row)),
+            slice(max(0, -column), width - max(0, column)),
+        )
+        at = (
+            slice(max(0, row), height - max(0, -row)),
+            slice(max(0, column), width - max(0, -column)),
+        )
+        there[to] = field[at]
+        ray = depth + length * key[2]
+        above = there - ray
+        dark = np.maximum(dark, np.clip((above - BIAS) / 0.03, 0, 1) * (above < THICK))
+    return cv2.GaussianBlur(dark, (0, 0), max(0.03 * zoom, 0.5))
 
-    brow_pinch = line(x - 0.065, 0.020) * line(y - 7.50, 0.10)
-    forehead = sum(line(y - level - 0.03 * x, 0.016) for level in (7.68, 7.79, 7.90))
-    forehead = forehead * line(x, 0.40)
-    nose = (line(y - 7.24 + 0.4 * x, 0.016) + line(y - 7.31 + 0.4 * x, 0.016)) * line(
-        x - 0.05, 0.07
-    )
-    down = np.clip((7.00 - y) / 0.34, 0, 1)
-    cheek = line(x - 0.21 - 0.16 * down, 0.022) * line(y - 6.84, 0.14)
-    crow = line(y - 7.24 - 0.25 * (x - 0.52), 0.018) + line(y - 7.30 + 0.1 * (x - 0.52), 0.018)
-    crow = crow * line(x - 0.56, 0.06)
-    depth = (
-        brow_pinch * intensity.get(4, 0.0)
-        + forehead * 0.7 * max(intensity.get(1, 0.0), intensity.get(2, 0.0))
-        + nose * intensity.get(9, 0.0)
-        + cheek * 0.8 * max(intensity.get(12, 0.0), intensity.get(10, 0.0), intensity.get(9, 0.0))
-        + crow * 0.6 * intensity.get(6, 0.0)
-    )
-    return np.clip(depth, 0, 1) * (rest[:, 2] > 0.75)
+
+def _stripes(stripes: tuple[float, float, float], place: np.ndarray) -> np.ndarray:
+    """Share (P,) of the key light that a blind lets through to places (P, 3)."""
+    angle, frequency, depth = stripes
+    along = place[:, 0] * np.cos(angle) + place[:, 1] * np.sin(angle)
+    return 1 - depth * np.clip(0.5 + 2 * np.sin(2 * np.pi * frequency * along), 0, 1)
 
 
 def _shade(
-    albedo: np.ndarray, surface: np.ndarray, normal: np.ndarray, light: Light, open_sky: np.ndarray
+    albedo: np.ndarray,
+    surface: np.ndarray,
+    normal: np.ndarray,
+    light: Light,
+    open_sky: np.ndarray,
+    key_share: np.ndarray,
 ) -> np.ndarray:
     specular, skin, deep = surface.T
     wrap = skin[:, None] * WRAP
@@ -119,15 +145,35 @@ def _shade(
         return np.clip(((normal @ direction)[:, None] + wrap) / (1 + wrap), 0, 1)
 
     key = _unit(light.key)
-    lit = lambert(key) * light.key_power * np.array(light.key_colour)
+    lit = lambert(key) * light.key_power * np.array(light.key_colour) * key_share[:, None]
     lit = lit + lambert(_unit(light.fill)) * light.fill_power
     lit = lit + light.ambient * (0.75 + 0.25 * normal[:, 1:2])
     half = np.clip(normal @ _unit(key + np.array([0, 0, 1.0])), 0, 1)
     wet = specular > 0.6
     glint = specular * half ** np.where(wet, 90, 22) * light.key_power * np.where(wet, 1.2, 0.5)
+    glint = glint * key_share
     rim = 0.12 * skin * (0.04 + 0.96 * (1 - np.clip(normal[:, 2], 0, 1)) ** 5)
     shade = open_sky * (1 - 0.22 * deep)
     return albedo * lit * shade[:, None] + ((glint + rim) * open_sky)[:, None]
+
+
+def _torso(
+    background: np.ndarray, person: Person, pose: Pose, light: Light, lens: Lens
+) -> np.ndarray:
+    """The background with shoulders and a chest: the mesh ends below the neck."""
+    picture = background.copy()
+    unit = pose.eye_distance
+    x = pose.centre[0] * picture.shape[1]
+    y = pose.centre[1] * picture.shape[0]
+    level = light.ambient + 0.6 * light.key_power
+    colour = (np.clip(person.cloth * level, 0, 1) ** (1 / lens.gamma)).tolist()
+    at = (round(x), round(y + 4.2 * unit))
+    axes = (max(1, round(3.4 * unit)), max(1, round(1.6 * unit)))
+    cv2.ellipse(picture, at, axes, 0, 180, 360, colour, -1, cv2.LINE_AA)
+    corners = (at[0] - axes[0], at[1]), (at[0] + axes[0], picture.shape[0])
+    if corners[1][1] > corners[0][1]:
+        cv2.rectangle(picture, *corners, colour, -1)
+    return picture
 
 
 def render(
@@ -158,36 +204,65 @@ def render(
     middle, distance = eyes.mean(0), np.linalg.norm(eyes[0] - eyes[1])
     pivot = middle - np.array([0, 0.5, 1.0])  # about where the neck carries the head
     rotation = _rotation(pose)
-    turned = (vertices - pivot) @ rotation.T
     far = lens.distance * distance
-    zoom = pose.eye_distance * supersample / distance * far / (far - turned[:, 2])
-    xy = np.column_stack(
-        [
-            pose.centre[0] * width + zoom * turned[:, 0],
-            pose.centre[1] * height - zoom * (turned[:, 1] - (middle - pivot)[1]),
-        ]
-    )
+
+    def project(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        turned = (points - pivot) @ rotation.T
+        zoom = pose.eye_distance * supersample / distance * far / (far - turned[:, 2])
+        x = pose.centre[0] * width + zoom * turned[:, 0]
+        y = pose.centre[1] * height - zoom * (turned[:, 1] - (middle - pivot)[1])
+        return np.column_stack([x, y]), turned[:, 2]
+
+    background = _torso(background, person, pose, light, lens)
     shown = (rig.part != PART_NAMES.index("hair")) | person.long_hair
     triangles = rig.triangles[shown]
-    pixels, triangle, inside = rasterise(xy, turned[:, 2], triangles, (width, height))
-    picture = cv2.resize(background, (width, height), interpolation=cv2.INTER_LINEAR)
+    xy, z = project(vertices)
+    # Only the head's part of the picture is drawn.
+    corner = (xy[triangles].reshape(-1, 2).min(0) // supersample).astype(int) - MARGIN
+    end = -(-xy[triangles].reshape(-1, 2).max(0) // supersample).astype(int) + MARGIN
+    size = np.array([background.shape[1], background.shape[0]])
+    corner, end = np.clip(corner, 0, size), np.clip(end, 0, size)
+    if (end <= corner).any():
+        return background.copy()
+    part = background[corner[1] : end[1], corner[0] : end[0]]
+    picture = cv2.resize(part, None, fx=supersample, fy=supersample)
+    offset = corner * supersample
+
+    def in_part(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        at, near = project(points)
+        return at - offset, near
+
+    shape = (picture.shape[1], picture.shape[0])
+    pixels, triangle, inside = rasterise(xy - offset, z, triangles, shape)
     if len(pixels):
         rows, columns = pixels.T
-        corner = triangles[triangle]
-        normal = interpolate(vertex_normals(vertices, triangles), corner, inside) @ rotation.T
+        corners = triangles[triangle]
+        normal = interpolate(vertex_normals(vertices, triangles), corners, inside) @ rotation.T
         normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
         normal[:, 2] = np.abs(normal[:, 2])
         uv = interpolate(rig.uv, rig.uv_triangles[shown][triangle], inside)
-        depth = np.zeros((height, width))
-        depth[rows, columns] = interpolate(turned[:, 2:3], corner, inside)[:, 0]
-        scale = supersample * pose.eye_distance / 128
-        covered = np.zeros((height, width), bool)
+        place = interpolate((vertices - pivot) @ rotation.T, corners, inside)
+        depth = np.zeros(picture.shape[:2])
+        depth[rows, columns] = place[:, 2]
+        covered = np.zeros(picture.shape[:2], bool)
         covered[rows, columns] = True
-        open_sky = _occlusion(depth, covered, scale)[rows, columns]
+        scale = supersample * pose.eye_distance
+        open_sky = _occlusion(depth, covered, scale / 128)[rows, columns]
+        shadow = _shadow(depth, covered, _unit(light.key), float(scale / distance))[rows, columns]
+        key_share = 1 - light.shadow * shadow
+        if light.stripes is not None:
+            key_share *= _stripes(light.stripes, place)
         surface = sample_texture(person.surface, uv)
-        rest = interpolate(rig.vertices, corner, inside)
+        rest = interpolate(rig.vertices, corners, inside)
         open_sky *= 1 - 0.45 * surface[:, 1] * furrows(rest, folds or {})
-        colour = _shade(sample_texture(person.albedo, uv), surface, normal, light, open_sky)
+        albedo = sample_texture(person.albedo, uv)
+        colour = _shade(albedo, surface, normal, light, open_sky, key_share)
         picture[rows, columns] = np.clip(colour / 1.08, 0, 1) ** (1 / lens.gamma)
-    size = (background.shape[1], background.shape[0])
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        if person.glasses is not None:
+            depth[~covered] = -np.inf
+            picture = wear(picture, depth, person.glasses, eyes, person.ears, in_part)
+    drawn = background.copy()
+    drawn[corner[1] : end[1], corner[0] : end[0]] = cv2.resize(
+        picture, (part.shape[1], part.shape[0]), interpolation=cv2.INTER_AREA
+    )
+    return drawn

