@@ -29,7 +29,8 @@ from clipaffect.report.results import read_summary, unit_of
 from clipaffect.studies.card import Card, CardSection, write_card_page
 
 TINY = 1e-7
-DOUBTED, SURE = 0.05, 0.9  # probability of what is annotated, and of something else
+ODDS = 2.0  # how many times as probable as the annotated answer another one must be
+MOST = 1000  # segments that are listed
 SHORTEST = 3  # frames of a stretch of suspects
 LARGEST_SHIFT = 15  # frames, each way
 
@@ -98,14 +99,19 @@ def suspects(
 ) -> pd.DataFrame:
     """Stretches of frames whose labels are contradicted by heads that never saw the person.
 
-    A frame is a suspect where the annotated answer has a probability below ``DOUBTED`` and another
-    one above ``SURE``. Neighbouring suspects of one kind are a stretch; single frames are not
-    listed. Columns video, person, first, last, frames, annotated, said, probability.
+    A frame is a suspect where another answer is at least ``ODDS`` times as probable as the
+    annotated one. Neighbouring suspects of one kind are a stretch; those shorter than ``SHORTEST``
+    are not listed. The first have the largest evidence: the sum of the log odds over their frames.
+    No certainty is asked for: heads that were trained on wrong labels are seldom certain.
+
+    Returns:
+        Columns video, person, first, last, frames, annotated, said, probability, evidence.
     """
     found: list[dict[str, Any]] = []
     targets = range(len(task.targets)) if task.multilabel else [0]
     for target in targets:
-        given, said, probability, doubted = _doubts(labels, scores, target, task)
+        given, said, probability, odds = _doubts(labels, scores, target, task)
+        doubted = odds > np.log(ODDS)
         for at, frames in sequences(rows):
             flagged = doubted[at]
             kind = given[at] * len(task.targets) + said[at]
@@ -125,31 +131,34 @@ def suspects(
                             "annotated": _name(task, target, int(given[first])),
                             "said": _name(task, target, int(said[first])),
                             "probability": float(probability[at[part]].mean()),
+                            "evidence": float(odds[at[part]].sum()),
                         }
                     )
     columns = ["video", "person", "first", "last", "frames", "annotated", "said", "probability"]
-    table = pd.DataFrame(found, columns=columns)
-    return table.sort_values(
-        ["frames", "probability", "video", "first"],
-        ascending=[False, False, True, True],
-        ignore_index=True,
+    table = pd.DataFrame(found, columns=[*columns, "evidence"])
+    table = table.sort_values(
+        ["evidence", "video", "first"], ascending=[False, True, True], ignore_index=True
     )
+    return table.head(MOST)
 
 
 def _doubts(
     labels: np.ndarray, scores: np.ndarray, target: int, task: Task
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Annotation, prediction, its probability, and whether they contradict each other."""
+    """Annotation, the most probable other answer, its probability, and its log odds to it."""
+    scores = np.clip(scores.astype(np.float64), TINY, 1 - TINY)
     if task.multilabel:
-        given, there = labels[:, target].astype(int), scores[:, target]
-        said = (there >= 0.5).astype(int)
-        probability = np.where(said == 1, there, 1 - there)
-        known = given != NOT_ANNOTATED
-        return given, said, probability, known & (said != given) & (probability > 1 - DOUBTED)
-    given, said = labels[:, 0].astype(int), scores.argmax(axis=1)
-    probability = scores.max(axis=1)
-    own = scores[np.arange(len(given)), given]
-    return given, said, probability, (own < DOUBTED) & (probability > SURE)
+        given = labels[:, target].astype(int)
+        probability = np.where(given == 1, 1 - scores[:, target], scores[:, target])
+        odds = np.log(probability) - np.log(1 - probability)
+        return given, 1 - given, probability, np.where(given == NOT_ANNOTATED, -np.inf, odds)
+    given, rows = labels[:, 0].astype(int), np.arange(len(labels))
+    own = scores[rows, given]
+    others = scores.copy()
+    others[rows, given] = 0
+    said = others.argmax(axis=1)
+    probability = others[rows, said]
+    return given, said, probability, np.log(probability) - np.log(own)
 
 
 def _name(task: Task, target: int, value: int) -> str:
@@ -337,8 +346,8 @@ def _sections(task: str, tail: Tail, unit: str) -> Iterator[CardSection]:
     yield CardSection(
         "",
         f"suspects_{task}",
-        "Labels to look at again: stretches in which the annotated answer has almost no "
-        "probability and another almost all. A head may be wrong, too.",
+        "Labels to review: segments in which another answer is at least twice as probable as the "
+        "annotated one, the strongest evidence first. A head may be wrong, too.",
         tail.suspects,
     )
     if len(tail.lags):
