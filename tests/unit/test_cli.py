@@ -39,7 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_check_reads_the_demo(place: Path) -> None:
     done = clipaffect("check", "config/config.yaml", folder=place)
     assert done.returncode == 0
-    assert re.search(r"EXPR +train +36 +40 +3,765 +3,440", done.stdout)
+    assert re.search(r"EXPR +train +104 +110 +5,671 +5,522", done.stdout)
     assert re.search(r"jobs to run|Nothing to be done", done.stdout)
     assert "total" in done.stdout
 
