@@ -3,7 +3,7 @@
     clipaffect run results/demo/studies/tail-card/index.html      # after `make demo`
     python tools/score_suspects.py                                # seconds
 
-The study lists stretches of labels that look wrong, the most suspicious first.  A segment is a
+The study lists stretches of labels that look wrong, the most suspicious first. A segment is a
 hit if injected.csv lists at least half of its frames as wrong. The script prints:
 
 - precision at k, and the base rate: the share of wrong labels among all training labels;
@@ -27,15 +27,13 @@ from clipaffect.synthetic.make_data import INJECTED
 CARD, DATA = Path("results/demo/studies/tail-card"), Path("resources/demo")
 RUN = Path("results/demo")
 FIRST = (10, 25, 50, 100)
-WHO = ["video", "person"]
 
 
 def wrong_frames(injected: pd.DataFrame) -> dict[str, set[tuple[str, str, str, int]]]:
-    """(video, person, unit or '', frame) of every wrong label, by task;
-    labels that are only late are not included."""
+    """(video, person, unit or '', frame) of every wrong label, by task; late ones are left out."""
     found: dict[str, set[tuple[str, str, str, int]]] = {EXPR.name: set(), AU.name: set()}
     for row in injected[
-        injected["kind"].isin(["wrong_expression", "missed_unit", "made_up_unit"])
+        injected["kind"].isin(["wrong_expression", "missed_unit", "spurious_unit"])
     ].itertuples():
         frames = range(row.first, row.last + 1)
         found[row.task] |= {(row.video, row.person, row.target, frame) for frame in frames}

@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import clipaffect
+from clipaffect.bundle.files import bundle_files
 from clipaffect.bundle.format import Bundle
 from clipaffect.bundle.load import OpenBundle, open_bundle
 from clipaffect.bundle.onnx import head_graph, write_onnx
@@ -28,7 +29,6 @@ from clipaffect.config.encoders import Encoder
 from clipaffect.config.faces import Faces
 from clipaffect.config.stage_keys import VERSIONS
 from clipaffect.core.errors import UserError
-from clipaffect.core.hashing import file_digest
 from clipaffect.core.tasks import AU, EXPR
 from clipaffect.core.video import read_frames
 from clipaffect.faces.face_rows import cut_face
@@ -98,23 +98,12 @@ def made_bundle(folder: Path, precision: str) -> Path:
         "stages": VERSIONS,
         "packages": {},
         "config": "0" * 64,
-        "files": files_of(folder),
+        "files": bundle_files(folder),
     }
     write_onnx(Bundle.model_validate(values), folder, Path(), encoders)
-    values["files"] = files_of(folder)
+    values["files"] = bundle_files(folder)
     (folder / "bundle.json").write_text(Bundle.model_validate(values).model_dump_json())
     return folder
-
-
-def files_of(folder: Path) -> dict[str, dict[str, object]]:
-    return {
-        path.relative_to(folder).as_posix(): {
-            "bytes": path.stat().st_size,
-            "sha256": file_digest(path),
-        }
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 @pytest.fixture(scope="module")

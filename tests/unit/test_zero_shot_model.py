@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import clipaffect
 from clipaffect.bundle.feature_statistics import EXCEED, fit_statistics, from_tensors
 from clipaffect.bundle.format import TrainedOn, read_bundle
-from clipaffect.bundle.trained_on import UNKNOWN, ZERO_SHOT, trained_on
+from clipaffect.bundle.trained_on import NOT_TRAINED, UNKNOWN, trained_on
 from clipaffect.bundle.zero_shot import zero_shot_model
 from clipaffect.cli.main import app
 from clipaffect.config import load_config, parse_config
@@ -57,7 +57,7 @@ def test_a_zero_shot_model_gives_the_references_scores(tmp_path: Path, face_netw
         expected = zero_shot_scores(features, prompts)
         columns = [f"{task.name}_{target}" for target in task.targets]
         assert found[columns].to_numpy() == pytest.approx(expected, abs=1e-5)
-    assert model.trained_on == ZERO_SHOT
+    assert model.trained_on == NOT_TRAINED
 
 
 def test_it_is_made_once_and_again_for_other_prompts(tmp_path: Path) -> None:
@@ -87,11 +87,11 @@ def test_the_command_predicts_without_a_model(tmp_path: Path, face_networks: Pat
     places = ("--assets", str(assets_in(tmp_path / "assets")), "--rate", "2")
     done = CliRunner().invoke(app, ["predict", str(video), *told, *places])
     assert done.exit_code == 0, done.output
-    assert f"model: {ZERO_SHOT}" in done.output
+    assert f"model: {NOT_TRAINED}" in done.output
     summary = pd.read_csv(out / "summary.csv")
-    assert summary["trained_on"].tolist() == [ZERO_SHOT]
+    assert summary["trained_on"].tolist() == [NOT_TRAINED]
     page = (out / video.name / "timeline.html").read_text()
-    assert ZERO_SHOT in page
+    assert NOT_TRAINED in page
     frames = pd.read_parquet(out / video.name / "frames.parquet")
     assert {"EXPR_Fear", "AU_AU12"} <= set(frames.columns)
     assert "far" not in frames.columns  # nothing was trained: there is nothing to be far from

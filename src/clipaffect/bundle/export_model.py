@@ -106,10 +106,10 @@ def export_model(
                 "far from the training data. To add this, build the table and export again",
                 features_of.features,
             )
+        described = Bundle.model_validate(bundle | {"files": bundle_files(folder)})
         if onnx:
-            described = Bundle.model_validate(bundle | {"files": bundle_files(folder)})
             write_onnx(described, folder, assets, config.encoders)
-        _write_readme(bundle, config, results, folder)
+        _write_readme(described, config, results, folder)
         bundle["files"] = bundle_files(folder)
         checked = Bundle.model_validate(bundle)
         columns(checked, heads=True)  # whose names must differ
@@ -278,15 +278,15 @@ def _protocol(config: Config, numbers: dict[str, Any], steps: bool) -> str:
     return text
 
 
-def _write_readme(bundle: dict[str, Any], config: Config, results: Path, folder: Path) -> None:
+def _write_readme(bundle: Bundle, config: Config, results: Path, folder: Path) -> None:
     environment = page_environment()
     environment.autoescape = False  # Markdown
-    cards = [Layout(results).report.card(name).read_text() for name in bundle["tasks"]]
+    cards = [Layout(results).report.card(name).read_text() for name in bundle.tasks]
     text = environment.get_template("bundle.md").render(
         bundle=bundle,
         config=config,
         cards=cards,
         onnx=(folder / "onnx").is_dir(),
-        trained_on=trained_on(Bundle.model_validate(bundle | {"files": bundle_files(folder)})),
+        trained_on=trained_on(bundle),
     )
     write_text(Model(folder).readme, text)

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from clipaffect.config.data import Source
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.faces import Faces
 from clipaffect.config.section import Section, explain, folder_name
@@ -145,7 +146,7 @@ class TrainedOn(Section):
         people, videos, frames: counts; each source video is one person if identities are unknown.
     """
 
-    source: Literal["unknown", "rendered", "aff_wild2", "own", "nothing"]
+    source: Source | Literal["nothing"]
     people: int = Field(ge=0)
     videos: int = Field(ge=0)
     frames: int = Field(ge=0)

@@ -8,10 +8,11 @@ NAMES = {
     "rendered": "rendered faces",
     "aff_wild2": "Aff-Wild2",
     "own": "the author's own recordings",
+    "nothing": "nothing",  # of one task, beside others that were trained
     "unknown": "data from an unspecified source",
 }
 NOT_FOR_PEOPLE = "not for use on real people"
-ZERO_SHOT = "not trained (zero-shot classification with text prompts)"
+NOT_TRAINED = "not trained (zero-shot classification with text prompts)"
 UNKNOWN = "training data not recorded"
 
 
@@ -21,11 +22,9 @@ def trained_on(bundle: Bundle) -> str:
     if not any(facts):
         return UNKNOWN
     if all(one is not None and one.source == "nothing" for one in facts):
-        return ZERO_SHOT
+        return NOT_TRAINED
     known = [one for one in facts if one is not None]
-    said = "; ".join(
-        f"trained on {NAMES[one.source]} ({counts(one)})" for one in dict.fromkeys(known)
-    )
+    said = "; ".join(f"trained on {NAMES[one.source]} ({counts(one)})" for one in known)
     rendered = any(one.source == "rendered" for one in known)
     return f"{said}; {NOT_FOR_PEOPLE}" if rendered else said
 

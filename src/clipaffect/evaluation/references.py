@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from clipaffect.config.models import Probe
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
@@ -74,8 +75,7 @@ def zero_shot_scores(features: torch.Tensor, prompts: dict[str, torch.Tensor]) -
     """Probabilities (n, targets) of embeddings (n, d): softmax over classes, or over the two
     sides of each label.
     """
-    faces = features.float()
-    faces = faces / faces.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    faces = normalize(features.float(), dim=1)
     logits = prompts["scale"] * faces @ prompts["present"].T
     if "absent" not in prompts:
         return torch.softmax(logits, dim=1).numpy()

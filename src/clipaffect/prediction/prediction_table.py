@@ -230,23 +230,10 @@ def predict_rows(
     at = np.full(len(rows), -1)
     at[known] = np.arange(len(known))
     heads = {name: load_heads(opened, name) for name in opened.bundle.tasks}
-    scores = _scores(opened, heads, features, len(rows), at)
-    distance = _distance(opened, features[own], len(rows), at)
+    scores, distance = _scores(opened, heads, features, len(rows), at)
     of_faces = rows.iloc[known].reset_index(drop=True)
     answers = answer_tasks(opened.bundle, heads, scores, of_faces)
     return Predicted(opened, people, faces, rows, at, answers, distance)
-
-
-def _distance(opened: OpenBundle, features: Path, count: int, at: np.ndarray) -> np.ndarray | None:
-    """(answers,) distances from the training data, if the bundle has its distribution."""
-    statistics = load_statistics(opened)
-    if statistics is None:
-        return None
-    found = [np.zeros(0, np.float32)]
-    for first, table in stretches(features, 0, count, ["feature"]):
-        usable = np.flatnonzero(at[first : first + table.num_rows] >= 0)
-        found.append(statistics.distance(torch.from_numpy(_features(table, usable))))
-    return np.concatenate(found)
 
 
 def _scores(
@@ -255,9 +242,13 @@ def _scores(
     features: dict[str, Path],
     count: int,
     at: np.ndarray,
-) -> dict[str, dict[str, np.ndarray]]:
-    """The heads' scores by task and features, with a few row groups of features in memory."""
-    tasks = opened.bundle.tasks
+) -> tuple[dict[str, dict[str, np.ndarray]], np.ndarray | None]:
+    """The heads' scores by task and features, with a few row groups of features in memory.
+
+    With them (answers,) distances from the training data, if the bundle has its statistics.
+    """
+    tasks, statistics = opened.bundle.tasks, load_statistics(opened)
+    distances = [np.zeros(0, np.float32)]
     parts: dict[tuple[str, str], list[np.ndarray]] = {
         (task, name): [] for task, own in heads.items() for name in own
     }
@@ -265,6 +256,8 @@ def _scores(
         for first, table in stretches(features[name], 0, count, ["feature"]):
             usable = np.flatnonzero(at[first : first + table.num_rows] >= 0)
             values = torch.from_numpy(_features(table, usable))
+            if statistics is not None and name == opened.bundle.own_features:
+                distances.append(statistics.distance(values))
             for (task, own), found in parts.items():
                 if own == name:
                     _check_length(tasks[task].heads, name, values.shape[1])
@@ -273,7 +266,7 @@ def _scores(
     for (task, name), found in parts.items():
         empty = np.zeros((len(heads[task][name]), 0, len(tasks[task].targets)), np.float32)
         result[task][name] = np.concatenate([empty, *found], axis=1)
-    return result
+    return result, None if statistics is None else np.concatenate(distances)
 
 
 def _check_length(heads: tuple, features: str, length: int) -> None:

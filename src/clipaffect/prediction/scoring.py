@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
+from torch.nn.functional import normalize
 
 from clipaffect.bundle.format import Bundle, TaskModel, Thresholds
 from clipaffect.core.metrics import THRESHOLD, decide
@@ -50,8 +51,7 @@ def head_scores(
 ) -> np.ndarray:
     """Probabilities (S, n, targets) float32 of the heads on the features ``name``, seed by seed."""
     if next(own.unit for own in model.heads if own.features == name):
-        features = features.float()
-        features = features / features.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        features = normalize(features.float(), dim=1)
     at, task = np.arange(len(features)), model.task("")
     in_order = [evaluator(head) for _, head in sorted(heads.items())]
     return np.stack([probabilities(logits, features, at, task) for logits in in_order])

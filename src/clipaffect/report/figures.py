@@ -203,20 +203,19 @@ def alpha_curve(results: TaskResults, headline_alpha: float) -> Spec:
     mark = chart_of(pd.DataFrame({"alpha": [headline_alpha]})).mark_rule(color=SOFT).encode(x=x)
     references = pd.DataFrame(results.references(), columns=["name", "estimate"])
     references = references[references["estimate"].between(*span)]
-    # A layer without rows makes a picture without a size.
-    lines = [
-        chart_of(own)
+    lines = (
+        chart_of(references)
         .mark_rule(strokeDash=[5, 3], strokeWidth=1.5)
         .encode(
             y=y,
             color=alt.Color("name:N", title=None, scale=alt.Scale(scheme="dark2")),
             tooltip=tooltips(("name:N", "reference"), ("estimate:Q", "macro F1")),
         )
-        for own in [references]
-        if len(own)
-    ]
+    )
+    # A layer without rows makes a picture without a size.
+    beside = [lines] if len(references) else []
     return finish(
-        alt.layer(mark, *lines, *band, line, points),
+        alt.layer(mark, *beside, *band, line, points),
         "Line chart of macro F1 over the CVaR level alpha with a band of its 95 % interval over "
         "people, and the references within its range as dashed lines; the same numbers are in the "
         "table of scores.",

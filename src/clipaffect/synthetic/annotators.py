@@ -6,7 +6,7 @@ sources of the rates.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -51,10 +51,6 @@ class Fault:
     last: int
     shown: int
     annotated: int
-
-    def row(self) -> dict[str, object]:
-        """As a row of ``injected.csv``."""
-        return asdict(self)
 
 
 def annotate(

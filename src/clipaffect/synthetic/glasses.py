@@ -63,7 +63,8 @@ def wear(
         eyes, ears: (2, 3) centres of the eyeballs, and where the arms rest; the left one first.
         project: from head space (n, 3) to pixels (n, 2) and depth (n,).
     """
-    apart = np.linalg.norm(project(eyes)[0][0] - project(eyes)[0][1])
+    left, right = project(eyes)[0]
+    apart = np.linalg.norm(left - right)
     scale = float(apart / np.linalg.norm(eyes[0] - eyes[1]))
     thickness = max(1, round(glasses.rim * scale))
     around = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -162,7 +162,7 @@ def make_clip(clip: Clip, rig_path: Path, root: Path) -> tuple[str, list[dict[st
         if temper.hard:
             faults = [*faults, Fault("misleading_resting_face", "", "", 1, frames, 0, 0)]
         whose = {"video": name, "person": side, "split": clip.split}
-        injected += [whose | fault.row() for fault in faults]
+        injected += [whose | asdict(fault) for fault in faults]
         for task, labels in ((EXPR, expression), (AU, units)):
             rows = np.where(away[:, None], NOT_ANNOTATED, labels)
             folder = root / "annotations" / FOLDERS[task.name][0] / SPLIT_FOLDERS[clip.split]

@@ -223,7 +223,7 @@ def render(
     size = np.array([background.shape[1], background.shape[0]])
     corner, end = np.clip(corner, 0, size), np.clip(end, 0, size)
     if (end <= corner).any():
-        return background.copy()
+        return background
     part = background[corner[1] : end[1], corner[0] : end[0]]
     picture = cv2.resize(part, None, fx=supersample, fy=supersample)
     offset = corner * supersample
@@ -261,8 +261,7 @@ def render(
         if person.glasses is not None:
             depth[~covered] = -np.inf
             picture = wear(picture, depth, person.glasses, eyes, person.ears, in_part)
-    drawn = background.copy()
-    drawn[corner[1] : end[1], corner[0] : end[0]] = cv2.resize(
+    background[corner[1] : end[1], corner[0] : end[0]] = cv2.resize(
         picture, (part.shape[1], part.shape[0]), interpolation=cv2.INTER_AREA
     )
-    return drawn
+    return background

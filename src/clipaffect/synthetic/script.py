@@ -56,13 +56,13 @@ class Temper:
         strength: factor of all peaks.
         resting: intensities of the resting face, which are not annotated.
         hard: the face at rest looks like an expression.
-        talkative: share of each of ``HABITS``.
+        habits: share of each of ``HABITS``.
     """
 
     strength: float
     resting: dict[int, float]
     hard: bool
-    talkative: tuple[float, ...]
+    habits: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def draw_temper(rng: np.random.Generator) -> Temper:
         strength=float(rng.uniform(0.65, 1.1)),
         resting={unit: float(amount * level) for unit, level in looks.items()},
         hard=hard,
-        talkative=shares,
+        habits=shares,
     )
 
 
@@ -174,7 +174,7 @@ def write_script(
     shown = np.column_stack([wander(frames, fps, rng, 1.0) for _ in UNITS])
     shown = np.clip(shown, 0, 1) * (rng.random(len(UNITS)) * IDLE)
     talking = np.zeros(frames)
-    for habit, share in zip(HABITS, temper.talkative, strict=True):
+    for habit, share in zip(HABITS, temper.habits, strict=True):
         for spell in _spells(frames, fps, share, rng):
             talking = np.maximum(talking, spell) if habit is HABITS[0] else talking
             for unit, (often, low, high) in habit.units.items():
