@@ -1,138 +1,204 @@
-"""Coverage of 95 % intervals of macro F1: this project's intervals compared with the usual ones.
+"""Coverage of the 95 % intervals of macro F1, and the level of the paired test.
 
-Simulated people differ in which classes they show, for how long, and how well they are predicted.
-The true value is that of 100,000 of them. Prints a Markdown table with the share of trials whose
-interval covers the true value, and the mean width. Then does the same for a true difference of
-zero: a second method predicts some of the people again with the same skill, and the table shows how
-often the paired test calls the difference significant.
+People are simulated. They differ in how long they were recorded, in which classes they show, and
+in how well these are predicted. The true value is that of 200,000 people. A second method predicts
+40 % of the people in the same way and the others a little better; the true difference is known in
+the same way. For the test, the two methods' predictions are exchanged for a random half of the
+people, so that the methods do not differ.
 
-    python benchmarks/coverage.py [trials]
+Prints a Markdown table with a row for each cell of the grid. Widths are relative to an oracle that
+knows the 2.5 % and 97.5 % quantiles of the estimate. Every finished cell is appended to FILE, and
+a later call with the same FILE continues after it.
+
+    python benchmarks/coverage.py [--trials N] [--file FILE]
     python benchmarks/coverage.py --smoke       # a few trials: does it run?
 """
 
 from __future__ import annotations
 
-import sys
-from collections import defaultdict
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import t as student_t
 
-from clipaffect.evaluation.bootstrap import influences, intervals, macro_f1, swap_test
+from clipaffect.evaluation.intervals import Interval, intervals
+from clipaffect.evaluation.paired_test import swap_test
+from clipaffect.evaluation.person_counts import macro_f1
 
-RARE = np.array([1, 0.3, 0.3, 0.25, 0.6, 0.5, 0.4, 0.7])  # share of people who show a class
-COMMON = np.full(8, 0.8)
-SKILL = np.array([1, -0.5, -0.5, -1, 0.8, 0, 0.2, -0.3])
-SMOKE = "--smoke" in sys.argv
-RESAMPLES = 40 if SMOKE else 1000
-TRIALS = 2 if SMOKE else int(sys.argv[1]) if len(sys.argv) > 1 else 2000
-EVERYBODY = 1_000 if SMOKE else 100_000  # whose score is the true value
-PEOPLE = (20,) if SMOKE else (20, 24, 40, 70, 150)
+EVERYBODY = 200_000
+EXCHANGES = 999
+TESTED = 4  # the test is run in every fourth trial
+SAME = 0.4  # share of people whom both methods predict in the same way
+GAIN = 0.25  # of the second method for the others, in logits
+# Share of people who show a class, and how well it is predicted (logit), by task.
+RARE = {
+    "EXPR": np.array([1, 0.3, 0.1, 0.1, 0.6, 0.5, 0.4, 0.7]),
+    "AU": np.array([0.9, 0.6, 0.8, 0.9, 0.9, 0.9, 0.7, 0.1, 0.1, 0.3, 0.9, 0.1]),
+}
+SKILL = {
+    "EXPR": np.array([1, -0.5, -0.5, -1, 0.8, 0, 0.2, -0.3]),
+    "AU": np.array([0.5, -0.3, 0, 0.8, 1, 0.9, 0.3, -0.8, -1, -0.5, 1, -0.6]),
+}
 
 
-def answers(
-    rng: np.random.Generator, frames: np.ndarray, logit: np.ndarray, said: np.ndarray
+@dataclass(frozen=True)
+class Cell:
+    """One combination of the grid; ``spread`` is the deviation of the log of lengths."""
+
+    task: str
+    classes: str
+    spread: float
+    people: int
+
+
+GRID = [
+    Cell(*values)
+    for values in product(("EXPR", "AU"), ("rare", "common"), (0.5, 1.2, 1.6), (24, 40, 70, 150))
+]
+
+
+def _chance(logit: np.ndarray) -> np.ndarray:
+    found: np.ndarray = 1 / (1 + np.exp(-logit))
+    return found
+
+
+def two_methods(rng: np.random.Generator, cell: Cell, people: int) -> tuple[np.ndarray, np.ndarray]:
+    """The counts (people, T, 3) of two methods: TP, FP and FN."""
+    skill = SKILL[cell.task]
+    targets = len(skill)
+    shows = RARE[cell.task] if cell.classes == "rare" else np.full(targets, 0.8)
+    length = np.maximum(1, rng.lognormal(np.log(300), cell.spread, people)).astype(int)
+    shown = rng.random((people, targets)) < shows
+    logit = 0.3 + skill + rng.normal(0, 0.8, (people, 1)) + rng.normal(0, 0.8, (people, targets))
+    other = logit + GAIN + rng.normal(0, 0.6, (people, targets))
+    if cell.task == "EXPR":
+        shown[:, 0] = True
+        shares = rng.gamma(0.7, 1, (people, targets)) * shown + 1e-12
+        frames = rng.multinomial(length, shares / shares.sum(axis=1, keepdims=True))
+        habit = rng.dirichlet(np.full(targets, 0.7), people)
+        first, second = (_classes(rng, frames, _chance(own), habit) for own in (logit, other))
+    else:
+        frames = rng.binomial(length[:, None], rng.beta(0.8, 1.6, (people, targets)) * shown)
+        false = rng.normal(-2.5, 1, (people, targets))
+        less = false + rng.normal(-0.1, 0.4, (people, targets))
+        first, second = (
+            _labels(rng, frames, length[:, None] - frames, _chance(own), _chance(wrong))
+            for own, wrong in ((logit, false), (other, less))
+        )
+    same = rng.random(people) < SAME
+    return first, np.where(same[:, None, None], first, second)
+
+
+def _classes(
+    rng: np.random.Generator, frames: np.ndarray, chance: np.ndarray, habit: np.ndarray
 ) -> np.ndarray:
-    """(people, 8, 3): TP, FP and FN of each class, when everybody is read once."""
-    hits = rng.binomial(frames, 1 / (1 + np.exp(-logit)))
+    """Counts of a method that is right with a chance, or else says what it usually says."""
+    hits = rng.binomial(frames, chance)
     misses = frames - hits
     alarms = np.zeros_like(misses)
-    for k in range(8):
-        others = said * (np.arange(8) != k)
-        alarms += rng.multinomial(misses[:, k], others / others.sum(axis=1, keepdims=True))
+    for number in range(frames.shape[1]):
+        others = habit * (np.arange(frames.shape[1]) != number) + 1e-12
+        others[:, number] = 0
+        alarms += rng.multinomial(misses[:, number], others / others.sum(axis=1, keepdims=True))
     return np.stack([hits, alarms, misses], axis=-1).astype(float)
 
 
-def drawn_people(
-    rng: np.random.Generator, people: int, shows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What people show, how well they are read, and what is said where they are not."""
-    shown = rng.random((people, 8)) < shows
-    shown[:, 0] = True
-    frames = rng.poisson(rng.lognormal(4, 0.8, (people, 8)) * shown)
-    logit = 0.3 + SKILL + rng.normal(0, 0.8, (people, 1)) + rng.normal(0, 0.8, (people, 8))
-    return frames, logit, rng.dirichlet(np.full(8, 0.7), people)
+def _labels(
+    rng: np.random.Generator,
+    present: np.ndarray,
+    absent: np.ndarray,
+    chance: np.ndarray,
+    false: np.ndarray,
+) -> np.ndarray:
+    hits = rng.binomial(present, chance)
+    return np.stack([hits, rng.binomial(absent, false), present - hits], axis=-1).astype(float)
 
 
-def people_counts(rng: np.random.Generator, people: int, shows: np.ndarray) -> np.ndarray:
-    """The counts of people who are read once."""
-    return answers(rng, *drawn_people(rng, people, shows))
-
-
-def usual(counts: np.ndarray, rng: np.random.Generator) -> dict[str, tuple[float, float]]:
-    """The percentile and the BCa interval (Efron 1987), and the normal one."""
-    people = len(counts)
-    weights = rng.multinomial(people, np.full(people, 1 / people), size=RESAMPLES)
-    drawn = macro_f1(np.einsum("rc,ctk->rtk", weights, counts))
-    sums = counts.sum(axis=0)
-    point = float(macro_f1(sums))
-    moved = influences(sums[None], counts)[0]
-    skew = (moved**3).sum() / (6 * (moved**2).sum() ** 1.5)
-    bias = norm.ppf(np.clip((drawn < point).mean(), 1e-3, 1 - 1e-3))
-
-    def corrected(level: float) -> float:
-        z = bias + norm.ppf(level)
-        return float(np.quantile(drawn, norm.cdf(bias + z / (1 - skew * z))))
-
-    error = np.sqrt((moved**2).sum() * people / (people - 1))
+def _summary(found: list[Interval], truth: float, people: int) -> dict[str, float]:
+    """Coverage, dashes and relative width of one kind of interval."""
+    estimates, low, high, error = np.array(
+        [(i.estimate, i.low, i.high, i.standard_error) for i in found]
+    ).T
+    known = ~np.isnan(low)
+    plain = student_t.ppf(0.975, people - 1) * error
+    oracle = np.subtract(*np.quantile(estimates, [0.975, 0.025]))
     return {
-        "percentile": (float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975))),
-        "BCa": (corrected(0.025), corrected(0.975)),
-        "normal, jackknife error": (point - 1.96 * error, point + 1.96 * error),
+        "covers": ((low <= truth) & (truth <= high))[known].mean(),
+        "below": (high < truth)[known].mean(),
+        "dashes": 1 - known.mean(),
+        "width": (high - low)[known].mean() / oracle,
+        "plain_t": (np.abs(estimates - truth) <= plain).mean(),
     }
 
 
+def run(cell: Cell, trials: int, everybody: int) -> dict[str, float]:
+    """One cell: both kinds of interval, and the share of tests with p < 0.05."""
+    rng = np.random.default_rng(GRID.index(cell))
+    first, second = two_methods(rng, cell, everybody)
+    score = float(macro_f1(first.sum(axis=0)))
+    gain = float(macro_f1(second.sum(axis=0))) - score
+    scores, differences, small = [], [], []
+    for trial in range(trials):
+        first, second = two_methods(rng, cell, cell.people)
+        found = intervals({"a": first, "b": second}, [{"a": 1.0}, {"a": -1.0, "b": 1.0}])
+        scores.append(found[0])
+        differences.append(found[1])
+        if trial % TESTED == 0:
+            swapped = (rng.random(cell.people) < 0.5)[:, None, None]
+            one, other = np.where(swapped, second, first), np.where(swapped, first, second)
+            small.append(swap_test([one], [other], EXCHANGES, seed=trial) < 0.05)
+    kinds = (("score", scores, score), ("difference", differences, gain))
+    return {
+        f"{name}_{key}": float(value)
+        for name, own, truth in kinds
+        for key, value in _summary(own, truth, cell.people).items()
+    } | {"significant": float(np.mean(small))}
+
+
+def results(trials: int, file: Path | None, everybody: int) -> Iterator[dict[str, float]]:
+    """Every cell's row, from the file if it is there."""
+    done = {}
+    if file is not None and file.exists():
+        for line in file.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            done[tuple(row[key] for key in (*Cell.__dataclass_fields__, "trials"))] = row
+    for cell in GRID:
+        key = (*asdict(cell).values(), trials)
+        if key not in done:
+            done[key] = asdict(cell) | {"trials": trials} | run(cell, trials, everybody)
+            if file is not None:
+                with file.open("a", encoding="utf-8") as out:
+                    out.write(json.dumps(done[key]) + "\n")
+        yield done[key]
+
+
 def main() -> None:
-    """Print the table of intervals."""
-    print(f"{TRIALS} trials of {RESAMPLES} resamples\n")
-    print("| classes | people | interval | covers | too low | too high | width |")
-    print("|---|---|---|---|---|---|---|")
-    for name, shows in (("some rare", RARE), ("all common", COMMON)):
-        rng = np.random.default_rng(0)
-        truth = float(macro_f1(people_counts(rng, EVERYBODY, shows).sum(axis=0)))
-        for people in PEOPLE:
-            found = defaultdict(list)
-            for _ in range(TRIALS):
-                counts = people_counts(rng, people, shows)
-                (own,) = intervals({"a": counts}, [{"a": 1.0}], RESAMPLES)
-                for kind, interval in usual(counts, rng).items():
-                    found[kind].append(interval)
-                found["bootstrap-t (used)"].append((own.low, own.high))
-            for kind, bounds in found.items():
-                low, high = np.array(bounds).T
-                below, above = (high < truth).mean(), (low > truth).mean()
-                covers = ((low <= truth) & (truth <= high)).mean()
-                print(
-                    f"| {name} | {people} | {kind} | {covers:.3f} | {below:.3f} | {above:.3f} "
-                    f"| {np.nanmean(high - low):.3f} |",
-                    flush=True,
-                )
-
-
-def differences() -> None:
-    """Print the table of two methods that do not differ."""
-    print("\n| people | answered anew | interval covers 0 | p < 0.05 | 0 outside and p >= 0.05 |")
-    print("|---|---|---|---|---|")
-    rng = np.random.default_rng(1)
-    for people in (22, 70):
-        for share in (0.45, 1.0):
-            covers, small = np.zeros(TRIALS, bool), np.zeros(TRIALS, bool)
-            for trial in range(TRIALS):
-                drawn = drawn_people(rng, people, RARE)
-                first = answers(rng, *drawn)
-                anew = rng.random(people) < share
-                second = np.where(anew[:, None, None], answers(rng, *drawn), first)
-                members = {"a": first, "b": second}
-                (found,) = intervals(members, [{"a": 1.0, "b": -1.0}], RESAMPLES)
-                covers[trial] = not (found.low > 0 or found.high < 0)
-                small[trial] = swap_test([first], [second], RESAMPLES) < 0.05
-            print(
-                f"| {people} | {share:.0%} | {covers.mean():.3f} | {small.mean():.3f} "
-                f"| {(~covers & ~small).mean():.3f} |",
-                flush=True,
-            )
+    """Print the table and its means."""
+    parser = argparse.ArgumentParser(description="Coverage of intervals on simulated people.")
+    parser.add_argument("--trials", type=int, default=2000)
+    parser.add_argument("--file", type=Path, help="where finished cells are kept")
+    parser.add_argument("--smoke", action="store_true")
+    asked = parser.parse_args()
+    trials, everybody = (8, 1_000) if asked.smoke else (asked.trials, EVERYBODY)
+    columns = ("covers", "below", "dashes", "width", "plain_t")
+    shown = [f"{kind}_{name}" for kind in ("score", "difference") for name in columns]
+    shown.append("significant")
+    print(f"| task | classes | spread | people | {' | '.join(shown)} |")
+    print("|" + "---|" * (4 + len(shown)))
+    rows = []
+    for row in results(trials, asked.file, everybody):
+        rows.append([row[name] for name in shown])
+        cells = " | ".join(f"{value:.3f}" for value in rows[-1])
+        names = " | ".join(str(row[name]) for name in Cell.__dataclass_fields__)
+        print(f"| {names} | {cells} |", flush=True)
+    for name, values in (("mean", np.mean(rows, 0)), ("least", np.min(rows, 0))):
+        print(f"| {name} | | | | {' | '.join(f'{value:.3f}' for value in values)} |")
 
 
 if __name__ == "__main__":
     main()
-    differences()

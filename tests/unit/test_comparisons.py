@@ -9,16 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import norm
-from test_bootstrap import people_counts
+from test_intervals import people_counts
 
 from clipaffect.config.models import Evaluation
 from clipaffect.config.training import Training
 from clipaffect.core.parquet import read_table, write_table
 from clipaffect.core.setting import Setting
 from clipaffect.core.tasks import EXPR
-from clipaffect.evaluation.bootstrap import intervals, macro_f1, swap_test
 from clipaffect.evaluation.compare_heads import compare_heads, interval_rows, people_f1, resolution
-from clipaffect.evaluation.person_counts import Counted
+from clipaffect.evaluation.intervals import intervals
+from clipaffect.evaluation.paired_test import swap_test
+from clipaffect.evaluation.person_counts import Counted, macro_f1
 
 SETTINGS = Training(
     alphas=(0.5, 0.9, 1.0),
@@ -158,9 +159,7 @@ def test_the_smallest_gain_is_found_about_as_often_as_it_says() -> None:
         base = people_counts(np.random.default_rng(trial), 40, skill=1.0)
         seeds = {s: answers(base, 0.15, 1000 * trial + s) for s in range(2)}
         people = [f"p{k}" for k in range(40)]
-        gain = resolution(Counted(people, EXPR.targets, {erm: seeds}, {}), erm, 1000)[
-            "smallest_gain"
-        ]
+        gain = resolution(Counted(people, EXPR.targets, {erm: seeds}, {}), erm)["smallest_gain"]
         level = np.mean([macro_f1(c.sum(axis=0)) for c in seeds.values()])
         # Fewer hits lost: by how much, so that the expected macro F1 rises by the gain.
         grid = np.linspace(0, 0.15, 61)
@@ -177,13 +176,13 @@ def test_bounds_with_seeds_add_the_variance_of_their_mean() -> None:
     seeds = {seed: answers(base, 0.05 + 0.1 * seed, seed) for seed in range(3)}
     setting = Setting("head", "clip", "", 0.5)
     counted = Counted([f"p{k}" for k in range(30)], EXPR.targets, {setting: seeds}, {})
-    (row,) = interval_rows(counted, [setting], "", 1000)
+    (row,) = interval_rows(counted, [setting], "")
     each = {str(seed): counts for seed, counts in seeds.items()}
-    (own,) = intervals(each, [dict.fromkeys(each, 1 / 3)], 1000)
+    (own,) = intervals(each, [dict.fromkeys(each, 1 / 3)])
     scores = [macro_f1(counts.sum(axis=0)) for counts in seeds.values()]
-    factor = np.sqrt(own.standard_error**2 + np.var(scores, ddof=1) / 3)
-    assert row["low_with_seeds"] == pytest.approx(own.estimate - own.high_t * factor)
-    assert row["high_with_seeds"] == pytest.approx(own.estimate - own.low_t * factor)
+    half = own.bound * np.sqrt(own.standard_error**2 + np.var(scores, ddof=1) / 3)
+    assert row["low_with_seeds"] == pytest.approx(own.estimate - half)
+    assert row["high_with_seeds"] == pytest.approx(own.estimate + half)
     assert row["low_with_seeds"] < row["low"] < row["high"] < row["high_with_seeds"]
 
 

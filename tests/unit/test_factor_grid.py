@@ -18,7 +18,7 @@ from clipaffect.config.studies import Planned, Study, plan_study, read_study
 from clipaffect.core.errors import UserError
 from clipaffect.core.setting import Setting
 from clipaffect.core.tasks import AU, EXPR, Task
-from clipaffect.evaluation.bootstrap import macro_f1
+from clipaffect.evaluation.person_counts import macro_f1
 from clipaffect.postprocess.steps import Rows, adjust
 from clipaffect.studies.factor_grid import Scores, decide_beside_prior, label_shares
 from clipaffect.studies.factor_levels import level_table

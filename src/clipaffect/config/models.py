@@ -56,7 +56,7 @@ class Evaluation(Section):
         10_000,
         ge=1000,
         le=1_000_000,
-        description="Number of resamples of the people, for intervals and tests.",
+        description="Number of random exchanges of people in a paired test.",
     )
 
 

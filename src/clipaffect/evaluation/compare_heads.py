@@ -23,8 +23,9 @@ from clipaffect.core.files import write_text
 from clipaffect.core.parquet import write_table
 from clipaffect.core.setting import Setting
 from clipaffect.core.tasks import Task
-from clipaffect.evaluation.bootstrap import FEWEST, Interval, holm, intervals, macro_f1, swap_test
-from clipaffect.evaluation.person_counts import Counted, read_counts
+from clipaffect.evaluation.intervals import FEWEST, Interval, intervals
+from clipaffect.evaluation.paired_test import holm, swap_test
+from clipaffect.evaluation.person_counts import Counted, macro_f1, read_counts
 
 POWER = 0.8
 FOUND = float(ndtri(0.975) + ndtri(POWER))  # standard errors of a difference that is found
@@ -41,7 +42,7 @@ def compare_heads(
 
     Args:
         settings: the ``training`` section: which alpha is the headline.
-        evaluation: how many resamples.
+        evaluation: how many exchanges of people a test makes.
         encoder: the one that the heads were trained on.
         task: the task.
         counts: ``clusters.parquet`` of the task.
@@ -54,11 +55,11 @@ def compare_heads(
     shown = [s for s in dict.fromkeys((headline, erm)) if s in counted.seeds]
     resamples = evaluation.resamples
     single = [counted.target(number) for number in range(len(task.targets))]
-    rows = interval_rows(counted, list(counted.seeds), "", resamples)
+    rows = interval_rows(counted, list(counted.seeds), "")
     pairs = _pairs(counted, headline, erm)
     compared = compare_pairs(counted, pairs, "", resamples)
     for name, own in zip(task.targets, single, strict=True):
-        rows += interval_rows(own, shown, name, resamples)
+        rows += interval_rows(own, shown, name)
         if len(shown) == 2:
             compared += compare_pairs(own, [(shown[0], shown[1], TARGETS)], name, resamples)
     adjust_by_family(compared)
@@ -79,7 +80,7 @@ def compare_heads(
         *TESTED,
     ]
     write_table(files.comparisons, pd.DataFrame(compared, columns=columns))
-    found = resolution(counted, erm, resamples)
+    found = resolution(counted, erm)
     write_text(files.resolution, json.dumps(found, indent=2) + "\n")
 
 
@@ -103,9 +104,7 @@ def _pairs(counted: Counted, headline: Setting, erm: Setting) -> list[tuple[Sett
     ]
 
 
-def interval_rows(
-    counted: Counted, settings: list[Setting], target: str, resamples: int
-) -> list[dict[str, Any]]:
+def interval_rows(counted: Counted, settings: list[Setting], target: str) -> list[dict[str, Any]]:
     """One row for each setting: its estimate, mean over seeds, with its uncertainty."""
     members: dict[str, np.ndarray] = {}
     contrasts: list[dict[str, float]] = []
@@ -114,7 +113,7 @@ def interval_rows(
         members |= own
         contrasts.append(dict.fromkeys(own, 1 / len(own)))
     rows = []
-    found = intervals(members, contrasts, resamples) if settings else []
+    found = intervals(members, contrasts)
     for setting, interval in zip(settings, found, strict=True):
         by_seed = [macro_f1(counts.sum(axis=0)) for counts in counted.seeds[setting].values()]
         row = setting.columns() | {"target": target, "people": len(counted.people)}
@@ -163,7 +162,7 @@ def compare_pairs(
         contrasts.append(contrast)
         sides.append(([one[s] for s in seeds], [other[s] for s in theirs]))
     kept = [number for number, contrast in enumerate(contrasts) if contrast]
-    found = intervals(members, [contrasts[k] for k in kept], resamples) if kept else []
+    found = intervals(members, [contrasts[k] for k in kept])
     rows = []
     for number, interval in zip(kept, found, strict=True):
         first, second, family = pairs[number]
@@ -222,7 +221,7 @@ def adjust_by_family(rows: list[dict[str, Any]]) -> None:
             row["p_adjusted"] = p
 
 
-def resolution(counted: Counted, erm: Setting, resamples: int) -> dict[str, Any]:
+def resolution(counted: Counted, erm: Setting) -> dict[str, Any]:
     """The smallest difference between two trainings of a recipe that these people can resolve.
 
     Known before any comparison with ERM, because its own seeds differ only by chance. With e the
@@ -239,7 +238,7 @@ def resolution(counted: Counted, erm: Setting, resamples: int) -> dict[str, Any]
         return found | {"smallest_gain": None}
     members = {str(seed): counts for seed, counts in seeds.items()}
     contrasts = [{a: 1.0, b: -1.0} for a, b in combinations(members, 2)]
-    errors = [i.standard_error for i in intervals(members, contrasts, 1)]
+    errors = [i.standard_error for i in intervals(members, contrasts)]
     deviation = np.std([macro_f1(c.sum(axis=0)) for c in seeds.values()], ddof=1)
     variance = max(np.mean(np.square(errors)), 2 * deviation**2) / len(seeds)
     return found | {"smallest_gain": float(FOUND * np.sqrt(variance))}

@@ -1,7 +1,7 @@
 """Counts of each person (or source video): the sufficient statistics of macro F1.
 
-F1 of a class is 2 TP / (2 TP + FP + FN), and the three counts add up over any set of people. So a
-bootstrap over people needs no frames.
+F1 of a class is 2 TP / (2 TP + FP + FN), and the three counts add up over any set of people. So
+intervals and tests over people need no frames.
 """
 
 from __future__ import annotations
@@ -15,6 +15,16 @@ import pandas as pd
 from clipaffect.core.parquet import read_table
 from clipaffect.core.setting import Setting, known_alpha
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
+
+
+def macro_f1(sums: np.ndarray) -> np.ndarray:
+    """Macro F1 (...,) of summed counts (..., T, 3); a target that never occurs counts as 0."""
+    doubled = 2 * sums[..., 0]
+    below = doubled + sums[..., 1] + sums[..., 2]
+    found: np.ndarray = np.divide(doubled, below, out=np.zeros_like(below), where=below > 0).mean(
+        axis=-1
+    )
+    return found
 
 
 @dataclass(frozen=True)

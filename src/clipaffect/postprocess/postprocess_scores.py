@@ -25,9 +25,10 @@ from clipaffect.core.setting import Setting
 from clipaffect.core.store import Store
 from clipaffect.core.tasks import Task
 from clipaffect.core.tensors import write_tensors
-from clipaffect.evaluation.bootstrap import FEWEST, holm, intervals, macro_f1, swap_test
 from clipaffect.evaluation.fold_data import Scored, read_scores, score_schema, score_table
-from clipaffect.evaluation.person_counts import cluster_counts, count_array
+from clipaffect.evaluation.intervals import FEWEST, intervals
+from clipaffect.evaluation.paired_test import holm, swap_test
+from clipaffect.evaluation.person_counts import cluster_counts, count_array, macro_f1
 from clipaffect.features.build_table import folds_of
 from clipaffect.postprocess.cross_fitting import CannotChoose, CrossFitted, cross_fit
 from clipaffect.postprocess.encoder_ensemble import Other, other_scores
@@ -63,7 +64,7 @@ def postprocess_scores(
     Args:
         settings: the ``training`` section.
         how: the ``postprocess`` section.
-        evaluation: how many resamples.
+        evaluation: how many exchanges of people a test makes.
         encoder: the one that the heads were trained on.
         task: the task.
         table: of that encoder.
@@ -237,7 +238,7 @@ def _steps(
         {name: -share for name, share in before.items()} | after
         for before, after in pairwise(means)
     ]
-    found = intervals(members, [*means, *gains], resamples)
+    found = intervals(members, [*means, *gains])
     rows = []
     for number, name in enumerate(names):
         interval = found[number]

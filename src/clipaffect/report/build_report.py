@@ -18,7 +18,7 @@ from clipaffect.core.split_names import TRAIN
 from clipaffect.core.tasks import Task
 from clipaffect.dataset.summary_text import import_note
 from clipaffect.encoders.prompts import task_prompts
-from clipaffect.evaluation.bootstrap import FEWEST
+from clipaffect.evaluation.intervals import FEWEST
 from clipaffect.faces.crops import read_crops
 from clipaffect.report import figures
 from clipaffect.report.cost import encoder_rows, head_rows
@@ -106,6 +106,15 @@ def _pictured(config: Config) -> Task | None:
     return next((task for task in config.tasks().values() if not task.multilabel), None)
 
 
+def unknown_people(unit: str) -> str:
+    """What it means for a score that nobody recorded who is in the videos."""
+    return (
+        f"Nobody has recorded who is in these {unit}: each counts as a different person. If one "
+        "person is in several, the intervals are too short, and that person may be in both "
+        "training and validation. data.people takes a table of who is in which video."
+    )
+
+
 def build_report(config: Config, folder: Path, out: Path) -> None:
     """Write the page, its figures and tables, ``metrics.json`` and ``run.json`` to ``out``.
 
@@ -148,9 +157,12 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
         "costs": [*encoder_rows(config), *head_rows(results, folder)],
         "step_notes": [t.choices["note"] for t in results.tasks.values() if "note" in t.choices],
         "cautions": [
-            f"{name}: {assets[encoder.asset].caution}"
-            for name, encoder in config.encoders.items()
-            if encoder.asset is not None and assets[encoder.asset].caution
+            *([] if results.summary["names_people"] else [unknown_people(unit)]),
+            *(
+                f"{name}: {assets[encoder.asset].caution}"
+                for name, encoder in config.encoders.items()
+                if encoder.asset is not None and assets[encoder.asset].caution
+            ),
         ],
         "imports": [
             import_note(name, read_json(Layout(folder).import_counts(name)))

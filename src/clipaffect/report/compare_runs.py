@@ -12,8 +12,9 @@ import numpy as np
 from clipaffect.core.files import write_text
 from clipaffect.core.layout import Layout
 from clipaffect.core.setting import Setting
-from clipaffect.evaluation.bootstrap import FEWEST, holm, intervals, macro_f1, swap_test
-from clipaffect.evaluation.person_counts import Counted, read_counts
+from clipaffect.evaluation.intervals import FEWEST, intervals
+from clipaffect.evaluation.paired_test import holm, swap_test
+from clipaffect.evaluation.person_counts import Counted, macro_f1, read_counts
 from clipaffect.report.headline import verdict
 from clipaffect.report.pages import page_environment
 from clipaffect.report.results import setting_name, without_nan
@@ -149,7 +150,7 @@ def _moved(
     share = 1 / len(seeds)
     means = [{f"{k}/{s}": share for s in range(len(seeds))} for k in (0, 1)]
     contrast = {name: -c for name, c in means[0].items()} | means[1]
-    a, b, difference = intervals(members, [*means, contrast], RESAMPLES)
+    a, b, difference = intervals(members, [*means, contrast])
     found = without_nan({"low": difference.low, "high": difference.high})
     enough = len(one.people) >= FEWEST
     p = swap_test(sides[1], sides[0], RESAMPLES) if enough else None

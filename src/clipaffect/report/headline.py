@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from clipaffect.evaluation.bootstrap import FEWEST
 from clipaffect.evaluation.compare_heads import PLANNED, TESTED
+from clipaffect.evaluation.intervals import FEWEST
 from clipaffect.report.results import (
     Results,
     TaskResults,

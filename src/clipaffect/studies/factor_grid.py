@@ -18,9 +18,8 @@ from clipaffect.core.parquet import read_table
 from clipaffect.core.setting import Setting
 from clipaffect.core.split_names import TRAIN
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
-from clipaffect.evaluation.bootstrap import macro_f1
 from clipaffect.evaluation.fold_data import read_scores
-from clipaffect.evaluation.person_counts import cluster_counts, count_array
+from clipaffect.evaluation.person_counts import cluster_counts, count_array, macro_f1
 from clipaffect.features.build_table import folds_of, read_annotated
 from clipaffect.postprocess.smoothing import Window, sequences, smooth
 

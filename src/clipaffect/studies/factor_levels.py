@@ -97,7 +97,7 @@ def level_table(planned: Planned, scores: Scores, task: Task) -> pd.DataFrame:
         return pd.DataFrame()
     counted = Counted(scores.people, task.targets, seeds, {})
     resamples = planned.config.evaluation.resamples
-    table = pd.DataFrame(interval_rows(counted, list(seeds), "", resamples))
+    table = pd.DataFrame(interval_rows(counted, list(seeds), ""))
     compared = compare_pairs(
         counted, [(s, base, EXPLORATORY) for s in seeds if s != base], "", resamples
     )

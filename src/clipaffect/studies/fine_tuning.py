@@ -34,7 +34,7 @@ NAMES = {AS_TRAINED: "frozen, the run's own head", GOES_ON: GOES_ON, TUNED: TUNE
 def arms_table(counted: Counted, resamples: int) -> pd.DataFrame:
     """A row an arm; ``difference`` of the tuned one to the frozen one that went on, too."""
     arms = {setting.variant: setting for setting in counted.seeds}
-    table = pd.DataFrame(interval_rows(counted, list(arms.values()), "", resamples))
+    table = pd.DataFrame(interval_rows(counted, list(arms.values()), ""))
     row = compare_pairs(counted, [(arms[TUNED], arms[GOES_ON], PLANNED)], "", resamples)[0]
     table["arm"] = table["variant"].map(NAMES)
     for name in ("difference", "p"):

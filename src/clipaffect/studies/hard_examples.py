@@ -19,9 +19,10 @@ from clipaffect.config.models import Config
 from clipaffect.core.layout import Layout
 from clipaffect.core.metrics import decide
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
-from clipaffect.evaluation.bootstrap import FEWEST, holm, macro_f1, swap_test
 from clipaffect.evaluation.fold_data import read_scores
-from clipaffect.evaluation.person_counts import cluster_counts, count_array
+from clipaffect.evaluation.intervals import FEWEST
+from clipaffect.evaluation.paired_test import holm, swap_test
+from clipaffect.evaluation.person_counts import cluster_counts, count_array, macro_f1
 from clipaffect.postprocess.smoothing import sequences
 from clipaffect.report import figures
 from clipaffect.report.headline import LEVEL

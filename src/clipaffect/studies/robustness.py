@@ -31,7 +31,7 @@ def disturbance_table(counted: Counted, resamples: int) -> pd.DataFrame:
     """One row per corruption: macro F1, and its difference from the clean crops."""
     settings = list(counted.seeds)
     clean = next(s for s in settings if not s.variant)
-    table = pd.DataFrame(interval_rows(counted, settings, "", resamples))
+    table = pd.DataFrame(interval_rows(counted, settings, ""))
     pairs = [(s, clean, EXPLORATORY) for s in settings if s != clean]
     compared = compare_pairs(counted, pairs, "", resamples)
     adjust_by_family(compared)

@@ -19,7 +19,9 @@ import pandas as pd
 
 from clipaffect.config.factors import Combination
 from clipaffect.config.studies import Planned
-from clipaffect.evaluation.bootstrap import FEWEST, holm, intervals, macro_f1, swap_test
+from clipaffect.evaluation.intervals import FEWEST, intervals
+from clipaffect.evaluation.paired_test import holm, swap_test
+from clipaffect.evaluation.person_counts import macro_f1
 from clipaffect.report import figures
 from clipaffect.report.headline import LEVEL
 from clipaffect.report.results import read_summary, unit_of
@@ -104,7 +106,7 @@ def contributions(every: list[Combination], counts: Counts, resamples: int) -> p
     people = len(next(iter(members.values())))
     rows = []
     for (factor, (first, last)), interval in zip(
-        ends_of(every).items(), intervals(members, contrasts, resamples), strict=True
+        ends_of(every).items(), intervals(members, contrasts), strict=True
     ):
         enough = people >= FEWEST
         p = _exchanged(pairs[factor], counts, resamples) if enough else float("nan")

@@ -133,7 +133,7 @@ def transfer_table(
         return pd.DataFrame()
     seeds = {settings["home"]: own, settings["moved"]: moved}
     counted = Counted(people, task.targets, seeds, {})
-    table = pd.DataFrame(interval_rows(counted, list(seeds), "", resamples))
+    table = pd.DataFrame(interval_rows(counted, list(seeds), ""))
     pair = (settings["moved"], settings["home"], PLANNED)
     compared = compare_pairs(counted, [pair], "", resamples)
     row = compared[0] if compared else {"difference": np.nan, "p": np.nan}

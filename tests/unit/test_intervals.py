@@ -9,33 +9,29 @@ from sklearn.metrics import f1_score
 
 from clipaffect.core.metrics import f1_per_target
 from clipaffect.core.tasks import AU, EXPR
-from clipaffect.evaluation.bootstrap import (
-    FEWEST,
-    holm,
-    influences,
-    intervals,
-    macro_f1,
-    swap_test,
-)
-from clipaffect.evaluation.person_counts import cluster_counts, count_array
+from clipaffect.evaluation.intervals import FEWEST, Interval, effective_people, intervals
+from clipaffect.evaluation.paired_test import holm, swap_test
+from clipaffect.evaluation.person_counts import cluster_counts, count_array, macro_f1
 
 RARE = np.array([1, 0.3, 0.3, 0.25, 0.6, 0.5, 0.4, 0.7])  # share of people who show a class
 
 
-def people_counts(rng: np.random.Generator, people: int, skill: float = 0.3) -> np.ndarray:
+def people_counts(
+    rng: np.random.Generator, people: int, skill: float = 0.3, spread: float = 0.0
+) -> np.ndarray:
     """(people, 8, 3): people differ in what they show, for how long, and how well it is seen."""
     shown = rng.random((people, 8)) < RARE
     shown[:, 0] = True
-    frames = rng.poisson(rng.lognormal(4, 0.8, (people, 8)) * shown)
+    length = rng.lognormal(0, spread, (people, 1)) if spread else 1.0
+    frames = rng.poisson(rng.lognormal(4, 0.8, (people, 8)) * shown * length)
     logit = skill + rng.normal(0, 0.8, (people, 1)) + rng.normal(0, 0.8, (people, 8))
     hits = rng.binomial(frames, 1 / (1 + np.exp(-logit)))
     misses = frames - hits
     alarms = np.zeros_like(misses)
-    for person in range(people):
-        said = rng.dirichlet(np.ones(8))
-        for k in range(8):
-            others = np.delete(said, k) / np.delete(said, k).sum()
-            alarms[person, np.arange(8) != k] += rng.multinomial(misses[person, k], others)
+    said = rng.dirichlet(np.ones(8), people)
+    for k in range(8):
+        others = said * (np.arange(8) != k)
+        alarms += rng.multinomial(misses[:, k], others / others.sum(axis=1, keepdims=True))
     return np.stack([hits, alarms, misses], axis=-1).astype(float)
 
 
@@ -60,82 +56,56 @@ def test_counts_of_people_add_up_to_the_frames_f1() -> None:
     assert macro_f1(counts.sum(axis=0)) == pytest.approx(f1_per_target(units, said, AU).mean())
 
 
-def test_an_influence_is_the_slope_when_one_person_weighs_more() -> None:
-    counts = people_counts(np.random.default_rng(1), 30)
-    weights = np.random.default_rng(2).multinomial(30, np.full(30, 1 / 30)).astype(float)
-    sums = np.einsum("c,ctk->tk", weights, counts)
-    found = influences(sums[None], counts)[0]
-    for person in range(30):
-        moved = macro_f1(sums + 1e-6 * counts[person]) - macro_f1(sums - 1e-6 * counts[person])
-        assert found[person] == pytest.approx(moved / 2e-6, abs=1e-6)
-    assert weights @ found == pytest.approx(0, abs=1e-9)
-
-
 def test_the_interval_is_that_of_a_loop_over_frames() -> None:
     rng = np.random.default_rng(3)
     labels, decisions, groups = frames_of(rng, 900)
     decisions = np.where(rng.random((900, 1)) < 0.5, labels, decisions)
     names = sorted(set(groups))
     counts = count_array(cluster_counts(labels, decisions, groups, EXPR), names, EXPR.targets)
-    (found,) = intervals({"a": counts}, [{"a": 1.0}], 1000, seed=5)
+    (found,) = intervals({"a": counts}, [{"a": 1.0}])
 
-    def score(weight: np.ndarray) -> float:
-        """scikit-learn's sums of weighted frames; its f1_score checks its arguments for 5 ms."""
-        each = weight[np.searchsorted(names, groups)]
-        table = np.zeros((8, 8))
-        np.add.at(table, (labels[:, 0], decisions[:, 0]), each)
-        both = table.sum(axis=0) + table.sum(axis=1)
-        return float(np.mean(2 * np.diag(table) / np.where(both > 0, both, 1)))
+    def score(rows: np.ndarray) -> float:
+        truth, said = labels[rows, 0], decisions[rows, 0]
+        return float(f1_score(truth, said, average="macro", labels=range(8), zero_division=0))
 
-    drawn = rng.integers(0, 3, len(names)).astype(float)
-    weights = drawn[np.searchsorted(names, groups)]
-    assert score(drawn) == pytest.approx(
-        f1_score(
-            labels[:, 0],
-            decisions[:, 0],
-            average="macro",
-            sample_weight=weights,
-            labels=range(8),
-            zero_division=0,
-        )
-    )
-
-    def error(weight: np.ndarray) -> float:
-        """Standard error by numerical derivatives, one for each person drawn."""
-        slopes = []
-        for person, drawn in enumerate(weight):
-            step = np.zeros(len(names))
-            step[person] = 1e-4
-            slope = (score(weight + step) - score(weight)) / 1e-4
-            slopes += [slope] * int(drawn)
-        return float(np.sqrt(np.sum(np.square(slopes)) * len(names) / (len(names) - 1)))
-
-    whole = np.ones(len(names))
-    assert found.estimate == pytest.approx(score(whole))
-    assert found.standard_error == pytest.approx(error(whole), rel=1e-3)
-    draws = np.random.default_rng(5).multinomial(len(names), whole / len(names), size=1000)
-    # A hundred of them are enough to see the same resamples and the same t.
-    (few,) = intervals({"a": counts}, [{"a": 1.0}], 100, seed=5)
-    t = [(score(w) - score(whole)) / error(w) for w in draws[:100].astype(float)]
-    assert (few.low_t, few.high_t) == pytest.approx(np.quantile(t, [0.025, 0.975]), rel=2e-3)
+    # scipy has no jackknife; this is Efron's formula, person by person.
+    left_out = np.array([score(groups != name) for name in names])
+    moved = left_out - left_out.mean()
+    people = len(names)
+    error = np.sqrt((people - 1) / people * (moved**2).sum())
+    effective = (moved**2).sum() ** 2 / (moved**4).sum()
+    bound = stats.t(effective - 1).ppf(0.975)
+    assert found.estimate == pytest.approx(score(np.full(900, True)))
+    assert found.standard_error == pytest.approx(error)
+    assert found.low == pytest.approx(found.estimate - bound * error)
+    assert found.high == pytest.approx(found.estimate + bound * error)
 
 
-@pytest.mark.parametrize("people", [24, pytest.param(60, marks=pytest.mark.slow)])
-def test_intervals_cover_the_truth_as_often_as_they_say(people: int) -> None:
+def test_people_of_equal_influence_count_each_and_one_alone_as_one() -> None:
+    assert effective_people(np.array([-1.0, 1.0] * 10)) == pytest.approx(20)
+    assert effective_people(np.array([1.0] + [0.0] * 999)) == pytest.approx(1, abs=0.01)
+    assert np.isnan(effective_people(np.zeros(20)))
+
+
+def test_intervals_cover_the_truth_where_recordings_differ_in_length() -> None:
+    people, spread = 24, 1.6
     rng = np.random.default_rng(people)
-    truth = float(macro_f1(people_counts(rng, 20_000).sum(axis=0)))
-    covered, percentile = [], []
-    for _ in range(250):
-        counts = people_counts(rng, people)
-        (found,) = intervals({"a": counts}, [{"a": 1.0}], 1000)
-        covered.append(found.low <= truth <= found.high)
-        weights = rng.multinomial(people, np.full(people, 1 / people), size=400)
-        drawn = macro_f1(np.einsum("rc,ctk->rtk", weights, counts))
-        low, high = np.quantile(drawn, [0.025, 0.975])
-        percentile.append(low <= truth <= high)
-    # 2,000 trials give 0.94; of 250 the share has a deviation of 0.015.
-    assert np.mean(covered) > 0.89
-    assert np.mean(covered) >= np.mean(percentile)
+    truth = float(macro_f1(people_counts(rng, 50_000, spread=spread).sum(axis=0)))
+    covered, plain = [], []
+    for _ in range(500):
+        (found,) = intervals({"a": people_counts(rng, people, spread=spread)}, [{"a": 1.0}])
+        covered.append(found.low <= truth <= found.high or np.isnan(found.low))
+        bound = stats.t(people - 1).ppf(0.975) * found.standard_error
+        plain.append(abs(found.estimate - truth) <= bound)
+    # benchmarks/coverage.py has 2,000 trials in 48 settings. A share of 500 has a deviation of
+    # 0.01; the bootstrap-t that was used before covered 0.88.
+    assert 0.925 < np.mean(covered) < 0.995
+    assert np.mean(plain) < 0.9
+
+
+def test_the_variance_of_the_seeds_widens_an_interval() -> None:
+    found = Interval(0.5, 0.4, 0.6, 0.03, 2.0)
+    assert found.widened(0.04**2) == pytest.approx((0.4, 0.6))
 
 
 def test_a_difference_is_more_certain_than_its_parts() -> None:
@@ -146,19 +116,19 @@ def test_a_difference_is_more_certain_than_its_parts() -> None:
     second[..., 0] -= moved
     second[..., 2] += moved
     members = {"a": first, "b": second}
-    one, difference = intervals(members, [{"a": 1.0}, {"a": 1.0, "b": -1.0}], 2000)
+    one, difference = intervals(members, [{"a": 1.0}, {"a": 1.0, "b": -1.0}])
     assert 0 < difference.low < difference.estimate < difference.high
     assert difference.high - difference.low < (one.high - one.low) / 3
 
 
 def test_few_people_have_no_interval() -> None:
     counts = people_counts(np.random.default_rng(7), FEWEST)
-    (enough,) = intervals({"a": counts}, [{"a": 1.0}], 1000)
-    (few,) = intervals({"a": counts[:-1]}, [{"a": 1.0}], 1000)
+    (enough,) = intervals({"a": counts}, [{"a": 1.0}])
+    (few,) = intervals({"a": counts[:-1]}, [{"a": 1.0}])
     assert enough.low < enough.estimate < enough.high
     assert few.estimate == pytest.approx(macro_f1(counts[:-1].sum(axis=0)))
     assert np.isnan([few.low, few.high, few.standard_error]).all()
-    (alone,) = intervals({"a": counts[:1]}, [{"a": 1.0}], 1000)
+    (alone,) = intervals({"a": counts[:1]}, [{"a": 1.0}])
     assert alone.estimate == pytest.approx(macro_f1(counts[0]))
 
 
@@ -166,7 +136,7 @@ def test_a_difference_that_hangs_on_one_person_has_no_interval() -> None:
     first = people_counts(np.random.default_rng(8), 40)
     second = first.copy()
     second[3, 0] += [-5, 0, 5]
-    (found,) = intervals({"a": first, "b": second}, [{"a": 1.0, "b": -1.0}], 1000)
+    (found,) = intervals({"a": first, "b": second}, [{"a": 1.0, "b": -1.0}])
     assert found.estimate > 0
     assert np.isnan([found.low, found.high]).all()
     assert found.standard_error > 0
@@ -174,7 +144,7 @@ def test_a_difference_that_hangs_on_one_person_has_no_interval() -> None:
 
 def test_p_is_scipys_over_every_exchange() -> None:
     rng = np.random.default_rng(9)
-    first, second = people_counts(rng, 9, 1.5), people_counts(rng, 9, -0.5)
+    first, second = people_counts(rng, 9, 0.8), people_counts(rng, 9, -0.2)
     both, people = np.stack([first, second]), np.arange(9)
 
     def statistic(one: np.ndarray, other: np.ndarray) -> float:
