@@ -34,7 +34,7 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
 
 def test_the_default_file_is_the_defaults() -> None:
     loaded = load_config(ROOT / "config/config.yaml")
-    data = Data(source="rendered", shards=2)
+    data = Data(source="rendered", people="resources/demo/people.csv", shards=2)
     assert loaded == Config(
         preset="recommended", data=data, training=Training(tasks=("EXPR", "AU"))
     )

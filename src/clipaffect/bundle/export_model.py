@@ -33,7 +33,7 @@ from clipaffect.core.layout import Heads, Layout, Model
 from clipaffect.core.tasks import Task
 from clipaffect.core.tensors import read_tensors, tensor_names, write_tensors
 from clipaffect.report.pages import page_environment
-from clipaffect.report.results import read_summary
+from clipaffect.report.results import read_summary, unit_of
 from clipaffect.report.run_record import RECORD, read_record
 from clipaffect.training.data import read_split
 from clipaffect.training.train_heads import finished_heads
@@ -201,16 +201,17 @@ def _export_task(
         "low": numbers["interval"][0],
         "high": numbers["interval"][1],
         "after_steps": after["macro_f1"] if after else None,
-        "protocol": _protocol(config, numbers, bool(steps)),
+        "protocol": _protocol(config, numbers, bool(steps), unit_of(read_summary(results))),
         "trained_on": _trained_on(config, task, results),
     }
 
 
 def _trained_on(config: Config, task: Task, results: Path) -> dict[str, Any]:
-    facts = read_summary(results)["tasks"][task.name]["train"]
+    summary = read_summary(results)
+    facts = summary["tasks"][task.name]["train"]
     return {
         "source": config.data.source,
-        "people": facts["people"],
+        "people": facts["people"] if summary["names_people"] else None,
         "videos": facts["videos"],
         "frames": facts["annotated"],
     }
@@ -261,19 +262,19 @@ def _shape(state: Weights) -> dict[str, int]:
     }
 
 
-def _protocol(config: Config, numbers: dict[str, Any], steps: bool) -> str:
+def _protocol(config: Config, numbers: dict[str, Any], steps: bool, unit: str) -> str:
     frames = numbers["frames"]
     scored = frames["with_crop"] + frames["filled"]
     text = (
-        f"Macro F1 on {scored:,} annotated frames of {numbers['people']} validation people (or "
-        "source videos), on whom no head was trained; frames pooled; mean over "
+        f"Macro F1 on {scored:,} annotated frames of {numbers['people']} validation {unit}, "
+        "on which no head was trained; frames pooled; mean over "
         f"{numbers['headline']['seeds']} seeds at the alpha fixed beforehand "
-        f"({numbers['headline_alpha']:g}); interval over people."
+        f"({numbers['headline_alpha']:g}); interval over {unit}."
     )
     if steps:
         text += (
             f" Steps after the head were chosen on {config.postprocess.folds} cross-fitted parts "
-            "of the training people."
+            f"of the training {unit}."
         )
     return text
 

@@ -143,11 +143,11 @@ class TrainedOn(Section):
 
     Attributes:
         source: as ``data.source``; ``nothing`` for zero-shot models.
-        people, videos, frames: counts; each source video is one person if identities are unknown.
+        people, videos, frames: counts; ``people`` is None if nobody recorded who is in the videos.
     """
 
     source: Source | Literal["nothing"]
-    people: int = Field(ge=0)
+    people: int | None = Field(ge=0)
     videos: int = Field(ge=0)
     frames: int = Field(ge=0)
 

@@ -30,5 +30,6 @@ def trained_on(bundle: Bundle) -> str:
 
 
 def counts(facts: TrainedOn) -> str:
-    """People, videos and frames of training data."""
-    return f"{facts.people:,} people, {facts.videos:,} videos, {facts.frames:,} frames"
+    """People (where they are known), videos and frames of training data."""
+    people = "" if facts.people is None else f"{facts.people:,} people, "
+    return f"{people}{facts.videos:,} videos, {facts.frames:,} frames"

@@ -188,6 +188,13 @@ class Data(Section):
         description="For `aff_wild2`: edition of the ABAW challenge that the annotations come "
         "from, if any. The report states it, because the splits differ between editions.",
     )
+    people: str | None = Field(
+        None,
+        description="Table of who is in which video: a CSV or Parquet file with the columns "
+        "`video`, `person` and, for two people in one video, `side` (left, right). Splits, "
+        "intervals and tests then go by person. Without it, each source video counts as a "
+        "different person, unless the data names the people.",
+    )
     split: Splitting = Field(
         default_factory=Splitting, description="Who is used for training and who for scoring."
     )

@@ -24,7 +24,7 @@ SectionType = TypeVar("SectionType", bound=Section)
 
 # Keyed by the kind of entry in the store, which is the stage's name.
 VERSIONS = {
-    "dataset": 3,
+    "dataset": 4,
     "frames": 1,
     "detections": 3,
     "embeddings": 3,
@@ -36,14 +36,14 @@ VERSIONS = {
     "prompts": 1,
     "references": 3,
     "evaluation": 6,
-    "comparison": 1,
-    "postprocess": 2,
+    "comparison": 2,
+    "postprocess": 3,
     "limits": 1,
     "fine_tuning": 3,
     "submission": 1,
     "model": 2,
     "prediction": 1,
-    "report": 9,
+    "report": 10,
 }
 
 

@@ -26,7 +26,8 @@ def inventory(data: Data, tasks: Sequence[Task]) -> str:
     Missing or wrong files are reported by ``read_dataset``.
     """
     is_aff_wild2 = data.format == "aff_wild2"
-    return _states(aff_wild2.named_files(data, tasks) if is_aff_wild2 else _named_files(data))
+    named = aff_wild2.named_files(data, tasks) if is_aff_wild2 else _named_files(data)
+    return _states([*named, *([Path(data.people)] if data.people else [])])
 
 
 def states(named: Sequence[str]) -> str:

@@ -13,8 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from clipaffect.config.data import Data
 from clipaffect.core.errors import UserError
@@ -23,6 +21,7 @@ from clipaffect.core.split_names import TRAIN, VALIDATION, fold_split
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
 from clipaffect.core.video import presentation_times
 from clipaffect.dataset.files import CropFolders, natural_order
+from clipaffect.dataset.groups import group_names, people_by_group
 from clipaffect.dataset.tree import Annotation, Tree
 
 
@@ -142,7 +141,10 @@ def arrange(listing: Listing, data: Data, tasks: Sequence[Task]) -> FoundData:
         )
     _check_sources(listing)
     rows = listing.rows
-    rows = rows.assign(split=_splits(listing, data.split.by), group=_groups(rows))
+    groups = group_names(rows["source"].tolist(), rows["person"].tolist())
+    names_people = bool((rows["person"] != "").all())
+    sizes = people_by_group(groups, rows["person"].tolist()) if names_people else None
+    rows = rows.assign(split=_splits(listing, data.split.by), group=np.array(groups, object))
     notes = listing.notes
     if data.split.by == "given" and not (_words(listing.rows) == VALIDATION).any():
         notes += (
@@ -178,7 +180,7 @@ def arrange(listing: Listing, data: Data, tasks: Sequence[Task]) -> FoundData:
         images,
         notes,
         root=listing.root,
-        names_people=bool((listing.rows["person"] != "").all()),
+        group_sizes=sizes,
     )
     return FoundData(tree, labels, f"the labels in {listing.path}")
 
@@ -267,28 +269,6 @@ def _given_folds(listing: Listing) -> np.ndarray:
     return folds.map({name: fold_split(k) for k, name in enumerate(names, start=1)}).to_numpy(
         object
     )
-
-
-def _groups(rows: pd.DataFrame) -> np.ndarray:
-    """(n,) name of the group that a row belongs to: its person, or else its image or video.
-
-    Groups are the connected parts of the graph of people and sources.
-    """
-    source, sources = pd.factorize(rows["source"])
-    known = rows["person"].to_numpy() != ""
-    person, people = pd.factorize(rows["person"].to_numpy()[known])
-    size = len(sources) + len(people)
-    edges = coo_array(
-        (np.ones(known.sum()), (source[known], len(sources) + person)), shape=(size, size)
-    )
-    _, part = connected_components(edges, directed=False)
-    # Each is called by its first person, or by its source if nobody is named.
-    names: dict[int, str] = {}
-    for number, name in zip(part[len(sources) :].tolist(), people, strict=True):
-        names.setdefault(number, str(name))
-    for number, name in zip(part[: len(sources)].tolist(), sources, strict=True):
-        names.setdefault(number, str(name))
-    return np.array([names[number] for number in part[source].tolist()], object)
 
 
 def _every_frame(rows: pd.DataFrame, videos: dict[str, Path], limit: int) -> pd.DataFrame:

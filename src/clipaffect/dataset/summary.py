@@ -65,7 +65,9 @@ def collect(
             if data.faces == "search":  # which images show a face is known after detection
                 has_image[rows["video"].isin(list(tree.images)).to_numpy()] = np.nan
         found[task.name] = {
-            split: _split(task, split, rows.iloc[at], has_image[at], beyond[at], _is_whole(data))
+            split: _split(
+                task, split, rows.iloc[at], tree, has_image[at], beyond[at], _is_whole(data)
+            )
             for split, at in _positions(rows["split"]).items()
         }
         lists |= _compared_lists(data, task, rows, has_image)
@@ -146,7 +148,8 @@ def _files_found(
         + (len(images) if search else 0),
         "videos_missing": missing,
         "first_missing": str(tree.root / missing[0]) if tree.root and missing else "",
-        "names_people": tree.names_people,
+        "names_people": tree.group_sizes is not None,
+        "unit": tree.unit,
         "near_names": _near_names(missing, tree),
         "empty": sorted(
             [str(tree.videos[name]) for name in searched if not tree.videos[name].stat().st_size]
@@ -215,6 +218,7 @@ def _split(
     task: Task,
     split: str,
     rows: pd.DataFrame,
+    tree: Tree,
     has_image: np.ndarray,
     beyond: np.ndarray,
     compare: bool,
@@ -229,7 +233,7 @@ def _split(
         kind, text = verdict(task.name, split, int(annotated.sum()), with_image, counts)
     return {
         "videos": int(rows["video"].nunique()),
-        "people": len(rows[["group", "person"]].drop_duplicates()),
+        "people": _people(tree, rows),
         "rows": len(rows),
         "annotated": int(annotated.sum()),
         "with_image": with_image,
@@ -240,6 +244,13 @@ def _split(
         "verdict": kind,
         "sentence": text,
     }
+
+
+def _people(tree: Tree, rows: pd.DataFrame) -> int:
+    """People in a split; where they are not known, everybody in a video is another one."""
+    if tree.group_sizes is None:
+        return len(rows[["video", "person"]].drop_duplicates())
+    return sum(tree.group_sizes[str(group)] for group in rows["group"].unique())
 
 
 def refuse_hopeless(facts: dict[str, Any]) -> None:

@@ -42,7 +42,8 @@ class Tree:
         notes: sentences for the reader of the report.
         other_files: files among the annotations that are none.
         root: that the names are relative to; None where they are looked for below folders.
-        names_people: whether it is known who is in which video or image.
+        group_sizes: number of people in each group that splits keep together; None if it is not
+            known for all who is in which video or image.
     """
 
     videos: dict[str, Path]
@@ -53,7 +54,16 @@ class Tree:
     notes: tuple[str, ...] = ()
     other_files: tuple[Path, ...] = ()
     root: Path | None = None
-    names_people: bool = True
+    group_sizes: dict[str, int] | None = None
+
+    @property
+    def unit(self) -> str:
+        """What splits keep together, and intervals and tests count, for a reader."""
+        if self.group_sizes is not None:
+            return "groups of people" if max(self.group_sizes.values()) > 1 else "people"
+        if self.images and self.videos:
+            return "source videos or images"
+        return "images" if self.images else "source videos"
 
     def people(self) -> dict[str, list[str]]:
         """All videos that are annotated or to be predicted, in natural order, with their people."""

@@ -69,7 +69,8 @@ def _splits(facts: dict[str, Any]) -> Table:
     )
     for name in ("task", "split"):
         table.add_column(name)
-    for name in ("videos", "people", "rows", "labelled", "with image", "no image", "beyond"):
+    people = "people" if facts["names_people"] else "people by video"
+    for name in ("videos", people, "rows", "labelled", "with image", "no image", "beyond"):
         table.add_column(name, justify="right")
     for task, splits in facts["tasks"].items():
         for split, found in splits.items():

@@ -222,7 +222,8 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 def unit_of(summary: dict[str, Any]) -> str:
     """What intervals and tests draw, for a reader."""
-    return "people" if summary["names_people"] else "source videos or images"
+    unit: str = summary["unit"]
+    return unit
 
 
 def _read_steps(config: Config, files: Postprocessing) -> tuple[pd.DataFrame, dict[str, Any]]:

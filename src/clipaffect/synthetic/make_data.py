@@ -34,7 +34,8 @@ SEED = 2024
 X264 = {"preset": "slow", "threads": "1", "x264-params": "mbtree=0"}
 # Streams of randomness, so that changing one does not redraw the others.
 PERSON, SCRIPT, SCENE, SENSOR, CASTING, TEMPER, ANNOTATORS, BYSTANDER = range(8)
-INJECTED = "injected.csv"
+INJECTED, PEOPLE = "injected.csv", "people.csv"
+SIDES = {1: ("",), 2: ("left", "right")}  # of the people in a clip
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def make_clip(clip: Clip, rig_path: Path, root: Path) -> tuple[str, list[dict[st
         container.mux(stream.encode())
     # As in Aff-Wild2, some files have one row more than the video has frames.
     extra = {0: 1, 1: -2}.get(int(rng.integers(12)), 0)
-    sides = ("",) if len(actors) == 1 else ("left", "right")
+    sides = SIDES[len(actors)]
     injected: list[dict[str, object]] = []
     for side, number, temper, actor in zip(sides, clip.people, tempers, actors, strict=True):
         script, away = actor.script, actor.take.away
@@ -181,8 +182,9 @@ def generate(
 ) -> list[str]:
     """Make a data set of any size under ``root``; the same arguments give the same bytes.
 
-    ``videos/`` and ``annotations/`` are laid out as Aff-Wild2 is; ``injected.csv`` lists the errors
-    injected into the training annotations, and the people with a misleading resting face.
+    ``videos/`` and ``annotations/`` are laid out as Aff-Wild2 is. ``people.csv`` says who is in
+    which video; ``injected.csv`` lists the errors injected into the training annotations, and the
+    people with a misleading resting face.
     """
     clips = plan(train_people, validation_people, seconds, seed)
     names, injected = [], []
@@ -193,4 +195,15 @@ def generate(
             injected += rows
             progress.advance()
     write_text(root / INJECTED, pd.DataFrame(injected).to_csv(index=False))
+    write_text(root / PEOPLE, _people(names, clips))
     return names
+
+
+def _people(names: list[str], clips: list[Clip]) -> str:
+    """The table for ``data.people``."""
+    lines = [
+        f"{name},{side},person {number}\n"
+        for name, clip in zip(names, clips, strict=True)
+        for side, number in zip(SIDES[len(clip.people)], clip.people, strict=True)
+    ]
+    return "video,side,person\n" + "".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import Protocol, cast
 
 import pandas as pd
@@ -14,6 +15,7 @@ from clipaffect.core.split_names import TRAIN, VALIDATION, folds_among
 from clipaffect.core.tasks import Task
 from clipaffect.dataset.label_rows import FoundData
 from clipaffect.dataset.make_splits import check_labels, check_leaks, make_splits
+from clipaffect.dataset.people import name_people
 from clipaffect.dataset.subset import take_subset
 from clipaffect.dataset.tree import Tree
 
@@ -40,7 +42,8 @@ def read_dataset(data: Data, tasks: Sequence[Task]) -> tuple[Tree, dict[str, pd.
         UserError: there is a problem with the tree or a label, or people are in two splits.
     """
     reader = cast(Reader, import_module(f"clipaffect.dataset.readers.{data.format}"))
-    tree, labels, where = reader.read(data, tasks)
+    found = reader.read(data, tasks)
+    tree, labels, where = name_people(found, Path(data.people)) if data.people else found
     # Folds given by the data are not rebuilt, except for a subset of it.
     folds = folds_among(
         {str(split) for rows in labels.values() for split in rows["split"].unique()}
