@@ -30,7 +30,7 @@ from clipaffect.core.store import Store
 from clipaffect.core.tasks import AU, EXPR, Task
 from clipaffect.core.video import read_frames
 from clipaffect.encoders.registry import LoadedEncoder, encoder_cost, load_encoder
-from clipaffect.evaluation.references import probe_scores
+from clipaffect.evaluation.references import fit_probe
 from clipaffect.faces.face_rows import cut_face
 from clipaffect.faces.finder import FaceFinder, FaceFollower
 from clipaffect.features.batches import embed_crops
@@ -172,9 +172,10 @@ def main() -> None:
                 build_table(RUN / f"dataset/labels/{task.name}.parquet", embedded, folder / "table")
                 train = read_split(folder / "table", task, "train")
                 validation = read_split(folder / "table", task, "validation")
-                scores = probe_scores(train, validation, task, Probe())
+                rows, probe = np.arange(len(train.rows)), Probe(strengths=(0.1,))
+                scores = fit_probe(train, rows, validation, task, probe).scores
                 row.append(macro_f1(validation.labels, scores, task))
-                transfer[task.name] = probe_scores(train, real, task, Probe())
+                transfer[task.name] = fit_probe(train, rows, real, task, probe).scores
             row.append(expression_recall(places, transfer["EXPR"]))
             row.append(unit_auc(places, transfer["AU"]))
             cost = encoder_cost(settings)

@@ -23,7 +23,7 @@ from clipaffect.core.parquet import read_table
 from clipaffect.core.tasks import AU, CHALLENGE, EXPR
 from clipaffect.dataset.readers.aff_wild2 import FOLDERS, scan_tree
 from clipaffect.dataset.readers.annotation_files import read_annotation
-from clipaffect.evaluation.references import probe_scores
+from clipaffect.evaluation.references import fit_probe
 from clipaffect.synthetic.actions import EXPRESSIONS
 from clipaffect.synthetic.annotators import UNIT_MISSED, Fault, annotate, stretches, written
 from clipaffect.synthetic.casting import CLASS_FRAMES, LENGTH_DEVIATION, cast, class_counts, deal
@@ -297,7 +297,8 @@ def test_with_the_face_painted_over_the_crops_say_nothing(demo_run: Path) -> Non
     train, validation = (masked_split(demo_run, split) for split in ("train", "validation"))
 
     def score(train: Split, validation: Split) -> float:
-        scores = probe_scores(train, validation, EXPR, Probe())
+        rows = np.arange(len(train.rows))
+        scores = fit_probe(train, rows, validation, EXPR, Probe(strengths=(0.1,))).scores
         decided = scores.argmax(1)[:, None]
         return float(f1_per_target(validation.labels.numpy(), decided, EXPR).mean())
 

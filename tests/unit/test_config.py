@@ -81,7 +81,7 @@ def test_the_default_file_is_the_defaults() -> None:
             ["the recipe: user classes need device: cpu"],
         ),
         ({"training": {"alphas": [0.1234567, 0.1234568, 1]}}, ["lists 0.123457 twice"]),
-        ({"probe": {"strength": float("inf")}}, ["'probe.strength' is inf", "finite"]),
+        ({"probe": {"strengths": [float("inf")]}}, ["'probe.strengths.0' is inf", "finite"]),
         (
             {"encoders": {"a": {"model": "M", "activation": "gelu", "asset": "face-networks"}}},
             ["'asset' face-networks has no weights of M"],

@@ -8,7 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from small_heads import small_table
 
 from clipaffect.config.models import Probe
@@ -27,7 +31,7 @@ from clipaffect.core.setting import Setting
 from clipaffect.core.tasks import AU, EXPR
 from clipaffect.evaluation.fold_data import Fold, Scored, read_fold
 from clipaffect.evaluation.metrics_table import tidy_rows
-from clipaffect.evaluation.references import constant_scores, probe_scores
+from clipaffect.evaluation.references import constant_scores, fit_probe
 from clipaffect.training.data import Split
 
 
@@ -83,16 +87,59 @@ def test_all_positive_scores_the_known_figure_at_aff_wild2s_prevalence() -> None
 def split_of(labels: np.ndarray, seed: int) -> Split:
     rng = np.random.default_rng(seed)
     features = np.eye(8)[labels[:, 0] % 8] * 3 + rng.normal(size=(len(labels), 8))
-    rows = pd.DataFrame({"video": ["v"] * len(labels)})
+    rows = pd.DataFrame({"group": [f"p{k % 10}" for k in range(len(labels))]})
     return Split(rows, torch.from_numpy(features.astype(np.float32)), torch.from_numpy(labels))
 
 
 def test_the_probe_learns_and_gives_probabilities() -> None:
     rng = np.random.default_rng(3)
     train, test = (split_of(rng.integers(0, 8, (400, 1)), seed) for seed in (0, 1))
-    scores = probe_scores(train, test, EXPR, Probe())
-    assert scores.sum(1) == pytest.approx(np.ones(400), abs=1e-5)
-    assert accuracy(test.labels.numpy(), decide(scores, EXPR)) > 0.8
+    found = fit_probe(train, np.arange(400), test, EXPR, Probe())
+    assert found.scores.sum(1) == pytest.approx(np.ones(400), abs=1e-5)
+    assert accuracy(test.labels.numpy(), decide(found.scores, EXPR)) > 0.8
+    assert found.converged
+    assert found.rows == 400
+
+
+def test_the_probe_is_sklearns_on_the_rows_that_heads_train_on() -> None:
+    rng = np.random.default_rng(8)
+    train, test = (split_of(rng.integers(0, 8, (300, 1)), seed) for seed in (0, 1))
+    rows = np.flatnonzero(rng.random(300) < 0.7)
+    found = fit_probe(train, rows, test, EXPR, Probe(strengths=(0.03,)))
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.03, tol=1e-8, max_iter=9999))
+    model.fit(train.features[rows].numpy(), train.labels[rows, 0].numpy())
+    assert found.scores == pytest.approx(model.predict_proba(test.features.numpy()), abs=2e-3)
+    assert found.strengths == [0.03]
+
+
+def test_the_strength_is_chosen_on_training_people() -> None:
+    # 60 useless features beside 8 that tell the classes apart: only strong regularisation helps.
+    rng = np.random.default_rng(9)
+    labels = rng.integers(0, 8, (240, 1))
+    plain = split_of(labels, 0)
+    noise = torch.from_numpy(rng.normal(size=(240, 300)).astype(np.float32)) * 3
+    noisy = Split(plain.rows, torch.cat([plain.features, noise], dim=1), plain.labels)
+    everybody = np.arange(240)
+    probe = Probe(strengths=(0.003, 30.0))
+    chosen = fit_probe(noisy, everybody, noisy, EXPR, probe).strengths
+    held = StratifiedGroupKFold(4, shuffle=True, random_state=0)
+    fitted, asked = next(held.split(labels, labels[:, 0], plain.rows["group"]))
+    scores = {}
+    for strength in probe.strengths:
+        part = Split(plain.rows.iloc[asked], noisy.features[asked], noisy.labels[asked])
+        found = fit_probe(noisy, fitted, part, EXPR, Probe(strengths=(strength,)))
+        scores[strength] = f1_per_target(labels[asked], decide(found.scores, EXPR), EXPR).mean()
+    assert chosen == [max(scores, key=scores.__getitem__)]
+    assert abs(scores[0.003] - scores[30.0]) > 0.05  # no near tie
+    # Too few people to hold any out: the last one.
+    alone = Split(plain.rows.assign(group="p"), plain.features, plain.labels)
+    assert fit_probe(alone, everybody, alone, EXPR, probe).strengths == [30.0]
+
+
+def test_a_probe_that_stops_early_says_so() -> None:
+    train = split_of(np.random.default_rng(10).integers(0, 8, (200, 1)), 0)
+    found = fit_probe(train, np.arange(200), train, EXPR, Probe(iterations=2))
+    assert not found.converged
 
 
 def test_constant_is_the_largest_training_class() -> None:
@@ -154,15 +201,17 @@ def test_a_probe_knows_only_annotated_rows() -> None:
     labels[rng.random((200, 12)) < 0.3] = -1
     unit = 2
     known = labels[:, unit] >= 0
-    queries = Split(pd.DataFrame(index=range(200)), features, torch.from_numpy(labels))
-    found = probe_scores(queries, queries, AU, Probe())[:, unit]
+    people = pd.DataFrame({"group": ["p"] * 200})
+    queries = Split(people, features, torch.from_numpy(labels))
+    found = fit_probe(queries, np.arange(200), queries, AU, Probe()).scores[:, unit]
     alone = labels.copy()
     alone[:, :] = 1  # what is not asked about
     alone[:, unit] = labels[:, unit]
     part = Split(
         queries.rows[known], features[torch.from_numpy(known)], torch.from_numpy(alone[known])
     )
-    assert found == pytest.approx(probe_scores(part, queries, AU, Probe())[:, unit], abs=1e-6)
+    other = fit_probe(part, np.arange(known.sum()), queries, AU, Probe()).scores[:, unit]
+    assert found == pytest.approx(other, abs=1e-6)
     assert 0.05 < found.mean() < 0.95
 
 

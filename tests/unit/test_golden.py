@@ -32,7 +32,7 @@ from clipaffect.dataset.index_dataset import shard_of
 from clipaffect.dataset.readers.aff_wild2 import FOLDERS
 from clipaffect.dataset.readers.annotation_files import read_annotation
 from clipaffect.encoders.registry import load_encoder
-from clipaffect.evaluation.references import probe_scores
+from clipaffect.evaluation.references import fit_probe
 from clipaffect.faces.alignment import align
 from clipaffect.faces.face_rows import cut_face
 from clipaffect.faces.finder import FaceFinder
@@ -102,7 +102,8 @@ def heads() -> list[float]:
 
 
 def references() -> list[float]:
-    return probe_scores(toy(), toy(), EXPR, Probe())[0].tolist()
+    rows = np.arange(len(toy().rows))
+    return fit_probe(toy(), rows, toy(), EXPR, Probe()).scores[0].tolist()
 
 
 OUTPUTS: dict[str, tuple[Callable[[], list[float]], float]] = {

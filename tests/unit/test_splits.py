@@ -156,7 +156,7 @@ def test_a_folds_head_is_the_head_of_that_split(folds: Path, tmp_path: Path) -> 
 def test_k_fold_metrics_are_those_of_the_pooled_scores(folds: Path, tmp_path: Path) -> None:
     bundles = bundles_of(folds, tmp_path)
     reference, out = tmp_path / "probe.parquet", tmp_path / "out"
-    fit_references(folds, EXPR, "x", Probe(iterations=20), None, reference)
+    fit_references(folds, EXPR, "x", Probe(strengths=(0.1,), iterations=20), SMALL, None, reference)
     evaluate_heads(SMALL, "leave_out", "x", EXPR, folds, bundles, [reference], out)
     rows = read_table(folds / "rows.parquet").set_index(["video", "person", "frame"])
     scores = read_table(out / "scores.parquet")
@@ -193,7 +193,9 @@ def test_a_reference_is_scored_on_its_own_frames(folds: Path, tmp_path: Path) ->
     bundles, paths = bundles_of(folds, tmp_path), []
     for name, table in (("whole", folds), ("some", other)):
         paths.append(tmp_path / f"{name}.parquet")
-        fit_references(table, EXPR, name, Probe(iterations=20), None, paths[-1])
+        fit_references(
+            table, EXPR, name, Probe(strengths=(0.1,), iterations=20), SMALL, None, paths[-1]
+        )
     evaluate_heads(SMALL, "leave_out", "whole", EXPR, folds, bundles, paths, tmp_path / "out")
     metrics = read_table(tmp_path / "out/metrics.parquet").query("fold == 0")
     truth = rows.set_index(["video", "person", "frame"])["label"]

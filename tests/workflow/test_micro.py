@@ -72,7 +72,7 @@ RERUNS = {
         {"zero_shot": {"prompts": {"EXPR": {"Fear": ["a face showing fear"]}}}},
         BELOW_TRAINING | {"fit_references"},
     ),
-    "probe.strength": ({"probe": {"strength": 0.2}}, BELOW_TRAINING | {"fit_references"}),
+    "probe.strengths": ({"probe": {"strengths": [0.2]}}, BELOW_TRAINING | {"fit_references"}),
     "paths.scratch": ({"paths": {"scratch": "$NODE_DISK"}}, {"build_report", "first_page"}),
     "paths.store": ({"paths": {"store": "elsewhere"}}, {"build_report", "first_page"}),
     "environment": ({"environment": "cuda"}, {"build_report", "first_page"}),

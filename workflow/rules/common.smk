@@ -84,6 +84,7 @@ SCORED = (
     "metrics",
     "person_counts",
     "heads",
+    "reference_fits",
     "frames",
     "provenance",
 )

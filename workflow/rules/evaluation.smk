@@ -13,7 +13,8 @@ rule fit_references:
         **RESULTS.table().files(),
         weights=prompt_weights,
     output:
-        RESULTS.references(),
+        scores=RESULTS.references(),
+        fits=RESULTS.reference_fits(),
     log:
         LOGS / "fit_references/{encoder}/{task}.log",
     benchmark:
@@ -25,6 +26,7 @@ rule fit_references:
             CONFIG,
             "references",
             "probe",
+            "training_rows",
             "zero_shot",
             f"tasks.{wildcards.task}",
             *prompted(wildcards.encoder),
@@ -33,7 +35,7 @@ rule fit_references:
     shell:
         command(
             "rule fit-references --settings {params.settings:q} {wildcards.encoder:q} "
-            "{params.table:q} --out {output:q}"
+            "{params.table:q} --out {output.scores:q}"
         )
 
 
@@ -44,6 +46,7 @@ rule evaluate_heads:
         heads=expand(RESULTS.heads().weights, part=PARTS, allow_missing=True),
         listed=expand(RESULTS.heads().listed, part=PARTS, allow_missing=True),
         references=expand(RESULTS.references(), encoder=SOURCES, allow_missing=True),
+        fits=expand(RESULTS.reference_fits(), encoder=SOURCES, allow_missing=True),
     output:
         **RESULTS.evaluation().files(*SCORED),
     log:

@@ -52,6 +52,7 @@ use rule evaluate_heads as evaluate_study with:
         heads=[STUDY.heads(part=0).weights],
         listed=[STUDY.heads(part=0).listed],
         references=expand(RESULTS.references(), encoder=SOURCES, allow_missing=True),
+        fits=expand(RESULTS.reference_fits(), encoder=SOURCES, allow_missing=True),
     output:
         **STUDY.evaluation().files(*SCORED),
     log:

@@ -178,6 +178,7 @@ def fit_references(
 ) -> None:
     """Fit the linear probe on an encoder's features; score CLIP zero-shot with prompts."""
     from clipaffect.config.models import Probe, ZeroShot
+    from clipaffect.config.training import Recipe
     from clipaffect.evaluation.fit_references import fit_references
 
     given = stage_settings(settings)
@@ -189,7 +190,8 @@ def fit_references(
         if has_text_tower(entry):
             stated = given.section("zero_shot", ZeroShot)
             prompts = prompt_features(entry, task, stated, assets, Store(store))
-    fit_references(table, task, encoder, given.section("probe", Probe), prompts, out)
+    recipe = given.section("training_rows", Recipe)
+    fit_references(table, task, encoder, given.section("probe", Probe), recipe, prompts, out)
 
 
 @rule_app.command()

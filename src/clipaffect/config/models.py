@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, model_validator
 
 from clipaffect.config.data import Data
 from clipaffect.config.encoders import Encoder
@@ -22,10 +22,18 @@ PostprocessStep = Literal["average_encoders", "average_seeds", "smooth", "temper
 class Probe(Section):
     """The reference classifiers: logistic regression on the same features."""
 
-    strength: float = Field(
-        0.1, gt=0, description="Inverse regularisation strength C (fixed) on standardised features."
+    strengths: Annotated[tuple[PositiveFloat, ...], AfterValidator(unique)] = Field(
+        (0.001, 0.01, 0.1),
+        min_length=1,
+        description="Inverse regularisation strengths C, on standardised features. The one with "
+        "the best F1 on a quarter of the training people is used; a single value is not chosen.",
     )
-    iterations: int = Field(200, ge=1, description="Maximum number of L-BFGS steps.")
+    iterations: int = Field(
+        2000,
+        ge=1,
+        description="Maximum number of L-BFGS iterations. The report names a probe that has not "
+        "converged.",
+    )
 
 
 class ZeroShot(Section):

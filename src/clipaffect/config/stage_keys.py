@@ -34,8 +34,8 @@ VERSIONS = {
     "table": 2,
     "heads": 5,
     "prompts": 1,
-    "references": 3,
-    "evaluation": 6,
+    "references": 4,
+    "evaluation": 7,
     "comparison": 2,
     "postprocess": 3,
     "limits": 1,
@@ -45,6 +45,10 @@ VERSIONS = {
     "prediction": 1,
     "report": 10,
 }
+
+
+# What decides which training frames a head is trained on.
+TRAINING_ROWS = ("select_on", "inner_share", "drop_incomplete_rows")
 
 
 def shard_names(shards: int) -> list[str]:
@@ -57,8 +61,8 @@ def settings_json(config: Config, stage: str, *sections: str) -> str:
 
     A section is a top-level key; ``encoders.NAME`` is that encoder, as ``encoder``; ``tasks`` the
     tasks that are trained, ``tasks.NAME`` one of them, as ``task``; ``features.NAME`` the files of
-    an import, as ``feature``; ``needs_images`` whether an encoder looks at them; ``config`` is
-    everything.
+    an import, as ``feature``; ``training_rows`` which frames heads are trained on;
+    ``needs_images`` whether an encoder looks at them; ``config`` is everything.
     """
     values = config.model_dump(mode="json")
     # Spelt out: JSON's sorted keys would lose the order in which the tasks are named.
@@ -72,6 +76,7 @@ def settings_json(config: Config, stage: str, *sections: str) -> str:
     values["features"] = values["features"]["import"]
     values["needs_images"] = bool(config.encoders)
     values["tasks"] = {name: asdict(task) for name, task in config.tasks().items()}
+    values["training_rows"] = {name: values["training"][name] for name in TRAINING_ROWS}
     chosen: dict[str, object] = {"version": VERSIONS[stage]}
     for section in sections:
         head, _, name = section.partition(".")

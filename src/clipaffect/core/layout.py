@@ -55,6 +55,7 @@ class Evaluation(_Folder):
     metrics = _File("metrics.parquet")  # one row for each setting, seed, fold, metric and target
     person_counts = _File("clusters.parquet")  # TP, FP and FN of each person
     heads = _File("heads.parquet")  # one row for each head, with its status
+    reference_fits = _File("references.json")  # how the linear probes were fitted, by encoder
     frames = _File("frames.json")  # how many annotated frames are scored, filled and left out
     provenance = _File("source.json")  # what the scores were made with
     intervals = _File("intervals.parquet")  # confidence intervals over people
@@ -229,6 +230,10 @@ class Layout(_Folder):
     def references(self, encoder: str = "{encoder}", task: str = "{task}") -> Path:
         """Scores of the references on one encoder's features."""
         return self.folder / f"references/{encoder}/{task}.parquet"
+
+    def reference_fits(self, encoder: str = "{encoder}", task: str = "{task}") -> Path:
+        """How the linear probe on one encoder's features was fitted."""
+        return self.folder / f"references/{encoder}/{task}.json"
 
     def evaluation(self, task: str = "{task}") -> Evaluation:
         """Scores of heads and references."""

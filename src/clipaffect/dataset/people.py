@@ -79,7 +79,9 @@ def name_people(found: FoundData, path: Path) -> FoundData:
             where=f"{path} (data.people)",
             fix=f"name the video {vague[0]}_left or {vague[0]}_right, or add a column 'side'",
         )
-    table = listed.assign(name=names)[names != ""].merge(owners[["name", "video", "group"]], on="name")
+    table = listed.assign(name=names)[names != ""].merge(
+        owners[["name", "video", "group"]], on="name"
+    )
     unnamed = owners[~owners["name"].isin(table["name"])]
     edges = pd.concat([table[["group", "person"]], owners[["group"]].assign(person="")])
     joined = group_names(edges["group"].tolist(), edges["person"].tolist())

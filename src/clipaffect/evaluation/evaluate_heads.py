@@ -14,7 +14,7 @@ import torch
 
 from clipaffect.config.models import Missing
 from clipaffect.config.training import Training
-from clipaffect.core.files import write_text
+from clipaffect.core.files import read_json, write_text
 from clipaffect.core.layout import Evaluation
 from clipaffect.core.metrics import decide
 from clipaffect.core.parquet import write_batches, write_table
@@ -56,7 +56,8 @@ def evaluate_heads(
 
     ``scores.parquet`` has the probabilities, ``rows.parquet`` the labels of the frames that they
     are of, ``metrics.parquet`` the tidy table, ``clusters.parquet`` each person's counts,
-    ``heads.parquet`` a row for each head; ``frames.json`` how many annotated validation frames are
+    ``heads.parquet`` a row for each head; ``references.json`` how the linear probes were fitted;
+    ``frames.json`` how many annotated validation frames are
     scored from their own crop, filled or left out, and how many show each class or unit.
 
     Args:
@@ -109,6 +110,9 @@ def evaluate_heads(
     counts = pd.concat(clusters).sort_values(ORDER, kind="stable", ignore_index=True)
     write_table(files.person_counts, counts)
     write_table(files.heads, listed.drop(columns="folder"))
+    fits = [read_json(path.with_suffix(".json")) for path in references]
+    by_encoder = {own["encoder"]: own["folds"] for own in fits}
+    write_text(files.reference_fits, json.dumps(by_encoder, indent=2) + "\n")
     _write_rows(folds, task, missing, files)
 
 

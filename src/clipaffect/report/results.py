@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class TaskResults:
         intervals, comparisons, resolution: what ``evaluation.comparisons`` wrote.
         steps: what ``postprocess`` wrote; no rows where it is switched off or could not choose.
         choices: the same stage's choices, or a ``note``.
+        fits: how the linear probes were fitted, by encoder and fold.
     """
 
     task: Task
@@ -45,6 +46,15 @@ class TaskResults:
     resolution: dict[str, Any]
     steps: pd.DataFrame
     choices: dict[str, Any]
+    fits: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def stopped_probes(self) -> list[str]:
+        """Encoders whose linear probe did not converge in some fold."""
+        return [
+            encoder
+            for encoder, folds in self.fits.items()
+            if not all(own["converged"] for own in folds.values())
+        ]
 
     def values(self, metric: str, method: str, variant: str = "", **where: Any) -> pd.DataFrame:
         """Rows of one metric, method and variant, with further columns fixed.
@@ -254,5 +264,6 @@ def read_results(config: Config, folder: Path, study: Study | None = None) -> Re
             read_table(own.comparisons),
             read_json(own.resolution),
             *_read_steps(config, Layout(folder).postprocessing(name)),
+            read_json(own.reference_fits),
         )
     return Results(config, read_summary(folder), tasks)

@@ -84,13 +84,15 @@ def scores_table(results: Results) -> pd.DataFrame:
     headline = results.config.training.headline_alpha
     for name, task in results.tasks.items():
         table = task.macro_intervals()
+        stopped = (table["method"] == "linear_probe") & table["encoder"].isin(task.stopped_probes())
         role = np.select(
             [
+                stopped,
                 table["method"] != "head",
                 (table["variant"] == "") & (table["alpha"] == headline),
                 (table["variant"] == "") & (table["alpha"] == 1),
             ],
-            ["reference", "headline", "ERM"],
+            ["reference, not converged", "reference", "headline", "ERM"],
             "exploratory",
         )
         parts.append(table.assign(task=name, setting=table["name"], role=role))
