@@ -45,6 +45,7 @@ rule evaluate_heads:
         code=USER_FILES,
         heads=expand(RESULTS.heads().weights, part=PARTS, allow_missing=True),
         listed=expand(RESULTS.heads().listed, part=PARTS, allow_missing=True),
+        history=expand(RESULTS.heads().history, part=PARTS, allow_missing=True),
         references=expand(RESULTS.references(), encoder=SOURCES, allow_missing=True),
         fits=expand(RESULTS.reference_fits(), encoder=SOURCES, allow_missing=True),
     output:

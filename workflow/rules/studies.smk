@@ -51,6 +51,7 @@ use rule evaluate_heads as evaluate_study with:
         code=lambda wildcards: study_files(wildcards.study),
         heads=[STUDY.heads(part=0).weights],
         listed=[STUDY.heads(part=0).listed],
+        history=[STUDY.heads(part=0).history],
         references=expand(RESULTS.references(), encoder=SOURCES, allow_missing=True),
         fits=expand(RESULTS.reference_fits(), encoder=SOURCES, allow_missing=True),
     output:
@@ -182,6 +183,7 @@ use rule evaluate_heads as evaluate_wide with:
         code=lambda wildcards: study_files(wildcards.wide),
         heads=[ON_ENCODER.heads(part=0).weights],
         listed=[ON_ENCODER.heads(part=0).listed],
+        history=[ON_ENCODER.heads(part=0).history],
         references=[],
     output:
         **ON_ENCODER.evaluation().files(*SCORED),

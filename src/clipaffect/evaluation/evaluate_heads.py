@@ -15,9 +15,9 @@ import torch
 from clipaffect.config.models import Missing
 from clipaffect.config.training import Training
 from clipaffect.core.files import read_json, write_text
-from clipaffect.core.layout import Evaluation
+from clipaffect.core.layout import Evaluation, Heads
 from clipaffect.core.metrics import decide
-from clipaffect.core.parquet import write_batches, write_table
+from clipaffect.core.parquet import read_table, write_batches, write_table
 from clipaffect.core.setting import Setting, known_alpha
 from clipaffect.core.tasks import Task
 from clipaffect.evaluation.fold_data import (
@@ -39,6 +39,7 @@ from clipaffect.training.mlp_head import evaluator
 from clipaffect.training.train_heads import finished_heads, load_head
 
 REFERENCES = ("linear_probe", "zero_shot")
+LAST_EPOCHS = 5
 ORDER = ["method", "encoder", "variant", "alpha", "seed"]
 
 
@@ -109,11 +110,24 @@ def evaluate_heads(
     write_table(files.metrics, tidy)
     counts = pd.concat(clusters).sort_values(ORDER, kind="stable", ignore_index=True)
     write_table(files.person_counts, counts)
-    write_table(files.heads, listed.drop(columns="folder"))
+    last = last_epochs(pd.concat([read_table(Heads(path).history) for path in folders]))
+    write_table(files.heads, listed.drop(columns="folder").merge(last, on="head", how="left"))
     fits = [read_json(path.with_suffix(".json")) for path in references]
     by_encoder = {own["encoder"]: own["folds"] for own in fits}
     write_text(files.reference_fits, json.dumps(by_encoder, indent=2) + "\n")
     _write_rows(folds, task, missing, files)
+
+
+def last_epochs(history: pd.DataFrame) -> pd.DataFrame:
+    """The lowest and highest macro F1 on validation over a head's last ``LAST_EPOCHS`` epochs.
+
+    Columns head, last_epochs_low, last_epochs_high. They show how much a score depends on the epoch
+    in which training ends; nothing is chosen by them.
+    """
+    last = history.sort_values("epoch", kind="stable").groupby("head").tail(LAST_EPOCHS)
+    found = last.groupby("head")["validation_macro_f1"].agg(["min", "max"])
+    found.columns = ["last_epochs_low", "last_epochs_high"]
+    return found.reset_index()
 
 
 def _heads(

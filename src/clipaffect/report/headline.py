@@ -53,6 +53,8 @@ def headline(results: Results) -> dict[str, Any]:
             "absent_in_validation": [k for k, count in task.support().items() if not count],
             "variants": task.variants(),
             "best_validation_epoch": task.best_validation_epoch(alpha),
+            "complete_rows": task.complete_rows(alpha),
+            "last_epochs": task.last_epochs(alpha),
             "chosen_alpha": task.chosen_alpha(),
             "over_folds": task.over_folds(alpha),
             "collapsed_heads": int(task.heads["collapsed"].sum()),

@@ -125,6 +125,29 @@ class TaskResults:
         values = heads.loc[heads["status"] == "ok", "best_validation_macro_f1"].dropna()
         return float(values.mean()) if len(values) else None
 
+    def complete_rows(self, alpha: float) -> dict[str, float] | None:
+        """Macro F1 on the frames with every label annotated, mean over seeds, and their number.
+
+        None where these are all frames that are scored.
+        """
+        frames = self.mean_of("complete_frames", alpha)
+        if frames is None or frames == self.mean_of("frames", alpha):
+            return None
+        score = self.mean_of("complete_macro_f1", alpha)
+        return {"frames": frames, "macro_f1": score or 0.0}
+
+    def last_epochs(self, alpha: float) -> tuple[float, float] | None:
+        """Lowest and highest macro F1 on validation over the last epochs, means over seeds.
+
+        None where ``best_validation_epoch`` is None.
+        """
+        if self.best_validation_epoch(alpha) is None:
+            return None
+        heads = self.heads[(self.heads["variant"] == "") & (self.heads["alpha"] == alpha)]
+        own = heads.loc[heads["status"] == "ok", ["last_epochs_low", "last_epochs_high"]]
+        low, high = own.mean()
+        return float(low), float(high)
+
     def chosen_alpha(self) -> float | None:
         """The alpha with the best mean score on held-out training videos; None without any.
 
