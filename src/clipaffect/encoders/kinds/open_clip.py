@@ -22,6 +22,7 @@ from clipaffect.encoders.device_inputs import DeviceInputs, Groups
 from clipaffect.encoders.feature_record import DTYPES, arithmetic, record
 from clipaffect.encoders.fetch_weights import checked_weights
 from clipaffect.encoders.open_clip_checks import check, wrong_activation
+from clipaffect.encoders.openai_files import difference, openai_state
 from clipaffect.encoders.registry import EncoderCost, LoadedEncoder
 from clipaffect.encoders.untrained import create_untrained, open_clip
 
@@ -263,15 +264,21 @@ def _preprocessing(settings: Encoder) -> dict[str, Any]:
 
 
 def _load_file(model: Any, path: Path, settings: Encoder) -> None:
+    fix = (
+        "use weights of the same model: safetensors or a plain state dict in open_clip's format, "
+        "or OpenAI's own file (code in a pickle is never run)"
+    )
+    state = openai_state(path, model, fix)
     try:
-        open_clip().load_checkpoint(model, str(path), strict=True, weights_only=True)
+        if state is not None:
+            model.load_state_dict(state, strict=True)
+        else:
+            open_clip().load_checkpoint(model, str(path), strict=True, weights_only=True)
     except Exception as error:
         # open_clip and torch raise a dozen kinds here: pickled code, other shapes, not a file.
+        what = difference(path, model, state) or first_line(error)
         raise UserError(
-            f"these are not weights of {settings.model}: {first_line(error)[:200]}",
-            where=path,
-            fix="use weights of the same model in open_clip's format, as safetensors or a plain "
-            "state dict (code in a pickle is never run)",
+            f"these are not weights of {settings.model}: {what}", where=path, fix=fix
         ) from None
 
 
