@@ -11,6 +11,11 @@ CARD_INPUTS = {
     "gain": EVALUATED,
     "traced-step": [*EVERY_TABLE, *USER_FILES],
     "costs": [*EVALUATED, *EVERY_TABLE],
+    "negative-control": [
+        RESULTS.dataset.summary,
+        *EVERY_TABLE,
+        *expand(RESULTS.study("negative-control").control(), task=TASKS),
+    ],
 }
 if CONFIG.postprocess.steps:
     CARD_INPUTS["tail-card"] = [
@@ -85,6 +90,30 @@ rule disturb_crops:
             "rule disturb-crops --settings {params.settings:q} {params.results:q} "
             "{input.faces:q} --out {params.out:q}",
             gpu=True,
+        )
+
+
+rule permute_labels:
+    input:
+        **TABLE.files(),
+        code=USER_FILES,
+    output:
+        RESULTS.study("negative-control").control(),
+    log:
+        LOGS / "permute_labels/{task}.log",
+    benchmark:
+        RESULTS.timings / "permute_labels/{task}.tsv"
+    conda:
+        ENV
+    params:
+        settings=lambda wildcards: settings_json(
+            CONFIG, "control", "training", f"tasks.{wildcards.task}"
+        ),
+        table=subpath(input.rows, parent=True),
+    shell:
+        command(
+            "rule permute-labels --settings {params.settings:q} {params.table:q} "
+            "--out {output:q}"
         )
 
 

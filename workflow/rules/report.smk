@@ -32,6 +32,7 @@ CHOSEN_STEPS = [
     for task in STEPPED
     for path in RESULTS.postprocessing(task).files("steps", "choices").values()
 ]
+CONTROL = RESULTS.study("negative-control").answer
 # The inputs of the tables and pages of results.
 EVALUATED = [
     RESULTS.dataset.summary,
@@ -77,6 +78,8 @@ rule build_report:
         imports=[RESULTS.import_counts(imported) for imported in IMPORTED],
         heads=EVERY_HEAD,
         code=USER_FILES,
+        # Shown if the studies have been run; the report does not ask for it.
+        control=lambda wildcards: [CONTROL] if CONTROL.exists() else [],
     output:
         page=report(
             RESULTS.report.page,

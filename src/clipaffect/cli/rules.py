@@ -389,6 +389,15 @@ def disturb_crops(
 
 
 @rule_app.command()
+def permute_labels(settings: Settings, table: Path, store: StorePath, out: Out) -> None:
+    """Train the headline heads on labels that were permuted between people."""
+    from clipaffect.studies.permute_labels import permute_labels
+
+    given = stage_settings(settings)
+    permute_labels(given.training, given.task, table, Store(store), out)
+
+
+@rule_app.command()
 def fine_tune(
     settings: Settings, task: str, results: Path, faces: list[Path], assets: Assets, out: Out
 ) -> None:

@@ -39,6 +39,7 @@ VERSIONS = {
     "comparison": 2,
     "postprocess": 3,
     "limits": 1,
+    "control": 1,
     "fine_tuning": 3,
     "submission": 1,
     "model": 2,

@@ -20,7 +20,16 @@ from clipaffect.core.errors import UserError
 FOLDER = Path("config/studies")
 PlainName = Annotated[str, AfterValidator(folder_name)]
 # Further pages next to those of the studies, each with its own question.
-CARDS = ("costs", "fine-tuning", "gain", "limits", "tail-card", "traced-step", "loss-slices")
+CARDS = (
+    "costs",
+    "fine-tuning",
+    "gain",
+    "limits",
+    "negative-control",
+    "tail-card",
+    "traced-step",
+    "loss-slices",
+)
 OWN = "own"  # the variant of a study with answer: beat
 
 

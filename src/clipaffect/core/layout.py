@@ -107,6 +107,10 @@ class Study(_Folder):
         """TP, FP and FN of each person, for the cards that recompute embeddings."""
         return self.folder / f"counts/{task}.parquet"
 
+    def control(self, task: str = "{task}") -> Path:
+        """Scores of heads that were trained on permuted labels."""
+        return self.folder / f"control/{task}.parquet"
+
     def heads(self, task: str = "{task}", part: str | int = "{part}") -> Heads:
         """The study's own heads."""
         return Heads(self.folder / f"models/{task}/{part}")

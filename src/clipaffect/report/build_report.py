@@ -164,6 +164,7 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
                 if encoder.asset is not None and assets[encoder.asset].caution
             ),
         ],
+        "control": _negative_control(folder),
         "imports": [
             import_note(name, read_json(Layout(folder).import_counts(name)))
             for name in config.features.imported
@@ -202,6 +203,12 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
     ]
     record = run_record(config, folder, made)
     write_text(files.record, json.dumps(record, indent=2) + "\n")
+
+
+def _negative_control(folder: Path) -> list[str]:
+    """The answers of the card on permuted labels; none if the studies have not been run."""
+    path = Layout(folder).study("negative-control").answer
+    return list(read_json(path)["answers"].values()) if path.exists() else []
 
 
 def _prompts(results: Results) -> dict[str, list[tuple[str, list[str], list[str]]]]:

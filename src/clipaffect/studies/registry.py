@@ -24,6 +24,7 @@ CARDS = {
     "fine-tuning": "fine_tuning:write_fine_tuning",
     "gain": "cvar_gain:write_gain",
     "limits": "robustness:write_limits",
+    "negative-control": "negative_control:write_negative_control",
     "tail-card": "hard_examples:write_tail_card",
     "traced-step": "traced_step:write_traced_step",
 }
