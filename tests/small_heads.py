@@ -12,6 +12,7 @@ import torch
 from clipaffect.config.training import Recipe, Training
 from clipaffect.core.parquet import write_table
 from clipaffect.core.tasks import EXPR, Task
+from clipaffect.features.find_copies import SCHEMA
 from clipaffect.training.data import Split, TrainingData, training_data
 from clipaffect.training.trainer import TrainedHead, train_head
 
@@ -48,6 +49,13 @@ def small_table(folder: Path, task: Task = EXPR, n: int = 130, d: int = 6) -> Pa
     write_table(folder / "rows.parquet", rows)
     np.save(folder / "features.npy", features.astype(np.float16))
     return folder
+
+
+def no_copies(folder: Path) -> Path:
+    """A table of recordings in two splits that holds none."""
+    path = folder / "copies.parquet"
+    write_table(path, pd.DataFrame(columns=SCHEMA.names), SCHEMA)
+    return path
 
 
 def splits(task: Task = EXPR) -> tuple[Split, Split]:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import f1_score, precision_recall_curve
-from small_heads import small_table
+from small_heads import no_copies, small_table
 from test_splits import SMALL, bundles_of, folded
 
 from clipaffect.config.models import Evaluation, Postprocess
@@ -221,7 +221,9 @@ def test_nobody_is_scored_by_heads_that_saw_the_part(table: Path, tmp_path: Path
 
 def evaluated(table: Path, folder: Path) -> Path:
     bundles = bundles_of(table, folder)
-    evaluate_heads(SMALL, "leave_out", "x", EXPR, table, bundles, [], folder / "scored")
+    evaluate_heads(
+        SMALL, "leave_out", "x", EXPR, table, bundles, [], no_copies(folder), folder / "scored"
+    )
     return folder / "scored"
 
 
@@ -305,6 +307,7 @@ def test_another_encoders_heads_are_averaged_frame_by_frame(table: Path, tmp_pat
         other,
         bundles_of(other, tmp_path / "y"),
         [],
+        no_copies(tmp_path),
         tmp_path / "scored_y",
     )
     own, theirs = (

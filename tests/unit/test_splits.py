@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sklearn.metrics import f1_score
-from small_heads import small_table
+from small_heads import no_copies, small_table
 
 from clipaffect.config.data import Splitting
 from clipaffect.config.models import Probe
@@ -157,7 +157,9 @@ def test_k_fold_metrics_are_those_of_the_pooled_scores(folds: Path, tmp_path: Pa
     bundles = bundles_of(folds, tmp_path)
     reference, out = tmp_path / "probe.parquet", tmp_path / "out"
     fit_references(folds, EXPR, "x", Probe(strengths=(0.1,), iterations=20), SMALL, None, reference)
-    evaluate_heads(SMALL, "leave_out", "x", EXPR, folds, bundles, [reference], out)
+    evaluate_heads(
+        SMALL, "leave_out", "x", EXPR, folds, bundles, [reference], no_copies(tmp_path), out
+    )
     rows = read_table(folds / "rows.parquet").set_index(["video", "person", "frame"])
     scores = read_table(out / "scores.parquet")
     metrics = read_table(out / "metrics.parquet").query("metric == 'macro_f1'")
@@ -196,7 +198,17 @@ def test_a_reference_is_scored_on_its_own_frames(folds: Path, tmp_path: Path) ->
         fit_references(
             table, EXPR, name, Probe(strengths=(0.1,), iterations=20), SMALL, None, paths[-1]
         )
-    evaluate_heads(SMALL, "leave_out", "whole", EXPR, folds, bundles, paths, tmp_path / "out")
+    evaluate_heads(
+        SMALL,
+        "leave_out",
+        "whole",
+        EXPR,
+        folds,
+        bundles,
+        paths,
+        no_copies(tmp_path),
+        tmp_path / "out",
+    )
     metrics = read_table(tmp_path / "out/metrics.parquet").query("fold == 0")
     truth = rows.set_index(["video", "person", "frame"])["label"]
     for name, path in zip(("whole", "some"), paths, strict=True):
@@ -248,7 +260,9 @@ def test_a_failed_fold_leaves_no_pooled_score(folds: Path, tmp_path: Path) -> No
     failed = listed["head"].iloc[0]
     listed.loc[0, "status"] = "non_finite"
     write_table(bundles[0] / "heads.parquet", listed)
-    evaluate_heads(SMALL, "leave_out", "x", EXPR, folds, bundles, [], tmp_path / "out")
+    evaluate_heads(
+        SMALL, "leave_out", "x", EXPR, folds, bundles, [], no_copies(tmp_path), tmp_path / "out"
+    )
     metrics = read_table(tmp_path / "out/metrics.parquet").query("metric == 'macro_f1'")
     row = listed.iloc[0]
     own = metrics.query(f"method == 'head' and alpha == {row['alpha']} and seed == {row['seed']}")

@@ -32,7 +32,7 @@ BELOW_TRAINING = {
     "build_report",
     "first_page",
 }
-BELOW_TABLE = BELOW_TRAINING | {"build_table", "train_heads", "fit_references"}
+BELOW_TABLE = BELOW_TRAINING | {"build_table", "find_copies", "train_heads", "fit_references"}
 BELOW_FACES = BELOW_TABLE | {"embed_faces"}
 EVERYTHING = BELOW_FACES | {"index_dataset", "extract_frames", "align_faces"}
 
@@ -54,6 +54,7 @@ RERUNS = {
     ),
     "training.parts": ({"training": {"parts": 1}}, BELOW_TRAINING | {"train_heads"}),
     "data.licensed": ({"data": {"licensed": True}}, EVERYTHING),
+    "data.near_copies": ({"data": {"near_copies": "off"}}, BELOW_TRAINING | {"find_copies"}),
     "training.rho": ({"training": {"rho": 0.2}}, BELOW_TRAINING | {"train_heads"}),
     "training.seeds": ({"training": {"seeds": [0, 1, 2]}}, BELOW_TRAINING | {"train_heads"}),
     "training.variants": (

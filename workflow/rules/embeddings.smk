@@ -152,3 +152,24 @@ rule build_table:
         command(
             "rule build-table {input.labels:q} {input.embeddings:q} --out {params.out:q}"
         )
+
+
+rule find_copies:
+    input:
+        tables=EVERY_TABLE,
+    output:
+        expand(RESULTS.copies(), task=TASKS),
+    log:
+        LOGS / "find_copies.log",
+    benchmark:
+        RESULTS.timings / "find_copies.tsv"
+    conda:
+        ENV
+    params:
+        settings=lambda wildcards: settings_json(CONFIG, "copies", "near_copies"),
+        tables=[RESULTS.table(CONFIG.encoder, task).folder for task in TASKS],
+        out=lambda wildcards, output: options("--out", output),
+    shell:
+        command(
+            "rule find-copies --settings {params.settings:q} {params.tables:q} {params.out}"
+        )

@@ -46,6 +46,7 @@ rule evaluate_heads:
         heads=expand(RESULTS.heads().weights, part=PARTS, allow_missing=True),
         listed=expand(RESULTS.heads().listed, part=PARTS, allow_missing=True),
         history=expand(RESULTS.heads().history, part=PARTS, allow_missing=True),
+        copies=RESULTS.copies(),
         references=expand(RESULTS.references(), encoder=SOURCES, allow_missing=True),
         fits=expand(RESULTS.reference_fits(), encoder=SOURCES, allow_missing=True),
     output:
@@ -68,7 +69,8 @@ rule evaluate_heads:
     shell:
         command(
             "rule evaluate-heads --settings {params.settings:q} {params.encoder:q} "
-            "{params.table:q} {params.heads} {params.references} --out {params.out:q}"
+            "{params.table:q} {params.heads} --copies {input.copies:q} {params.references} "
+            "--out {params.out:q}"
         )
 
 

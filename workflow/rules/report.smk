@@ -74,6 +74,7 @@ rule build_report:
         evaluated=EVALUATED,
         labels=expand(RESULTS.dataset.labels(), task=TASKS),
         tables=EVERY_TABLE,
+        copies=expand(RESULTS.copies(), task=TASKS),
         faces=expand(RESULTS.faces(), shard=LOOKED_AT),
         imports=[RESULTS.import_counts(imported) for imported in IMPORTED],
         heads=EVERY_HEAD,

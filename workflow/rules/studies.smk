@@ -52,6 +52,7 @@ use rule evaluate_heads as evaluate_study with:
         heads=[STUDY.heads(part=0).weights],
         listed=[STUDY.heads(part=0).listed],
         history=[STUDY.heads(part=0).history],
+        copies=RESULTS.copies(),
         references=expand(RESULTS.references(), encoder=SOURCES, allow_missing=True),
         fits=expand(RESULTS.reference_fits(), encoder=SOURCES, allow_missing=True),
     output:
@@ -184,6 +185,7 @@ use rule evaluate_heads as evaluate_wide with:
         heads=[ON_ENCODER.heads(part=0).weights],
         listed=[ON_ENCODER.heads(part=0).listed],
         history=[ON_ENCODER.heads(part=0).history],
+        copies=RESULTS.copies(),
         references=[],
     output:
         **ON_ENCODER.evaluation().files(*SCORED),

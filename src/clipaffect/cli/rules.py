@@ -154,6 +154,18 @@ def build_table(labels: Path, embeddings: list[Path], out: Out) -> None:
 
 
 @rule_app.command()
+def find_copies(
+    settings: Settings,
+    tables: list[Path],
+    out: Annotated[list[Path], typer.Option(help="A file for each table.")],
+) -> None:
+    """Find recordings that are in two splits, by their features."""
+    from clipaffect.features.find_copies import find_copies
+
+    find_copies(tables, stage_settings(settings).values["near_copies"], out)
+
+
+@rule_app.command()
 def train_heads(
     settings: Settings,
     table: Path,
@@ -201,6 +213,7 @@ def evaluate_heads(
     table: Path,
     out: Out,
     heads: HeadWeights,
+    copies: Annotated[Path, typer.Option(help="Recordings that are in two splits.")],
     reference: Annotated[list[Path] | None, typer.Option("--reference")] = None,
 ) -> None:
     """Score all heads and references of a task."""
@@ -213,7 +226,8 @@ def evaluate_heads(
     training = given.training
     missing = given.evaluation.missing
     task = given.task
-    evaluate_heads(training, missing, encoder, task, table, _folders(heads), reference or [], out)
+    folders, references = _folders(heads), reference or []
+    evaluate_heads(training, missing, encoder, task, table, folders, references, copies, out)
     write_provenance(given.values, Table(table), Scores(out))
 
 

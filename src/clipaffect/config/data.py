@@ -49,6 +49,7 @@ class Format:
     licensed: bool = False
 
 
+NearCopies = Literal["report", "refuse", "off"]
 Source = Literal["unknown", "rendered", "aff_wild2", "own"]
 FormatName = Literal["aff_wild2", "table", "folders", "raf_db", "affectnet"]
 FORMATS: dict[FormatName, Format] = {
@@ -197,6 +198,12 @@ class Data(Section):
     )
     split: Splitting = Field(
         default_factory=Splitting, description="Who is used for training and who for scoring."
+    )
+    near_copies: NearCopies = Field(
+        "report",
+        description="Recordings that are in two splits, in part, re-encoded, rescaled, mirrored or "
+        "shifted. `report`: name them and score with and without them. `refuse`: stop the run. "
+        "`off`: do not look for them.",
     )
     shards: int = Field(
         4, ge=1, le=4096, description="Parts to divide the videos into; each is one job per stage."

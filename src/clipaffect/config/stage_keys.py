@@ -32,6 +32,7 @@ VERSIONS = {
     "imported": 1,
     "joined": 1,
     "table": 2,
+    "copies": 1,
     "heads": 5,
     "prompts": 1,
     "references": 4,
@@ -63,7 +64,8 @@ def settings_json(config: Config, stage: str, *sections: str) -> str:
     A section is a top-level key; ``encoders.NAME`` is that encoder, as ``encoder``; ``tasks`` the
     tasks that are trained, ``tasks.NAME`` one of them, as ``task``; ``features.NAME`` the files of
     an import, as ``feature``; ``training_rows`` which frames heads are trained on;
-    ``needs_images`` whether an encoder looks at them; ``config`` is everything.
+    ``near_copies`` what is done with copies; ``needs_images`` whether an encoder looks at them;
+    ``config`` is everything.
     """
     values = config.model_dump(mode="json")
     # Spelt out: JSON's sorted keys would lose the order in which the tasks are named.
@@ -74,6 +76,7 @@ def settings_json(config: Config, stage: str, *sections: str) -> str:
     del values["data"]["source"]
     if stage not in ("report", "model"):
         del everything["data"]["source"]
+    values["near_copies"] = values["data"].pop("near_copies")  # of one stage alone
     values["features"] = values["features"]["import"]
     values["needs_images"] = bool(config.encoders)
     values["tasks"] = {name: asdict(task) for name, task in config.tasks().items()}

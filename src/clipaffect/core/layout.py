@@ -227,6 +227,10 @@ class Layout(_Folder):
         """Labels and features of one encoder and task."""
         return Table(self.folder / f"tables/{encoder}/{task}")
 
+    def copies(self, task: str = "{task}") -> Path:
+        """Recordings that are in two splits."""
+        return self.folder / f"copies/{task}.parquet"
+
     def heads(self, task: str = "{task}", part: str | int = "{part}") -> Heads:
         """One part of the grid of heads."""
         return Heads(self.folder / f"models/{task}/{part}")

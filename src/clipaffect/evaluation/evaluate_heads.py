@@ -51,6 +51,7 @@ def evaluate_heads(
     table: Path,
     folders: list[Path],
     references: list[Path],
+    copies: Path,
     out: Path,
 ) -> None:
     """Write the predictions and the metrics of all heads and references of a task to ``out``.
@@ -69,9 +70,12 @@ def evaluate_heads(
         table: of that encoder.
         folders: of the heads, one for each part of the grid.
         references: score tables of ``fit_references``, one an encoder.
+        copies: recordings that are in two splits (``find_copies``); scores are given with and
+            without them.
         out: a folder.
     """
     torch.set_num_threads(1)
+    copied = read_table(copies)
     folds = [read_fold(table, task, missing, number) for number in folds_of(table)]
     listed = finished_heads(folders)
     metrics: list[dict[str, Any]] = []
@@ -96,7 +100,7 @@ def evaluate_heads(
 
     def tables() -> Iterator[pa.Table]:
         for scored, own in methods():
-            metrics.extend(tidy_rows(scored, own, task))
+            metrics.extend(tidy_rows(scored, own, task, copied))
             clusters.extend(_clusters(scored, own, task))
             for fold in own:
                 if fold.number in scored.scores:

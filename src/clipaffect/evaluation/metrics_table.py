@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from clipaffect.core import metrics
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
@@ -23,7 +24,23 @@ def pooled(scored: Scored, folds: list[Fold]) -> tuple[np.ndarray, np.ndarray] |
     return labels, np.concatenate([scored.scores[fold.number] for fold in folds])
 
 
-def tidy_rows(scored: Scored, folds: list[Fold], task: Task) -> Iterator[Row]:
+def copied_frames(rows: pd.DataFrame, copies: pd.DataFrame) -> np.ndarray:
+    """(n,) bool: whether a frame is in a recording of another split, too.
+
+    Args:
+        rows: (n,) video, person and frame.
+        copies: pairs of recordings, as ``find_copies`` writes them.
+    """
+    found = np.zeros(len(rows), bool)
+    for copy in copies.itertuples(index=False):
+        sides = ((copy.video, copy.person, 0), (copy.other_video, copy.other_person, copy.shift))
+        for video, person, shift in sides:
+            own = (rows["video"] == video) & (rows["person"] == person)
+            found |= (own & rows["frame"].between(copy.first + shift, copy.last + shift)).to_numpy()
+    return found
+
+
+def tidy_rows(scored: Scored, folds: list[Fold], task: Task, copies: pd.DataFrame) -> Iterator[Row]:
     """Metrics of each fold, and over all folds together unless one of them has no score.
 
     Counts of decisions are pooled. AUC and average precision of all folds are the folds' mean: the
@@ -41,7 +58,30 @@ def tidy_rows(scored: Scored, folds: list[Fold], task: Task) -> Iterator[Row]:
                 alike = [r["value"] for r in own if (r["metric"], r["target"]) == kind]
                 row["value"] = metrics.mean_known(np.array(alike))
             yield row
+        yield from _off_copies(scored, folds, task, copies, *together)
     yield from own
+
+
+def _off_copies(
+    scored: Scored,
+    folds: list[Fold],
+    task: Task,
+    copies: pd.DataFrame,
+    labels: np.ndarray,
+    scores: np.ndarray,
+) -> Iterator[Row]:
+    """Macro F1 on the frames that are in another split, too, and on all others."""
+    if copies.empty:
+        return
+    copied = np.concatenate([copied_frames(fold.rows, copies) for fold in folds])
+    decisions = metrics.decide(scores, task)
+    base = {"task": task.name, **score_columns(scored.setting), "fold": 0, "split": "validation"}
+    values = {"copied_frames": float(copied.sum())}
+    for name, at in (("on", copied), ("off", ~copied)):
+        f1 = metrics.f1_per_target(labels[at], decisions[at], task)
+        values[f"macro_f1_{name}_copies"] = float(f1.mean())
+    for metric, value in values.items():
+        yield base | {"metric": metric, "target": "", "value": value}
 
 
 def _metrics(

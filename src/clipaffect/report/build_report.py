@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from clipaffect.config.models import Config
@@ -20,6 +21,7 @@ from clipaffect.dataset.summary_text import import_note
 from clipaffect.encoders.prompts import task_prompts
 from clipaffect.evaluation.intervals import FEWEST
 from clipaffect.faces.crops import read_crops
+from clipaffect.features.find_copies import copy_in_words
 from clipaffect.report import figures
 from clipaffect.report.cost import encoder_rows, head_rows
 from clipaffect.report.first_page import config_yaml
@@ -38,6 +40,7 @@ from clipaffect.report.tables import (
 )
 
 PICTURES_PER_CLASS = 3
+FEW_COPIES = 3
 MISSING = {
     "leave_out": "those without a crop of the annotated person are left out",
     "nearest": "those without a crop of the annotated person take the score of that person's "
@@ -158,6 +161,7 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
         "step_notes": [t.choices["note"] for t in results.tasks.values() if "note" in t.choices],
         "cautions": [
             *([] if results.summary["names_people"] else [unknown_people(unit)]),
+            *_copies(results, folder),
             *(
                 f"{name}: {assets[encoder.asset].caution}"
                 for name, encoder in config.encoders.items()
@@ -203,6 +207,24 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
     ]
     record = run_record(config, folder, made)
     write_text(files.record, json.dumps(record, indent=2) + "\n")
+
+
+def _copies(results: Results, folder: Path) -> Iterator[str]:
+    """A sentence for each task with recordings in two splits, with scores on and off them."""
+    alpha = results.config.training.headline_alpha
+    for name, task in results.tasks.items():
+        copies = read_table(Layout(folder).copies(name)).to_dict("records")
+        on, off = (task.mean_of(f"macro_f1_{kind}_copies", alpha) for kind in ("on", "off"))
+        if not copies or on is None or off is None:
+            continue
+        named = "; ".join(copy_in_words(copy) for copy in copies[:FEW_COPIES])
+        more = f"; and {len(copies) - FEW_COPIES} more" if len(copies) > FEW_COPIES else ""
+        frames = task.mean_of("copied_frames", alpha)
+        yield (
+            f"{name}: {len(copies)} recordings look like copies across splits: {named}{more}. The "
+            f"headline scores {on:.3f} on these {frames:,.0f} frames and {off:.3f} on the others. "
+            "Remove one of each pair."
+        )
 
 
 def _negative_control(folder: Path) -> list[str]:

@@ -1,0 +1,315 @@
+"""Stage ``copies``: find recordings that are in two splits, in part or changed, by their features.
+
+A copy that was re-encoded, rescaled, mirrored, cut or shifted has other bytes, but its features
+change at the same times. For each pair of recordings in different splits, the features over time
+are correlated at every shift (cross-correlation by FFT). Features are whitened, and each
+recording's mean is removed: what two people, or two recordings of one person, have in common at all
+times does not count. What chance gives is measured on the same recordings, one of each pair played
+backwards.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import asdict, dataclass
+from itertools import combinations, product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy import fft
+
+from clipaffect.config.data import NearCopies
+from clipaffect.core.errors import UserError
+from clipaffect.core.frame_status import KEYS
+from clipaffect.core.layout import Table
+from clipaffect.core.parquet import read_arrow, write_table
+from clipaffect.core.progress import Progress
+from clipaffect.features.build_table import table_features
+
+DIMENSIONS = 32  # of the whitened features
+FITTED = 20_000  # rows, evenly spread, that the whitening is fitted on
+LENGTH = 500  # moments of a recording of median length: longer ones are averaged over frames
+SHORTEST = 16  # moments
+OVERLAP = 0.5  # of the shorter recording
+# A pair is a copy if its strength (correlation times the root of the moments that overlap) is this
+# many deviations above that of pairs of which one runs backwards. docs/data.md has the recall.
+DEVIATIONS = 7.0
+MOST_PAIRS = 4_000_000
+MEMORY = 64_000_000  # bytes of transforms at once
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Two recordings in different splits that look like copies of each other.
+
+    Attributes:
+        split, video, person: the first recording.
+        first, last: its frames that the other one has, too.
+        other_split, other_video, other_person: the second recording.
+        shift: frames by which the second recording is later.
+        correlation: of the features, from -1 to 1.
+    """
+
+    split: str
+    video: str
+    person: str
+    first: int
+    last: int
+    other_split: str
+    other_video: str
+    other_person: str
+    shift: int
+    correlation: float
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The features of one person in one video over time.
+
+    Attributes:
+        split, video, person: whose.
+        values: (moments, DIMENSIONS) float32, mean removed; 0 where there is no face.
+        known: (moments,) float32, 1 where there is a face.
+    """
+
+    split: str
+    video: str
+    person: str
+    values: np.ndarray
+    known: np.ndarray
+
+    @property
+    def room(self) -> int:
+        """The power of two that the moments fit into."""
+        return 1 << (len(self.known) - 1).bit_length()
+
+
+class Spectra:
+    """Fourier transforms of some recordings, padded to one size.
+
+    Attributes:
+        values: (recordings, frequencies, DIMENSIONS).
+        energy, known: (recordings, frequencies) of the values' squared length and of ``known``.
+        moments: (recordings,) how many are known.
+    """
+
+    def __init__(self, recordings: Sequence[Recording], size: int) -> None:
+        energies = [(own.values**2).sum(axis=1) for own in recordings]
+        self.values = np.stack([fft.rfft(own.values, size, axis=0) for own in recordings])
+        self.energy = np.stack([fft.rfft(own, size) for own in energies])
+        self.known = np.stack([fft.rfft(own.known, size) for own in recordings])
+        self.moments = np.array([own.known.sum() for own in recordings])
+
+    def reversed(self) -> Spectra:
+        """The same recordings backwards in time, up to a shift."""
+        found = copy(self)
+        found.values, found.energy = self.values.conj(), self.energy.conj()
+        found.known = self.known.conj()
+        return found
+
+
+def best_shifts(
+    one: Recording, others: Sequence[Recording]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The shift at which a recording correlates best with each of some others.
+
+    Returns:
+        The correlations, the numbers of moments that overlap, and the shifts in moments.
+    """
+    size = 2 * max(one.room, *(other.room for other in others))
+    return _best_shifts(Spectra([one], size), Spectra(others, size), size)
+
+
+def _best_shifts(
+    one: Spectra, others: Spectra, size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def correlate(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        found: np.ndarray = fft.irfft(a.conj() * b, size)
+        return found
+
+    # At each frequency, the product over dimensions is one matrix product.
+    products = fft.irfft(np.einsum("fd,kfd->kf", one.values[0].conj(), others.values), size)
+    overlap = correlate(one.known, others.known).round()
+    energy = correlate(one.energy, others.known) * correlate(one.known, others.energy)
+    shorter = np.minimum(one.moments, others.moments)
+    enough = (overlap >= np.maximum(SHORTEST, OVERLAP * shorter)[:, None]) & (energy > 0)
+    found = np.where(enough, products / np.sqrt(np.where(enough, energy, 1)), -1)
+    at = found.argmax(axis=1)
+    rows = np.arange(len(found))
+    return found[rows, at], overlap[rows, at], np.where(at < size // 2, at, at - size)
+
+
+def read_recordings(table: Path) -> tuple[list[Recording], int]:
+    """Every recording of a table that is long enough, and how many frames a moment has."""
+    found = read_arrow(Table(table).rows, ["split", *KEYS, "feature_row"])
+    found = found.filter(pc.greater_equal(found["feature_row"], 0))
+    rows = found.to_pandas().astype({"split": str, "video": str, "person": str})
+    features = table_features(table)
+    if rows.empty:
+        return [], 1
+    keys = ["split", "video", "person"]
+    step = max(1, round(float(rows.groupby(keys).size().median()) / LENGTH))
+    some = features[np.linspace(0, len(features) - 1, min(FITTED, len(features))).astype(int)]
+    some = some.astype(np.float32)
+    mean = some.mean(axis=0)
+    variances, axes = np.linalg.eigh(np.cov(some - mean, rowvar=False))
+    variances, axes = variances[::-1][:DIMENSIONS], axes[:, ::-1][:, :DIMENSIONS]
+    used = variances > 1e-6 * variances[0]
+    whiten = (axes[:, used] / np.sqrt(variances[used])).astype(np.float32)
+    recordings = []
+    for (split, video, person), own in rows.groupby(keys, sort=True):
+        moment = (own["frame"].to_numpy() - 1) // step
+        start, size = int(moment.min()), int(moment.max() - moment.min()) + 1
+        counts = np.bincount(moment - start, minlength=size)
+        if (counts > 0).sum() < SHORTEST:
+            continue
+        values = np.zeros((size, whiten.shape[1]), np.float32)
+        white = (features[own["feature_row"].to_numpy()].astype(np.float32) - mean) @ whiten
+        np.add.at(values, moment - start, white)
+        known = counts > 0
+        own_values = values[known] / counts[known, None]
+        own_values -= own_values.mean(axis=0)
+        # One moment that is unlike all others must not decide.
+        norms = np.linalg.norm(own_values, axis=1, keepdims=True)
+        values[known] = own_values * np.minimum(1, np.median(norms) / np.maximum(norms, 1e-9))
+        # Moments before the first face are kept, so that a shift counts from the video's start.
+        values = np.pad(values, ((start, 0), (0, 0)))
+        known = np.pad(known, (start, 0)).astype(np.float32)
+        recordings.append(Recording(str(split), str(video), str(person), values, known))
+    return recordings, step
+
+
+def find_copies(tables: list[Path], mode: NearCopies, outs: list[Path]) -> None:
+    """Write the copies across the splits of each table; see ``Copy``.
+
+    Args:
+        tables: of the tasks. Tables with the same recordings in the same splits are searched once.
+        mode: whether copies are reported, refused, or not looked for.
+        outs: a Parquet file for each table.
+
+    Raises:
+        UserError: there are copies, and ``mode`` is ``refuse``.
+    """
+    searched: dict[tuple[object, ...], list[Copy]] = {}
+    for table, out in zip(tables, outs, strict=True):
+        if mode == "off":
+            write_table(out, pd.DataFrame(columns=list(Copy.__dataclass_fields__)), SCHEMA)
+            continue
+        recordings, step = read_recordings(table)
+        key = tuple((r.split, r.video, r.person, r.values.tobytes()) for r in recordings)
+        if key not in searched:
+            searched[key] = _search(recordings, step)
+        found = searched[key]
+        if found and mode == "refuse":
+            raise UserError(
+                f"{len(found)} recordings are in two splits: "
+                f"{'; '.join(copy_in_words(asdict(pair)) for pair in found[:3])}",
+                where="data.near_copies: refuse",
+                fix="remove one of each pair, or give both the same person in data.people; "
+                "data.near_copies: report scores them and says so",
+            )
+        columns = list(Copy.__dataclass_fields__)
+        write_table(out, pd.DataFrame([asdict(pair) for pair in found], columns=columns), SCHEMA)
+
+
+def _search(recordings: list[Recording], step: int) -> list[Copy]:
+    by_split: dict[str, list[Recording]] = defaultdict(list)
+    for own in recordings:
+        by_split[own.split].append(own)
+    # "validation" after "train": the first recording is the one that is scored.
+    sides = list(combinations(sorted(by_split, reverse=True), 2))
+    pairs = sum(len(by_split[a]) * len(by_split[b]) for a, b in sides)
+    if pairs > MOST_PAIRS:
+        raise UserError(
+            f"{pairs:,} pairs of recordings are too many to search for copies",
+            where="data.near_copies",
+            fix="set data.near_copies: off",
+        )
+    compared, chance = [], []
+    with Progress("pairs of recordings", pairs) as progress:
+        for a, b in sides:
+            for ones, others, size in _alike_in_length(by_split[a], by_split[b]):
+                spectra = Spectra(others, size)
+                for one in ones:
+                    this = Spectra([one], size)
+                    found = _best_shifts(this, spectra, size)
+                    compared += [(one, *pair) for pair in zip(others, *found, strict=True)]
+                    backwards = _best_shifts(this.reversed(), spectra, size)
+                    chance += (backwards[0] * np.sqrt(backwards[1])).tolist()
+                    progress.advance(len(others))
+    limit = _limit(np.array(chance))
+    return [
+        _copy(one, other, float(correlation), int(shift), step)
+        for one, other, correlation, overlap, shift in compared
+        if correlation * np.sqrt(overlap) > limit
+    ]
+
+
+def _limit(chance: np.ndarray) -> float:
+    """The strength above which a pair is a copy, from that of pairs that cannot be copies."""
+    if not len(chance):
+        return np.inf
+    middle = np.median(chance)
+    deviation = 1.4826 * np.median(np.abs(chance - middle))  # of a normal distribution
+    return float(middle + DEVIATIONS * deviation)
+
+
+def _alike_in_length(
+    ones: list[Recording], others: list[Recording]
+) -> Iterator[tuple[list[Recording], list[Recording], int]]:
+    """Recordings to compare with each other, of similar length, and the size that both fit into."""
+    for room, other_room in product(*(sorted({r.room for r in own}) for own in (ones, others))):
+        size = 2 * max(room, other_room)
+        together = max(1, MEMORY // (8 * DIMENSIONS * size // 2))
+        own = [r for r in ones if r.room == room]
+        theirs = [r for r in others if r.room == other_room]
+        for start in range(0, len(theirs), together):
+            yield own, theirs[start : start + together], size
+
+
+def _copy(one: Recording, other: Recording, correlation: float, shift: int, step: int) -> Copy:
+    """Describe a pair; moment m of the first recording is m + shift of the second."""
+    moments = np.flatnonzero(one.known)
+    theirs = moments + shift
+    inside = (theirs >= 0) & (theirs < len(other.known))
+    shared = moments[inside][other.known[theirs[inside]] > 0]
+    return Copy(
+        one.split,
+        one.video,
+        one.person,
+        int(shared.min()) * step + 1,
+        (int(shared.max()) + 1) * step,
+        other.split,
+        other.video,
+        other.person,
+        shift * step,
+        round(correlation, 4),
+    )
+
+
+SCHEMA = pa.schema(
+    [
+        (name, {"int": pa.int32(), "float": pa.float32()}.get(str(own.type), pa.string()))
+        for name, own in Copy.__dataclass_fields__.items()
+    ]
+)
+
+
+def copy_in_words(row: dict[str, object]) -> str:
+    """One copy, for a reader."""
+    first, second = (
+        f"{video}{' ' if person else ''}{person}"
+        for video, person in (
+            (row["video"], row["person"]),
+            (row["other_video"], row["other_person"]),
+        )
+    )
+    return (
+        f"frames {row['first']} to {row['last']} of {first} ({row['split']}) and "
+        f"{second} ({row['other_split']}, shifted by {row['shift']})"
+    )
