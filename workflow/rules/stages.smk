@@ -24,6 +24,7 @@ rule faces_all:
 rule embeddings_all:
     input:
         expand(RESULTS.table().rows, encoder=SOURCES, task=TASKS),
+        expand(RESULTS.copies(), task=TASKS),
 
 
 rule training_all:
