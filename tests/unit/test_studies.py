@@ -87,7 +87,10 @@ def test_a_large_difference_without_evidence_is_not_an_answer() -> None:
 def test_too_few_people_are_said_so() -> None:
     task = results([("deep", 0.5, 0.2, NAN), ("wide", 0.5, -0.1, NAN)])
     said = study_answer("EXPR", task, "variants", 0.5)
-    assert said == "EXPR: too few people to test 2 variants; largest difference deep (+0.200)."
+    assert (
+        said
+        == "EXPR: too few people or source videos to test 2 variants; largest difference deep (+0.200)."
+    )
 
 
 def test_variants_are_read_at_the_headlines_alpha() -> None:

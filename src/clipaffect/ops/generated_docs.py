@@ -63,7 +63,7 @@ The report handles these cases:
 | a failed head | the count, next to the result; its row has the reason; averages omit it |
 | only one seed | that the spread over seeds is unknown; intervals are over people alone |
 | a class or unit absent from the split | its name; it counts as 0 in macro F1 and has no AUC |
-| fewer than 20 people | there is no interval |
+| fewer than 20 people (or source videos) | there is no interval |
 | names that contain HTML or LaTeX | the names, escaped |
 
 On clusters, shared disks and remotes, finished work is always kept:

@@ -144,9 +144,7 @@ def dots(table: pd.DataFrame) -> Spec:
         "kind:N", scale=alt.Scale(domain=["head", "reference"], range=[ACCENT, GREY]), title=None
     )
     points = chart.mark_point(filled=True, size=80, opacity=1).encode(
-        x=alt.X(
-            "estimate:Q", title="macro F1, 95 % interval over people", scale=alt.Scale(zero=True)
-        ),
+        x=alt.X("estimate:Q", title="macro F1, 95 % interval", scale=alt.Scale(zero=True)),
         y=where,
         color=colour,
         tooltip=tips,
@@ -159,7 +157,7 @@ def dots(table: pd.DataFrame) -> Spec:
     ]
     return finish(
         alt.layer(points, *bars),
-        "Dot plot of macro F1 of every setting and reference with 95 % intervals over people; the "
+        "Dot plot of macro F1 of every setting and reference with 95 % intervals; the "
         "same numbers are in the table of scores.",
         max(90, 24 * len(table)),
     )
@@ -216,8 +214,8 @@ def alpha_curve(results: TaskResults, headline_alpha: float) -> Spec:
     beside = [lines] if len(references) else []
     return finish(
         alt.layer(mark, *beside, *band, line, points),
-        "Line chart of macro F1 over the CVaR level alpha with a band of its 95 % interval over "
-        "people, and the references within its range as dashed lines; the same numbers are in the "
+        "Line chart of macro F1 over the CVaR level alpha with a band of its 95 % interval, "
+        "and the references within its range as dashed lines; the same numbers are in the "
         "table of scores.",
         320,
     )
@@ -274,7 +272,7 @@ def target_bars(results: TaskResults, headline_alpha: float) -> Spec:
     return finish(
         alt.layer(bars, *errors),
         "Bar chart of F1 for each class or label at the headline alpha and under plain ERM, with "
-        "95 % intervals over people where there are enough; the same numbers are in targets.csv.",
+        "95 % intervals where there are enough people or videos; the same numbers are in targets.csv.",
         260,
     )
 

@@ -101,7 +101,7 @@ def postprocessed(task: TaskResults) -> dict[str, Any] | None:
 def verdict(difference: float, p: float | None) -> str:
     """What a paired test says: better, worse, no difference shown, or too few people."""
     if p is None:
-        return f"fewer than {FEWEST} people: not tested"
+        return f"not tested: fewer than {FEWEST} people or source videos"
     if p >= LEVEL:
         return "no difference shown"
     return "better" if difference > 0 else "worse"
