@@ -272,7 +272,7 @@ def target_bars(results: TaskResults, headline_alpha: float) -> Spec:
     return finish(
         alt.layer(bars, *errors),
         "Bar chart of F1 for each class or label at the headline alpha and under plain ERM, with "
-        "95 % intervals where there are enough people or videos; the same numbers are in targets.csv.",
+        "95 % intervals where they are known; the same numbers are in targets.csv.",
         260,
     )
 
