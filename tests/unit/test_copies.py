@@ -110,8 +110,9 @@ def test_long_recordings_are_averaged_over_frames(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     recordings = {
         ("train", f"t{k}"): (np.arange(1, 2001), np.repeat(walk(rng, 500), 4, axis=0))
-        for k in range(3)
+        for k in range(16)
     }
+    recordings["validation", "other"] = (np.arange(1, 2001), np.repeat(walk(rng, 500), 4, axis=0))
     copied = recordings["train", "t1"][1][402:1500]
     recordings["validation", "v"] = (np.arange(1, len(copied) + 1), copied)
     (found,) = search(table(tmp_path, recordings)).to_dict("records")
@@ -123,12 +124,32 @@ def test_long_recordings_are_averaged_over_frames(tmp_path: Path) -> None:
 def test_copies_can_be_refused_or_not_looked_for(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     values = (np.arange(1, 81), walk(rng, 80))
-    recordings = {("train", "a"): values, ("train", "b"): (values[0], walk(rng, 80))}
-    folder = table(tmp_path, recordings | {("validation", "c"): values})
+    recordings = {("train", f"t{k}"): (values[0], walk(rng, 80)) for k in range(15)}
+    recordings |= {("validation", f"v{k}"): (values[0], walk(rng, 80)) for k in range(3)}
+    copies = {("train", "a"): values, ("validation", "c"): values}
+    folder = table(tmp_path, recordings | copies)
     assert len(search(folder)) == 1
     with pytest.raises(UserError, match=r"frames 1 to 80 of c \(validation\) and a \(train"):
         search(folder, "refuse")
     assert search(folder, "off").empty
+
+
+def test_too_little_to_compare_is_no_copy_and_no_crash(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    few = {("train", "a"): (np.arange(1, 61), walk(rng, 60))}
+    few["validation", "b"] = few["train", "a"]  # one pair: chance is not known
+    assert search(table(tmp_path / "pair", few)).empty
+    assert search(
+        table(tmp_path / "short", {("train", "a"): (np.arange(1, 9), walk(rng, 8))})
+    ).empty
+    flat = {
+        (split, f"v{k}"): (np.arange(1, 41), np.ones((40, 1)))
+        for split in ("train", "validation")
+        for k in range(6)
+    }
+    assert search(table(tmp_path / "flat", flat)).empty
+    apart = {("train", "a"): (np.array([*range(1, 40), 2**31 - 2]), walk(rng, 40))}
+    assert search(table(tmp_path / "apart", apart | few)).empty
 
 
 def test_scores_are_given_on_copied_frames_and_off_them() -> None:

@@ -84,6 +84,9 @@ def test_all_positive_scores_the_known_figure_at_aff_wild2s_prevalence() -> None
     assert f1_per_target(labels, decided, AU).mean() == pytest.approx(0.295, abs=0.001)
 
 
+NONE = pd.DataFrame()  # no recordings in two splits
+
+
 def split_of(labels: np.ndarray, seed: int) -> Split:
     rng = np.random.default_rng(seed)
     features = np.eye(8)[labels[:, 0] % 8] * 3 + rng.normal(size=(len(labels), 8))
@@ -229,9 +232,11 @@ def test_rankings_are_sklearns_and_over_folds_their_mean() -> None:
             r["target"]: r["value"] for r in found if (r["fold"], r["metric"]) == (number, metric)
         }
 
-    alone = list(tidy_rows(Scored(Setting("head", "e"), {0: scores[1]}), [fold(0, labels[0])], AU))
+    alone = list(
+        tidy_rows(Scored(Setting("head", "e"), {0: scores[1]}), [fold(0, labels[0])], AU, NONE)
+    )
     folds = [fold(k + 1, own) for k, own in enumerate(labels)]
-    pooled = list(tidy_rows(Scored(Setting("head", "e"), scores), folds, AU))
+    pooled = list(tidy_rows(Scored(Setting("head", "e"), scores), folds, AU, NONE))
     for metric, function in functions.items():
         own = [
             [function(labels[k][:, unit], scores[k + 1][:, unit]) for unit in range(12)]

@@ -79,7 +79,7 @@ rule build_report:
         imports=[RESULTS.import_counts(imported) for imported in IMPORTED],
         heads=EVERY_HEAD,
         code=USER_FILES,
-        # Shown if the studies have been run; the report does not ask for it.
+        # Once the studies have been run, the report keeps their negative control up to date.
         control=lambda wildcards: [CONTROL] if CONTROL.exists() else [],
     output:
         page=report(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -40,7 +40,7 @@ def group_names(sources: Sequence[str], people: Sequence[str]) -> list[str]:
     return [names[number] for number in part[source].tolist()]
 
 
-def people_by_group(groups: Sequence[str], people: Sequence[str]) -> dict[str, int]:
+def people_by_group(groups: Iterable[str], people: Iterable[str]) -> dict[str, int]:
     """How many people each group has."""
     found: dict[str, set[str]] = defaultdict(set)
     for group, person in zip(groups, people, strict=True):

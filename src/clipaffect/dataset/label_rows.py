@@ -142,8 +142,6 @@ def arrange(listing: Listing, data: Data, tasks: Sequence[Task]) -> FoundData:
     _check_sources(listing)
     rows = listing.rows
     groups = group_names(rows["source"].tolist(), rows["person"].tolist())
-    names_people = bool((rows["person"] != "").all())
-    sizes = people_by_group(groups, rows["person"].tolist()) if names_people else None
     rows = rows.assign(split=_splits(listing, data.split.by), group=np.array(groups, object))
     notes = listing.notes
     if data.split.by == "given" and not (_words(listing.rows) == VALIDATION).any():
@@ -158,6 +156,8 @@ def arrange(listing: Listing, data: Data, tasks: Sequence[Task]) -> FoundData:
     rows = rows[labelled & (rows["split"] != TEST).to_numpy()]
     if rows.empty:
         raise UserError("no row has a label", where=listing.path, fix="see docs/own-data.md")
+    names_people = bool((rows["person"] != "").all())
+    sizes = people_by_group(rows["group"], rows["person"]) if names_people else None
     files = {source: listing.root / source for source in rows["source"].unique()}
     there = {source: path for source, path in files.items() if _is_file(path)}
     is_image = dict(zip(rows["source"], rows["is_image"], strict=True))
@@ -181,6 +181,7 @@ def arrange(listing: Listing, data: Data, tasks: Sequence[Task]) -> FoundData:
         notes,
         root=listing.root,
         group_sizes=sizes,
+        names_some=bool((rows["person"] != "").any()) and sizes is None,
     )
     return FoundData(tree, labels, f"the labels in {listing.path}")
 

@@ -70,9 +70,10 @@ def name_people(found: FoundData, path: Path) -> FoundData:
         folder_name(*pair) for pair in zip(owners["video"], owners["person"], strict=True)
     ]
     known = dict(zip(owners["name"], owners["name"], strict=True))
-    known |= {stem: name for name in known if (stem := _stem(name)) not in known}
+    for video, person, name in owners[["video", "person", "name"]].itertuples(index=False):
+        known.setdefault(folder_name(_stem(video), person), name)
     names = listed["name"].map(lambda name: known.get(name, known.get(_stem(name), "")))
-    sides = set(owners["video"][owners["person"] != ""])
+    sides = set(owners["video"][owners["person"] != ""].map(_stem))
     if vague := sorted(sides.intersection(listed["name"][names == ""].map(_stem))):
         raise UserError(
             f"two people are annotated in '{vague[0]}', and the table does not say whom it means",
@@ -101,7 +102,8 @@ def name_people(found: FoundData, path: Path) -> FoundData:
         )
     if unused := int((names == "").sum()):
         note += f" {unused:,} of its rows name a video without annotations."
-    tree = replace(found.tree, group_sizes=sizes, notes=(*found.tree.notes, note))
+    some = sizes is None and not table.empty
+    tree = replace(found.tree, group_sizes=sizes, names_some=some, notes=(*found.tree.notes, note))
     return FoundData(tree, labels, found.where)
 
 

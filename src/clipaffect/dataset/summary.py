@@ -149,6 +149,7 @@ def _files_found(
         "videos_missing": missing,
         "first_missing": str(tree.root / missing[0]) if tree.root and missing else "",
         "names_people": tree.group_sizes is not None,
+        "names_some": tree.names_some,
         "unit": tree.unit,
         "near_names": _near_names(missing, tree),
         "empty": sorted(

@@ -44,6 +44,7 @@ class Tree:
         root: that the names are relative to; None where they are looked for below folders.
         group_sizes: number of people in each group that splits keep together; None if it is not
             known for all who is in which video or image.
+        names_some: whether it is known for some, and groups are joined accordingly.
     """
 
     videos: dict[str, Path]
@@ -55,15 +56,17 @@ class Tree:
     other_files: tuple[Path, ...] = ()
     root: Path | None = None
     group_sizes: dict[str, int] | None = None
+    names_some: bool = False
 
     @property
     def unit(self) -> str:
         """What splits keep together, and intervals and tests count, for a reader."""
         if self.group_sizes is not None:
             return "groups of people" if max(self.group_sizes.values()) > 1 else "people"
+        unit = "images" if self.images else "source videos"
         if self.images and self.videos:
-            return "source videos or images"
-        return "images" if self.images else "source videos"
+            unit = "source videos or images"
+        return f"people, {unit}" if self.names_some else unit
 
     def people(self) -> dict[str, list[str]]:
         """All videos that are annotated or to be predicted, in natural order, with their people."""

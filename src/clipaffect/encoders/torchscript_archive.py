@@ -8,8 +8,10 @@ function is nothing but its name. The code in the archive is not looked at.
 
 from __future__ import annotations
 
+import math
 import pickletools
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +34,7 @@ TYPES = {
     "torch BoolStorage": torch.bool,
 }
 DEEPEST = 64  # modules within modules
+MOST = 100_000  # objects; one that others refer to counts each time
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,17 @@ def read_torchscript(path: Path) -> dict[str, torch.Tensor]:
             if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
                 raise ValueError("its numbers are big-endian")
             root = _Reader().read(archive.read(pickled))
-            return dict(_tensors(root, archive, f"{folder}data/", "", 0))
-    except (ValueError, LookupError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+            found = {}
+            for number, (name, value) in enumerate(_leaves(root, "", 0)):
+                if number == MOST:
+                    raise ValueError(f"it has more than {MOST} values")
+                if value.name.startswith("torch._utils _rebuild_"):
+                    found[name] = _tensor(value, archive, f"{folder}data/", name)
+            return found
+    except (
+        *(ValueError, LookupError, AttributeError, TypeError),
+        *(EOFError, zlib.error, zipfile.BadZipFile),
+    ) as error:
         raise UserError(
             f"the TorchScript archive cannot be read as a tree of modules: {error}",
             where=path,
@@ -190,19 +202,15 @@ INSTRUCTIONS: dict[str, Callable[[_Reader, Any], None]] = {
 }
 
 
-def _tensors(
-    value: Any, archive: zipfile.ZipFile, folder: str, name: str, depth: int
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and tensor of everything below a module."""
+def _leaves(value: Any, name: str, depth: int) -> Iterator[tuple[str, _Object]]:
+    """Every object below a module and its name, the module itself first."""
     if depth > DEEPEST:
         raise ValueError(f"its modules are nested more than {DEEPEST} deep")
     if not isinstance(value, _Object):
         return
-    if value.name.startswith("torch._utils _rebuild_"):
-        yield name, _tensor(value, archive, folder, name)
-        return
+    yield name, value
     for key, own in value.attributes.items():
-        yield from _tensors(own, archive, folder, f"{name}.{key}" if name else str(key), depth + 1)
+        yield from _leaves(own, f"{name}.{key}" if name else str(key), depth + 1)
 
 
 def _tensor(made: _Object, archive: zipfile.ZipFile, folder: str, name: str) -> torch.Tensor:
@@ -211,10 +219,11 @@ def _tensor(made: _Object, archive: zipfile.ZipFile, folder: str, name: str) -> 
     storage, offset, size, stride = made.arguments[:4]
     if storage.kind not in TYPES:
         raise ValueError(f"the tensor {name} has the unknown type {storage.kind}")
-    numbers = bytearray(archive.read(f"{folder}{storage.entry}"))
-    kind = TYPES[storage.kind]
-    if len(numbers) != storage.count * kind.itemsize:
-        raise ValueError(f"the tensor {name} has {len(numbers)} bytes, not those of its shape")
+    kind, entry = TYPES[storage.kind], f"{folder}{storage.entry}"
+    stored = archive.getinfo(entry).file_size
+    if stored != storage.count * kind.itemsize or math.prod(size) > storage.count:
+        raise ValueError(f"the tensor {name} has {stored} bytes, not those of its shape")
+    numbers = bytearray(archive.read(entry))
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if min((offset, *size, *stride), default=0) < 0 or last >= max(storage.count, 1):
         raise ValueError(f"the tensor {name} lies outside of its numbers")

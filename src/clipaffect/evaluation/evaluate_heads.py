@@ -40,6 +40,7 @@ from clipaffect.training.train_heads import finished_heads, load_head
 
 REFERENCES = ("linear_probe", "zero_shot")
 LAST_EPOCHS = 5
+GRID = ["variant", "alpha", "fold"]
 ORDER = ["method", "encoder", "variant", "alpha", "seed"]
 
 
@@ -115,7 +116,7 @@ def evaluate_heads(
     counts = pd.concat(clusters).sort_values(ORDER, kind="stable", ignore_index=True)
     write_table(files.person_counts, counts)
     last = last_epochs(pd.concat([read_table(Heads(path).history) for path in folders]))
-    write_table(files.heads, listed.drop(columns="folder").merge(last, on="head", how="left"))
+    write_table(files.heads, listed.drop(columns="folder").merge(last, on=GRID, how="left"))
     fits = [read_json(path.with_suffix(".json")) for path in references]
     by_encoder = {own["encoder"]: own["folds"] for own in fits}
     write_text(files.reference_fits, json.dumps(by_encoder, indent=2) + "\n")
@@ -123,14 +124,15 @@ def evaluate_heads(
 
 
 def last_epochs(history: pd.DataFrame) -> pd.DataFrame:
-    """The lowest and highest macro F1 on validation over a head's last ``LAST_EPOCHS`` epochs.
+    """How macro F1 on validation, mean over seeds, varies over the last ``LAST_EPOCHS`` epochs.
 
-    Columns head, last_epochs_low, last_epochs_high. They show how much a score depends on the epoch
-    in which training ends; nothing is chosen by them.
+    A row for each variant, alpha and fold; columns last_epochs_count, _low and _high. They show how
+    much a score depends on the epoch in which training ends; nothing is chosen by them.
     """
-    last = history.sort_values("epoch", kind="stable").groupby("head").tail(LAST_EPOCHS)
-    found = last.groupby("head")["validation_macro_f1"].agg(["min", "max"])
-    found.columns = ["last_epochs_low", "last_epochs_high"]
+    by_epoch = history.groupby([*GRID, "epoch"], dropna=False)["validation_macro_f1"].mean()
+    last = by_epoch.groupby(GRID, dropna=False).tail(LAST_EPOCHS)
+    found = last.groupby(GRID, dropna=False).agg(["count", "min", "max"])
+    found.columns = ["last_epochs_count", "last_epochs_low", "last_epochs_high"]
     return found.reset_index()
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from clipaffect.core import metrics
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
 from clipaffect.evaluation.fold_data import Fold, Scored, score_columns
+from clipaffect.training.data import targets_shown
 
 Row = dict[str, Any]
 RANKING = ("auc", "average_precision", "macro_auc", "macro_average_precision")
@@ -70,16 +71,21 @@ def _off_copies(
     labels: np.ndarray,
     scores: np.ndarray,
 ) -> Iterator[Row]:
-    """Macro F1 on the frames that are in another split, too, and on all others."""
+    """Macro F1 on the frames that are in another split, too, and on all others.
+
+    It is the mean over the targets that both kinds of frames show; NaN without any.
+    """
     if copies.empty:
         return
     copied = np.concatenate([copied_frames(fold.rows, copies) for fold in folds])
     decisions = metrics.decide(scores, task)
     base = {"task": task.name, **score_columns(scored.setting), "fold": 0, "split": "validation"}
     values = {"copied_frames": float(copied.sum())}
-    for name, at in (("on", copied), ("off", ~copied)):
-        f1 = metrics.f1_per_target(labels[at], decisions[at], task)
-        values[f"macro_f1_{name}_copies"] = float(f1.mean())
+    sides = {"on": copied, "off": ~copied}
+    shown = np.all([targets_shown(labels[at], task) for at in sides.values()], axis=0)
+    for name, at in sides.items():
+        f1 = metrics.f1_per_target(labels[at], decisions[at], task)[shown]
+        values[f"macro_f1_{name}_copies"] = metrics.mean_known(f1)
     for metric, value in values.items():
         yield base | {"metric": metric, "target": "", "value": value}
 

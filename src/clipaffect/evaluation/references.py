@@ -116,7 +116,8 @@ def _strength(x: np.ndarray, y: np.ndarray, groups: np.ndarray, score: str, prob
     from sklearn.model_selection import StratifiedGroupKFold  # noqa: PLC0415
     from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
 
-    if len(probe.strengths) == 1 or len(np.unique(groups)) < PARTS:
+    few = np.unique(y, return_counts=True)[1].max() < PARTS or len(np.unique(groups)) < PARTS
+    if len(probe.strengths) == 1 or few:
         return probe.strengths[-1]
     parts = StratifiedGroupKFold(PARTS, shuffle=True, random_state=0)
     with warnings.catch_warnings():

@@ -40,6 +40,8 @@ OVERLAP = 0.5  # of the shorter recording
 # many deviations above that of pairs of which one runs backwards. docs/data.md has the recall.
 DEVIATIONS = 7.0
 MOST_PAIRS = 4_000_000
+FEWEST_PAIRS = 30  # to tell what chance gives; with fewer, nothing is called a copy
+LONGEST = 50_000  # moments; longer recordings are not compared
 MEMORY = 64_000_000  # bytes of transforms at once
 
 
@@ -150,14 +152,15 @@ def read_recordings(table: Path) -> tuple[list[Recording], int]:
     found = found.filter(pc.greater_equal(found["feature_row"], 0))
     rows = found.to_pandas().astype({"split": str, "video": str, "person": str})
     features = table_features(table)
-    if rows.empty:
+    if len(rows) < SHORTEST:
         return [], 1
     keys = ["split", "video", "person"]
-    step = max(1, round(float(rows.groupby(keys).size().median()) / LENGTH))
+    spans = rows.groupby(keys)["frame"].agg(lambda frames: frames.max() - frames.min() + 1)
+    step = max(1, round(float(spans.median()) / LENGTH))
     some = features[np.linspace(0, len(features) - 1, min(FITTED, len(features))).astype(int)]
     some = some.astype(np.float32)
     mean = some.mean(axis=0)
-    variances, axes = np.linalg.eigh(np.cov(some - mean, rowvar=False))
+    variances, axes = np.linalg.eigh(np.atleast_2d(np.cov(some - mean, rowvar=False)))
     variances, axes = variances[::-1][:DIMENSIONS], axes[:, ::-1][:, :DIMENSIONS]
     used = variances > 1e-6 * variances[0]
     whiten = (axes[:, used] / np.sqrt(variances[used])).astype(np.float32)
@@ -165,6 +168,8 @@ def read_recordings(table: Path) -> tuple[list[Recording], int]:
     for (split, video, person), own in rows.groupby(keys, sort=True):
         moment = (own["frame"].to_numpy() - 1) // step
         start, size = int(moment.min()), int(moment.max() - moment.min()) + 1
+        if start + size > LONGEST:
+            continue
         counts = np.bincount(moment - start, minlength=size)
         if (counts > 0).sum() < SHORTEST:
             continue
@@ -238,21 +243,27 @@ def _search(recordings: list[Recording], step: int) -> list[Copy]:
                 for one in ones:
                     this = Spectra([one], size)
                     found = _best_shifts(this, spectra, size)
-                    compared += [(one, *pair) for pair in zip(others, *found, strict=True)]
-                    backwards = _best_shifts(this.reversed(), spectra, size)
-                    chance += (backwards[0] * np.sqrt(backwards[1])).tolist()
+                    compared.append((one, others, *found))
+                    chance.append(_strength(*_best_shifts(this.reversed(), spectra, size)[:2]))
                     progress.advance(len(others))
-    limit = _limit(np.array(chance))
+    limit = _limit(np.concatenate(chance)) if chance else np.inf
     return [
-        _copy(one, other, float(correlation), int(shift), step)
-        for one, other, correlation, overlap, shift in compared
-        if correlation * np.sqrt(overlap) > limit
+        _copy(one, others[k], float(correlations[k]), int(shifts[k]), step)
+        for one, others, correlations, overlaps, shifts in compared
+        for k in np.flatnonzero(_strength(correlations, overlaps) > limit).tolist()
     ]
+
+
+def _strength(correlations: np.ndarray, overlaps: np.ndarray) -> np.ndarray:
+    """How much a correlation is worth; -inf where no shift leaves enough moments in both."""
+    enough = correlations > -1
+    return np.where(enough, correlations * np.sqrt(np.maximum(overlaps, 0)), -np.inf)
 
 
 def _limit(chance: np.ndarray) -> float:
     """The strength above which a pair is a copy, from that of pairs that cannot be copies."""
-    if not len(chance):
+    chance = chance[np.isfinite(chance)]
+    if len(chance) < FEWEST_PAIRS:
         return np.inf
     middle = np.median(chance)
     deviation = 1.4826 * np.median(np.abs(chance - middle))  # of a normal distribution

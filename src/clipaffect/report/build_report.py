@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from clipaffect.config.models import Config
 from clipaffect.config.presets import preset_changes
@@ -109,12 +110,16 @@ def _pictured(config: Config) -> Task | None:
     return next((task for task in config.tasks().values() if not task.multilabel), None)
 
 
-def unknown_people(unit: str) -> str:
-    """What it means for a score that nobody recorded who is in the videos."""
+def unknown_people(summary: dict[str, Any]) -> str:
+    """What it means for a score that it is not known who is in the videos."""
+    if summary["names_some"]:
+        text = "It is not known for all videos or images who is in them: each of the others counts"
+    else:
+        text = f"Nobody has recorded who is in these {summary['unit']}: each counts"
     return (
-        f"Nobody has recorded who is in these {unit}: each counts as a different person. If one "
-        "person is in several, the intervals are too short, and that person may be in both "
-        "training and validation. data.people takes a table of who is in which video."
+        f"{text} as a different person. If one person is in several, the intervals are too short, "
+        "and that person may be in both training and validation. data.people takes a table of who "
+        "is in which video."
     )
 
 
@@ -160,7 +165,7 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
         "costs": [*encoder_rows(config), *head_rows(results, folder)],
         "step_notes": [t.choices["note"] for t in results.tasks.values() if "note" in t.choices],
         "cautions": [
-            *([] if results.summary["names_people"] else [unknown_people(unit)]),
+            *([] if results.summary["names_people"] else [unknown_people(results.summary)]),
             *_copies(results, folder),
             *(
                 f"{name}: {assets[encoder.asset].caution}"
@@ -214,17 +219,20 @@ def _copies(results: Results, folder: Path) -> Iterator[str]:
     alpha = results.config.training.headline_alpha
     for name, task in results.tasks.items():
         copies = read_table(Layout(folder).copies(name)).to_dict("records")
-        on, off = (task.mean_of(f"macro_f1_{kind}_copies", alpha) for kind in ("on", "off"))
-        if not copies or on is None or off is None:
+        if not copies:
             continue
+        on, off = (task.mean_of(f"macro_f1_{kind}_copies", alpha) for kind in ("on", "off"))
         named = "; ".join(copy_in_words(copy) for copy in copies[:FEW_COPIES])
         more = f"; and {len(copies) - FEW_COPIES} more" if len(copies) > FEW_COPIES else ""
-        frames = task.mean_of("copied_frames", alpha)
-        yield (
-            f"{name}: {len(copies)} recordings look like copies across splits: {named}{more}. The "
-            f"headline scores {on:.3f} on these {frames:,.0f} frames and {off:.3f} on the others. "
-            "Remove one of each pair."
-        )
+        text = f"{name}: {len(copies)} pairs of recordings look like copies across splits: {named}"
+        text += f"{more}. Remove one of each pair."
+        if on is not None and off is not None:
+            frames = task.mean_of("copied_frames", alpha)
+            text += (
+                f" Over the classes or labels that both show, the headline scores {on:.3f} on these"
+                f" {frames:,.0f} frames and {off:.3f} on the others."
+            )
+        yield text
 
 
 def _negative_control(folder: Path) -> list[str]:

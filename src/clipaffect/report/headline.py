@@ -54,7 +54,9 @@ def headline(results: Results) -> dict[str, Any]:
             "variants": task.variants(),
             "best_validation_epoch": task.best_validation_epoch(alpha),
             "complete_rows": task.complete_rows(alpha),
-            "last_epochs": task.last_epochs(alpha),
+            "last_epochs": task.last_epochs(alpha)
+            if results.config.training.select_on == "last"
+            else None,
             "chosen_alpha": task.chosen_alpha(),
             "over_folds": task.over_folds(alpha),
             "collapsed_heads": int(task.heads["collapsed"].sum()),

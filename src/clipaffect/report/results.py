@@ -131,22 +131,21 @@ class TaskResults:
         None where these are all frames that are scored.
         """
         frames = self.mean_of("complete_frames", alpha)
-        if frames is None or frames == self.mean_of("frames", alpha):
+        if not frames or frames == self.mean_of("frames", alpha):
             return None
         score = self.mean_of("complete_macro_f1", alpha)
         return {"frames": frames, "macro_f1": score or 0.0}
 
-    def last_epochs(self, alpha: float) -> tuple[float, float] | None:
-        """Lowest and highest macro F1 on validation over the last epochs, means over seeds.
+    def last_epochs(self, alpha: float) -> dict[str, float] | None:
+        """Lowest and highest mean over seeds of macro F1 on validation over the last epochs.
 
         None where ``best_validation_epoch`` is None.
         """
         if self.best_validation_epoch(alpha) is None:
             return None
         heads = self.heads[(self.heads["variant"] == "") & (self.heads["alpha"] == alpha)]
-        own = heads.loc[heads["status"] == "ok", ["last_epochs_low", "last_epochs_high"]]
-        low, high = own.mean()
-        return float(low), float(high)
+        row = heads[heads["status"] == "ok"].iloc[0]
+        return {name: float(row[f"last_epochs_{name}"]) for name in ("count", "low", "high")}
 
     def chosen_alpha(self) -> float | None:
         """The alpha with the best mean score on held-out training videos; None without any.

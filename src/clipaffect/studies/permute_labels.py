@@ -6,6 +6,7 @@ leaks from the validation labels into the training, or the split shares people.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clipaffect.config.training import Training
+from clipaffect.config.training import Recipe, Training
+from clipaffect.core.errors import UserError
 from clipaffect.core.metrics import decide, f1_per_target
 from clipaffect.core.parquet import write_table
 from clipaffect.core.progress import Progress
@@ -23,13 +25,14 @@ from clipaffect.core.store import Store
 from clipaffect.core.tasks import Task
 from clipaffect.features.build_table import folds_of
 from clipaffect.training.cost import Timings
-from clipaffect.training.data import Split, read_split, targets_shown
+from clipaffect.training.data import Split, check_trainable, read_split, training_data
 from clipaffect.training.history import probabilities
 from clipaffect.training.mlp_head import evaluator
 from clipaffect.training.train_heads import load_entry, train_entries
 
 EXCHANGES = 999
-DRAWS = 100  # of permutations, until every class is left to train on
+DRAWS = 20  # of permutations, until every class is left to train on
+FEWEST = 8  # people, in either split: fewer can be exchanged in too few ways
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class Chance:
 def permuted(values: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Values (n, k) in which everybody has those of another person, in their order in time.
 
-    A longer person repeats the other's values; a shorter one has the first of them.
+    The values start at a random moment and go round, so that people who follow one script do not
+    get their own timing. A longer person repeats the other's values.
 
     Args:
         values: labels or decisions.
@@ -66,7 +70,8 @@ def permuted(values: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -
     circle = rng.permutation(len(names))
     found = np.empty_like(values)
     for owner, giver in zip(circle, np.roll(circle, 1), strict=True):
-        found[rows[owner]] = values[np.resize(rows[giver], len(rows[owner]))]
+        theirs = np.roll(rows[giver], int(rng.integers(len(rows[giver]))))
+        found[rows[owner]] = values[np.resize(theirs, len(rows[owner]))]
     return found
 
 
@@ -97,8 +102,8 @@ def chance(
 def permute_labels(settings: Training, task: Task, table: Path, store: Store, out: Path) -> None:
     """Train heads on permuted labels, and write one row of ``Chance`` to ``out``.
 
-    There is no row if the labels cannot be permuted: fewer than two people, or no permutation
-    leaves every class to train on.
+    There is no row if the labels cannot be permuted: fewer than ``FEWEST`` people, or no
+    permutation leaves every class to train on.
 
     Args:
         settings: the ``training`` section; its headline alpha and its first two seeds are used.
@@ -109,12 +114,12 @@ def permute_labels(settings: Training, task: Task, table: Path, store: Store, ou
     """
     fold = folds_of(table)[0]
     train, validation = (read_split(table, task, split, fold) for split in (TRAIN, VALIDATION))
-    changed = _with_permuted_labels(train, task)
+    recipe = settings.recipes()[""]
+    changed = _with_permuted_labels(train, validation, task, recipe)
     people = validation.rows["group"].to_numpy()
-    if changed is None or len(set(people)) < 2:
+    if changed is None or len(set(people)) < FEWEST:
         write_table(out, pd.DataFrame(columns=list(Chance.__dataclass_fields__)))
         return
-    recipe = settings.recipes()[""]
     heads = [
         Setting("head", "", "", settings.headline_alpha, seed, fold) for seed in settings.seeds[:2]
     ]
@@ -138,13 +143,19 @@ def permute_labels(settings: Training, task: Task, table: Path, store: Store, ou
     write_table(out, pd.DataFrame(rows, columns=list(Chance.__dataclass_fields__)))
 
 
-def _with_permuted_labels(train: Split, task: Task) -> Split | None:
+def _with_permuted_labels(
+    train: Split, validation: Split, task: Task, recipe: Recipe
+) -> Split | None:
+    """The first of some permutations that the recipe can be trained on."""
     groups = train.rows["group"].to_numpy()
-    if len(set(groups)) < 2:
+    if len(set(groups)) < FEWEST:
         return None
     labels = train.labels.numpy()
     for seed in range(DRAWS):
         found = permuted(labels, groups, np.random.default_rng(seed))
-        if targets_shown(found, task).all():
-            return replace(train, labels=torch.from_numpy(found))
+        changed = replace(train, labels=torch.from_numpy(found))
+        with contextlib.suppress(UserError):
+            check_trainable(found, task)
+            training_data(changed, validation, task, recipe)
+            return changed
     return None

@@ -77,7 +77,7 @@ def train_tiny_clip(
     threads: Annotated[int, typer.Option(min=1)] = 2,
     assets: Assets = Path("assets"),
 ) -> None:
-    """Train the tiny CLIP on a folder of portraits (40 minutes on one core).
+    """Train the tiny CLIP on a folder of portraits (75 minutes on two cores).
 
     OUT is a .safetensors file; its log lies next to it.
     """

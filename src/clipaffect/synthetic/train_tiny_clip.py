@@ -47,7 +47,7 @@ class Recipe:
         held_out: share of the people who are not trained on.
     """
 
-    steps: int = 900
+    steps: int = 2000
     batch: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
