@@ -3,11 +3,12 @@
     python benchmarks/real_faces.py [MODEL ...]     # after `make demo`
     python benchmarks/real_faces.py --smoke         # some frames, zero-shot alone
 
-Clips were labelled by eye in two passes that did not see each
-other (``real_faces.yaml``). Only frames on which both passes agree are scored; the agreement is
-printed. Systems: each MODEL (by default the demo's), CLIP by prompts alone on the same encoder, and
-the package fer 25.10.3, with its own face detector, if FER_PYTHON names a Python that has it (with
-tensorflow-cpu and setuptools < 81). Prints Markdown tables, and a JSON object as its last line.
+Clips were labelled by eye in two passes that did not see each other (``real_faces.yaml``). Only
+frames on which both passes agree are scored; the agreement is printed. Systems: each MODEL (by
+default the demo's), CLIP by prompts alone on the same encoder, and the package fer 25.10.3, with
+its own face detector, if FER_PYTHON names a Python that has it (with tensorflow-cpu,
+opencv-contrib-python-headless < 5 and setuptools < 81). Prints Markdown tables, and a JSON object
+as its last line.
 """
 
 from __future__ import annotations

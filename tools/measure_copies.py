@@ -103,7 +103,10 @@ def main() -> None:
         for name, (change, quality) in CHANGES.items():
             parts, added = [rows], [features]
             for video in chosen:
-                encode(change([np.asarray(f.pixels) for f in read_frames(video)]), copy, quality)
+                pictures = change([np.asarray(frame.pixels) for frame in read_frames(video)])
+                if len(pictures) < SHORTEST:
+                    continue
+                encode(pictures, copy, quality)
                 numbers, found = embed(copy, finder, encoder)
                 if len(numbers) >= SHORTEST:
                     keys = {"split": "validation", "video": video.stem, "person": ""}

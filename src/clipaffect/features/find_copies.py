@@ -39,6 +39,7 @@ OVERLAP = 0.5  # of the shorter recording
 # A pair is a copy if its strength (correlation times the root of the moments that overlap) is this
 # many deviations above that of pairs of which one runs backwards. docs/data.md has the recall.
 DEVIATIONS = 7.0
+MARGIN = 1.1  # and this many times as high as the highest of them
 MOST_PAIRS = 4_000_000
 FEWEST_PAIRS = 30  # to tell what chance gives; with fewer, nothing is called a copy
 LONGEST = 50_000  # moments; longer recordings are not compared
@@ -267,7 +268,7 @@ def _limit(chance: np.ndarray) -> float:
         return np.inf
     middle = np.median(chance)
     deviation = 1.4826 * np.median(np.abs(chance - middle))  # of a normal distribution
-    return float(middle + DEVIATIONS * deviation)
+    return float(max(middle + DEVIATIONS * deviation, MARGIN * chance.max()))
 
 
 def _alike_in_length(

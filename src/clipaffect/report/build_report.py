@@ -224,7 +224,8 @@ def _copies(results: Results, folder: Path) -> Iterator[str]:
         on, off = (task.mean_of(f"macro_f1_{kind}_copies", alpha) for kind in ("on", "off"))
         named = "; ".join(copy_in_words(copy) for copy in copies[:FEW_COPIES])
         more = f"; and {len(copies) - FEW_COPIES} more" if len(copies) > FEW_COPIES else ""
-        text = f"{name}: {len(copies)} pairs of recordings look like copies across splits: {named}"
+        pairs = "1 pair of recordings looks" if len(copies) == 1 else f"{len(copies)} pairs look"
+        text = f"{name}: {pairs} like copies across splits: {named}"
         text += f"{more}. Remove one of each pair."
         if on is not None and off is not None:
             frames = task.mean_of("copied_frames", alpha)
