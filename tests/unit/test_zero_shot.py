@@ -150,7 +150,13 @@ def test_the_references_of_an_encoder_with_a_text_tower_include_its_prompts(
     config = micro_anywhere() | {"encoder": "tiny", "encoders": {"tiny": TINY.model_dump()}}
     config["postprocess"] = {"steps": []}
     settings = settings_json(
-        parse_config(config, ""), "references", "probe", "zero_shot", "encoders.tiny", "tasks.EXPR"
+        parse_config(config, ""),
+        "references",
+        "probe",
+        "training_rows",
+        "zero_shot",
+        "encoders.tiny",
+        "tasks.EXPR",
     )
     (tmp_path / "table").mkdir()
     d = build_model(TINY, Path()).visual(torch.zeros(1, 3, 112, 112)).shape[1]
