@@ -15,6 +15,7 @@ import yaml
 
 from clipaffect.config import load_config
 from clipaffect.config.models import Config
+from clipaffect.config.stage_keys import TRAINING_ROWS
 from clipaffect.core.errors import UserError
 from clipaffect.core.files import write_text
 from clipaffect.dataset.inventory import inventory
@@ -180,6 +181,8 @@ def _keys(name: str, stage: dict[str, Any], config: Config, given: dict[str, Any
     keys = [key for parameters in stage["params"] for key in next(iter(parameters.values()))]
     if name in ("embeddings", "report"):
         keys.append("features")
+    if name == "references":
+        keys += [f"training.{key}" for key in TRAINING_ROWS]
     if name == "faces" and any(encoder.crop for encoder in config.encoders.values()):
         keys.append("encoders")
     return [key for key in keys if _has(given, key)]
