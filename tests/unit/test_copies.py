@@ -16,6 +16,7 @@ from clipaffect.evaluation.metrics_table import copied_frames, tidy_rows
 from clipaffect.features.find_copies import (
     SCHEMA,
     Recording,
+    Spectra,
     best_shifts,
     copy_in_words,
     find_copies,
@@ -59,7 +60,8 @@ def test_the_best_shift_is_that_of_a_loop_over_all_shifts() -> None:
 
     one = recording(rng.normal(size=(60, D)), rng.random(60) < 0.9)
     others = [recording(rng.normal(size=(n, D)), rng.random(n) < 0.8) for n in (45, 60, 100)]
-    for other, found, overlap, shift in zip(others, *best_shifts(one, others), strict=True):
+    shifts = best_shifts(Spectra([one], 256), Spectra(others, 256))
+    for other, found, overlap, shift in zip(others, *shifts, strict=True):
         best = (-1.0, 0, 0)
         for lag in range(-59, len(other.known)):
             at = np.arange(max(0, -lag), min(60, len(other.known) - lag))

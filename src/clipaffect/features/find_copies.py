@@ -96,12 +96,14 @@ class Spectra:
     """Fourier transforms of some recordings, padded to one size.
 
     Attributes:
+        size: moments, padding included; at least as many as two compared recordings have together.
         values: (recordings, frequencies, DIMENSIONS).
         energy, known: (recordings, frequencies) of the values' squared length and of ``known``.
         moments: (recordings,) how many are known.
     """
 
     def __init__(self, recordings: Sequence[Recording], size: int) -> None:
+        self.size = size
         energies = [(own.values**2).sum(axis=1) for own in recordings]
         self.values = np.stack([fft.rfft(own.values, size, axis=0) for own in recordings])
         self.energy = np.stack([fft.rfft(own, size) for own in energies])
@@ -116,21 +118,18 @@ class Spectra:
         return found
 
 
-def best_shifts(
-    one: Recording, others: Sequence[Recording]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The shift at which a recording correlates best with each of some others.
+def best_shifts(one: Spectra, others: Spectra) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The shift at which one recording correlates best with each of some others.
+
+    Args:
+        one: of a single recording.
+        others: of the same size.
 
     Returns:
         The correlations, the numbers of moments that overlap, and the shifts in moments.
     """
-    size = 2 * max(one.room, *(other.room for other in others))
-    return _best_shifts(Spectra([one], size), Spectra(others, size), size)
+    size = one.size
 
-
-def _best_shifts(
-    one: Spectra, others: Spectra, size: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     def correlate(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         found: np.ndarray = fft.irfft(a.conj() * b, size)
         return found
@@ -203,10 +202,7 @@ def find_copies(tables: list[Path], mode: NearCopies, outs: list[Path]) -> None:
     """
     searched: dict[tuple[object, ...], list[Copy]] = {}
     for table, out in zip(tables, outs, strict=True):
-        if mode == "off":
-            write_table(out, pd.DataFrame(columns=list(Copy.__dataclass_fields__)), SCHEMA)
-            continue
-        recordings, step = read_recordings(table)
+        recordings, step = ([], 1) if mode == "off" else read_recordings(table)
         key = tuple((r.split, r.video, r.person, r.values.tobytes()) for r in recordings)
         if key not in searched:
             searched[key] = _search(recordings, step)
@@ -219,8 +215,8 @@ def find_copies(tables: list[Path], mode: NearCopies, outs: list[Path]) -> None:
                 fix="remove one of each pair, or give both the same person in data.people; "
                 "data.near_copies: report scores them and says so",
             )
-        columns = list(Copy.__dataclass_fields__)
-        write_table(out, pd.DataFrame([asdict(pair) for pair in found], columns=columns), SCHEMA)
+        rows = [asdict(pair) for pair in found]
+        write_table(out, pd.DataFrame(rows, columns=SCHEMA.names), SCHEMA)
 
 
 def _search(recordings: list[Recording], step: int) -> list[Copy]:
@@ -243,9 +239,9 @@ def _search(recordings: list[Recording], step: int) -> list[Copy]:
                 spectra = Spectra(others, size)
                 for one in ones:
                     this = Spectra([one], size)
-                    found = _best_shifts(this, spectra, size)
+                    found = best_shifts(this, spectra)
                     compared.append((one, others, *found))
-                    chance.append(_strength(*_best_shifts(this.reversed(), spectra, size)[:2]))
+                    chance.append(_strength(*best_shifts(this.reversed(), spectra)[:2]))
                     progress.advance(len(others))
     limit = _limit(np.concatenate(chance)) if chance else np.inf
     return [
