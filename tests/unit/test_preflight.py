@@ -18,9 +18,10 @@ from test_aff_wild2_shapes import crop_tree, crops, data
 from clipaffect.config.data import Data
 from clipaffect.config.encoders import Encoder
 from clipaffect.config.load import load_config
+from clipaffect.core.container import stated_frames
 from clipaffect.core.errors import UserError
 from clipaffect.core.tasks import AU, EXPR
-from clipaffect.core.video import read_frames, stated_frames
+from clipaffect.core.video import read_frames
 from clipaffect.dataset.frame_lists import compare_list
 from clipaffect.dataset.index_dataset import index_dataset
 from clipaffect.dataset.published import PUBLISHED, verdict

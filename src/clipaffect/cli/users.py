@@ -18,6 +18,7 @@ def check(
 ) -> None:
     """Check a configuration and its data: what was found, what will run, and what it will cost."""
     from clipaffect.config import load_config
+    from clipaffect.dataset.lost_frames import lost_frames
     from clipaffect.dataset.readers.registry import read_dataset
     from clipaffect.dataset.summary import collect, first_searched, refuse_hopeless
     from clipaffect.dataset.summary_text import import_note
@@ -41,6 +42,8 @@ def check(
     for name, files in loaded.features.imported.items():
         found = check_import(files, list(labels.values()), test)
         facts["notes"].append(import_note(name, found))
+    if measure:
+        facts["notes"] += [lost.note() for lost in lost_frames(tree, labels.values())]
     costs = estimate(loaded, facts, first_searched(tree), Path(loaded.paths.assets))
     show(Console(), loaded, facts, planned_jobs(config), costs if measure else [])
     refuse_hopeless(facts)

@@ -1,7 +1,12 @@
-"""Decode a video frame by frame, with presentation times and an outcome for each frame."""
+"""Decode a video frame by frame, with presentation times and an outcome for each frame.
+
+A frame's number is the rank of its packet's presentation time among all packets of the stream. A
+packet that the decoder cannot use, or drops without an error, therefore keeps its number.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +14,16 @@ from pathlib import Path
 import av
 import numpy as np
 
+from clipaffect.core.container import (
+    Timeline,
+    demuxed,
+    indexed_frames,
+    moving_streams,
+    open_container,
+    shown_stream,
+    timeline,
+)
+from clipaffect.core.display import DEINTERLACE, HDR, Display, FilterChain
 from clipaffect.core.frame_status import FrameStatus
 
 
@@ -19,10 +34,11 @@ class Frame:
     Attributes:
         number: counted from 1, as Aff-Wild2's images are. 0 stands for the whole file when it
             cannot be read at all.
-        time: presentation time in seconds, NaN where unknown.
-        width, height: pixels, 0 where unknown.
+        time: presentation time in seconds, NaN where the container does not tell it.
+        width, height: pixels as shown, 0 where unknown.
         outcome: ``OK``, ``FRAME_UNREADABLE`` or the file's outcome.
         decoded: as the decoder gives it; None where there is nothing.
+        display: how it is shown.
     """
 
     number: int
@@ -31,53 +47,23 @@ class Frame:
     height: int
     outcome: FrameStatus
     decoded: av.VideoFrame | None = None
+    display: Display | None = None
 
     @property
     def pixels(self) -> np.ndarray | None:
-        """(height, width, 3) uint8 RGB, upright; converted when asked for."""
-        return None if self.decoded is None else _upright(self.decoded)
+        """(height, width, 3) uint8 RGB, as players show it; converted when asked for."""
+        if self.decoded is None or self.display is None:
+            return None
+        return self.display.pixels(self.decoded)
 
 
-# Containers of video and sound. A playlist (concat, hls) would read other files than the one that
-# was named and hashed.
-FORMATS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,h264,hevc,asf,flv,ogg,"
-    "wav,mp3,aac,flac"
-)
+@dataclass(frozen=True)
+class _Numbered:
+    """A frame's number and time, and its picture if there is one."""
 
-
-def stated_frames(path: Path) -> int:
-    """Frames of a video as its container states them, without decoding; 0 if it cannot be read.
-
-    By the index of samples, less what an edit list cuts; else the container's count, or its
-    duration times its rate.
-    """
-    try:
-        with _open(path) as container:
-            if not container.streams.video:
-                return 0
-            stream = container.streams.video[0]
-            seconds = (container.duration or 0) / av.time_base
-            return (
-                _indexed(stream)
-                or stream.frames
-                or round(seconds * float(stream.average_rate or 0))
-            )
-    except (av.error.FFmpegError, OSError):
-        return 0
-
-
-def _indexed(stream: av.VideoStream) -> int:
-    """Frames by the file's index of samples, 0 without one.
-
-    The container's own count also holds frames that an edit list cuts off.
-    """
-    return sum(not entry.is_discard for entry in stream.index_entries)
-
-
-def _open(path: Path) -> av.container.InputContainer:
-    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
-    return av.open(str(path), metadata_errors="replace", options=options)
+    number: int
+    time: float
+    picture: av.VideoFrame | None
 
 
 def _whole_file(outcome: FrameStatus) -> Frame:
@@ -87,9 +73,9 @@ def _whole_file(outcome: FrameStatus) -> Frame:
 def read_frames(path: Path | None) -> Iterator[Frame]:
     """Yield every frame in presentation order.
 
-    Memory is bounded by the decoder's few reference frames. An unreadable file yields a single
-    frame with number 0. After a decoder error, decoding continues with the remaining packets;
-    frames in the file's index that could not be decoded are unreadable rows.
+    Memory is bounded by the decoder's few reference frames and two numbers for each frame. An
+    unreadable file yields a single frame with number 0. After a decoder error, decoding continues
+    with the remaining packets; frames that could not be decoded are unreadable rows.
     """
     if path is None or not path.exists():
         yield _whole_file(FrameStatus.VIDEO_MISSING)
@@ -98,86 +84,162 @@ def read_frames(path: Path | None) -> Iterator[Frame]:
         yield _whole_file(FrameStatus.VIDEO_EMPTY)
         return
     try:
-        container = _open(path)
+        order, container = timeline(path), open_container(path)
     except (av.error.FFmpegError, OSError):
         yield _whole_file(FrameStatus.VIDEO_UNREADABLE)
         return
     with container:
-        if not container.streams.video:
+        stream = shown_stream(container)
+        if stream is None:
             yield _whole_file(FrameStatus.NO_VIDEO_STREAM)
             return
-        stream = container.streams.video[0]
-        stream.thread_count = 1  # one job is one thread: other cores run other jobs
+        stream.codec_context.thread_count = 1  # one job is one thread: other cores run other jobs
+        display = Display(stream.sample_aspect_ratio)
+        total = indexed_frames(container, stream)
+        in_order = _by_output if order.number is None else _by_time
+        numbered = in_order(container, stream, order)
         number = 0
-        for decoded in _decode(container, stream):
-            number += 1
-            if decoded is None:
-                yield Frame(number, float("nan"), 0, 0, FrameStatus.FRAME_UNREADABLE)
+        for frame in _deinterlaced(numbered):
+            number, picture = frame.number, frame.picture
+            if picture is None:
+                yield Frame(number, frame.time, 0, 0, FrameStatus.FRAME_UNREADABLE)
                 continue
-            width, height = decoded.width, decoded.height
-            if _quarter_turns(decoded) % 2:
-                width, height = height, width
-            time = float(decoded.time) if decoded.time is not None else float("nan")
-            yield Frame(number, time, width, height, FrameStatus.OK, decoded)
+            size = display.size(picture)
+            yield Frame(number, frame.time, *size, FrameStatus.OK, picture, display)
+        for missing in range(number + 1, total + 1):
+            yield Frame(missing, float("nan"), 0, 0, FrameStatus.FRAME_UNREADABLE)
         if number == 0:
             yield _whole_file(FrameStatus.VIDEO_UNREADABLE)
 
 
-def _quarter_turns(frame: av.VideoFrame) -> int:
-    """The rotation of a video: phones store portrait video sideways, with a rotation flag."""
-    return round(frame.rotation / 90)
+def _decoded(packet: av.Packet) -> list[av.VideoFrame] | None:
+    """The frames that come out when a packet goes in; None if the decoder rejects it."""
+    try:
+        return [frame for frame in packet.decode() if isinstance(frame, av.VideoFrame)]
+    except av.error.EOFError:
+        return []
+    except av.error.FFmpegError:
+        return None
 
 
-def _upright(frame: av.VideoFrame) -> np.ndarray:
-    pixels: np.ndarray = frame.to_ndarray(format="rgb24")
-    turns = _quarter_turns(frame)
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+def _remaining(stream: av.VideoStream) -> list[av.VideoFrame]:
+    """The frames that the decoder still holds at the end."""
+    try:
+        return list(stream.codec_context.decode(None))
+    except av.error.FFmpegError:
+        return []
 
 
-def _decode(
-    container: av.container.InputContainer, stream: av.VideoStream
-) -> Iterator[av.VideoFrame | None]:
-    """Frames in order; None for those that the decoder rejected or that the file lacks.
+def _by_time(
+    container: av.container.InputContainer, stream: av.VideoStream, order: Timeline
+) -> Iterator[_Numbered]:
+    """Frames by the rank of their packets; a number whose packet gave no frame has no picture."""
+    expected = 1
 
-    Missing frames are found from the file's index of samples, if it has one.
-    """
-    expected = _indexed(stream)
-    yielded = 0
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        except (StopIteration, av.error.FFmpegError):
-            break  # the end, or the container itself is damaged from here on
-        shown: list[av.VideoFrame | None]
-        try:
-            shown = list(packet.decode())
-        except av.error.EOFError:
-            break
-        except av.error.FFmpegError:
-            shown = [None]
-        yielded += len(shown)
-        yield from shown
-    for _ in range(expected - yielded):
-        yield None
+    def up_to(frames: list[av.VideoFrame]) -> Iterator[_Numbered]:
+        nonlocal expected
+        for frame in frames:
+            number = frame.pts
+            if number is None or number < expected:
+                continue  # made up by the decoder, in place of one that it lacks
+            for lost in range(expected, number):
+                yield _Numbered(lost, float(order.times[lost - 1]), None)
+            yield _Numbered(number, float(order.times[number - 1]), frame)
+            expected = number + 1
+
+    numbers = [] if order.number is None else order.number.tolist()
+    for number, packet in zip(numbers, demuxed(container, stream), strict=False):
+        # The decoder hands a packet's time on to its frame, so a number in its place arrives too.
+        packet.pts, packet.dts = number or None, None
+        yield from up_to(_decoded(packet) or [])
+    yield from up_to(_remaining(stream))
+    for lost in range(expected, len(order.times) + 1):
+        yield _Numbered(lost, float(order.times[lost - 1]), None)
+
+
+def _by_output(
+    container: av.container.InputContainer, stream: av.VideoStream, order: Timeline
+) -> Iterator[_Numbered]:
+    """Frames in the order in which the decoder gives them; a rejected packet has no picture."""
+    number = 0
+
+    def time(picture: av.VideoFrame | None) -> float:
+        if number <= len(order.times):
+            return float(order.times[number - 1])
+        return float("nan") if picture is None or picture.time is None else float(picture.time)
+
+    for packet in demuxed(container, stream):
+        pictures = _decoded(packet)
+        for picture in [None] if pictures is None else pictures:
+            number += 1
+            yield _Numbered(number, time(picture), picture)
+    for picture in _remaining(stream):
+        number += 1
+        yield _Numbered(number, time(picture), picture)
+
+
+def _deinterlaced(frames: Iterator[_Numbered]) -> Iterator[_Numbered]:
+    """The same frames; from the first interlaced one on, they pass the deinterlacer."""
+    chain: FilterChain | None = None
+    inside: deque[_Numbered] = deque()
+
+    def out(pictures: Iterator[av.VideoFrame]) -> Iterator[_Numbered]:
+        for picture in pictures:
+            while inside[0].picture is None:
+                yield inside.popleft()
+            entered = inside.popleft()
+            yield _Numbered(entered.number, entered.time, picture)
+
+    for frame in frames:
+        if chain is None:
+            if frame.picture is None or not frame.picture.interlaced_frame:
+                yield frame
+                continue
+            chain = FilterChain(DEINTERLACE)
+        inside.append(frame)
+        if frame.picture is not None:
+            yield from out(chain.push(frame.picture))
+    if chain is not None:
+        yield from out(chain.rest())
+    yield from inside
+
+
+def remarks(path: Path) -> list[str]:
+    """What a user should know about how a video was read, in words; empty for an ordinary one."""
+    try:
+        with open_container(path) as container:
+            stream = shown_stream(container)
+            if stream is None:
+                return []
+            streams = len(moving_streams(container))
+            position = container.streams.video.index(stream) + 1
+            transfer = HDR.get(int(stream.codec_context.color_trc or 0))
+            aspect = stream.sample_aspect_ratio
+        order = timeline(path)
+    except (av.error.FFmpegError, OSError):
+        return []
+    found = []
+    if streams > 1:
+        found.append(f"{streams} video streams, of which number {position} was read")
+    if transfer:
+        found.append(f"HDR ({transfer}) was converted to SDR")
+    if aspect not in (None, 0, 1):
+        found.append(f"stored pixels have the ratio {aspect}, and were made square")
+    if order.number is None:
+        found.append(
+            "the file does not tell when its frames are shown: frames are counted as decoded"
+        )
+    elif order.restarts:
+        found.append(f"timestamps start again {order.restarts} times, and were continued")
+    return found
 
 
 def presentation_times(path: Path) -> np.ndarray:
     """Times (frames,) in seconds of a video's frames, ascending, from its packets alone.
 
-    Nothing is decoded. Empty where the file cannot be read.
+    Nothing is decoded. Empty where the file cannot be read or does not tell them.
     """
-    times: list[int] = []
     try:
-        with _open(path) as container:
-            if not container.streams.video:
-                return np.zeros(0)
-            stream = container.streams.video[0]
-            base = float(stream.time_base or 1)
-            for packet in container.demux(stream):
-                if packet.pts is not None and not packet.is_discard:
-                    times.append(packet.pts)
+        return timeline(path).times
     except (av.error.FFmpegError, OSError):
-        if not times:
-            return np.zeros(0)
-    return np.sort(np.array(times, np.float64)) * base
+        return np.zeros(0)

@@ -14,10 +14,10 @@ import pandas as pd
 from PIL import Image
 
 from clipaffect.config.data import Data
+from clipaffect.core.container import stated_frames
 from clipaffect.core.errors import UserError
 from clipaffect.core.split_names import TRAIN, VALIDATION, folds_among, in_split
 from clipaffect.core.tasks import Task
-from clipaffect.core.video import stated_frames
 from clipaffect.dataset import published
 from clipaffect.dataset.duplicates import COMPARED, find_duplicates, in_two_splits
 from clipaffect.dataset.files import FrameFiles, list_frames, natural_order
@@ -128,7 +128,7 @@ def _files_found(
 ) -> dict[str, Any]:
     """Videos, folders of crops and images: how many there are, are missing or are odd."""
     people = [(video, person) for video, own in tree.people().items() for person in own]
-    searched = _searched(tree)
+    searched = searched_videos(tree)
     folders = _used_folders(tree)
     missing = sorted(folder_name(*p) for p in people if needs_images and tree.is_missing(*p))
     images = [tree.images[video] for video, _ in people if video in tree.images]
@@ -170,7 +170,7 @@ def _positions(column: pd.Series) -> dict[str, np.ndarray]:
     return {value: np.flatnonzero(column == value) for value in order}
 
 
-def _searched(tree: Tree) -> dict[str, int]:
+def searched_videos(tree: Tree) -> dict[str, int]:
     """Videos that are decoded, and how many people without crops are looked for in each."""
     found: dict[str, int] = {}
     for video, people in tree.people().items():
@@ -182,7 +182,7 @@ def _searched(tree: Tree) -> dict[str, int]:
 
 def first_searched(tree: Tree) -> Path | None:
     """The first video that will be decoded, if any."""
-    return next((tree.videos[video] for video in _searched(tree)), None)
+    return next((tree.videos[video] for video in searched_videos(tree)), None)
 
 
 def _images(

@@ -21,12 +21,12 @@ import torch
 from clipaffect.bundle.load import OpenBundle
 from clipaffect.config.encoders import weights_folder
 from clipaffect.core.assets import MANIFEST, known_assets
+from clipaffect.core.container import stated_frames
 from clipaffect.core.errors import UserError
 from clipaffect.core.fetch_asset import ensure_asset
 from clipaffect.core.frame_status import FrameStatus
 from clipaffect.core.processes import end_with_parent
 from clipaffect.core.progress import Progress
-from clipaffect.core.video import stated_frames
 from clipaffect.dataset.manifest import PICTURE, VIDEO
 from clipaffect.encoders.fetch_weights import fetch_weights
 from clipaffect.faces.finder import ASSET

@@ -17,6 +17,7 @@ from clipaffect.bundle.trained_on import trained_on
 from clipaffect.core.files import whole_file, write_text
 from clipaffect.core.frame_status import MEANING, VIDEO_STATUSES, FrameStatus
 from clipaffect.core.layout import Predictions
+from clipaffect.core.video import remarks
 from clipaffect.prediction.pipeline import Wanted
 from clipaffect.prediction.prediction_table import Predicted
 from clipaffect.prediction.summaries import summarise
@@ -72,10 +73,11 @@ def write_outputs(
             with whole_file(out / f"{name}.csv") as beside:
                 frame.round(6).to_csv(beside, index=False)
         write_timeline(predicted, start, stop, episodes, out, video, wanted.pictures)
-    return _summary_rows(predicted, start, stop)
+    said = "; ".join(remarks(video)) if video is not None else ""
+    return _summary_rows(predicted, start, stop, said)
 
 
-def _summary_rows(predicted: Predicted, start: int, stop: int) -> list[dict[str, Any]]:
+def _summary_rows(predicted: Predicted, start: int, stop: int, said: str) -> list[dict[str, Any]]:
     part = predicted.rows.iloc[start:stop].assign(number=predicted.person[start:stop])
     measured = predicted.distance is not None
     if predicted.distance is not None:
@@ -93,6 +95,7 @@ def _summary_rows(predicted: Predicted, start: int, stop: int) -> list[dict[str,
             summary_row(
                 str(name),
                 outcome,
+                said if outcome == FrameStatus.OK else "",
                 frames=int(frames[frames > 0].nunique()),
                 frames_with_face=int(frames[own["status"] == FrameStatus.OK].nunique()),
                 faces_far_from_training=int(own["far"].sum()) if measured else None,
