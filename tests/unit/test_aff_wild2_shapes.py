@@ -289,7 +289,7 @@ def test_damaged_images_are_told_from_whole_ones() -> None:
         b"",
         whole[:200],
         whole[: len(whole) // 2],
-        whole[:-2],
+        whole[:-6],
         b"no image",
         b"junk" + whole[-40:],
     ):

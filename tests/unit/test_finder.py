@@ -48,6 +48,24 @@ def test_real_faces_are_found_in_every_frame(finder: FaceFinder, smile: list[np.
     assert jitter < 0.03
 
 
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_face_is_found_upright_in_a_turned_picture(
+    finder: FaceFinder, smile: list[np.ndarray], turns: int
+) -> None:
+    for pixels in smile[::24]:
+        (upright,) = finder(pixels)
+        turned = np.ascontiguousarray(np.rot90(pixels, turns))
+        (face,) = finder(turned)
+        # Where a point (x, y) of the picture lies after quarter turns to the left.
+        points, (height, width) = upright.points, pixels.shape[:2]
+        for _ in range(turns):
+            points = np.stack([points[:, 1], width - points[:, 0]], 1)
+            height, width = width, height
+        assert np.abs(face.points - points).max() < 0.15 * upright.eye_distance
+        roll = (face.pose[2] - upright.pose[2] + 90 * turns + 180) % 360 - 180
+        assert abs(roll) < 8
+
+
 def test_a_followed_face_is_where_a_detected_one_is(
     finder: FaceFinder, smile: list[np.ndarray]
 ) -> None:

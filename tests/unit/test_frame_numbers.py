@@ -168,7 +168,7 @@ def test_cover_art_is_no_video(tmp_path: Path) -> None:
 
 
 def test_labels_that_were_counted_without_the_lost_frames_are_named(tmp_path: Path) -> None:
-    codec, options, packet = CODECS["hevc.mp4"]
+    codec, options, _ = CODECS["hevc.mp4"]
     whole = write(tmp_path / "whole.mp4", codec, **options)
     damaged = damage(write(tmp_path / "damaged.avi", "mpeg4", g="1"), 10)
     decoded = sum(frame.outcome is FrameStatus.OK for frame in read_frames(damaged))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pyarrow as pa
+from PIL import Image, ImageOps
+
+from clipaffect.faces.whole_images import whole_image
 
 JPEG = (
     cv2.IMWRITE_JPEG_QUALITY,
@@ -14,9 +19,9 @@ JPEG = (
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
 )
-# Starts and ends of a whole JPEG and PNG; a few bytes may follow.
-ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}
-TAIL = 256
+# Formats that Pillow decodes if OpenCV does not; EPS, for one, would call another program.
+FORMATS = ("HEIF", "AVIF", "JPEG", "PNG", "WEBP", "TIFF", "BMP")
+DEPTHS = (10, 12, 14, 16)  # bits of a sample that 16 bits hold
 
 
 def encode_crop(crop: np.ndarray) -> bytes:
@@ -30,17 +35,43 @@ def encode_crop(crop: np.ndarray) -> bytes:
 def decode_image(data: bytes) -> np.ndarray | None:
     """Decode an image to RGB (H, W, 3) uint8 in its stated orientation; None if it is damaged.
 
-    OpenCV decodes what there is of a truncated JPEG or PNG and greys the rest: its end is looked
-    for.
+    Samples of 16 bits are scaled by the smallest depth of ``DEPTHS`` that holds them: sensors of
+    12 bits are stored in files of 16. OpenCV decodes; Pillow reads what OpenCV cannot, HEIC among
+    it where the package pillow-heif is installed.
     """
-    end = ENDS.get(data[:2], b"")
-    if not data or end not in data[-TAIL:]:
+    whole = whole_image(data, _by_opencv)
+    if whole is None:
         return None
+    decoded = _by_opencv(whole)
+    return _by_pillow(whole) if decoded is None else decoded
+
+
+def _by_opencv(data: bytes) -> np.ndarray | None:
     try:
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        if decoded is not None and decoded.dtype not in (np.uint8, np.uint16):
+            decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:  # beyond its own limit of 2^30 pixels, for instance
         return None
-    return None if decoded is None else cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+    if decoded is None:
+        return None
+    if decoded.dtype == np.uint16:
+        depth = min(depth for depth in DEPTHS if decoded.max() < 1 << depth)
+        decoded = (decoded >> (depth - 8)).astype(np.uint8)
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+
+
+def _by_pillow(data: bytes) -> np.ndarray | None:
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except Exception:  # Pillow's plugins raise errors of many kinds
+        return None
 
 
 def read_crops(rows: pa.Table) -> list[bytes]:
