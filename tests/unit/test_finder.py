@@ -18,6 +18,7 @@ from clipaffect.faces.finder import FaceFinder, FaceFollower
 from clipaffect.faces.landmarks import Face, Region
 from clipaffect.faces.tracks import Tracker
 from clipaffect.synthetic.crossing import crossing
+from clipaffect.synthetic.edited import KINDS, edited
 from clipaffect.synthetic.person import make_person
 from clipaffect.synthetic.render import Light, Pose, express, render
 from clipaffect.synthetic.rig import load_rig
@@ -226,6 +227,51 @@ def test_two_people_who_meet_keep_their_numbers(finder: FaceFinder, back: bool) 
     assert [len(set(seen)) for seen in numbers] == [1, 1]
     assert numbers[0][0] != numbers[1][0]
     assert [len(seen) > 30 for seen in numbers] == [True, True]
+
+
+SWITCHED = [(kind, seed) for kind in KINDS for seed in (1, 2)]
+FAST = ("swap", 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "seed"),
+    [
+        pytest.param(
+            *clip, marks=[] if clip == FAST else pytest.mark.slow, id=f"{clip[0]}-{clip[1]}"
+        )
+        for clip in SWITCHED
+    ],
+)
+def test_people_keep_their_numbers_across_cuts(finder: FaceFinder, kind: str, seed: int) -> None:
+    follower = FaceFollower(finder)
+    numbers: dict[int, list[int]] = {0: [], 1: []}
+    missed, shown = 0, 0
+    for picture, truth in edited(RIG, kind, seed):
+        found = follower(picture)
+        eyes = np.array([face.points[:2].mean(0) for _, face in found]).reshape(-1, 2)
+        for person, place in truth.items():
+            away = np.hypot(*(eyes - place).T)
+            shown += 1
+            if away.size and away.min() < 12:  # no crop lies beside the face
+                numbers[person].append(found[away.argmin()][0])
+            else:
+                missed += 1
+        assert len(found) <= len(truth)
+    assert missed <= 1
+    assert shown > 25
+    assert {person: len(set(own)) for person, own in numbers.items() if own} == {
+        person: 1 for person, own in numbers.items() if own
+    }
+    assert not set(numbers[0]) & set(numbers[1])
+
+
+def test_after_a_jump_a_face_is_not_expected_to_jump_again() -> None:
+    tracker = Tracker()
+    for x in (100, 102, 104, 165):
+        tracker.update(*people((x, 200)))
+    (region,) = tracker.expected()
+    (track,) = tracker.tracks
+    assert region.centre == pytest.approx(track.face.region.centre)
 
 
 def test_velocity_after_an_absence_is_the_way_over_the_frames_between() -> None:

@@ -115,6 +115,12 @@ class TaskLabels(Section):
     column: str | None = Field(
         None, description="For `classes`: the table's column; by default the name of the task."
     )
+    yes: tuple[str, ...] = Field(
+        (),
+        description="For `labels`: further words for yes, such as `[ja]` or `[oui, x]`, besides 1, "
+        "`yes` and `true`.",
+    )
+    no: tuple[str, ...] = Field((), description="For `labels`: further words for no.")
 
     @model_validator(mode="after")
     def _one_kind(self) -> TaskLabels:
@@ -122,6 +128,10 @@ class TaskLabels(Section):
             raise ValueError("give either 'classes' or 'labels'")
         if self.labels is not None and self.column is not None:
             raise ValueError("'column' applies only to 'classes'; 'labels' are columns themselves")
+        if self.labels is None and (self.yes or self.no):
+            raise ValueError("'yes' and 'no' apply only to 'labels'")
+        if both := {word.casefold() for word in self.yes} & {word.casefold() for word in self.no}:
+            raise ValueError(f"'{min(both)}' stands for both yes and no")
         for name in (*(self.classes or ()), *(self.labels or ())):
             if not name.strip() or not name.isprintable():
                 raise ValueError(f"'{name}' is not a valid name")

@@ -1,8 +1,14 @@
-"""Read the cells of CSV and Parquet files as text, with the line number of each row."""
+"""Read the cells of CSV and Parquet files as text, with the line number of each row.
+
+Tables come out of spreadsheets: separated by commas, semicolons or tabs, in UTF-8 or UTF-16, with
+empty columns and rows at the end.
+"""
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,29 +16,58 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipaffect.core.errors import UserError
+from clipaffect.core.errors import UserError, raise_all
 
 PARQUET = (".parquet", ".pq")
+SEPARATORS = (",", ";", "\t")  # the first of equals is chosen
 
 
-def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The non-empty lines of a CSV file: line number and cells.
-
-    Raises:
-        UserError: the file is not UTF-8 or not CSV.
-    """
+def _text_of(path: Path) -> str:
+    data = path.read_bytes()
+    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            for row in reader:
-                if any(row):
-                    yield reader.line_num, row
+        text = data.decode("utf-16" if utf16 else "utf-8-sig")
+        return text.replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"byte {error.start} is not valid UTF-8",
+            f"byte {error.start} is not valid {'UTF-16' if utf16 else 'UTF-8'}",
             where=path,
             fix="save it as 'CSV UTF-8' (an .xlsx file is not a CSV file)",
         ) from None
+
+
+def _separator(text: str) -> tuple[str, int]:
+    """The separator, and the lines before the header: 1 if a spreadsheet's ``sep=`` is there."""
+    first = next((line for line in io.StringIO(text) if line.strip()), "").rstrip("\n")
+    if first.casefold().startswith("sep=") and len(first) == 5:
+        return first[4], 1
+    counts = [len(next(csv.reader([first], delimiter=mark))) for mark in SEPARATORS]
+    return SEPARATORS[counts.index(max(counts))], 0
+
+
+def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The lines of a CSV file that are not empty: line number and cells.
+
+    Empty cells at the end of every line, in columns without a name, are left out.
+
+    Raises:
+        UserError: the file is not text or not CSV.
+    """
+    text = _text_of(path)
+    separator, skipped = _separator(text) if text.strip() else (",", 0)
+    named = 0
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        for row in reader:
+            if not any(cell.strip() for cell in row):
+                continue
+            if skipped:
+                skipped -= 1
+                continue
+            named = named or max(k for k, cell in enumerate(row, 1) if cell.strip())
+            while len(row) > named and not row[-1].strip():
+                row.pop()
+            yield reader.line_num, row
     except csv.Error as error:
         raise UserError(
             f"the file is not a CSV table: {error}", where=path, fix="save it as CSV again"
@@ -77,7 +112,7 @@ def read_cells(
         wanted: names without blanks around them.
 
     Raises:
-        UserError: a row with more or fewer cells than the header, or no row at all.
+        UserError: rows with more or fewer cells than the header, or no row at all.
     """
     kept = [name for name in names if name.strip() in wanted]
     if path.suffix.lower() in PARQUET:
@@ -87,16 +122,17 @@ def read_cells(
         where: Callable[[int], str] = lambda row: f"{path}, row {row + 1}"  # noqa: E731
     else:
         lines, rows = [], []
+        problems: list[UserError] = []
         at = [names.index(name) for name in kept]
         for line, row in csv_rows(path):
             if len(row) != len(names):
-                raise UserError(
-                    f"the row has {len(row)} cells, but the header has {len(names)}",
-                    where=f"{path}, line {line}",
-                    fix="keep the comma of an empty cell, and quote a cell that contains a comma",
-                )
+                problem = f"the row has {len(row)} cells, but the header has {len(names)}"
+                fix = "keep the separator of an empty cell, and quote a cell that contains one"
+                problems.append(UserError(problem, where=f"{path}, line {line}", fix=fix))
+                continue
             lines.append(line)
             rows.append([row[k] for k in at])
+        raise_all(problems)
         del lines[:1], rows[:1]  # the header
         cells = pd.DataFrame(rows, columns=[name.strip() for name in kept], dtype=object)
         where = lambda row: f"{path}, line {lines[row]}"  # noqa: E731

@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from clipaffect.config.data import Data
+from clipaffect.core.container import stated_frames
 from clipaffect.core.errors import UserError
 from clipaffect.core.frame_status import KEYS
 from clipaffect.core.split_names import TRAIN, VALIDATION, fold_split
@@ -287,7 +288,8 @@ def _every_frame(rows: pd.DataFrame, videos: dict[str, Path], limit: int) -> pd.
         timed = at[by_time[at]]
         frame[timed] = _frames_at(times, rows["time"].to_numpy()[timed])
         # A video that cannot be read keeps its row, as frame 1.
-        repeats[at[whole[at]]] = max(1, len(times))
+        count = len(times) or (stated_frames(videos[source]) if source in videos else 0)
+        repeats[at[whole[at]]] = max(1, count)
     index = np.repeat(np.arange(len(rows)), repeats)
     counted = np.arange(len(index)) - np.repeat(np.cumsum(repeats) - repeats, repeats) + 1
     found = rows.iloc[index].assign(

@@ -40,8 +40,8 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.column_stack([scale * rotation, shift])
 
 
-def _sample(frame: np.ndarray, transform: np.ndarray, size: int) -> np.ndarray:
-    """Warp the frame by a similarity (2, 3) to a crop (size, size, 3)."""
+def warp(frame: np.ndarray, transform: np.ndarray, size: int) -> np.ndarray:
+    """The crop (size, size, 3) to which a similarity (2, 3) maps a frame, without aliasing."""
     # Shrinking by sampling single pixels aliases: blur first by what the shrinking leaves out.
     shrink = 1 / max(np.hypot(*transform[:, 0]), 1e-9)
     if shrink > 1.5:
@@ -66,7 +66,7 @@ def _part(
 
 def align(frame: np.ndarray, points: np.ndarray, size: int) -> np.ndarray:
     """Crop (size, size, 3) with the five points (5, 2) on the template."""
-    return _sample(frame, similarity(points, TEMPLATE * size), size)
+    return warp(frame, similarity(points, TEMPLATE * size), size)
 
 
 def crop_box(frame: np.ndarray, box: np.ndarray, margin: float, size: int) -> np.ndarray:
@@ -75,4 +75,4 @@ def crop_box(frame: np.ndarray, box: np.ndarray, margin: float, size: int) -> np
     left, top = box[:2] + box[2:] / 2 - side / 2
     corners = np.array([[left, top], [left + side, top], [left, top + side]])
     goal = np.array([[0, 0], [size, 0], [0, size]], float)
-    return _sample(frame, similarity(corners, goal), size)
+    return warp(frame, similarity(corners, goal), size)

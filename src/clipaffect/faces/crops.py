@@ -64,7 +64,7 @@ def _by_opencv(data: bytes) -> np.ndarray | None:
 
 def _by_pillow(data: bytes) -> np.ndarray | None:
     with contextlib.suppress(ImportError):
-        import pillow_heif
+        import pillow_heif  # type: ignore[import-not-found] # noqa: PLC0415 - optional
 
         pillow_heif.register_heif_opener()
     try:

@@ -9,6 +9,7 @@ import numpy as np
 
 from clipaffect.config.faces import Faces
 from clipaffect.core.assets import asset_file
+from clipaffect.faces.cuts import CutDetector
 from clipaffect.faces.detector import INSIDE, SAME_FACE, Candidate, FaceDetector, overlaps
 from clipaffect.faces.landmarks import Face, Landmarker
 from clipaffect.faces.networks import BoxNetwork, MeshNetwork
@@ -72,11 +73,13 @@ class FaceFollower:
 
     A face is tracked from frame to frame by its landmarks, as in MediaPipe. The detector runs on
     every ``detect_every``-th frame, and immediately if a face was lost or none is known. Tiles for
-    small faces are searched only on every ``detect_every``-th frame.
+    small faces are searched only on every ``detect_every``-th frame. After a cut, the whole picture
+    is searched, and a followed face is kept only if it is somebody's who was seen before.
     """
 
     def __init__(self, finder: FaceFinder) -> None:
         self.finder, self.tracker, self.count = finder, Tracker(), 0
+        self.cuts = CutDetector()
 
     def is_due(self, count: int) -> bool:
         """Whether the detector runs on a frame, given how many were processed before it."""
@@ -90,20 +93,24 @@ class FaceFollower:
         ``seen`` is the result of ``FaceFinder.seen`` for it, if already computed.
         """
         settings = self.finder.settings
+        is_cut = self.cuts(frame)
+        if is_cut:
+            self.tracker.stop()
         before = self.tracker.expected()
         faces: list[Face] = []
         for region in before:
             followed = self.finder.landmarker.follow(frame, region)
-            if followed.score >= settings.min_presence and _is_new(followed.corners, faces):
+            sure = followed.score >= settings.min_presence and _is_new(followed.corners, faces)
+            if sure and not (is_cut and not self.tracker.knows(frame, followed)):
                 faces.append(followed)
-        if self.is_due(self.count):
+        if is_cut or self.is_due(self.count):
             candidates = self.finder.seen(frame) if seen is None else seen
             faces = self.finder.beside(frame, faces, candidates)
         elif not faces or len(faces) < len(before):
             faces = self.finder.beside(frame, faces, self.finder.detector(frame, 0))
         self.count += 1
         faces = _by_size(faces)
-        return list(zip(self.tracker.update(frame, faces), faces, strict=True))
+        return list(zip(self.tracker.update(frame, faces, is_cut), faces, strict=True))
 
 
 def _by_size(faces: list[Face]) -> list[Face]:

@@ -19,7 +19,7 @@ from clipaffect.core.parquet import read_arrow, write_batches
 from clipaffect.faces.face_rows import DETECTIONS
 from clipaffect.faces.finder import FaceFollower
 from clipaffect.faces.landmarks import Face, Region
-from clipaffect.faces.tracks import Track
+from clipaffect.faces.tracks import Appearance, Track
 
 logger = logging.getLogger(__name__)
 
@@ -31,13 +31,20 @@ def state_of(follower: FaceFollower) -> State:
     """Everything the faces of the next frame depend on besides its pixels."""
     tracks = follower.tracker.tracks
     counts = np.array([follower.count, follower.tracker.frame, len(tracks)])
+    cuts = follower.cuts
+    state = {"counts": counts, "usual_change": np.array(cuts.usual)}
+    if cuts.last is not None:
+        state |= {"last": cuts.last, "shape": np.array(cuts.shape)}
     if not tracks:
-        return {"counts": counts}
+        return state
     faces = [track.face for track in tracks]
-    return {
-        "counts": counts,
+    return state | {
         "seen": np.array([track.seen for track in tracks]),
         "look": np.stack([track.look for track in tracks]),
+        "last_look": np.stack([track.last_look for track in tracks]),
+        "remembered": np.array([len(track.memory) for track in tracks]),
+        "looks": np.stack([own.look for track in tracks for own in track.memory]),
+        "portraits": np.stack([own.portrait for track in tracks for own in track.memory]),
         "velocity": np.stack([track.velocity for track in tracks]),
         "box": np.stack([face.box for face in faces]),
         "points": np.stack([face.points for face in faces]),
@@ -53,6 +60,11 @@ def restore(follower: FaceFollower, state: State) -> None:
     """Resume from a ``state_of``."""
     follower.count, follower.tracker.frame, tracks = map(int, state["counts"])
     follower.tracker.tracks = []
+    follower.cuts.usual = float(state["usual_change"])
+    if "last" in state:
+        height, width = map(int, state["shape"])
+        follower.cuts.last, follower.cuts.shape = state["last"], (height, width)
+    memory = iter(zip(state["looks"], state["portraits"], strict=True)) if tracks else iter(())
     for k in range(tracks):
         score, visible, side, angle = map(float, state["numbers"][k])
         face = Face(
@@ -63,7 +75,10 @@ def restore(follower: FaceFollower, state: State) -> None:
             visible,
             Region(state["centre"][k], side, angle),
         )
-        track = Track(face, state["look"][k], int(state["seen"][k]), state["velocity"][k])
+        own = [Appearance(*next(memory)) for _ in range(state["remembered"][k])]
+        seen, velocity = int(state["seen"][k]), state["velocity"][k]
+        look, last_look = state["look"][k], state["last_look"][k]
+        track = Track(face, look, last_look, own, seen, velocity)
         follower.tracker.tracks.append(track)
 
 

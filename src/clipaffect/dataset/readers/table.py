@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 
-from clipaffect.config.data import Data
-from clipaffect.core.errors import UserError
+from clipaffect.config.data import Data, TaskLabels
+from clipaffect.core.errors import UserError, raise_all
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
 from clipaffect.dataset.csv_cells import column_names, read_cells
 from clipaffect.dataset.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from clipaffect.dataset.label_rows import SIDES, FoundData, Listing, arrange, blank_rows
+from clipaffect.dataset.numbers import is_date, read_numbers
 
 COLUMNS = ("image", "video", "frame", "time", "side", "person", "split", "fold")
 EMPTY = ("", "nan", "none", "na", "n/a", "null", "<na>", "nat")
@@ -46,39 +48,39 @@ def read_label_table(data: Data) -> Listing:
     for task in data.known_tasks().values():
         used |= set(task.targets) if task.multilabel else {_column(data, task)}
     cells, where = read_cells(path, names, used)
-    rows = _sources(cells, where)
-    frame, time = _numbers(cells, "frame", where, True), _numbers(cells, "time", where, False)
-    if both := np.flatnonzero((frame > 0) & ~np.isnan(time)).tolist():
-        raise UserError(
-            "the row has both a frame and a time", where=where(both[0]), fix="give only one of them"
-        )
-    placed = np.flatnonzero(rows["is_image"].to_numpy() & ((frame > 0) | ~np.isnan(time))).tolist()
-    if placed:
-        raise UserError(
-            "an image cannot have a frame or a time",
-            where=where(placed[0]),
-            fix="leave them empty, or give the video instead",
-        )
+    checked = Checked(where)
+    rows = _sources(cells, checked)
+    frame, time = _numbers(cells, "frame", checked, True), _numbers(cells, "time", checked, False)
+    placed = (frame > 0) | ~np.isnan(time)
+    checked.refuse(
+        (frame > 0) & ~np.isnan(time),
+        "the row has both a frame and a time",
+        "give only one of them",
+    )
+    checked.refuse(
+        rows["is_image"].to_numpy() & placed,
+        "an image cannot have a frame or a time",
+        "leave them empty, or give the video instead",
+    )
     rows = rows.assign(frame=frame.astype(np.int64), time=time)
     for column in ("side", "person", "split", "fold"):
         if column in cells:
             rows[column] = cells[column].str.strip()
     rows["side"] = rows["side"].str.casefold()
-    if wrong := np.flatnonzero(~rows["side"].isin(SIDES)).tolist():
-        raise UserError(
-            f"'{rows['side'].iloc[wrong[0]]}' is not a side",
-            where=where(wrong[0]),
-            fix="write left or right, or leave it empty",
-        )
-    if sided := np.flatnonzero(rows["is_image"] & (rows["side"] != "")).tolist():
-        raise UserError(
-            "an image cannot have a side",
-            where=where(sided[0]),
-            fix="leave it empty: sides distinguish two people in a video",
-        )
+    checked.refuse(
+        ~rows["side"].isin(SIDES).to_numpy(),
+        lambda row: f"'{rows['side'].iloc[row]}' is not a side",
+        "write left or right, or leave it empty",
+    )
+    checked.refuse(
+        (rows["is_image"] & (rows["side"] != "")).to_numpy(),
+        "an image cannot have a side",
+        "leave it empty: sides distinguish two people in a video",
+    )
     for task in data.known_tasks().values():
-        found = _labels(cells, task, _column(data, task), where)
+        found = _labels(cells, data, task, checked)
         rows = rows.join(pd.DataFrame(found, columns=[f"{task.name}/{c}" for c in task.columns]))
+    raise_all(checked.problems)
     unused = sorted(set(there) - used)
     notes = []
     if unused:
@@ -101,6 +103,23 @@ def read_label_table(data: Data) -> Listing:
     return Listing(path, root, rows, where, tuple(notes))
 
 
+class Checked:
+    """Collects the errors of a table, so that all are told at once; ``where`` names a row."""
+
+    def __init__(self, where: Callable[[int], str]) -> None:
+        self.where = where
+        self.problems: list[UserError] = []
+
+    def refuse(
+        self, wrong: np.ndarray, what: str | Callable[[int], str], fix: str, column: str = ""
+    ) -> None:
+        """Note an error for each row where ``wrong`` (n,) is true."""
+        for row in np.flatnonzero(wrong).tolist():
+            said = what if isinstance(what, str) else what(row)
+            place = self.where(row) + (f", column '{column}'" if column else "")
+            self.problems.append(UserError(said, where=place, fix=fix))
+
+
 def _column(data: Data, task: Task) -> str:
     """The column that contains a task's classes."""
     return data.tasks[task.name].column or task.name
@@ -114,12 +133,6 @@ def _check_columns(path: Path, there: list[str], data: Data) -> None:
                 where=f"{path}, the header",
                 fix="write it in lower case, or rename it",
             )
-    if len(there) == 1 and any(mark in there[0] for mark in ";\t"):
-        raise UserError(
-            "the columns are not separated by commas",
-            where=f"{path}, line 1",
-            fix="save the table with commas as separators",
-        )
     if not {"image", "video"} & set(there):
         raise UserError(
             f"there is no column 'image' or 'video'; the columns are {', '.join(there)[:300]}",
@@ -140,18 +153,15 @@ def _check_columns(path: Path, there: list[str], data: Data) -> None:
                 )
 
 
-def _sources(cells: pd.DataFrame, where: Callable[[int], str]) -> pd.DataFrame:
+def _sources(cells: pd.DataFrame, checked: Checked) -> pd.DataFrame:
     empty = pd.Series("", index=cells.index)
     image = cells["image"].str.strip() if "image" in cells else empty
     video = cells["video"].str.strip() if "video" in cells else empty
-    wrong = np.flatnonzero((image == "") == (video == "")).tolist()
-    if wrong:
-        both = image.iloc[wrong[0]] != ""
-        raise UserError(
-            f"the row names {'both image and video' if both else 'no image and no video'}",
-            where=where(wrong[0]),
-            fix="give exactly one of them",
-        )
+    for wrong, names in (
+        ((image != "") & (video != ""), "both image and video"),
+        ((image == "") & (video == ""), "no image and no video"),
+    ):
+        checked.refuse(wrong.to_numpy(), f"the row names {names}", "give exactly one of them")
     is_image = (image != "").to_numpy()
     sources = image.where(image != "", video)
     plain = {path: str(PurePosixPath(path.replace("\\", "/"))) for path in sources.unique()}
@@ -160,60 +170,65 @@ def _sources(cells: pd.DataFrame, where: Callable[[int], str]) -> pd.DataFrame:
         ("image", is_image, VIDEO_SUFFIXES, "video"),
         ("video", ~is_image, IMAGE_SUFFIXES, "image"),
     ):
-        kinds = sources[at].map(lambda path: PurePosixPath(path).suffix.lower())
-        if wrong := kinds.index[kinds.isin(suffixes)].tolist():
-            raise UserError(
-                f"'{sources[wrong[0]]}' is not a file of the kind '{column}'",
-                where=where(wrong[0]),
-                fix=f"put it in the column '{other}'",
-            )
+        kinds = sources.map(lambda path: PurePosixPath(path).suffix.lower())
+        checked.refuse(
+            at & kinds.isin(suffixes).to_numpy(),
+            partial(_of_other_kind, sources, column),
+            f"put it in the column '{other}'",
+        )
     rows = blank_rows(sources.tolist(), is_image=False).assign(is_image=is_image)
     mixed = rows.groupby("source")["is_image"].nunique()
-    if (mixed > 1).any():
-        source = mixed.index[mixed > 1][0]
-        at = int(np.flatnonzero(rows["source"] == source)[0])
-        raise UserError(
-            f"'{source}' is an image in one row and a video in another",
-            where=where(at),
-            fix="use the same column in all rows",
-        )
+    first = ~rows.duplicated("source") & rows["source"].isin(mixed.index[mixed > 1])
+    checked.refuse(
+        first.to_numpy() & (rows["source"] != "").to_numpy(),
+        lambda row: f"'{rows['source'].iloc[row]}' is an image in one row and a video in another",
+        "use the same column in all rows",
+    )
     return rows
 
 
-def _numbers(
-    cells: pd.DataFrame, column: str, where: Callable[[int], str], whole: bool
-) -> np.ndarray:
+def _of_other_kind(sources: pd.Series, column: str, row: int) -> str:
+    return f"'{sources.iloc[row]}' is not a file of the kind '{column}'"
+
+
+def _numbers(cells: pd.DataFrame, column: str, checked: Checked, whole: bool) -> np.ndarray:
     """(n,) float64; empty cells are 0 for whole numbers from 1, and NaN for others from 0."""
     if column not in cells:
         return np.full(len(cells), 0.0 if whole else np.nan)
     text = cells[column].str.strip()
     text = text.mask(text.str.casefold().isin(EMPTY), "")
-    values = pd.to_numeric(text.mask(text == ""), errors="coerce").to_numpy(np.float64)
+    values = read_numbers(text, whole)
     blank = (text == "").to_numpy()
     right = np.isfinite(values) & (values >= (1 if whole else 0))
     if whole:
         right &= (values == np.floor(values)) & (values < 2**31)
-    if wrong := np.flatnonzero(~blank & ~right).tolist():
-        kind = "a whole number from 1" if whole else "seconds from 0"
-        raise UserError(
-            f"'{text.iloc[wrong[0]][:40]}' is not a valid {column}: expected {kind}",
-            where=where(wrong[0]),
-            fix="correct the value",
-        )
-    found: np.ndarray = np.where(blank, 0.0 if whole else np.nan, values)
+    kind = "a whole number from 1" if whole else "seconds from 0"
+    checked.refuse(
+        ~blank & ~right,
+        lambda row: (
+            f"'{text.iloc[row][:40]}' is not a valid {column}: {_why(text.iloc[row], kind)}"
+        ),
+        "correct the cell",
+        column,
+    )
+    found: np.ndarray = np.where(blank | ~right, 0.0 if whole else np.nan, values)
     return found
 
 
-def _labels(
-    cells: pd.DataFrame, task: Task, column: str, where: Callable[[int], str]
-) -> np.ndarray:
+def _why(cell: str, kind: str) -> str:
+    if is_date(cell):
+        return f"it is a date, which a spreadsheet has made of a number; expected {kind}"
+    return f"expected {kind}"
+
+
+def _labels(cells: pd.DataFrame, data: Data, task: Task, checked: Checked) -> np.ndarray:
     """(n, columns) int8 of a task; empty cells and -1 are not annotated."""
     if task.multilabel:
-        words = YES_NO
+        words = YES_NO | _own_words(data.tasks.get(task.name))
         names, meaning = task.targets, "0 or 1"
     else:
         words = {name.casefold(): number for number, name in enumerate(task.targets)}
-        names, meaning = (column,), f"one of {', '.join(task.targets)}"
+        names, meaning = (_column(data, task),), f"one of {', '.join(task.targets)}"
         if any(_is_number(name) for name in words):  # 1 is the class '1', also where it is 1.0
             words |= {f"{name}.0": k for name, k in words.items() if name.isdecimal()}
         else:
@@ -221,21 +236,35 @@ def _labels(
             words |= {str(number): number for number in range(len(task.targets))}
             words |= {f"{number}.0": number for number in range(len(task.targets))}
     words = words | {"": NOT_ANNOTATED, "-1": NOT_ANNOTATED, "-1.0": NOT_ANNOTATED}
+    words |= {word.replace(".0", ",0"): k for word, k in words.items() if word.endswith(".0")}
     found = np.empty((len(cells), len(names)), np.int8)
     for place, name in enumerate(names):
         text = cells[name].str.strip().str.casefold()
         # A class may be called 'none': nothing is what is no class.
         text = text.mask(text.isin(EMPTY) & ~text.isin(words), "")
         values = text.map(words)
-        if wrong := np.flatnonzero(values.isna()).tolist():
-            raise UserError(
-                f"'{cells[name].iloc[wrong[0]][:60]}' in column '{name}' is not a label of "
-                f"{task.name}: expected {meaning[:300]}, or empty or -1 if not annotated",
-                where=where(wrong[0]),
-                fix="correct the value, or add it to data.tasks",
-            )
-        found[:, place] = values.to_numpy(np.int8)
+        checked.refuse(
+            values.isna().to_numpy(),
+            partial(_no_label, cells[name], task.name, meaning[:300]),
+            "correct the cell, or add the value to data.tasks",
+            name,
+        )
+        found[:, place] = values.fillna(NOT_ANNOTATED).to_numpy(np.int8)
     return found
+
+
+def _no_label(cells: pd.Series, task: str, meaning: str, row: int) -> str:
+    cell = cells.iloc[row][:60]
+    return (
+        f"'{cell}' is not a label of {task}: {_why(cell, meaning)}, or empty or -1 if not annotated"
+    )
+
+
+def _own_words(labels: TaskLabels | None) -> dict[str, int]:
+    """The words for yes and no that the configuration adds."""
+    if labels is None:
+        return {}
+    return {word.casefold(): 1 for word in labels.yes} | {word.casefold(): 0 for word in labels.no}
 
 
 def _is_number(text: str) -> bool:
