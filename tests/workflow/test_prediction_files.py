@@ -30,7 +30,7 @@ OUTCOMES = {
     "deep/Face & <b>.mov": "ok",
     "empty.mp4": "video_empty",
     "group.jpg": "ok",
-    "new\\x0aline.mp4": "bad_name",
+    "new\\nline.mp4": "ok",
     "nobody.mp4": "ok",
     "notes.txt": "not_media",
     "one.mp4": "ok",

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from clipaffect.config.section import Section, folder_name, unique
+from clipaffect.core.names import has_control
 from clipaffect.core.tasks import AFFECTNET, CHALLENGE, RAF_DB, Task
 
 DEMO_VIDEOS = "resources/demo/videos"
@@ -133,7 +134,7 @@ class TaskLabels(Section):
         if both := {word.casefold() for word in self.yes} & {word.casefold() for word in self.no}:
             raise ValueError(f"'{min(both)}' stands for both yes and no")
         for name in (*(self.classes or ()), *(self.labels or ())):
-            if not name.strip() or not name.isprintable():
+            if not name.strip() or has_control(name):
                 raise ValueError(f"'{name}' is not a valid name")
         if taken := RESERVED.intersection(self.labels or ()):
             raise ValueError(f"'{min(taken)}' is a reserved column name: rename the label")

@@ -32,7 +32,8 @@ class FrameStatus(StrEnum):
     NO_FEATURE = "no_feature"
     VIDEO_CHANGED = "video_changed"
     NO_PERMISSION = "no_permission"
-    BAD_NAME = "bad_name"
+    BROKEN_LINK = "broken_link"
+    NOT_FETCHED = "not_fetched"
     NOT_MEDIA = "not_media"
     FAILED = "failed"
 
@@ -57,8 +58,9 @@ MEANING: dict[FrameStatus, str] = {
     FrameStatus.NO_FEATURE: "the imported features have no row for this frame",
     FrameStatus.VIDEO_CHANGED: "prediction: the file changed while it was being read",
     FrameStatus.NO_PERMISSION: "prediction: this user may not read the file",
-    FrameStatus.BAD_NAME: "prediction: the file's name is not UTF-8 or has control characters",
-    FrameStatus.NOT_MEDIA: "prediction: not the name of a video or image; skipped",
+    FrameStatus.BROKEN_LINK: "prediction: the link leads nowhere, or to a folder that contains it",
+    FrameStatus.NOT_FETCHED: "prediction: a pointer of Git LFS or DVC; fetch the file itself",
+    FrameStatus.NOT_MEDIA: "prediction: neither a video nor an image; skipped",
     FrameStatus.FAILED: "prediction: an internal error; the summary names its log",
 }
 

@@ -18,6 +18,7 @@ from clipaffect.config.stage_keys import VERSIONS
 from clipaffect.core.errors import UserError
 from clipaffect.core.frame_status import FrameStatus
 from clipaffect.core.hashing import file_digest
+from clipaffect.core.names import path_of
 from clipaffect.core.parquet import read_arrow, read_table, write_batches, write_table
 from clipaffect.core.progress import Progress
 from clipaffect.core.store import Store
@@ -45,7 +46,7 @@ def manifest_frames(video: dict[str, Any]) -> Iterator[Frame]:
         UserError: the file is not the one that was indexed. Its frames would enter the store
             under the key of another file.
     """
-    path = Path(video["path"]) if video["path"] else None
+    path = path_of(video["path"]) if video["path"] else None
     if path is not None and not (path.is_file() and file_digest(path) == video["sha256"]):
         raise UserError(
             "the video was changed or removed after it was indexed",
@@ -147,7 +148,7 @@ def _of_images(images: pd.DataFrame) -> pa.Table:
 
 def _of_crops(video: dict[str, Any]) -> pa.Table:
     """Frame index of folders of crops: every number up to the last image's; no times or sizes."""
-    found = [list_frames(Path(f), int(video["frame_limit"])) for f in video["folders"]]
+    found = [list_frames(path_of(f), int(video["frame_limit"])) for f in video["folders"]]
     last = max(files.last for files in found)
     if not last:
         empty = {

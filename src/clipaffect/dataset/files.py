@@ -13,12 +13,10 @@ import numpy as np
 
 from clipaffect.core.errors import UserError, raise_all
 from clipaffect.core.hashing import digest
+from clipaffect.core.names import composed
+from clipaffect.dataset.manifest import VIDEO
+from clipaffect.dataset.media import media_kind
 
-VIDEO_SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in "mp4 avi mov mkv webm m4v mpg mpeg wmv flv ogv ts".split()  # noqa: SIM905
-)
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
 # At most 999,999, nine hours at 30 a second: a date is no frame number.
 FRAME_NAME = re.compile(r"0*([1-9]\d{0,5})\.(?:jpe?g|png)", re.IGNORECASE)
 
@@ -39,19 +37,6 @@ def read_lines(path: Path, fix: str) -> list[str]:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"byte {error.start} is not valid text", where=path, fix=fix) from None
-
-
-def check_name(path: Path, root: Path) -> UserError | None:
-    """The error for a path below ``root`` that tables and pages cannot show, if any."""
-    name = str(path.relative_to(root))
-    shown = name.encode("utf-8", "surrogateescape").decode("ascii", "backslashreplace")
-    if any(0xDC80 <= ord(c) <= 0xDCFF for c in name):
-        problem = f"the file name '{shown}' is not valid UTF-8"
-    elif not name.isprintable():
-        problem = f"the file name {name!a} contains control characters"
-    else:
-        return None
-    return UserError(problem, where=root, fix="rename the file (and its annotations)")
 
 
 def files_below(root: Path) -> list[Path]:
@@ -75,10 +60,10 @@ def files_below(root: Path) -> list[Path]:
 
 
 def scan_videos(root: Path) -> dict[str, Path]:
-    """Video files under ``root`` by name without suffix.
+    """Video files under ``root`` by name without suffix (see ``names.composed``).
 
     Raises:
-        UserError: no such folder, a name that cannot be kept, or two files of one name.
+        UserError: no such folder, or two files of one name.
     """
     if not root.is_dir():
         raise UserError(
@@ -89,13 +74,8 @@ def scan_videos(root: Path) -> dict[str, Path]:
     problems: list[UserError] = []
     named: dict[str, list[Path]] = defaultdict(list)
     for path in files_below(root):
-        if path.suffix.lower() not in VIDEO_SUFFIXES:
-            continue
-        problem = check_name(path, root)
-        if problem:
-            problems.append(problem)
-        else:
-            named[path.stem].append(path)
+        if media_kind(path) == VIDEO:
+            named[composed(path.stem)].append(path)
     for name, paths in named.items():
         if len(paths) > 1:
             problems.append(
@@ -136,7 +116,7 @@ def scan_crops(roots: tuple[str, ...]) -> CropFolders:
     files minutes on a network file system.
 
     Raises:
-        UserError: no such root, images directly under a root, a name that cannot be kept.
+        UserError: no such root, or images directly under a root.
     """
     found: dict[str, list[tuple[Path, bool]]] = defaultdict(list)
     problems: list[UserError] = []
@@ -158,10 +138,7 @@ def scan_crops(roots: tuple[str, ...]) -> CropFolders:
             problems.append(UserError(what, where=f"{root} (data.images)", fix=fix))
             continue
         for folder, has_frames in leaves:
-            if problem := check_name(folder, root):
-                problems.append(problem)
-            else:
-                found[folder.name].append((folder, has_frames))
+            found[composed(folder.name)].append((folder, has_frames))
     raise_all(problems)
     used, shadowed = {}, {}
     for name, folders in found.items():

@@ -20,6 +20,7 @@ from clipaffect.config.stage_keys import shard_names
 from clipaffect.core.files import write_text
 from clipaffect.core.hashing import file_digest
 from clipaffect.core.layout import Dataset
+from clipaffect.core.names import path_text
 from clipaffect.core.parquet import write_table
 from clipaffect.core.tasks import Task
 from clipaffect.dataset.files import folder_state
@@ -75,10 +76,10 @@ def _manifest_row(tree: Tree, video: str, persons: list[str], data: Data) -> dic
     return {
         "video": video,
         "kind": single if video in tree.images else VIDEO,
-        "path": str(path or ""),
+        "path": path_text(path) if path else "",
         "sha256": file_digest(path) if path else "",
         "persons": persons,
-        "folders": [str(folder or "") for folder in folders],
+        "folders": [path_text(folder) if folder else "" for folder in folders],
         # Snakemake goes by a manifest's content: it must tell which images there are.
         "folder_states": [folder_state(folder, limit) if folder else "" for folder in folders],
         "frame_limit": limit,

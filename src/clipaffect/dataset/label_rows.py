@@ -18,6 +18,7 @@ from clipaffect.config.data import Data
 from clipaffect.core.container import stated_frames
 from clipaffect.core.errors import UserError
 from clipaffect.core.frame_status import KEYS
+from clipaffect.core.names import existing
 from clipaffect.core.split_names import TRAIN, VALIDATION, fold_split
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
 from clipaffect.core.video import presentation_times
@@ -159,8 +160,17 @@ def arrange(listing: Listing, data: Data, tasks: Sequence[Task]) -> FoundData:
         raise UserError("no row has a label", where=listing.path, fix="see docs/own-data.md")
     names_people = bool((rows["person"] != "").all())
     sizes = people_by_group(rows["group"], rows["person"]) if names_people else None
-    files = {source: listing.root / source for source in rows["source"].unique()}
-    there = {source: path for source, path in files.items() if _is_file(path)}
+    there = {
+        source: path
+        for source in rows["source"].unique()
+        if (path := existing(listing.root, source)) is not None
+    }
+    respelled = sum(path != listing.root / source for source, path in there.items())
+    if respelled:
+        notes += (
+            f"{respelled:,} names in {listing.path} spell accents in another way than the files "
+            "(NFC and NFD); they were matched.",
+        )
     is_image = dict(zip(rows["source"], rows["is_image"], strict=True))
     videos = {source: path for source, path in there.items() if not is_image[source]}
     images = {source: path for source, path in there.items() if is_image[source]}
@@ -187,19 +197,12 @@ def arrange(listing: Listing, data: Data, tasks: Sequence[Task]) -> FoundData:
     return FoundData(tree, labels, f"the labels in {listing.path}")
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that no file system would take
-        return False
-
-
 def _labels(rows: pd.DataFrame, task: Task) -> np.ndarray:
     return rows[[f"{task.name}/{column}" for column in task.columns]].to_numpy()
 
 
 def _check_sources(listing: Listing) -> None:
-    """Reject paths that a table cannot show, or that leave the root."""
+    """Reject paths that leave the root."""
     first = listing.rows["source"].drop_duplicates()
     for at, source in zip(first.index, first, strict=True):
         path = PurePosixPath(source)
@@ -207,12 +210,7 @@ def _check_sources(listing: Listing) -> None:
             kind = "is absolute" if path.is_absolute() else "leaves the data folder"
             what = f"the path '{source[:120]}' {kind}"
             fix = f"use paths relative to {listing.root} (data.root), without '..'"
-        elif not source.isprintable():
-            what = f"the path {source[:120]!a} contains an unprintable character"
-            fix = "rename the file"
-        else:
-            continue
-        raise UserError(what, where=listing.where(at), fix=fix)
+            raise UserError(what, where=listing.where(at), fix=fix)
 
 
 def _splits(listing: Listing, by: str) -> np.ndarray:

@@ -10,9 +10,10 @@ import pandas as pd
 
 from clipaffect.core.errors import UserError
 from clipaffect.dataset.csv_cells import column_names, read_cells
-from clipaffect.dataset.files import VIDEO_SUFFIXES, natural_order
+from clipaffect.dataset.files import natural_order
 from clipaffect.dataset.groups import group_names, people_by_group
 from clipaffect.dataset.label_rows import FoundData
+from clipaffect.dataset.media import VIDEO_SUFFIXES
 from clipaffect.dataset.tree import folder_name
 
 COLUMNS = ("video", "side", "person")

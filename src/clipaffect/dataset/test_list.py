@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from clipaffect.core.errors import UserError
+from clipaffect.core.names import has_control
 from clipaffect.core.tasks import CHALLENGE, Task
 from clipaffect.dataset.files import read_lines
 
@@ -97,7 +98,7 @@ def read_test_list(path: Path, task: Task, who: Callable[[str], tuple[str, str]]
                 where=f"{where}, line {number}",
                 fix="write it as video/00001.jpg",
             )
-        if not is_sample and ("/" in value or "\\" in value or not value.isprintable()):
+        if not is_sample and ("/" in value or "\\" in value or has_control(value)):
             raise UserError(
                 f"'{value[:80]}' is not the name of a video",
                 where=f"{where}, line {number}",

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from clipaffect.config.faces import Faces
 from clipaffect.core.frame_status import FrameStatus
+from clipaffect.core.names import path_of, path_text
 from clipaffect.core.parquet import ROW_GROUP, RowReader, read_arrow, read_table, write_batches
 from clipaffect.core.progress import Progress
 from clipaffect.core.store import Store
@@ -124,7 +125,7 @@ def _of_crops(video: dict[str, Any], person: str, folder: Path, stride: int) -> 
             if (number - 1) % stride:
                 row["status"] = FrameStatus.NOT_SAMPLED
             elif number in images:
-                row |= {"status": FrameStatus.OK, "image": str(folder / images[number])}
+                row |= {"status": FrameStatus.OK, "image": path_text(folder / images[number])}
             rows.append(row)
         yield pa.Table.from_pylist(rows, SCHEMA)
 
@@ -192,7 +193,7 @@ def align_faces(
                         yield with_quality_status(rows, settings)
                 for person, folder in folders.items():
                     if folder:
-                        yield from _of_crops(video, person, Path(folder), settings.stride)
+                        yield from _of_crops(video, person, path_of(folder), settings.stride)
                 progress.advance(before + int(counts[name]) - progress.done)
             for start in range(0, len(images), LISTED_AT_ONCE):
                 part = images.iloc[start : start + LISTED_AT_ONCE]

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageOps
 
+from clipaffect.core.names import path_of
 from clipaffect.faces.whole_images import whole_image
 
 JPEG = (
@@ -80,7 +81,7 @@ def read_crops(rows: pa.Table) -> list[bytes]:
     An unreadable file gives no bytes.
     """
     return [
-        crop if image is None else read_bytes(Path(image))
+        crop if image is None else read_bytes(path_of(image))
         for crop, image in zip(rows["crop"].to_pylist(), rows["image"].to_pylist(), strict=True)
     ]
 

@@ -17,6 +17,7 @@ from PIL import Image
 from clipaffect.config.faces import Faces
 from clipaffect.core.errors import UserError
 from clipaffect.core.frame_status import FrameStatus
+from clipaffect.core.names import path_of
 from clipaffect.core.parquet import ROW_GROUP, read_arrow, write_batches
 from clipaffect.core.progress import Progress
 from clipaffect.core.store import Store
@@ -101,7 +102,7 @@ def _faces(
     path: str, sha256: str, finder: FaceFinder, settings: Faces, everybody: bool
 ) -> list[dict[str, Any]]:
     """Rows of an image's faces, largest first: only that one, or all; one row if there are none."""
-    data = read_bytes(Path(path))
+    data = read_bytes(path_of(path))
     if hashlib.sha256(data).hexdigest() != sha256:
         raise UserError(
             "the image was changed or removed after it was indexed",

@@ -34,7 +34,7 @@ from clipaffect.prediction.output_lock import alone, check_apart, check_writable
 from clipaffect.prediction.outputs import remove_outputs, summary_row, write_summary
 from clipaffect.prediction.pipeline import Wanted
 from clipaffect.prediction.prediction_table import People
-from clipaffect.prediction.sources import IMAGES, Source, find_sources
+from clipaffect.prediction.sources import IMAGES, Source, find_sources, remember_names
 from clipaffect.prediction.video_job import Place, Row, Unit, finished, work_on
 
 
@@ -57,7 +57,7 @@ def predict_files(
     Raises:
         UserError: there is nothing to predict, nowhere to write, a full disk, or no weights.
     """
-    sources = find_sources(inputs)
+    sources = find_sources(inputs, out)
     check_writable(out, inputs)
     with named_errors(out), alone(out):
         ensure_weights(wanted.opened, wanted.assets)
@@ -68,6 +68,7 @@ def predict_files(
             for source in sources
             if source.outcome != FrameStatus.OK
         ]
+        remember_names(sources, out)
         for source in sources:
             if source.outcome != FrameStatus.OK:
                 remove_outputs(out / source.name)

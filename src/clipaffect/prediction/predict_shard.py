@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from clipaffect.core.files import write_text
+from clipaffect.core.names import path_of
 from clipaffect.core.parquet import read_table
 from clipaffect.dataset.manifest import PICTURE
 from clipaffect.prediction.outputs import write_outputs
@@ -45,7 +46,7 @@ def predict_shard(
             one = listed[listed["video"] == names[0]].iloc[0]
             images = one["kind"] == PICTURE
             folder = IMAGES if images else str(one["video"])
-            video = None if images else Path(one["path"])
+            video = None if images else path_of(one["path"])
             rows += write_outputs(found, start, stop, out / folder, wanted, video)
             folders |= dict.fromkeys(names, folder)
     write_text(out / SHARD, json.dumps({"rows": rows, "folders": folders}, indent=1) + "\n")

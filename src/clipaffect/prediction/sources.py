@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from clipaffect.core.errors import UserError, raise_all
+from clipaffect.core.files import write_text
 from clipaffect.core.frame_status import FrameStatus
-from clipaffect.core.hashing import file_digest
-from clipaffect.dataset.files import (
-    IMAGE_SUFFIXES,
-    VIDEO_SUFFIXES,
-    check_name,
-    files_below,
-    natural_order,
-)
-from clipaffect.dataset.manifest import MANIFEST, PICTURE, VIDEO
+from clipaffect.core.hashing import digest, file_digest
+from clipaffect.core.names import LONGEST, path_text, shown_name
+from clipaffect.dataset.files import natural_order
+from clipaffect.dataset.manifest import MANIFEST, VIDEO
+from clipaffect.dataset.media import is_pointer, media_kind, suffix_kind
 from clipaffect.faces.person_tracks import EVERYBODY
 from clipaffect.prediction.prediction_table import People
 
 IMAGES = "_images"  # folder of single images, which share one table
-RESERVED = {"summary.csv", "columns.csv", "index.html", ".work", IMAGES, "_logs"}
+NAMES = ".names.json"  # which name each file has had in this output
+RESERVED = {"summary.csv", "columns.csv", "index.html", ".work", IMAGES, "_logs", NAMES}
 
 
 @dataclass(frozen=True)
@@ -34,91 +34,195 @@ class Source:
 
     Attributes:
         name: its name in tables and its folder in the output: the path relative to the given
-            folder.
+            folder, with control characters escaped.
         path: of the file.
         kind: ``video`` or ``picture``.
         outcome: ``ok``, or why it is skipped.
+        folder: name of the given folder or of the file's own, which tells files of one name apart.
     """
 
     name: str
     path: Path
     kind: str
     outcome: FrameStatus = FrameStatus.OK
+    folder: str = ""
 
 
-def find_sources(inputs: list[Path]) -> list[Source]:
+def find_sources(inputs: list[Path], out: Path | None = None) -> list[Source]:
     """All given files, and all files below given folders, in natural order.
 
-    In folders, the suffix determines the kind of a file, and other files are skipped. A file that
-    is given directly counts as a video whatever its name. Hidden files are ignored.
+    A file that is given directly counts as a video unless it is an image. In folders, the suffix
+    tells the kind of a file, or its content where the suffix is unknown; other files are skipped.
+    Hidden files are ignored.
+
+    A file's name does not depend on what else is given, unless two have the same: these begin with
+    the name of their folder. A file that has been predicted in ``out`` keeps the name it has there.
 
     Raises:
-        UserError: a path does not exist, a folder is unreadable or empty, or two files would have
-            the same name.
+        UserError: a path does not exist, a folder is empty, or two files would have the same name.
     """
-    problems = [
-        UserError("the file or folder does not exist", where=path, fix="correct the path")
-        for path in inputs
-        if not path.exists()
-    ]
-    raise_all(problems)
-    found: list[Source] = []
+    raise_all(
+        [
+            UserError("the file or folder does not exist", where=path, fix="correct the path")
+            for path in inputs
+            if not os.path.lexists(path)
+        ]
+    )
+    found: dict[str, Source] = {}
     for path in inputs:
-        if not path.is_dir():
-            found.append(_source(path, path.parent, "", named=True))
-            continue
-        try:
-            files = files_below(path)
-        except OSError as error:
-            raise UserError(
-                f"the folder cannot be read: {error.strerror}",
-                where=error.filename or path,
-                fix="correct its permissions, or choose another folder",
-            ) from None
-        prefix = f"{path.resolve().name}/" if len(inputs) > 1 else ""
-        found += [_source(file, path, prefix, named=False) for file in files]
+        sources = _below(path) if path.is_dir() else iter([_named(path)])
+        for source in sources:
+            found.setdefault(str(source.path.absolute()), source)
     if not found:
         raise UserError(
             "no files were found",
             where=", ".join(map(str, inputs)) or "prediction.videos",
             fix="give a video, an image or a folder of them",
         )
-    named: dict[str, list[Path]] = defaultdict(list)
-    for source in found:
-        named[source.name].append(source.path)
-    for name, paths in named.items():
-        if len({path.resolve() for path in paths}) > 1:
-            raise UserError(
-                f"{len(paths)} files would have the name '{name}'",
-                where=" and ".join(map(str, paths)),
-                fix="predict them in separate calls, each with its own --out",
-            )
-    for source in found:
+    named = _told_apart(_once(list(found.values())), known_names(out) if out else {})
+    for source in named:
         if source.outcome == FrameStatus.OK and source.name.partition("/")[0] in RESERVED:
             raise UserError(
                 f"'{source.name}' is a reserved name in the output",
                 where=source.path,
                 fix="rename the file or folder",
             )
-    unique = {source.name: source for source in found}
-    return [unique[name] for name in sorted(unique, key=natural_order)]
+    return sorted(named, key=lambda source: natural_order(source.name))
 
 
-def _source(path: Path, root: Path, prefix: str, named: bool) -> Source:
-    suffix = path.suffix.lower()
-    kind = PICTURE if suffix in IMAGE_SUFFIXES else VIDEO
-    name = prefix + path.relative_to(root).as_posix()
-    # The path stands in tables too, and its folders need not be text.
-    if check_name(path, root) is not None or not (name + str(path)).isprintable():
-        shown = name.encode("utf-8", "surrogateescape").decode("ascii", "backslashreplace")
-        printable = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
-        return Source(printable, path, kind, FrameStatus.BAD_NAME)
-    # Opening a pipe would wait for somebody to write.
-    if not path.is_file() or (not named and suffix not in VIDEO_SUFFIXES | IMAGE_SUFFIXES):
-        return Source(name, path, kind, FrameStatus.NOT_MEDIA)
+def _once(sources: list[Source]) -> list[Source]:
+    """Without files that are found twice, by two paths."""
+    found: dict[tuple[str, str], Source] = {}
+    for source in sources:
+        found.setdefault((source.name, os.path.realpath(source.path)), source)
+    return list(found.values())
+
+
+def known_names(out: Path) -> dict[str, str]:
+    """By path, the names of the files that have been predicted in an output."""
+    try:
+        found = json.loads((out / NAMES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {
+        os.path.realpath(out / path): name
+        for path, name in found.items()
+        if os.path.lexists(out / path)
+    }
+
+
+def remember_names(sources: list[Source], out: Path) -> None:
+    """Note the names of these files, in addition to those of earlier calls."""
+    names = known_names(out) | {os.path.realpath(one.path): one.name for one in sources}
+    top = os.path.realpath(out)  # relative, so that both may be moved together
+    relative = {os.path.relpath(path, top): name for path, name in names.items()}
+    write_text(out / NAMES, json.dumps(relative, indent=1) + "\n")
+
+
+def _told_apart(sources: list[Source], by_path: dict[str, str]) -> list[Source]:
+    """The sources with names of their own."""
+    kept = [replace(s, name=by_path.get(os.path.realpath(s.path), s.name)) for s in sources]
+    owners: dict[str, set[str]] = defaultdict(set)
+    for path, name in by_path.items():
+        owners[name].add(path)
+    for source in kept:
+        owners[source.name].add(os.path.realpath(source.path))
+    found = [
+        replace(source, name=f"{source.folder}/{source.name}")
+        if len(owners[source.name]) > 1 and os.path.realpath(source.path) not in by_path
+        else source
+        for source in kept
+    ]
+    paths: dict[str, set[Path]] = defaultdict(set)
+    for source in found:
+        paths[source.name].add(source.path)
+    for name, own in paths.items():
+        if len(own) > 1:
+            raise UserError(
+                f"{len(own)} files would have the name '{name}'",
+                where=" and ".join(map(str, sorted(own))),
+                fix="predict them in separate calls, each with its own --out",
+            )
+    return found
+
+
+def _named(path: Path) -> Source:
+    """A file that was given directly."""
+    source = _source(path, path.name, path.absolute().parent.name, suffix_kind(path))
+    if source.outcome != FrameStatus.OK or suffix_kind(path) is not None:
+        return source
+    return replace(source, kind=media_kind(path) or VIDEO)
+
+
+def _below(root: Path) -> Iterator[Source]:
+    """The files below a folder, and the links and folders that cannot be followed."""
+    seen: set[str] = set()
+    unreadable: list[OSError] = []
+    given = shown_name(root.resolve().name)
+
+    def broken(path: Path, outcome: FrameStatus) -> Source:
+        name = _fitting(path.relative_to(root).as_posix())
+        return Source(name, path, VIDEO, outcome, given)
+
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=unreadable.append):
+        here = Path(folder)
+        real = os.path.realpath(here)
+        seen.add(real)
+        for name in sorted(folders):
+            target = os.path.realpath(here / name)
+            if name.startswith(".") or target in seen:
+                folders.remove(name)
+                if not name.startswith(".") and (real + os.sep).startswith(target + os.sep):
+                    yield broken(here / name, FrameStatus.BROKEN_LINK)
+        for name in names:
+            if not name.startswith("."):
+                yield _of_folder(here / name, root, given)
+    for error in unreadable:
+        path = Path(os.fsdecode(error.filename))
+        if path == root:
+            raise UserError(
+                f"the folder cannot be read: {error.strerror}",
+                where=path,
+                fix="correct its permissions, or choose another folder",
+            )
+        yield broken(path, FrameStatus.NO_PERMISSION)
+
+
+def _of_folder(path: Path, root: Path, given: str) -> Source:
+    name = path.relative_to(root).as_posix()
+    if path.suffix.lower() == ".dvc":
+        target = path.with_suffix("")
+        if suffix_kind(target) is not None and not target.exists():
+            return Source(_fitting(name)[:-4], path, VIDEO, FrameStatus.NOT_FETCHED, given)
+    source = _source(path, name, given, suffix_kind(path))
+    if source.outcome != FrameStatus.OK:
+        return source
+    kind = media_kind(path)
+    return replace(source, kind=kind) if kind else replace(source, outcome=FrameStatus.NOT_MEDIA)
+
+
+def _source(path: Path, name: str, folder: str, kind: str | None) -> Source:
+    """A file with what keeps it from being read; of an unknown kind, it is taken for a video."""
+    source = Source(_fitting(name), path, kind or VIDEO, folder=shown_name(folder))
+    if path.is_symlink() and not path.exists():
+        return replace(source, outcome=FrameStatus.BROKEN_LINK)
+    if not path.is_file():  # opening a pipe would wait for somebody to write
+        return replace(source, outcome=FrameStatus.NOT_MEDIA)
     if not os.access(path, os.R_OK, effective_ids=True):
-        return Source(name, path, kind, FrameStatus.NO_PERMISSION)
-    return Source(name, path, kind)
+        return replace(source, outcome=FrameStatus.NO_PERMISSION)
+    if is_pointer(path) and kind is not None:
+        return replace(source, outcome=FrameStatus.NOT_FETCHED)
+    return source
+
+
+def _fitting(name: str) -> str:
+    """A relative path as shown; parts that escapes have made too long for a folder are cut."""
+    return "/".join(
+        part
+        if len(part.encode()) <= LONGEST
+        else part.encode()[: LONGEST - 20].decode(errors="ignore") + "~" + digest(part)[:16]
+        for part in shown_name(name).split("/")
+    )
 
 
 def manifest(sources: list[Source], people: People) -> pd.DataFrame:
@@ -128,7 +232,7 @@ def manifest(sources: list[Source], people: People) -> pd.DataFrame:
         {
             "video": source.name,
             "kind": source.kind,
-            "path": str(source.path),
+            "path": path_text(source.path),
             "sha256": file_digest(source.path),
             "persons": persons,
             "folders": [""],

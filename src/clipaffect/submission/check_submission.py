@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipaffect.core.errors import UserError
+from clipaffect.core.names import has_control
 from clipaffect.core.tasks import Task
 from clipaffect.dataset.test_list import LOCATION, read_test_list, submission_header, task_of_header
 
@@ -49,7 +50,7 @@ def check_submission(path: Path, task: Task, sample: Path | None = None) -> Chec
     for number, line in lines:
         location, *values = line.split(",")
         match = LOCATION.fullmatch(location)
-        if not match or not match["name"].isprintable():
+        if not match or has_control(match["name"]):
             raise _wrong(
                 path,
                 number,

@@ -18,10 +18,10 @@ import pandas as pd
 
 from clipaffect.config.data import Data, SplitFiles
 from clipaffect.core.errors import UserError, raise_all
+from clipaffect.core.names import composed
 from clipaffect.core.tasks import Task
 from clipaffect.dataset.files import (
     CropFolders,
-    check_name,
     files_below,
     natural_order,
     scan_crops,
@@ -77,7 +77,7 @@ def scan_tree(data: Data, tasks: Sequence[Task]) -> Tree:
         annotations += found
     test = {
         task.name: read_test_list(
-            Path(data.test[task.name]), task, lambda name: split_name(name, videos)
+            Path(data.test[task.name]), task, lambda name: split_name(composed(name), videos)
         )
         for task in tasks
         if task.name in data.test
@@ -85,7 +85,9 @@ def scan_tree(data: Data, tasks: Sequence[Task]) -> Tree:
     problems += _unknown_length(test, videos, crops)
     raise_all(problems)
     annotations.sort(key=lambda a: (a.task, natural_order(a.video), a.person))
-    return Tree(videos, crops, annotations, test, other_files=tuple(others))
+    respelled = sum(a.video in videos and videos[a.video].stem != a.video for a in annotations)
+    notes = (f"{respelled:,} names of videos were matched in another spelling.",) * bool(respelled)
+    return Tree(videos, crops, annotations, test, notes=notes, other_files=tuple(others))
 
 
 def _unknown_length(
@@ -145,10 +147,7 @@ def _scan_task(
             if path.suffix.lower() != ".txt":
                 others.append(path)
                 continue
-            if problem := check_name(path, folder):
-                problems.append(problem)
-                continue
-            video, person = split_name(path.stem, videos)
+            video, person = split_name(composed(path.stem), videos)
             found.append(Annotation(path, task, split, video, person))
     return found
 
@@ -156,7 +155,7 @@ def _scan_task(
 def _multitask(files: SplitFiles, task: str, videos: dict[str, Path]) -> Iterator[Annotation]:
     for split, file in (("train", files.train), ("validation", files.validation)):
         for name in read_people(Path(file)):
-            yield Annotation(Path(file), task, split, *split_name(name, videos))
+            yield Annotation(Path(file), task, split, *split_name(composed(name), videos))
 
 
 def _misplaced(found: list[Annotation], task: str, where: Path) -> Iterator[UserError]:

@@ -11,8 +11,9 @@ from clipaffect.config.data import Data
 from clipaffect.core.errors import UserError
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
 from clipaffect.dataset.csv_cells import csv_rows
-from clipaffect.dataset.files import IMAGE_SUFFIXES, files_below, natural_order
+from clipaffect.dataset.files import files_below, natural_order
 from clipaffect.dataset.label_rows import FoundData, Listing, arrange
+from clipaffect.dataset.media import IMAGE_SUFFIXES
 from clipaffect.dataset.readers.folders import data_root, image_listing
 
 AFFECTNET_LISTS = {"training.csv": "train", "validation.csv": "validation"}

@@ -11,8 +11,9 @@ import numpy as np
 from clipaffect.config.data import Data
 from clipaffect.core.errors import UserError
 from clipaffect.core.tasks import Task
-from clipaffect.dataset.files import IMAGE_SUFFIXES, files_below, natural_order
+from clipaffect.dataset.files import files_below, natural_order
 from clipaffect.dataset.label_rows import SPLIT_WORDS, FoundData, Listing, arrange, blank_rows
+from clipaffect.dataset.media import IMAGE_SUFFIXES
 
 NO_PEOPLE = (
     "The data does not identify people: every image counts as a different person, and splits may "

@@ -19,8 +19,8 @@ from clipaffect.config.data import Data, TaskLabels
 from clipaffect.core.errors import UserError, raise_all
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
 from clipaffect.dataset.csv_cells import column_names, read_cells
-from clipaffect.dataset.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from clipaffect.dataset.label_rows import SIDES, FoundData, Listing, arrange, blank_rows
+from clipaffect.dataset.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from clipaffect.dataset.numbers import is_date, read_numbers
 
 COLUMNS = ("image", "video", "frame", "time", "side", "person", "split", "fold")

@@ -1,0 +1,81 @@
+"""File names as text: every name that a file system accepts can stand in tables and messages."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from pathlib import Path
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+SEPARATORS = "\u2028\u2029"  # of lines and of paragraphs
+URI = "file:"  # begins a path that is not text
+ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+LONGEST = 255  # bytes of one name in common file systems
+
+
+def _is_control(character: str) -> bool:
+    """Whether a character would break a line or steer a terminal.
+
+    By its code: what Python calls printable depends on the Unicode version that it knows.
+    """
+    code = ord(character)
+    return code < 0x20 or 0x7F <= code < 0xA0 or character in SEPARATORS
+
+
+def has_control(name: str) -> bool:
+    """Whether a name contains control characters or line separators."""
+    return any(map(_is_control, name))
+
+
+def shown_name(name: str) -> str:
+    """A name with control characters and bytes that are not UTF-8 written as ``\\n``, ``\\xff``."""
+    parts = []
+    for character in name:
+        code = ord(character)
+        if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8 (PEP 383)
+            parts.append(f"\\x{code - 0xDC00:02x}")
+        elif _is_control(character):
+            short = f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+            parts.append(ESCAPES.get(character, short))
+        else:
+            parts.append(character)
+    return "".join(parts)
+
+
+def composed(name: str) -> str:
+    """A name as tables show it: see ``shown_name``; accents as one character (NFC).
+
+    macOS takes letters and accents apart (NFD), so one name has two spellings.
+    """
+    return unicodedata.normalize("NFC", shown_name(name))
+
+
+def path_text(path: Path) -> str:
+    """A path as text for a table; ``path_of`` turns it back."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return URI + quote_from_bytes(os.fsencode(path))
+    return str(path)
+
+
+def path_of(text: str) -> Path:
+    """The path that ``path_text`` wrote."""
+    if text.startswith(URI):
+        return Path(os.fsdecode(unquote_to_bytes(text.removeprefix(URI))))
+    return Path(text)
+
+
+def existing(root: Path, name: str) -> Path | None:
+    """The file of a relative name below a folder, also in the other spelling of its accents.
+
+    None if there is none.
+    """
+    spellings = (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
+    for path in (root / spelling for spelling in spellings):
+        try:
+            if path.is_file():
+                return path
+        except OSError:  # a name that no file system would take
+            return None
+    return None

@@ -1,0 +1,151 @@
+"""Which files of a folder are predicted, and what they are called."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import write_video
+
+from clipaffect.core.errors import UserError
+from clipaffect.core.names import composed, path_of, path_text, shown_name
+from clipaffect.core.video import read_frames
+from clipaffect.dataset.files import scan_videos
+from clipaffect.prediction.sources import Source, find_sources, manifest, remember_names
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    return write_video(tmp_path / "elsewhere/v.mp4", frames=2)
+
+
+def outcomes(found: list[Source]) -> dict[str, str]:
+    return {source.name: str(source.outcome) for source in found}
+
+
+NAMES = {
+    "narrow space 9.41\u202fAM.mov": "narrow space 9.41\u202fAM.mov",
+    "no-break\u00a0space.mp4": "no-break\u00a0space.mp4",
+    "\u9332\u753b\u3000\u4e00.mp4": "\u9332\u753b\u3000\u4e00.mp4",
+    "joined \u0645\u06cc\u200c\u062e.mp4": "joined \u0645\u06cc\u200c\u062e.mp4",
+    "family \U0001f468\u200d\U0001f469.mp4": "family \U0001f468\u200d\U0001f469.mp4",
+    "unassigned \U0001faef.mp4": "unassigned \U0001faef.mp4",
+    "right to left \u202e4pm.mp4": "right to left \u202e4pm.mp4",
+    "new\nline.mp4": "new\\nline.mp4",
+    "escape \x1b[31m.mp4": "escape \\x1b[31m.mp4",
+    "separator\u2028.mp4": "separator\\u2028.mp4",
+    "not text \udcff.mp4": "not text \\xff.mp4",
+}
+
+
+def test_every_name_is_accepted_and_can_be_shown(tmp_path: Path, video: Path) -> None:
+    folder = tmp_path / "My\u00a0Drive\udcfe"
+    folder.mkdir()
+    for name in NAMES:
+        shutil.copy(video, folder / name)
+    found = find_sources([folder])
+    assert outcomes(found) == dict.fromkeys(NAMES.values(), "ok")
+    for source, path in zip(found, manifest(found, "all")["path"], strict=True):
+        path.encode()  # text, for the table
+        assert path_of(path) == source.path
+        assert len(list(read_frames(path_of(path)))) == 2
+    assert list(scan_videos(folder)) != []
+    assert set(scan_videos(folder)) == {shown_name(Path(name).stem) for name in NAMES}
+
+
+def test_two_spellings_of_an_accent_are_one_name() -> None:
+    assert composed("Rene\u0301e") == composed("Ren\u00e9e") == "Ren\u00e9e"
+    assert path_text(Path("a/Rene\u0301e")) == "a/Rene\u0301e"  # a path stays as it is
+
+
+def test_content_tells_where_the_suffix_does_not(tmp_path: Path, video: Path) -> None:
+    folder = tmp_path / "card"
+    folder.mkdir()
+    for name in (
+        "00001.MTS",
+        "VTS_01_1.VOB",
+        "VID.3gp",
+        "clip.qt",
+        "MOV001.MOD",
+        "download",
+        "v.ts",
+    ):
+        shutil.copy(video, folder / name)
+    cv2.imwrite(str(tmp_path / "p.jpg"), np.zeros((8, 8, 3), np.uint8))
+    shutil.copy(tmp_path / "p.jpg", folder / "web.jfif")
+    shutil.copy(tmp_path / "p.jpg", folder / "IMG_1")
+    (folder / "app.ts").write_text("export const x: number = 1;\n" * 50)
+    (folder / "notes.txt").write_text("mp4\n")
+    (folder / "data.npy").write_bytes(np.random.default_rng(0).bytes(20_000))
+    found = {source.name: (source.kind, str(source.outcome)) for source in find_sources([folder])}
+    left_alone = {"app.ts", "notes.txt", "data.npy"}
+    assert {name for name, (_, outcome) in found.items() if outcome == "not_media"} == left_alone
+    assert {name for name, (kind, _) in found.items() if kind == "picture"} == {"web.jfif", "IMG_1"}
+    # The same where it is named one by one, and in a folder of labelled videos.
+    named = find_sources([path for path in folder.iterdir() if path.name not in left_alone])
+    assert {s.name: (s.kind, str(s.outcome)) for s in named} == {
+        name: kind for name, kind in found.items() if name not in left_alone
+    }
+    assert {"00001", "VID", "MOV001", "download", "v"} <= set(scan_videos(folder))
+
+
+def test_what_is_not_there_has_its_row(tmp_path: Path, video: Path) -> None:
+    folder = tmp_path / "set"
+    (folder / "deep").mkdir(parents=True)
+    shutil.copy(video, folder / "a.mp4")
+    (folder / "gone.mp4").symlink_to("nowhere.mp4")
+    (folder / "itself.mp4").symlink_to("itself.mp4")
+    (folder / "deep/up").symlink_to(folder)
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
+    (folder / "large.mp4").write_text(pointer)
+    (folder / "tracked.mp4.dvc").write_text("outs:\n- path: tracked.mp4\n")
+    (folder / "a.mp4.dvc").write_text("outs:\n- path: a.mp4\n")
+    assert outcomes(find_sources([folder])) == {
+        "a.mp4": "ok",
+        "a.mp4.dvc": "not_media",
+        "deep/up": "broken_link",
+        "gone.mp4": "broken_link",
+        "itself.mp4": "broken_link",
+        "large.mp4": "not_fetched",
+        "tracked.mp4": "not_fetched",
+    }
+    (named,) = find_sources([folder / "gone.mp4"])
+    assert named.outcome == "broken_link"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_has_its_row(tmp_path: Path, video: Path) -> None:
+    (tmp_path / "set/closed").mkdir(parents=True)
+    shutil.copy(video, tmp_path / "set/a.mp4")
+    (tmp_path / "set/closed").chmod(0)
+    assert outcomes(find_sources([tmp_path / "set"]))["closed"] == "no_permission"
+
+
+def test_a_name_does_not_depend_on_what_else_is_given(tmp_path: Path, video: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for person in ("P1", "P2"):
+        (tmp_path / person).mkdir()
+        shutil.copy(video, tmp_path / person / "session.mp4")
+    shutil.copy(video, tmp_path / "P1/own.mp4")
+    first, second = tmp_path / "P1", tmp_path / "P2"
+    alone = find_sources([first], out)
+    assert [source.name for source in alone] == ["own.mp4", "session.mp4"]
+    remember_names(alone, out)
+    # One more folder: what has been predicted keeps its name, and the new one gets another.
+    both = find_sources([first, second], out)
+    assert [source.name for source in both] == ["P2/session.mp4", "own.mp4", "session.mp4"]
+    remember_names(both, out)
+    assert [s.name for s in find_sources([second, first], out)] == [s.name for s in both]
+    assert [s.name for s in find_sources([second / "session.mp4"], out)] == ["P2/session.mp4"]
+    # In an output of their own, both begin with their folder.
+    fresh = [source.name for source in find_sources([first, second], tmp_path / "other")]
+    assert fresh == ["P1/session.mp4", "P2/session.mp4", "own.mp4"]
+    with pytest.raises(UserError, match="2 files would have the name"):
+        (tmp_path / "again/P1").mkdir(parents=True)
+        shutil.copy(video, tmp_path / "again/P1/session.mp4")
+        find_sources([first, tmp_path / "again/P1"], tmp_path / "other")
