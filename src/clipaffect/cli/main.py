@@ -20,6 +20,7 @@ from clipaffect.cli import prediction, users
 from clipaffect.cli.dvc import dvc_app
 from clipaffect.cli.rules import rule_app
 from clipaffect.cli.store import store_app
+from clipaffect.core.cache_folder import use_writable_cache
 from clipaffect.core.errors import UserError
 
 RUNS = "Runs"
@@ -86,6 +87,7 @@ def main() -> None:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False  # a library that logs to the root would show each line twice
+    use_writable_cache()
     try:
         try:
             app()

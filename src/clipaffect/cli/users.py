@@ -17,26 +17,30 @@ def check(
     measure: Annotated[bool, typer.Option(help="Estimate hours and disk (a few seconds).")] = True,
 ) -> None:
     """Check a configuration and its data: what was found, what will run, and what it will cost."""
-    from clipaffect.config import load_config
-    from clipaffect.dataset.lost_frames import lost_frames
-    from clipaffect.dataset.readers.registry import read_dataset
-    from clipaffect.dataset.summary import collect, first_searched, refuse_hopeless
-    from clipaffect.dataset.summary_text import import_note
-    from clipaffect.encoders.registry import check_encoder
-    from clipaffect.features.import_features import check_import
-    from clipaffect.ops.check import show
-    from clipaffect.ops.estimate import estimate
-    from clipaffect.ops.launch import planned_jobs
-    from clipaffect.training.backends.autograd import check_user_code
+    from clipaffect.core.progress import step
 
-    loaded = load_config(config)
-    for name, encoder in loaded.encoders.items():
-        check_encoder(encoder, name)
-    for recipe in loaded.training.recipes().values():
-        for task in loaded.tasks().values():
-            check_user_code(recipe, task, 768)  # CLIP ViT-L/14's dimension
+    with step("reading the configuration"):
+        from clipaffect.config import load_config
+        from clipaffect.dataset.lost_frames import lost_frames
+        from clipaffect.dataset.readers.registry import read_dataset
+        from clipaffect.dataset.summary import collect, first_searched, refuse_hopeless
+        from clipaffect.dataset.summary_text import import_note
+        from clipaffect.encoders.registry import check_encoder
+        from clipaffect.features.import_features import check_import
+        from clipaffect.ops.check import show
+        from clipaffect.ops.estimate import estimate
+        from clipaffect.ops.launch import planned_jobs
+        from clipaffect.training.backends.autograd import check_user_code
+
+        loaded = load_config(config)
+        for name, encoder in loaded.encoders.items():
+            check_encoder(encoder, name)
+        for recipe in loaded.training.recipes().values():
+            for task in loaded.tasks().values():
+                check_user_code(recipe, task, 768)  # CLIP ViT-L/14's dimension
     tasks = list(loaded.tasks().values())
-    tree, labels = read_dataset(loaded.data, tasks)
+    with step("reading the labels"):
+        tree, labels = read_dataset(loaded.data, tasks)
     facts = collect(loaded.data, tasks, tree, labels, bool(loaded.encoders))
     test = [listed.rows for listed in tree.test.values()]
     for name, files in loaded.features.imported.items():
@@ -45,7 +49,9 @@ def check(
     if measure:
         facts["notes"] += [lost.note() for lost in lost_frames(tree, labels.values())]
     costs = estimate(loaded, facts, first_searched(tree), Path(loaded.paths.assets))
-    show(Console(), loaded, facts, planned_jobs(config), costs if measure else [])
+    with step("asking Snakemake for the jobs"):
+        jobs = planned_jobs(config)
+    show(Console(), loaded, facts, jobs, costs if measure else [])
     refuse_hopeless(facts)
 
 

@@ -47,7 +47,7 @@ MEANING: dict[FrameStatus, str] = {
     FrameStatus.FACE_TURNED: "the face is turned beyond `faces.quality.yaw` or `pitch`",
     FrameStatus.FACE_CUT_OFF: "less of the face is visible than `faces.quality.visible` requires",
     FrameStatus.NOT_SAMPLED: "skipped by `faces.stride` or `faces.rate`",
-    FrameStatus.FRAME_UNREADABLE: "the decoder failed at this frame (damaged or truncated file)",
+    FrameStatus.FRAME_UNREADABLE: "the frame is damaged or cut off: the decoder gave no picture",
     FrameStatus.BEYOND_VIDEO: "an annotation row beyond the video's last frame, or the last crop",
     FrameStatus.NO_IMAGE: "the folder of crops has later frames, but no image of this one",
     FrameStatus.IMAGE_UNREADABLE: "the image is empty, damaged or larger than 150 million pixels",

@@ -31,6 +31,17 @@ def reported_to(listener: Listener) -> Iterator[None]:
         _listener.pop()
 
 
+@contextmanager
+def step(what: str) -> Iterator[None]:
+    """Say what is being done, for work that cannot be counted."""
+    if sys.stderr.isatty():
+        with Console(stderr=True).status(what):
+            yield
+    else:
+        logger.info("%s ...", what)
+        yield
+
+
 class Progress:
     """Counts ``unit`` up to ``total``.
 

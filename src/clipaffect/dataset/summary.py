@@ -16,6 +16,7 @@ from PIL import Image
 from clipaffect.config.data import Data
 from clipaffect.core.container import stated_frames
 from clipaffect.core.errors import UserError
+from clipaffect.core.progress import Progress
 from clipaffect.core.split_names import TRAIN, VALIDATION, folds_among, in_split
 from clipaffect.core.tasks import Task
 from clipaffect.dataset import published
@@ -50,10 +51,14 @@ def collect(
     def files(folder: Path) -> FrameFiles:
         return list_frames(folder, limit)
 
-    @cache
-    def video_frames(video: str) -> int:
-        stated = stated_frames(tree.videos[video])
-        return min(stated, limit) if limit else stated
+    counted: dict[str, int] = {}
+    if searched := searched_videos(tree):
+        with Progress("videos", len(searched)) as progress:
+            for video in searched:
+                stated = stated_frames(tree.videos[video])
+                counted[video] = min(stated, limit) if limit else stated
+                progress.advance()
+    video_frames = counted.__getitem__
 
     found: dict[str, dict[str, Any]] = {}
     lists: dict[str, Any] = {}

@@ -37,7 +37,6 @@ file and the line and says how to fix it:
 | a person or video in two splits (in a table: also people who share a video) | their names |
 | a list that does not match its feature file, or lists a frame twice | the file and the row |
 | an invalid line in a multi-task file, a test list or a published list | the file and the line |
-| a file name that is not UTF-8 or has control characters | the name, escaped |
 | no annotation, or no annotated video, for a task | the folder and what was expected in it |
 | an `alpha` outside (0, 1], a level or seed listed twice | the key |
 
