@@ -8,13 +8,18 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
-from conftest import write_video
+from conftest import ASSETS, ROOT, write_video
 
+from clipaffect.bundle.load import open_bundle
 from clipaffect.core.errors import UserError
 from clipaffect.core.names import composed, path_of, path_text, shown_name
+from clipaffect.core.parquet import read_table
 from clipaffect.core.video import read_frames
 from clipaffect.dataset.files import scan_videos
+from clipaffect.faces import images as images_module
+from clipaffect.prediction.batch import predict_files, wanted_of
 from clipaffect.prediction.sources import Source, find_sources, manifest, remember_names
 
 
@@ -149,3 +154,33 @@ def test_a_name_does_not_depend_on_what_else_is_given(tmp_path: Path, video: Pat
         (tmp_path / "again/P1").mkdir(parents=True)
         shutil.copy(video, tmp_path / "again/P1/session.mp4")
         find_sources([first, tmp_path / "again/P1"], tmp_path / "other")
+
+
+def test_one_more_image_leaves_the_answers_of_the_others(
+    tmp_path: Path, real_clips: Path, face_networks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = [frame.pixels for frame in read_frames(real_clips / "single_face.mp4")][::24]
+    for k, pixels in enumerate(frames):
+        cv2.imwrite(str(tmp_path / f"{k}.png"), np.ascontiguousarray(pixels[:, :, ::-1]))
+    images = [tmp_path / f"{k}.png" for k in range(3)]
+    wanted = wanted_of(open_bundle(ROOT / "tests/data/bundle-v1"), ASSETS)
+    at_once = predict_files(images, wanted, tmp_path / "at once", None, 1)
+    table = read_table(tmp_path / "at once/_images/frames.parquet")
+    looked_at: list[str] = []
+    found = images_module._faces
+    monkeypatch.setattr(
+        images_module, "_faces", lambda path, *rest: looked_at.append(path) or found(path, *rest)
+    )
+    out = tmp_path / "out"
+    predict_files([images[0], images[2]], wanted, out, None, 1)
+    summary = predict_files(images, wanted, out, None, 1)
+    assert [Path(path).name for path in looked_at] == ["0.png", "2.png", "1.png"]
+    pd.testing.assert_frame_equal(summary, at_once)
+    pd.testing.assert_frame_equal(read_table(out / "_images/frames.parquet"), table)
+    text = (out / "_images/frames.csv").read_text()
+    assert text == (tmp_path / "at once/_images/frames.csv").read_text()
+    # One less: the others' rows stay.
+    predict_files(images[:2], wanted, out, None, 1)
+    fewer = read_table(out / "_images/frames.parquet")
+    pd.testing.assert_frame_equal(fewer, table[table["video"] != "2.png"].reset_index(drop=True))
+    assert len(looked_at) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,9 @@ FORMATS = (
 )
 INDEXED = ("mov", "avi")  # formats whose index of samples lists every frame
 RESTART_SECONDS = 0.5  # a step back in decoding time from which time starts again
-FIELDS = 1.5  # packets for each frame of the stated rate, from which they hold fields
+FIELD_PACKETS = 1.5  # packets for each frame of the stated rate, from which they hold fields
+FIELDS = ("pts", "dts", "duration", "size", "key", "shown")  # of a packet
+MISSING = np.iinfo(np.int64).min  # in place of a time
 EMPTY = 16  # bytes of a packet without a picture ("not coded") in AVI
 NOT_SHOWN = Disposition.attached_pic | Disposition.timed_thumbnails
 
@@ -58,7 +61,7 @@ def stated_frames(path: Path) -> int:
                 return 0
             if indexed := indexed_frames(container, stream):
                 return indexed
-            return sum(packet.shown for packet in _packets(container, stream))
+            return int(_packets(container, stream)["shown"].sum())
     except (av.error.FFmpegError, OSError):
         return 0
 
@@ -102,64 +105,72 @@ def timeline(path: Path) -> Timeline:
         stream = shown_stream(container)
         if stream is None:
             return UNKNOWN
-        packets = list(_packets(container, stream))
+        packets = _packets(container, stream)
         base = float(stream.time_base or 1)
         rate = float(stream.average_rate or 0)
         is_avi = container.format.name == "avi"
         reordered = stream.codec_context.has_b_frames
-    shown = [packet for packet in packets if packet.shown]
-    if not shown:
+    is_shown = packets["shown"].astype(bool)
+    pts, dts, length, size, key = (packets[name][is_shown] for name in FIELDS[:5])
+    if not len(pts):
         return UNKNOWN
-    if is_avi and reordered and _is_guessed(shown):
+    if is_avi and reordered and _is_guessed(pts, dts, size):
         # AVI counts its frames, in the order in which they are decoded.
-        return Timeline(None, np.sort([(p.dts or 0) * base for p in shown]))
-    if any(packet.pts is None for packet in shown):
+        return Timeline(None, np.sort(np.where(dts == MISSING, 0, dts)) * base)
+    if (pts == MISSING).any():
         return UNKNOWN
-    part = np.cumsum([_restarts(a, b, base) for a, b in zip([None, *shown], shown, strict=False)])
-    pts = np.array([packet.pts for packet in shown], np.int64)
-    length = np.array([packet.duration for packet in shown], np.int64)
-    order = np.lexsort((np.arange(len(shown)), pts, part))
+    restarts = _restarts(np.where(dts == MISSING, pts, dts), key, base)
+    part = np.concatenate([[0], np.cumsum(restarts)])
+    order = np.lexsort((np.arange(len(pts)), pts, part))
     for k in range(1, int(part[-1]) + 1):
         before, own = np.flatnonzero(part == k - 1), part == k
         last = before[pts[before].argmax()]
         step = length[last] or (round(1 / rate / base) if rate else 0)
         pts[own] += pts[last] + step - pts[own].min()
     times = pts[order] * base
-    if rate and len(times) > FIELDS * ((times[-1] - times[0]) * rate + 1):
+    if rate and len(times) > FIELD_PACKETS * ((times[-1] - times[0]) * rate + 1):
         return UNKNOWN
-    number = np.zeros(len(packets), np.int64)
-    is_shown = np.array([packet.shown for packet in packets])
-    number[np.flatnonzero(is_shown)[order]] = np.arange(1, len(shown) + 1)
+    number = np.zeros(len(is_shown), np.int64)
+    number[np.flatnonzero(is_shown)[order]] = np.arange(1, len(pts) + 1)
     return Timeline(number, times, int(part[-1]))
 
 
-def _is_guessed(packets: list[_Packet]) -> bool:
+def _is_guessed(pts: np.ndarray, dts: np.ndarray, size: np.ndarray) -> bool:
     """Whether the presentation times of an AVI are only FFmpeg's guess.
 
     It derives them from the kinds of MPEG-4's frames. It cannot for H.264, where the difference to
     the decoding time is constant, and not where a packet holds two frames and the next one none.
     """
-    behind = {p.pts - p.dts for p in packets if p.pts is not None and p.dts is not None}
-    return len(behind) <= 1 or any(packet.size < EMPTY for packet in packets)
+    known = (pts != MISSING) & (dts != MISSING)
+    return len(np.unique((pts - dts)[known])) <= 1 or bool((size < EMPTY).any())
 
 
-@dataclass(frozen=True)
-class _Packet:
-    pts: int | None
-    dts: int | None
-    duration: int
-    size: int
-    key: bool
-    shown: bool
+def _restarts(decoded: np.ndarray, key: np.ndarray, base: float) -> np.ndarray:
+    """(packets - 1,) whether time starts again: decoding time steps back, far or to a key frame."""
+    back = -np.diff(decoded) * base
+    found: np.ndarray = (back > RESTART_SECONDS) | ((back > 0) & (key[1:] > 0))
+    return found
 
 
-def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[_Packet]:
+def _packets(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> dict[str, np.ndarray]:
+    """``FIELDS`` (packets,) int64 of all packets with data, in file order."""
     codec = stream.codec_context.name
+    columns = {name: array("q") for name in FIELDS}
     for packet in demuxed(container, stream):
         shown = not (packet.is_discard or _is_invisible(codec, packet))
-        yield _Packet(
-            packet.pts, packet.dts, packet.duration or 0, packet.size, packet.is_keyframe, shown
+        values = (
+            MISSING if packet.pts is None else packet.pts,
+            MISSING if packet.dts is None else packet.dts,
+            packet.duration or 0,
+            packet.size,
+            packet.is_keyframe,
+            shown,
         )
+        for name, value in zip(FIELDS, values, strict=True):
+            columns[name].append(value)
+    return {name: np.array(column, np.int64) for name, column in columns.items()}
 
 
 def demuxed(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
@@ -177,12 +188,3 @@ def demuxed(container: av.container.InputContainer, stream: av.VideoStream) -> I
 def _is_invisible(codec: str, packet: av.Packet) -> bool:
     """Whether a packet of VP8 holds a frame that is only a reference (RFC 6386, section 9.1)."""
     return codec in ("vp8", "libvpx") and not memoryview(packet)[0] & 0x10
-
-
-def _restarts(before: _Packet | None, packet: _Packet, base: float) -> bool:
-    """Whether time starts again at a packet: its decoding time lies before that of the last."""
-    if before is None:
-        return False
-    was, now = (p.dts if p.dts is not None else p.pts for p in (before, packet))
-    back = (was - now) * base if was is not None and now is not None else 0.0
-    return back > RESTART_SECONDS or (back > 0 and packet.key)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -17,6 +18,7 @@ from clipaffect.bundle.trained_on import trained_on
 from clipaffect.core.files import whole_file, write_text
 from clipaffect.core.frame_status import MEANING, VIDEO_STATUSES, FrameStatus
 from clipaffect.core.layout import Predictions
+from clipaffect.core.parquet import read_arrow
 from clipaffect.core.video import remarks
 from clipaffect.prediction.pipeline import Wanted
 from clipaffect.prediction.prediction_table import Predicted
@@ -155,6 +157,27 @@ def write_summary(
     )
     write_text(Predictions(out).page, page)
     return summary
+
+
+def join_outputs(out: Path, later: Path, names: list[str]) -> None:
+    """Put the tables of images that were predicted later into those in ``out``.
+
+    Args:
+        out: a folder with the tables of some images.
+        later: one with those of others; it need not exist.
+        names: of the images that are kept, in their order.
+    """
+    folders = [folder for folder in (out, later) if (folder / "frames.parquet").is_file()]
+    table = pa.concat_tables([read_arrow(folder / "frames.parquet") for folder in folders])
+    place = pc.index_in(table["video"].cast(pa.string()), pa.array(names, pa.string()))
+    order = np.argsort(place.fill_null(-1).to_numpy(), kind="stable")
+    table = table.take(order[place.null_count :]).unify_dictionaries()
+    with whole_file(out / "frames.parquet") as parquet:
+        pq.write_table(
+            table, parquet, compression="zstd", write_page_checksum=True, row_group_size=ROWS
+        )
+    with whole_file(out / "frames.csv") as text:
+        pa.csv.write_csv(table.cast(_plain(table.schema)), text)
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:

@@ -22,6 +22,7 @@ from clipaffect.dataset.manifest import VIDEO
 from clipaffect.prediction.output_lock import WORK, is_full
 from clipaffect.prediction.outputs import (
     WRITTEN,
+    join_outputs,
     read_output_record,
     remove_outputs,
     summary_row,
@@ -125,7 +126,7 @@ def work_on(unit: Unit, wanted: Wanted, place: Place, mark: str, tell: Tell) -> 
     try:
         files = _state(unit, place.out)
         with reported_to(_listener(tell, len(wanted.opened.encoders))):
-            rows = _answered(unit, wanted, place, out)
+            rows = _answered(unit, wanted, place, out, mark)
         trouble = None
     except Exception as error:  # one file's trouble is not that of a thousand others
         if is_full(error):
@@ -167,12 +168,39 @@ def _left_out(
     return FrameStatus.FAILED, set()
 
 
-def _answered(unit: Unit, wanted: Wanted, place: Place, out: Path) -> list[Row]:
+def _answered(unit: Unit, wanted: Wanted, place: Place, out: Path, mark: str) -> list[Row]:
+    if earlier := _images_before(unit, place.out, mark):
+        return _more_images(unit, wanted, place, earlier)
     write_output_record(out, {"made_by": "nobody yet"})
     listed = manifest(unit.sources, wanted.people)
     video = unit.sources[0].path if unit.sources[0].kind == VIDEO else None
     with predicted(listed, wanted, place.store_of(unit), place.work(unit)) as found:
         return write_outputs(found, 0, len(found.rows), out, wanted, video)
+
+
+def _images_before(unit: Unit, out: Path, mark: str) -> dict[str, Row]:
+    """The summary rows of those images of a unit that have been predicted before, by name."""
+    record = read_output_record(out / unit.folder)
+    if unit.sources[0].kind == VIDEO or record is None or record.get("made_by") != mark:
+        return {}
+    if not all((out / unit.folder / name).is_file() for name in record["written"]):
+        return {}
+    now, rows = _state(unit, out), {row["file"]: row for row in record["rows"]}
+    return {name: rows[name] for name, state in record["files"].items() if now.get(name) == state}
+
+
+def _more_images(unit: Unit, wanted: Wanted, place: Place, earlier: dict[str, Row]) -> list[Row]:
+    """Predict the images that are new, and put them between those from ``earlier`` calls."""
+    new = [source for source in unit.sources if source.name not in earlier]
+    beside = place.work(unit) / "new"
+    if new:
+        listed = manifest(new, wanted.people)
+        with predicted(listed, wanted, place.store_of(unit), place.work(unit)) as found:
+            rows = write_outputs(found, 0, len(found.rows), beside, wanted, None)
+        earlier = earlier | {row["file"]: row for row in rows}
+    join_outputs(place.out / unit.folder, beside, [source.name for source in unit.sources])
+    shutil.rmtree(beside, ignore_errors=True)
+    return [earlier[source.name] for source in unit.sources]
 
 
 def _state_of(path: Path) -> tuple[int, int] | None:
