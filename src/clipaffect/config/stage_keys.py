@@ -45,7 +45,7 @@ VERSIONS = {
     "submission": 1,
     "model": 2,
     "prediction": 1,
-    "report": 10,
+    "report": 11,
 }
 
 

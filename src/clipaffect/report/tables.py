@@ -10,7 +10,7 @@ import pandas as pd
 from clipaffect.core.files import write_text
 from clipaffect.evaluation.compare_heads import TESTED
 from clipaffect.postprocess.steps import COLUMNS
-from clipaffect.report.results import Results, setting_name
+from clipaffect.report.results import Results, setting_name, unit_of
 
 METRICS = ["macro_f1", "accuracy", "macro_auc", "macro_average_precision", "calibration_error"]
 
@@ -102,6 +102,7 @@ def scores_table(results: Results) -> pd.DataFrame:
         "role",
         "seeds",
         "people",
+        "unit",
         "estimate",
         "low",
         "high",
@@ -109,7 +110,8 @@ def scores_table(results: Results) -> pd.DataFrame:
         "high_with_seeds",
         "seed_deviation",
     ]
-    return pd.concat(parts, ignore_index=True)[columns]
+    # What is counted as one of the people: a person, a group of them, or a source video.
+    return pd.concat(parts, ignore_index=True).assign(unit=unit_of(results.summary))[columns]
 
 
 def comparisons_table(results: Results) -> pd.DataFrame:
@@ -128,12 +130,14 @@ def comparisons_table(results: Results) -> pd.DataFrame:
         "target",
         "seeds",
         "people",
+        "unit",
         "difference",
         "low",
         "high",
         *TESTED,
     ]
-    return pd.concat(parts, ignore_index=True)[columns]
+    # What is counted as one of the people: a person, a group of them, or a source video.
+    return pd.concat(parts, ignore_index=True).assign(unit=unit_of(results.summary))[columns]
 
 
 def steps_table(results: Results) -> pd.DataFrame:
