@@ -123,6 +123,12 @@ def test_a_frame_that_is_only_a_reference_is_no_frame(tmp_path: Path) -> None:
     assert [number_in(frame.pixels) for frame in frames] == [k for k in range(COUNT) if k != 10]
 
 
+def test_a_damaged_frame_is_not_taken_for_a_reference(tmp_path: Path) -> None:
+    path = damage(write(tmp_path / "v.webm", "libvpx", deadline="realtime"), 20)
+    frames = list(read_frames(path))
+    assert [frame.number for frame in frames] == list(range(1, COUNT + 1))
+
+
 @pytest.mark.parametrize("name", ["v.h264", "v.avi"])
 def test_a_file_without_presentation_times_says_so(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, "libx264", bf="3")
@@ -135,6 +141,27 @@ def test_a_file_without_presentation_times_says_so(tmp_path: Path, name: str) ->
     else:
         assert np.isnan(times).all()
     assert "counted as decoded" in remarks(path)[0]
+
+
+def test_times_of_decoding_do_not_count_as_those_of_presentation(tmp_path: Path) -> None:
+    avi, copied = write(tmp_path / "v.avi", "libx264", bf="3"), tmp_path / "v.mp4"
+    with av.open(str(avi)) as source, av.open(str(copied), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for k, packet in enumerate(p for p in source.demux(video=0) if p.size):
+            packet.pts = packet.dts = k  # as a remuxer makes them up
+            packet.stream = stream
+            target.mux(packet)
+    frames = list(read_frames(copied))
+    assert [number_in(frame.pixels) for frame in frames] == list(range(COUNT))
+    np.testing.assert_allclose(np.diff([frame.time for frame in frames]), 1 / 25, atol=1e-3)
+
+
+def test_a_rate_that_changes_is_no_sign_of_fields(tmp_path: Path) -> None:
+    times = [*range(0, 40, 4), *range(40, 60)]
+    path = write(tmp_path / "v.mkv", "libx264", times, bf="2")
+    frames = list(read_frames(path))
+    np.testing.assert_allclose([frame.time for frame in frames], np.array(times) / 25, atol=1e-3)
+    assert remarks(path) == []
 
 
 def two_streams(path: Path, kinds: list[Disposition], grey: list[int]) -> Path:

@@ -13,7 +13,6 @@ import pytest
 from conftest import ASSETS, ROOT, write_video
 
 from clipaffect.bundle.load import open_bundle
-from clipaffect.core.errors import UserError
 from clipaffect.core.names import composed, path_of, path_text, shown_name
 from clipaffect.core.parquet import read_table
 from clipaffect.core.video import read_frames
@@ -150,10 +149,29 @@ def test_a_name_does_not_depend_on_what_else_is_given(tmp_path: Path, video: Pat
     # In an output of their own, both begin with their folder.
     fresh = [source.name for source in find_sources([first, second], tmp_path / "other")]
     assert fresh == ["P1/session.mp4", "P2/session.mp4", "own.mp4"]
-    with pytest.raises(UserError, match="2 files would have the name"):
-        (tmp_path / "again/P1").mkdir(parents=True)
-        shutil.copy(video, tmp_path / "again/P1/session.mp4")
-        find_sources([first, tmp_path / "again/P1"], tmp_path / "other")
+    # Where the folders' names do not tell them apart either, a mark of the path does.
+    (tmp_path / "again/P1").mkdir(parents=True)
+    shutil.copy(video, tmp_path / "again/P1/session.mp4")
+    names = [s.name for s in find_sources([first, tmp_path / "again/P1"], tmp_path / "other")]
+    assert len(set(names)) == 3
+    assert sorted(name.partition("~")[0] for name in names) == ["P1", "P1", "own.mp4"]
+
+
+def test_a_name_of_the_outputs_own_stops_nothing(tmp_path: Path, video: Path) -> None:
+    folder = tmp_path / "set"
+    for name in ("_images/a.mp4", "index.html/b.mp4", "c.mp4"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(video, folder / name)
+    names = [source.name for source in find_sources([folder])]
+    assert names == ["c.mp4", "set/_images/a.mp4", "set/index.html/b.mp4"]
+
+
+def test_a_file_that_links_lead_to_twice_is_predicted_once(tmp_path: Path, video: Path) -> None:
+    folder = tmp_path / "set"
+    (folder / "sub/deep").mkdir(parents=True)
+    shutil.copy(video, folder / "sub/deep/v.mp4")
+    (folder / "a link").symlink_to("sub")
+    assert [source.name for source in find_sources([folder])] == ["sub/deep/v.mp4"]
 
 
 def test_one_more_image_leaves_the_answers_of_the_others(

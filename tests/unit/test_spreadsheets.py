@@ -61,6 +61,11 @@ VARIANTS = {
     "UTF-16": text_of(with_comma(ROWS), "\t").encode("utf-16"),
     "UTF-16, big end first": b"\xfe\xff" + text_of(ROWS).encode("utf-16-be"),
     "sep=": ("sep=;\r\n" + text_of(ROWS, ";")).encode(),
+    "titles and cells with other marks": text_of(
+        [[*row, "a,b,c;d" if k else "note, of me; or, of you, or"] for k, row in enumerate(ROWS)],
+        ";",
+    ).encode(),
+    "quoted sep=": ('"sep=;"\n' + text_of(ROWS, ";")).encode(),
     "empty columns and rows": text_of(
         [[*row, "", " "] for row in [*ROWS, ["", " ", "", "", ""], ["", "", "", "", ""]]]
     ).encode(),
@@ -118,7 +123,13 @@ NUMBERS = {
     "grouped whole numbers": (["1,234", "999", "12,500"], [1234, 999, 12500], True),
     "grouped by points": (["1.234", "999", "2.000"], [1234, 999, 2000], True),
     "whole numbers with decimals": (["1.000", "2.000"], [1, 2], True),
+    "a column of three decimals": (["1.000", "2.000", "3.500"], [1, 2, 3.5], False),
+    "three decimals with a comma": (["0,040", "1,080"], [0.04, 1.08], False),
+    "thousands between small ones": (["998", "999", "1.000"], [998, 999, 1000], True),
+    "the marks of other cells": (["0.5", "1,234"], [0.5, 1234], False),
+    "the same the other way round": (["0,5", "1.234"], [0.5, 1234], False),
     "one of two numbers": (["1,234", "5"], [NAN, 5], False),
+    "marks that could each be either": (["1,234", "5.678"], [NAN, NAN], False),
     "both kinds in one column": (["1,234.5", "1.234,5"], [NAN, NAN], False),
     "words": (["five", "5"], [NAN, 5], False),
 }

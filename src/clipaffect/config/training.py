@@ -96,7 +96,7 @@ class Recipe(Section):
     )
     epochs: int = Field(16, ge=1, le=10000, description="Passes over the training frames.")
     batch: int = Field(64, ge=2, le=65536, description="Frames per batch.")
-    learning_rate: float = Field(3e-3, gt=0, le=1, description="Initial learning rate of AdamW.")
+    learning_rate: float = Field(3e-4, gt=0, le=1, description="Initial learning rate of AdamW.")
     final_learning_rate: float = Field(1e-5, ge=0, le=1, description="Minimum learning rate.")
     cosine_share: float = Field(
         1.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,14 +16,16 @@ from av.stream import Disposition
 # was named and hashed.
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,h264,hevc,asf,flv,ogg,mxf,"
-    "dv,ivf,wav,mp3,aac,flac"
+    "dv,ivf,obu,mjpeg,wav,mp3,aac,flac"
 )
 INDEXED = ("mov", "avi")  # formats whose index of samples lists every frame
 RESTART_SECONDS = 0.5  # a step back in decoding time from which time starts again
 FIELD_PACKETS = 1.5  # packets for each frame of the stated rate, from which they hold fields
-FIELDS = ("pts", "dts", "duration", "size", "key", "shown")  # of a packet
+FIELDS = ("pts", "dts", "duration", "key", "shown")  # of a packet
+PROGRESSIVE = 1  # FFmpeg's field order of frames that are not interlaced; 0 is unknown
+PROBED = 32  # frames that tell whether times are in the order of presentation
 MISSING = np.iinfo(np.int64).min  # in place of a time
-EMPTY = 16  # bytes of a packet without a picture ("not coded") in AVI
+VP8_KEY = b"\x9d\x01\x2a"  # behind the tag of a key frame
 NOT_SHOWN = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
@@ -109,14 +112,18 @@ def timeline(path: Path) -> Timeline:
         base = float(stream.time_base or 1)
         rate = float(stream.average_rate or 0)
         is_avi = container.format.name == "avi"
-        reordered = stream.codec_context.has_b_frames
+        reordered = bool(stream.codec_context.has_b_frames)
+        in_fields = int(stream.codec_context.field_order) > PROGRESSIVE
     is_shown = packets["shown"].astype(bool)
-    pts, dts, length, size, key = (packets[name][is_shown] for name in FIELDS[:5])
+    pts, dts, length, key = (packets[name][is_shown] for name in FIELDS[:4])
     if not len(pts):
         return UNKNOWN
-    if is_avi and reordered and _is_guessed(pts, dts, size):
-        # AVI counts its frames, in the order in which they are decoded.
-        return Timeline(None, np.sort(np.where(dts == MISSING, 0, dts)) * base)
+    if is_avi and not reordered:
+        pts = dts  # AVI numbers its packets; anything else is FFmpeg's guess
+    if reordered and _is_out_of_order(path):
+        # The container has the order of decoding only: AVI, and what was copied out of one.
+        known = dts if (pts == MISSING).any() else pts
+        return Timeline(None, np.sort(known[known != MISSING]) * base)
     if (pts == MISSING).any():
         return UNKNOWN
     restarts = _restarts(np.where(dts == MISSING, pts, dts), key, base)
@@ -128,27 +135,42 @@ def timeline(path: Path) -> Timeline:
         step = length[last] or (round(1 / rate / base) if rate else 0)
         pts[own] += pts[last] + step - pts[own].min()
     times = pts[order] * base
-    if rate and len(times) > FIELD_PACKETS * ((times[-1] - times[0]) * rate + 1):
+    if in_fields and rate and len(times) > FIELD_PACKETS * ((times[-1] - times[0]) * rate + 1):
         return UNKNOWN
     number = np.zeros(len(is_shown), np.int64)
     number[np.flatnonzero(is_shown)[order]] = np.arange(1, len(pts) + 1)
     return Timeline(number, times, int(part[-1]))
 
 
-def _is_guessed(pts: np.ndarray, dts: np.ndarray, size: np.ndarray) -> bool:
-    """Whether the presentation times of an AVI are only FFmpeg's guess.
+def _is_out_of_order(path: Path) -> bool:
+    """Whether the first frames come out of the decoder against their presentation times.
 
-    It derives them from the kinds of MPEG-4's frames. It cannot for H.264, where the difference to
-    the decoding time is constant, and not where a packet holds two frames and the next one none.
+    A decoder gives frames in the order in which they are shown. If the times say otherwise, they
+    are those of decoding, or FFmpeg's guess.
     """
-    known = (pts != MISSING) & (dts != MISSING)
-    return len(np.unique((pts - dts)[known])) <= 1 or bool((size < EMPTY).any())
+    times: list[int] = []
+    with open_container(path) as container:
+        stream = shown_stream(container)
+        for packet in demuxed(container, stream) if stream is not None else ():
+            with contextlib.suppress(av.error.FFmpegError):
+                times += [frame.pts for frame in packet.decode() if frame.pts is not None]
+            if len(times) >= PROBED:
+                break
+    return int((np.diff(times) < 0).sum()) > 1
 
 
 def _restarts(decoded: np.ndarray, key: np.ndarray, base: float) -> np.ndarray:
-    """(packets - 1,) whether time starts again: decoding time steps back, far or to a key frame."""
+    """(packets - 1,) whether time starts again behind a packet.
+
+    Decoding time steps back there: far, or to a key frame in the first half of the part so far.
+    """
     back = -np.diff(decoded) * base
-    found: np.ndarray = (back > RESTART_SECONDS) | ((back > 0) & (key[1:] > 0))
+    found = back > RESTART_SECONDS
+    start = 0
+    for k in np.flatnonzero(back > 0).tolist():
+        first, last, now = decoded[start], decoded[k], decoded[k + 1]
+        found[k] |= bool(key[k + 1]) and now <= (first + last) / 2
+        start = k + 1 if found[k] else start
     return found
 
 
@@ -164,7 +186,6 @@ def _packets(
             MISSING if packet.pts is None else packet.pts,
             MISSING if packet.dts is None else packet.dts,
             packet.duration or 0,
-            packet.size,
             packet.is_keyframe,
             shown,
         )
@@ -187,4 +208,10 @@ def demuxed(container: av.container.InputContainer, stream: av.VideoStream) -> I
 
 def _is_invisible(codec: str, packet: av.Packet) -> bool:
     """Whether a packet of VP8 holds a frame that is only a reference (RFC 6386, section 9.1)."""
-    return codec in ("vp8", "libvpx") and not memoryview(packet)[0] & 0x10
+    if codec not in ("vp8", "libvpx") or packet.size < len(VP8_KEY) + 3:
+        return False
+    data = memoryview(packet)
+    tag = int.from_bytes(data[:3], "little")
+    is_inter, shown, first_part = tag & 1, tag >> 4 & 1, tag >> 5
+    is_plausible = 0 < first_part <= packet.size - 3 and (is_inter or data[3:6] == VP8_KEY)
+    return bool(is_plausible) and not shown

@@ -29,6 +29,8 @@ TO_SDR = (
     "scale",
     "out_transfer=bt709:out_primaries=bt709:out_color_matrix=bt709:intent=perceptual",
 )
+# Formats that PyAV converts like the filter, to the bit, and faster.
+PLAIN = frozenset("yuv420p yuv422p yuv444p yuvj420p yuvj422p yuvj444p rgb24".split())  # noqa: SIM905
 # Ratios outside are mistakes of a muxer.
 ASPECTS = (Fraction(1, 10), Fraction(10))
 
@@ -91,27 +93,23 @@ class Display:
         self.aspect = aspect if stated and aspect is not None else Fraction(1)
         self.chains: dict[tuple[bool, int], FilterChain] = {}
 
-    def size(self, frame: av.VideoFrame) -> tuple[int, int]:
+    def size(self, frame: av.VideoFrame, matrix: np.ndarray | None) -> tuple[int, int]:
         """Width and height of the frame as shown."""
         width = max(round(frame.width * self.aspect), 1)
-        swapped = _is_transposed(display_matrix(frame))
-        return (frame.height, width) if swapped else (width, frame.height)
+        return (frame.height, width) if _is_transposed(matrix) else (width, frame.height)
 
-    def pixels(self, frame: av.VideoFrame) -> np.ndarray:
+    def pixels(self, frame: av.VideoFrame, matrix: np.ndarray | None) -> np.ndarray:
         """(height, width, 3) uint8 RGB of the frame as shown."""
         width = max(round(frame.width * self.aspect), 1)
-        is_hdr = int(frame.color_trc) in HDR
-        if is_hdr or width != frame.width:
-            chain = self.chains.setdefault((is_hdr, width), self._chain(is_hdr, width))
-            (frame_shown,) = chain.push(frame)
-            pixels = frame_shown.to_ndarray()
-        else:
-            pixels = frame.to_ndarray(format="rgb24")
-        return oriented(pixels, display_matrix(frame))
-
-    def _chain(self, is_hdr: bool, width: int) -> FilterChain:
-        to_square = ("scale", f"w={width}:h=ih:flags=bicubic")
-        return FilterChain(*([TO_SDR] if is_hdr else []), to_square, ("format", "rgb24"))
+        is_hdr, is_even = int(frame.color_trc) in HDR, not (frame.width % 2 or frame.height % 2)
+        if not is_hdr and width == frame.width and is_even and frame.format.name in PLAIN:
+            return oriented(frame.to_ndarray(format="rgb24"), matrix)
+        steps = [TO_SDR] if is_hdr else []
+        if width != frame.width:
+            steps.append(("scale", f"w={width}:h=ih:flags=bicubic"))
+        chain = self.chains.setdefault((is_hdr, width), FilterChain(*steps, ("format", "rgb24")))
+        (shown,) = chain.push(frame)
+        return oriented(shown.to_ndarray(), matrix)
 
 
 def display_matrix(frame: av.VideoFrame) -> np.ndarray | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -71,11 +72,23 @@ def existing(root: Path, name: str) -> Path | None:
 
     None if there is none.
     """
-    spellings = (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
-    for path in (root / spelling for spelling in spellings):
-        try:
-            if path.is_file():
-                return path
-        except OSError:  # a name that no file system would take
-            return None
-    return None
+    try:
+        if (root / name).is_file():
+            return root / name
+        here = root
+        for part in name.split("/"):
+            here = _respelled(here, part)
+        return here if here.is_file() else None
+    except OSError:  # no such folder, or a name that no file system would take
+        return None
+
+
+def _respelled(folder: Path, name: str) -> Path:
+    """The entry of a folder with a name in any spelling of its accents."""
+    return folder / _entries(folder).get(composed(name), name)
+
+
+@lru_cache(maxsize=64)
+def _entries(folder: Path) -> dict[str, str]:
+    """The names in a folder by their composed form."""
+    return {composed(name): name for name in sorted(os.listdir(folder))}  # noqa: PTH208

@@ -23,7 +23,7 @@ from clipaffect.core.container import (
     shown_stream,
     timeline,
 )
-from clipaffect.core.display import DEINTERLACE, HDR, Display, FilterChain
+from clipaffect.core.display import DEINTERLACE, HDR, Display, FilterChain, display_matrix
 from clipaffect.core.frame_status import FrameStatus
 
 
@@ -38,7 +38,8 @@ class Frame:
         width, height: pixels as shown, 0 where unknown.
         outcome: ``OK``, ``FRAME_UNREADABLE`` or the file's outcome.
         decoded: as the decoder gives it; None where there is nothing.
-        display: how it is shown.
+        display: how the stream's frames are shown.
+        matrix: the display matrix that applies to this one.
     """
 
     number: int
@@ -48,13 +49,14 @@ class Frame:
     outcome: FrameStatus
     decoded: av.VideoFrame | None = None
     display: Display | None = None
+    matrix: np.ndarray | None = None
 
     @property
     def pixels(self) -> np.ndarray | None:
         """(height, width, 3) uint8 RGB, as players show it; converted when asked for."""
         if self.decoded is None or self.display is None:
             return None
-        return self.display.pixels(self.decoded)
+        return self.display.pixels(self.decoded, self.matrix)
 
 
 @dataclass(frozen=True)
@@ -98,14 +100,16 @@ def read_frames(path: Path | None) -> Iterator[Frame]:
         total = indexed_frames(container, stream)
         in_order = _by_output if order.number is None else _by_time
         numbered = in_order(container, stream, order)
-        number = 0
+        number, matrix = 0, None
         for frame in _deinterlaced(numbered):
             number, picture = frame.number, frame.picture
             if picture is None:
                 yield Frame(number, frame.time, 0, 0, FrameStatus.FRAME_UNREADABLE)
                 continue
-            size = display.size(picture)
-            yield Frame(number, frame.time, *size, FrameStatus.OK, picture, display)
+            given = display_matrix(picture)
+            matrix = matrix if given is None else given  # of H.264's SEI, only the first has one
+            size = display.size(picture, matrix)
+            yield Frame(number, frame.time, *size, FrameStatus.OK, picture, display, matrix)
         for missing in range(number + 1, total + 1):
             yield Frame(missing, float("nan"), 0, 0, FrameStatus.FRAME_UNREADABLE)
         if number == 0:
@@ -166,7 +170,9 @@ def _by_output(
     def time(picture: av.VideoFrame | None) -> float:
         if number <= len(order.times):
             return float(order.times[number - 1])
-        return float("nan") if picture is None or picture.time is None else float(picture.time)
+        if picture is None or picture.pts is None:
+            return float("nan")
+        return float(picture.pts * (stream.time_base or 1))  # the last ones know no time base
 
     for packet in demuxed(container, stream):
         pictures = _decoded(packet)

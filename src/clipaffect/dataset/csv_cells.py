@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from clipaffect.core.errors import UserError, raise_all
 
 PARQUET = (".parquet", ".pq")
 SEPARATORS = (",", ";", "\t")  # the first of equals is chosen
+LOOKED_AT = 20  # rows that tell the separator
 
 
 def _text_of(path: Path) -> str:
@@ -27,7 +29,7 @@ def _text_of(path: Path) -> str:
     utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = data.decode("utf-16" if utf16 else "utf-8-sig")
-        return text.replace("\r\n", "\n").replace("\r", "\n")
+        return text if "\n" in text else text.replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise UserError(
             f"byte {error.start} is not valid {'UTF-16' if utf16 else 'UTF-8'}",
@@ -38,11 +40,26 @@ def _text_of(path: Path) -> str:
 
 def _separator(text: str) -> tuple[str, int]:
     """The separator, and the lines before the header: 1 if a spreadsheet's ``sep=`` is there."""
-    first = next((line for line in io.StringIO(text) if line.strip()), "").rstrip("\n")
-    if first.casefold().startswith("sep=") and len(first) == 5:
-        return first[4], 1
-    counts = [len(next(csv.reader([first], delimiter=mark))) for mark in SEPARATORS]
-    return SEPARATORS[counts.index(max(counts))], 0
+    first = next((line for line in io.StringIO(text) if line.strip()), "").strip('\r\n"')
+    first = first.rstrip(";,\t") if first.casefold().startswith("sep=") else first
+    if first.casefold() == "sep=" or (first.casefold().startswith("sep=") and len(first) == 5):
+        return first[4:] or ";", 1
+    return max(SEPARATORS, key=lambda mark: _columns(text, mark)), 0
+
+
+def _columns(text: str, mark: str) -> tuple[float, int]:
+    """How many of the first rows have as many cells as the header, if these are several; how many.
+
+    Titles and labels may contain the other marks.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
+    try:
+        counts = [len(row) for row in itertools.islice(filter(None, reader), LOOKED_AT)]
+    except csv.Error:
+        return 0.0, 0
+    if not counts or counts[0] == 1:
+        return 0.0, 0
+    return counts.count(counts[0]) / len(counts), counts[0]
 
 
 def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -92,7 +109,7 @@ def column_names(path: Path) -> list[str]:
     else:
         names = next(csv_rows(path), (1, []))[1]
     bare = [name.strip() for name in names]
-    if twice := [name for name in bare if bare.count(name) > 1]:
+    if twice := [name for name in bare if name and bare.count(name) > 1]:
         raise UserError(
             f"two columns have the name '{twice[0]}'",
             where=f"{path}, the header",

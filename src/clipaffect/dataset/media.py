@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 
 import av
@@ -11,13 +12,13 @@ from clipaffect.core.container import open_container, shown_stream
 from clipaffect.dataset.manifest import PICTURE, VIDEO
 
 _VIDEOS = """
-    .3g2 .3gp .asf .avi .divx .dv .f4v .flv .ivf .m2t .m2ts .m2v .m4v .mkv .mov .mp4 .mpe .mpeg .mpg
-    .mts .mxf .ogm .ogv .qt .ts .vob .webm .wmv
+    .264 .265 .3g2 .3gp .asf .avc .avi .divx .dv .f4v .flv .h264 .h265 .hevc .ivf .m2t .m2ts .m2v
+    .m4v .mjpeg .mjpg .mkv .mov .mp4 .mpe .mpeg .mpg .mts .mxf .ogm .ogv .qt .ts .vob .webm .wmv
 """
 VIDEO_SUFFIXES = frozenset(_VIDEOS.split())
 _IMAGES = ".avif .bmp .heic .heif .hif .jfif .jpe .jpeg .jpg .png .tif .tiff .webp"
 IMAGE_SUFFIXES = frozenset(_IMAGES.split())
-AMBIGUOUS = frozenset((".ts",))  # a video, or a program in TypeScript
+AMBIGUOUS = frozenset((".ts", ".mts"))  # videos, or programs in TypeScript
 BEGINNING = 4096  # bytes of a file that tell text, pointers and most formats
 LFS = b"version https://git-lfs.github.com/spec/"
 
@@ -59,13 +60,8 @@ def first_bytes(path: Path) -> bytes:
 
 
 def _is_text(beginning: bytes) -> bool:
-    if b"\0" in beginning:
-        return False
-    try:
-        beginning.decode()
-    except UnicodeDecodeError as error:
-        return error.start > len(beginning) - 4  # cut within a character
-    return True
+    is_utf16 = beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return is_utf16 or b"\0" not in beginning
 
 
 def _kind_of_content(path: Path) -> str | None:

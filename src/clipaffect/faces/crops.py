@@ -22,7 +22,7 @@ JPEG = (
 )
 # Formats that Pillow decodes if OpenCV does not; EPS, for one, would call another program.
 FORMATS = ("HEIF", "AVIF", "JPEG", "PNG", "WEBP", "TIFF", "BMP")
-DEPTHS = (10, 12, 14, 16)  # bits of a sample that 16 bits hold
+DEPTHS = (8, 10, 12, 14, 16)  # bits of a sample that 16 bits hold
 
 
 def encode_crop(crop: np.ndarray) -> bytes:
@@ -43,7 +43,9 @@ def decode_image(data: bytes) -> np.ndarray | None:
     whole = whole_image(data, _by_opencv)
     if whole is None:
         return None
-    decoded = _by_opencv(whole)
+    # OpenCV does not turn these as they say.
+    decoded = _by_pillow(whole) if whole[4:12] in (b"ftypavif", b"ftypavis") else None
+    decoded = _by_opencv(whole) if decoded is None else decoded
     return _by_pillow(whole) if decoded is None else decoded
 
 

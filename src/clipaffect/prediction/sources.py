@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,10 +56,11 @@ def find_sources(inputs: list[Path], out: Path | None = None) -> list[Source]:
     Hidden files are ignored.
 
     A file's name does not depend on what else is given, unless two have the same: these begin with
-    the name of their folder. A file that has been predicted in ``out`` keeps the name it has there.
+    the name of their folder, and where that is the same too, with a mark of their path. A file that
+    has been predicted in ``out`` keeps the name it has there.
 
     Raises:
-        UserError: a path does not exist, a folder is empty, or two files would have the same name.
+        UserError: a path does not exist, or a folder is unreadable or empty.
     """
     raise_all(
         [
@@ -80,13 +81,6 @@ def find_sources(inputs: list[Path], out: Path | None = None) -> list[Source]:
             fix="give a video, an image or a folder of them",
         )
     named = _told_apart(_once(list(found.values())), known_names(out) if out else {})
-    for source in named:
-        if source.outcome == FrameStatus.OK and source.name.partition("/")[0] in RESERVED:
-            raise UserError(
-                f"'{source.name}' is a reserved name in the output",
-                where=source.path,
-                fix="rename the file or folder",
-            )
     return sorted(named, key=lambda source: natural_order(source.name))
 
 
@@ -129,21 +123,31 @@ def _told_apart(sources: list[Source], by_path: dict[str, str]) -> list[Source]:
         owners[source.name].add(os.path.realpath(source.path))
     found = [
         replace(source, name=f"{source.folder}/{source.name}")
-        if len(owners[source.name]) > 1 and os.path.realpath(source.path) not in by_path
+        if (len(owners[source.name]) > 1 or _is_reserved(source.name))
+        and os.path.realpath(source.path) not in by_path
         else source
         for source in kept
     ]
-    paths: dict[str, set[Path]] = defaultdict(set)
-    for source in found:
-        paths[source.name].add(source.path)
-    for name, own in paths.items():
-        if len(own) > 1:
-            raise UserError(
-                f"{len(own)} files would have the name '{name}'",
-                where=" and ".join(map(str, sorted(own))),
-                fix="predict them in separate calls, each with its own --out",
-            )
-    return found
+    counts = Counter(source.name for source in found)
+    return [
+        replace(source, name=_numbered(source))
+        if counts[source.name] > 1 or _is_reserved(source.name)
+        else source
+        for source in found
+    ]
+
+
+def _is_reserved(name: str) -> bool:
+    """Whether the output has a file or folder of its own of this name."""
+    return name.partition("/")[0] in RESERVED
+
+
+def _numbered(source: Source) -> str:
+    """A name that no other file has."""
+    mark = digest(path_text(source.path.absolute()))[:8]
+    folder, _, name = source.name.rpartition("/")
+    stem, dot, suffix = name.rpartition(".")
+    return f"{folder or 'file'}~{mark}/{stem}{dot}{suffix}"
 
 
 def _named(path: Path) -> Source:
@@ -167,8 +171,13 @@ def _below(root: Path) -> Iterator[Source]:
     for folder, folders, names in os.walk(root, followlinks=True, onerror=unreadable.append):
         here = Path(folder)
         real = os.path.realpath(here)
+        if real in seen:
+            folders.clear()
+            continue
         seen.add(real)
-        for name in sorted(folders):
+        # Links last, so that a file has the name that it has without them.
+        folders.sort(key=lambda name: ((here / name).is_symlink(), name))
+        for name in list(folders):
             target = os.path.realpath(here / name)
             if name.startswith(".") or target in seen:
                 folders.remove(name)

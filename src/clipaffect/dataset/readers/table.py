@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +18,7 @@ import pandas as pd
 
 from clipaffect.config.data import Data, TaskLabels
 from clipaffect.core.errors import UserError, raise_all
+from clipaffect.core.names import composed
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
 from clipaffect.dataset.csv_cells import column_names, read_cells
 from clipaffect.dataset.label_rows import SIDES, FoundData, Listing, arrange, blank_rows
@@ -25,7 +27,8 @@ from clipaffect.dataset.numbers import is_date, read_numbers
 
 COLUMNS = ("image", "video", "frame", "time", "side", "person", "split", "fold")
 EMPTY = ("", "nan", "none", "na", "n/a", "null", "<na>", "nat")
-YES_NO = {"1": 1, "1.0": 1, "true": 1, "yes": 1, "0": 0, "0.0": 0, "false": 0, "no": 0}
+YES_NO = {"1": 1, "true": 1, "yes": 1, "0": 0, "false": 0, "no": 0}
+WHOLE = r"^(-?\d+)[.,]0+$"  # 1.0 and 1,00 are 1
 
 
 def read_label_table(data: Data) -> Listing:
@@ -41,6 +44,14 @@ def read_label_table(data: Data) -> Listing:
             where=f"{path} (data.table), relative to {Path.cwd()}",
             fix="set it to a CSV or Parquet file (write the full path: ~ is not expanded)",
         )
+    root = Path(data.root) if data.root else path.parent
+    if not root.is_dir():
+        raise UserError(
+            "the folder does not exist",
+            where=f"{root} (data.root), relative to {Path.cwd()}",
+            fix="set data.root to the folder that the table's paths are relative to (write the "
+            "full path: ~ is not expanded)",
+        )
     names = column_names(path)
     there = [name.strip() for name in names]
     _check_columns(path, there, data)
@@ -49,7 +60,7 @@ def read_label_table(data: Data) -> Listing:
         used |= set(task.targets) if task.multilabel else {_column(data, task)}
     cells, where = read_cells(path, names, used)
     checked = Checked(where)
-    rows = _sources(cells, checked)
+    rows = _sources(cells, root, checked)
     frame, time = _numbers(cells, "frame", checked, True), _numbers(cells, "time", checked, False)
     placed = (frame > 0) | ~np.isnan(time)
     checked.refuse(
@@ -91,14 +102,6 @@ def read_label_table(data: Data) -> Listing:
         notes.append(
             f"{who}: each of their videos (or images) counts as a different person. If a person is "
             "in several of them, splits may share people: fill in the column 'person'."
-        )
-    root = Path(data.root) if data.root else path.parent
-    if not root.is_dir():
-        raise UserError(
-            "the folder does not exist",
-            where=f"{root} (data.root), relative to {Path.cwd()}",
-            fix="set data.root to the folder that the table's paths are relative to (write the "
-            "full path: ~ is not expanded)",
         )
     return Listing(path, root, rows, where, tuple(notes))
 
@@ -153,19 +156,28 @@ def _check_columns(path: Path, there: list[str], data: Data) -> None:
                 )
 
 
-def _sources(cells: pd.DataFrame, checked: Checked) -> pd.DataFrame:
+def _relative(path: str, root: Path) -> str:
+    """A cell's path as it is below the root: blanks around it and backslashes may belong to it."""
+    with suppress(OSError, ValueError):
+        if path.strip() != path and (root / path).is_file():
+            return path
+        if "\\" in path and (root / path.strip()).is_file():
+            return path.strip()
+    return str(PurePosixPath(path.strip().replace("\\", "/")))
+
+
+def _sources(cells: pd.DataFrame, root: Path, checked: Checked) -> pd.DataFrame:
     empty = pd.Series("", index=cells.index)
-    image = cells["image"].str.strip() if "image" in cells else empty
-    video = cells["video"].str.strip() if "video" in cells else empty
+    image, video = (cells.get(name, empty) for name in ("image", "video"))
+    no_image, no_video = image.str.strip() == "", video.str.strip() == ""
     for wrong, names in (
-        ((image != "") & (video != ""), "both image and video"),
-        ((image == "") & (video == ""), "no image and no video"),
+        (~no_image & ~no_video, "both image and video"),
+        (no_image & no_video, "no image and no video"),
     ):
         checked.refuse(wrong.to_numpy(), f"the row names {names}", "give exactly one of them")
-    is_image = (image != "").to_numpy()
-    sources = image.where(image != "", video)
-    plain = {path: str(PurePosixPath(path.replace("\\", "/"))) for path in sources.unique()}
-    sources = sources.map(plain)
+    is_image = ~no_image.to_numpy()
+    given = video.where(no_image, image)
+    sources = given.map({path: _relative(path, root) for path in given.unique()})
     for column, at, suffixes, other in (
         ("image", is_image, VIDEO_SUFFIXES, "video"),
         ("video", ~is_image, IMAGE_SUFFIXES, "image"),
@@ -229,17 +241,15 @@ def _labels(cells: pd.DataFrame, data: Data, task: Task, checked: Checked) -> np
     else:
         words = {name.casefold(): number for number, name in enumerate(task.targets)}
         names, meaning = (_column(data, task),), f"one of {', '.join(task.targets)}"
-        if any(_is_number(name) for name in words):  # 1 is the class '1', also where it is 1.0
-            words |= {f"{name}.0": k for name, k in words.items() if name.isdecimal()}
-        else:
+        if not any(_is_number(name) for name in words):
             meaning += ", or its index from 0"
             words |= {str(number): number for number in range(len(task.targets))}
-            words |= {f"{number}.0": number for number in range(len(task.targets))}
-    words = words | {"": NOT_ANNOTATED, "-1": NOT_ANNOTATED, "-1.0": NOT_ANNOTATED}
-    words |= {word.replace(".0", ",0"): k for word, k in words.items() if word.endswith(".0")}
+    words = {composed(word): value for word, value in words.items()}
+    words |= {"": NOT_ANNOTATED, "-1": NOT_ANNOTATED}
     found = np.empty((len(cells), len(names)), np.int8)
     for place, name in enumerate(names):
-        text = cells[name].str.strip().str.casefold()
+        text = cells[name].str.strip().str.casefold().map(composed)
+        text = text.str.replace(WHOLE, r"\1", regex=True)
         # A class may be called 'none': nothing is what is no class.
         text = text.mask(text.isin(EMPTY) & ~text.isin(words), "")
         values = text.map(words)
