@@ -174,6 +174,19 @@ def test_a_file_that_links_lead_to_twice_is_predicted_once(tmp_path: Path, video
     assert [source.name for source in find_sources([folder])] == ["sub/deep/v.mp4"]
 
 
+def test_a_renamed_video_leaves_one_folder(
+    tmp_path: Path, video: Path, face_networks: Path
+) -> None:
+    wanted = wanted_of(open_bundle(ROOT / "tests/data/bundle-v1"), ASSETS)
+    out = tmp_path / "out"
+    other = write_video(tmp_path / "elsewhere/other.mp4", frames=3)
+    predict_files([video, other], wanted, out, None, 1)
+    moved = video.rename(video.with_name("renamed.mp4"))
+    other.unlink()  # its answers stay: nothing has taken their place
+    predict_files([moved], wanted, out, None, 1)
+    assert sorted(path.name for path in out.glob("*.mp4")) == ["other.mp4", "renamed.mp4"]
+
+
 def test_one_more_image_leaves_the_answers_of_the_others(
     tmp_path: Path, real_clips: Path, face_networks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

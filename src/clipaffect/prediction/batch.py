@@ -31,10 +31,21 @@ from clipaffect.dataset.manifest import PICTURE, VIDEO
 from clipaffect.encoders.fetch_weights import fetch_weights
 from clipaffect.faces.finder import ASSET
 from clipaffect.prediction.output_lock import alone, check_apart, check_writable, named_errors
-from clipaffect.prediction.outputs import remove_outputs, summary_row, write_summary
+from clipaffect.prediction.outputs import (
+    read_output_record,
+    remove_outputs,
+    summary_row,
+    write_summary,
+)
 from clipaffect.prediction.pipeline import Wanted
 from clipaffect.prediction.prediction_table import People
-from clipaffect.prediction.sources import IMAGES, Source, find_sources, remember_names
+from clipaffect.prediction.sources import (
+    IMAGES,
+    Source,
+    find_sources,
+    names_of_gone_files,
+    remember_names,
+)
 from clipaffect.prediction.video_job import Place, Row, Unit, finished, work_on
 
 
@@ -68,6 +79,7 @@ def predict_files(
             for source in sources
             if source.outcome != FrameStatus.OK
         ]
+        gone = names_of_gone_files(out)
         remember_names(sources, out)
         for source in sources:
             if source.outcome != FrameStatus.OK:
@@ -84,10 +96,25 @@ def predict_files(
         jobs = min(jobs, max(len(todo), 1))
         threads = max(cores() // jobs, 1)
         rows += _run(todo, replace(wanted, threads=threads), place, mark, jobs)
+        _forget_renamed(gone, units, out)
         by_name = {row["file"]: row for row in rows}
         in_order = [by_name[source.name] for source in sources]
         summary = write_summary(in_order, folders, wanted, out)
     return summary
+
+
+def _forget_renamed(gone: list[str], units: list[Unit], out: Path) -> None:
+    """Remove the outputs of files that are gone and have now been predicted by another name."""
+    present = {sha256 for unit in units for sha256 in _contents(out / unit.folder)}
+    for name in gone:
+        if present.issuperset(_contents(out / name) or {""}):
+            remove_outputs(out / name)
+
+
+def _contents(folder: Path) -> set[str]:
+    """The sha256 of the files that a folder's outputs are of."""
+    record = read_output_record(folder) or {}
+    return {sha256 for _, sha256 in record.get("files", {}).values()}
 
 
 def ensure_weights(opened: OpenBundle, assets: Path) -> None:

@@ -105,6 +105,15 @@ def known_names(out: Path) -> dict[str, str]:
     }
 
 
+def names_of_gone_files(out: Path) -> list[str]:
+    """The names that files had in an output before they were moved or removed."""
+    try:
+        found = json.loads((out / NAMES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [name for path, name in found.items() if not os.path.lexists(out / path)]
+
+
 def remember_names(sources: list[Source], out: Path) -> None:
     """Note the names of these files, in addition to those of earlier calls."""
     names = known_names(out) | {os.path.realpath(one.path): one.name for one in sources}
