@@ -60,7 +60,7 @@ def test_pixels_that_are_not_square_are_made_square(tmp_path: Path) -> None:
     assert (frame.width, frame.height) == (96, 48)
     off = np.abs(frame.pixels[:, :, 1].astype(int) - wide[:, :, 1]) > 40
     assert off.mean() < 0.03  # only along the edges
-    assert remarks(path) == ["stored pixels have the ratio 2, and were made square"]
+    assert remarks(path) == ["pixels with aspect ratio 2 were scaled to square pixels"]
 
 
 def hdr(path: Path, nits: list[float]) -> Path:

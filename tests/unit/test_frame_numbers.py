@@ -96,7 +96,7 @@ def test_times_that_start_again_are_continued(tmp_path: Path) -> None:
     frames = list(read_frames(path))
     assert [number_in(frame.pixels) for frame in frames] == list(range(20)) * 3
     np.testing.assert_allclose(np.diff([frame.time for frame in frames]), 1 / 25, atol=1e-3)
-    assert remarks(path) == ["timestamps start again 2 times, and were continued"]
+    assert remarks(path) == ["timestamp restarts: 2; times were made continuous"]
     np.testing.assert_allclose(presentation_times(path), [frame.time for frame in frames])
 
 
@@ -140,7 +140,7 @@ def test_a_file_without_presentation_times_says_so(tmp_path: Path, name: str) ->
         np.testing.assert_allclose(np.diff(times), 1 / 25)
     else:
         assert np.isnan(times).all()
-    assert "counted as decoded" in remarks(path)[0]
+    assert "the order of the decoder's output" in remarks(path)[0]
 
 
 def test_times_of_decoding_do_not_count_as_those_of_presentation(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def two_streams(path: Path, kinds: list[Disposition], grey: list[int]) -> Path:
 def test_the_default_stream_is_the_one_that_is_read(tmp_path: Path) -> None:
     path = two_streams(tmp_path / "v.mkv", [Disposition(0), Disposition.default], [30, 200])
     assert {round(float(frame.pixels.mean()), -1) for frame in read_frames(path)} == {200}
-    assert remarks(path) == ["2 video streams, of which number 2 was read"]
+    assert remarks(path) == ["the file has 2 video streams; stream 2 was read"]
 
 
 def test_cover_art_is_no_video(tmp_path: Path) -> None:

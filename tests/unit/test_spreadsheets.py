@@ -102,7 +102,7 @@ def test_all_mistakes_are_told_at_once(folder: Path) -> None:
     said = str(caught.value)
     for word in (
         "3 problems",
-        "'05. Jan' is not a valid time: it is a date, which a spreadsheet has made of a number",
+        "'05. Jan' is not a valid time: it looks like a date",
         "line 2, column 'time'",
         "'angry' is not a label of mood",
         "line 3, column 'mood'",

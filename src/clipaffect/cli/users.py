@@ -49,7 +49,7 @@ def check(
     if measure:
         facts["notes"] += [lost.note() for lost in lost_frames(tree, labels.values())]
     costs = estimate(loaded, facts, first_searched(tree), Path(loaded.paths.assets))
-    with step("asking Snakemake for the jobs"):
+    with step("listing the jobs with Snakemake"):
         jobs = planned_jobs(config)
     show(Console(), loaded, facts, jobs, costs if measure else [])
     refuse_hopeless(facts)

@@ -118,10 +118,12 @@ class TaskLabels(Section):
     )
     yes: tuple[str, ...] = Field(
         (),
-        description="For `labels`: further words for yes, such as `[ja]` or `[oui, x]`, besides 1, "
-        "`yes` and `true`.",
+        description="For `labels`: words that mean yes in addition to 1, `yes` and `true`, for "
+        "example `[ja]` or `[oui, x]`.",
     )
-    no: tuple[str, ...] = Field((), description="For `labels`: further words for no.")
+    no: tuple[str, ...] = Field(
+        (), description="For `labels`: words that mean no in addition to 0, `no` and `false`."
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> TaskLabels:
@@ -132,7 +134,7 @@ class TaskLabels(Section):
         if self.labels is None and (self.yes or self.no):
             raise ValueError("'yes' and 'no' apply only to 'labels'")
         if both := {word.casefold() for word in self.yes} & {word.casefold() for word in self.no}:
-            raise ValueError(f"'{min(both)}' stands for both yes and no")
+            raise ValueError(f"'{min(both)}' is listed in both 'yes' and 'no'")
         for name in (*(self.classes or ()), *(self.labels or ())):
             if not name.strip() or has_control(name):
                 raise ValueError(f"'{name}' is not a valid name")

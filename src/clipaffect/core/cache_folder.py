@@ -12,8 +12,8 @@ from pathlib import Path
 def use_writable_cache() -> None:
     """Let libraries cache in a temporary folder if the user's cache cannot be written.
 
-    Snakemake ends in a traceback without one, and accounts of clusters and containers often have no
-    home. The folder is removed when this process ends.
+    Snakemake crashes without a writable cache, and accounts of clusters and containers often have
+    no home. The folder is removed when this process ends.
     """
     stated = os.environ.get("XDG_CACHE_HOME")
     try:

@@ -217,26 +217,24 @@ def remarks(path: Path) -> list[str]:
             stream = shown_stream(container)
             if stream is None:
                 return []
-            streams = len(moving_streams(container))
-            position = container.streams.video.index(stream) + 1
+            streams = moving_streams(container)
+            position = streams.index(stream) + 1
             transfer = HDR.get(int(stream.codec_context.color_trc or 0))
             aspect = stream.sample_aspect_ratio
         order = timeline(path)
     except (av.error.FFmpegError, OSError):
         return []
     found = []
-    if streams > 1:
-        found.append(f"{streams} video streams, of which number {position} was read")
+    if len(streams) > 1:
+        found.append(f"the file has {len(streams)} video streams; stream {position} was read")
     if transfer:
         found.append(f"HDR ({transfer}) was converted to SDR")
     if aspect not in (None, 0, 1):
-        found.append(f"stored pixels have the ratio {aspect}, and were made square")
+        found.append(f"pixels with aspect ratio {aspect} were scaled to square pixels")
     if order.number is None:
-        found.append(
-            "the file does not tell when its frames are shown: frames are counted as decoded"
-        )
+        found.append("frames are numbered in the order of the decoder's output, not by their times")
     elif order.restarts:
-        found.append(f"timestamps start again {order.restarts} times, and were continued")
+        found.append(f"timestamp restarts: {order.restarts}; times were made continuous")
     return found
 
 

@@ -48,9 +48,9 @@ def _separator(text: str) -> tuple[str, int]:
 
 
 def _columns(text: str, mark: str) -> tuple[float, int]:
-    """How many of the first rows have as many cells as the header, if these are several; how many.
+    """The share of the first rows with as many cells as the header, and that number of cells.
 
-    Titles and labels may contain the other marks.
+    Zeros if the header has only one. Titles and labels may contain the other marks.
     """
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
     try:
@@ -144,7 +144,7 @@ def read_cells(
         for line, row in csv_rows(path):
             if len(row) != len(names):
                 problem = f"the row has {len(row)} cells, but the header has {len(names)}"
-                fix = "keep the separator of an empty cell, and quote a cell that contains one"
+                fix = "keep the separators around empty cells, and quote cells that contain one"
                 problems.append(UserError(problem, where=f"{path}, line {line}", fix=fix))
                 continue
             lines.append(line)

@@ -168,8 +168,8 @@ def arrange(listing: Listing, data: Data, tasks: Sequence[Task]) -> FoundData:
     respelled = sum(path != listing.root / source for source, path in there.items())
     if respelled:
         notes += (
-            f"{respelled:,} names in {listing.path} spell accents in another way than the files "
-            "(NFC and NFD); they were matched.",
+            f"{respelled:,} names in {listing.path} encode accents differently from the files "
+            "(NFC or NFD); they were matched anyway.",
         )
     is_image = dict(zip(rows["source"], rows["is_image"], strict=True))
     videos = {source: path for source, path in there.items() if not is_image[source]}

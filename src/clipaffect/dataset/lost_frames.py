@@ -41,14 +41,14 @@ class LostFrames:
         )
         if self.labelled == self.decoded:
             said += (
-                " They were probably counted without the lost frames: labels after the first lost "
-                "frame are shifted (docs/data.md)."
+                " The labels were probably counted without the lost frames. If so, all labels "
+                "after the first lost frame are shifted (see docs/recordings.md)."
             )
         return said
 
 
 def lost_frames(tree: Tree, labels: Iterable[pd.DataFrame]) -> list[LostFrames]:
-    """Labelled videos that end a little after their last label, and cannot be decoded whole.
+    """Labelled videos that extend slightly beyond their last label and cannot be decoded whole.
 
     Only these are decoded: labels that reach the last frame were counted with every frame.
     """

@@ -74,7 +74,7 @@ class FaceFollower:
     A face is tracked from frame to frame by its landmarks, as in MediaPipe. The detector runs on
     every ``detect_every``-th frame, and immediately if a face was lost or none is known. Tiles for
     small faces are searched only on every ``detect_every``-th frame. After a cut, the whole picture
-    is searched, and a followed face is kept only if it is somebody's who was seen before.
+    is searched, and a followed face is kept only if it matches a person seen before.
     """
 
     def __init__(self, finder: FaceFinder) -> None:

@@ -55,9 +55,9 @@ def find_sources(inputs: list[Path], out: Path | None = None) -> list[Source]:
     tells the kind of a file, or its content where the suffix is unknown; other files are skipped.
     Hidden files are ignored.
 
-    A file's name does not depend on what else is given, unless two have the same: these begin with
-    the name of their folder, and where that is the same too, with a mark of their path. A file that
-    has been predicted in ``out`` keeps the name it has there.
+    A file's name does not depend on what else is given, unless two would have the same: each is
+    then prefixed with the name of its folder, and if they are still the same, with a hash of its
+    path. A file that has been predicted in ``out`` keeps the name it has there.
 
     Raises:
         UserError: a path does not exist, or a folder is unreadable or empty.

@@ -86,7 +86,8 @@ def scan_tree(data: Data, tasks: Sequence[Task]) -> Tree:
     raise_all(problems)
     annotations.sort(key=lambda a: (a.task, natural_order(a.video), a.person))
     respelled = sum(a.video in videos and videos[a.video].stem != a.video for a in annotations)
-    notes = (f"{respelled:,} names of videos were matched in another spelling.",) * bool(respelled)
+    note = f"{respelled:,} video names encode accents differently from the files; they match."
+    notes = (note,) if respelled else ()
     return Tree(videos, crops, annotations, test, notes=notes, other_files=tuple(others))
 
 

@@ -172,7 +172,7 @@ def _sources(cells: pd.DataFrame, root: Path, checked: Checked) -> pd.DataFrame:
     no_image, no_video = image.str.strip() == "", video.str.strip() == ""
     for wrong, names in (
         (~no_image & ~no_video, "both image and video"),
-        (no_image & no_video, "no image and no video"),
+        (no_image & no_video, "neither an image nor a video"),
     ):
         checked.refuse(wrong.to_numpy(), f"the row names {names}", "give exactly one of them")
     is_image = ~no_image.to_numpy()
@@ -229,7 +229,7 @@ def _numbers(cells: pd.DataFrame, column: str, checked: Checked, whole: bool) ->
 
 def _why(cell: str, kind: str) -> str:
     if is_date(cell):
-        return f"it is a date, which a spreadsheet has made of a number; expected {kind}"
+        return f"it looks like a date; a spreadsheet may have converted a number. Expected {kind}"
     return f"expected {kind}"
 
 
