@@ -17,7 +17,14 @@ from clipaffect.training.data import Split, TrainingData, training_data
 from clipaffect.training.trainer import TrainedHead, train_head
 
 GRID = Training(
-    hidden_layers=2, width=16, epochs=4, batch=16, alphas=(0.5, 1.0), seeds=(0, 1), parts=1
+    hidden_layers=2,
+    width=16,
+    epochs=4,
+    batch=16,
+    learning_rate=0.003,
+    alphas=(0.5, 1.0),
+    seeds=(0, 1),
+    parts=1,
 )
 RECIPE = GRID.recipes()[""]
 

@@ -31,7 +31,15 @@ from clipaffect.submission.write_submission import write_submission
 from clipaffect.training.data import read_split
 from clipaffect.training.train_heads import finished_heads, load_head, train_heads
 
-SMALL = Training(width=8, hidden_layers=1, epochs=2, alphas=(0.5, 1.0), seeds=(0, 1), parts=2)
+SMALL = Training(
+    width=8,
+    hidden_layers=1,
+    epochs=2,
+    learning_rate=0.003,
+    alphas=(0.5, 1.0),
+    seeds=(0, 1),
+    parts=2,
+)
 
 
 def drawn_labels(task: Task, people: int = 40, seed: int = 0) -> pd.DataFrame:

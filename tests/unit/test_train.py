@@ -182,7 +182,7 @@ def test_training_learns_a_separable_problem(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     y = rng.integers(0, 8, (400, 1)).astype(np.int8)
     x = torch.from_numpy(np.eye(8)[y[:, 0]] + rng.normal(size=(400, 8)) * 0.1).half()
-    recipe = RECIPE.model_copy(update={"epochs": 20, "dropout": 0.0, "learning_rate": 0.003})
+    recipe = RECIPE.model_copy(update={"epochs": 20, "dropout": 0.0})
     _, validation = splits()
     empty = Split(validation.rows[:0], x[:0], validation.labels[:0])
     rows = TrainingData(x, torch.from_numpy(y), np.arange(400), np.arange(0), empty)

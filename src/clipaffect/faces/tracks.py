@@ -25,6 +25,7 @@ MEMORY = 30  # frames after which a place says nothing any more, and only looks 
 # those of the same person do not.
 SAME_LOOK, SAME_PORTRAIT = 0.14, 0.21
 DARKEST = 0.02  # added to the brightness by which differences are scaled
+WHOLE = 0.95  # share of the landmarks inside the picture from which looks can be compared
 CHANGED = 0.2  # distance of looks from one frame to the next from which the memory must agree
 LOOK_WEIGHT = 6.0  # of a look's distance against one of a box side
 APART = 0.05  # overlap of boxes up to which a face's look is surely its own
@@ -176,7 +177,8 @@ class Tracker:
 
     def _cost(self, track: Track, one: _Seen, is_cut: bool) -> float:
         gap = self.frame - track.seen
-        if is_cut or gap > MEMORY:
+        # What lies outside the picture is black in thumbnails: there, the place has to do.
+        if gap > MEMORY or (is_cut and one.face.visible >= WHOLE):
             unlike = _unlike(track, one.appearance)
             return NEAR + unlike if unlike <= 1 else IMPOSSIBLE
         face, look = track.face, look_distance(track.look, one.look)
@@ -185,7 +187,8 @@ class Tracker:
         away = float(np.hypot(*(one.face.region.centre - place))) / side
         if away > NEAR * min(1 + 0.1 * (gap - 1), 2):
             return IMPOSSIBLE
-        changed = one.alone and gap == 1 and look_distance(track.last_look, one.look) > CHANGED
+        comparable = one.alone and gap == 1 and one.face.visible >= WHOLE
+        changed = comparable and look_distance(track.last_look, one.look) > CHANGED
         if changed and _unlike(track, one.appearance) > 1:
             return IMPOSSIBLE
         return min(away, NEAR) + LOOK_WEIGHT * look
