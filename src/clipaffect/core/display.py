@@ -22,6 +22,7 @@ import av
 import numpy as np
 from av.filter import Graph
 from av.sidedata.sidedata import SideData, Type
+from av.video.reformatter import VideoReformatter
 
 HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics (ITU-T H.273, table 3)
 DEINTERLACE = ("bwdif", "mode=send_frame:parity=auto:deint=interlaced")
@@ -92,6 +93,7 @@ class Display:
         stated = aspect is not None and ASPECTS[0] <= aspect <= ASPECTS[1]
         self.aspect = aspect if stated and aspect is not None else Fraction(1)
         self.chains: dict[tuple[bool, int], FilterChain] = {}
+        self.plain = VideoReformatter()  # one for all frames: each has threads of its own
 
     def size(self, frame: av.VideoFrame, matrix: np.ndarray | None) -> tuple[int, int]:
         """Width and height of the frame as shown."""
@@ -103,7 +105,7 @@ class Display:
         width = max(round(frame.width * self.aspect), 1)
         is_hdr, is_even = int(frame.color_trc) in HDR, not (frame.width % 2 or frame.height % 2)
         if not is_hdr and width == frame.width and is_even and frame.format.name in PLAIN:
-            return oriented(frame.to_ndarray(format="rgb24"), matrix)
+            return oriented(self.plain.reformat(frame, format="rgb24").to_ndarray(), matrix)
         steps = [TO_SDR] if is_hdr else []
         if width != frame.width:
             steps.append(("scale", f"w={width}:h=ih:flags=bicubic"))
@@ -115,7 +117,8 @@ class Display:
 def display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
     """The linear part (2, 2) of a frame's display matrix: stored (x, y) is shown at (x, y) @ it.
 
-    None without a matrix.
+    None without a matrix. Afterwards only Python's collector of cycles frees the frame, so do not
+    ask every frame of a video.
     """
     data = cast(SideData | None, frame.side_data.get(Type.DISPLAYMATRIX.name))
     return None if data is None else np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2]

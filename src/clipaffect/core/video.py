@@ -100,14 +100,15 @@ def read_frames(path: Path | None) -> Iterator[Frame]:
         total = indexed_frames(container, stream)
         in_order = _by_output if order.number is None else _by_time
         numbered = in_order(container, stream, order)
-        number, matrix = 0, None
+        number, matrix, turn, is_known = 0, None, 0, False
         for frame in _deinterlaced(numbered):
             number, picture = frame.number, frame.picture
             if picture is None:
                 yield Frame(number, frame.time, 0, 0, FrameStatus.FRAME_UNREADABLE)
                 continue
-            given = display_matrix(picture)
-            matrix = matrix if given is None else given  # of H.264's SEI, only the first has one
+            # In H.264, only the frame from which a new orientation applies may state it.
+            if not is_known or picture.rotation not in (0, turn):
+                matrix, turn, is_known = display_matrix(picture), picture.rotation, True
             size = display.size(picture, matrix)
             yield Frame(number, frame.time, *size, FrameStatus.OK, picture, display, matrix)
         for missing in range(number + 1, total + 1):
