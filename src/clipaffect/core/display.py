@@ -97,12 +97,12 @@ class Display:
 
     def size(self, frame: av.VideoFrame, matrix: np.ndarray | None) -> tuple[int, int]:
         """Width and height of the frame as shown."""
-        width = max(round(frame.width * self.aspect), 1)
+        width = self._width(frame)
         return (frame.height, width) if _is_transposed(matrix) else (width, frame.height)
 
     def pixels(self, frame: av.VideoFrame, matrix: np.ndarray | None) -> np.ndarray:
         """(height, width, 3) uint8 RGB of the frame as shown."""
-        width = max(round(frame.width * self.aspect), 1)
+        width = self._width(frame)
         is_hdr, is_even = int(frame.color_trc) in HDR, not (frame.width % 2 or frame.height % 2)
         if not is_hdr and width == frame.width and is_even and frame.format.name in PLAIN:
             return oriented(self.plain.reformat(frame, format="rgb24").to_ndarray(), matrix)
@@ -112,6 +112,10 @@ class Display:
         chain = self.chains.setdefault((is_hdr, width), FilterChain(*steps, ("format", "rgb24")))
         (shown,) = chain.push(frame)
         return oriented(shown.to_ndarray(), matrix)
+
+    def _width(self, frame: av.VideoFrame) -> int:
+        """Pixels in a row once they are square."""
+        return max(round(frame.width * self.aspect), 1)
 
 
 def display_matrix(frame: av.VideoFrame) -> np.ndarray | None:

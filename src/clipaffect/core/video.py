@@ -166,23 +166,22 @@ def _by_output(
     container: av.container.InputContainer, stream: av.VideoStream, order: Timeline
 ) -> Iterator[_Numbered]:
     """Frames in the order in which the decoder gives them; a rejected packet has no picture."""
-    number = 0
 
-    def time(picture: av.VideoFrame | None) -> float:
+    def pictures() -> Iterator[av.VideoFrame | None]:
+        for packet in demuxed(container, stream):
+            decoded = _decoded(packet)
+            yield from [None] if decoded is None else decoded
+        yield from _remaining(stream)
+
+    def time(number: int, picture: av.VideoFrame | None) -> float:
         if number <= len(order.times):
             return float(order.times[number - 1])
         if picture is None or picture.pts is None:
             return float("nan")
         return float(picture.pts * (stream.time_base or 1))  # the last ones know no time base
 
-    for packet in demuxed(container, stream):
-        pictures = _decoded(packet)
-        for picture in [None] if pictures is None else pictures:
-            number += 1
-            yield _Numbered(number, time(picture), picture)
-    for picture in _remaining(stream):
-        number += 1
-        yield _Numbered(number, time(picture), picture)
+    for number, picture in enumerate(pictures(), 1):
+        yield _Numbered(number, time(number, picture), picture)
 
 
 def _deinterlaced(frames: Iterator[_Numbered]) -> Iterator[_Numbered]:

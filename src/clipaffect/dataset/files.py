@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,19 +44,32 @@ def files_below(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
     found: list[Path] = []
-    seen: set[Path] = set()
 
     def stop(error: OSError) -> None:
         raise error
 
-    for folder, folders, names in os.walk(root, followlinks=True, onerror=stop):
-        here = Path(folder).resolve()
-        if here in seen:
-            folders.clear()
-            continue
-        seen.add(here)
-        found += [Path(folder) / name for name in names if not name.startswith(".")]
+    for here, _, names in walk_once(root, set(), stop):
+        found += [here / name for name in names if not name.startswith(".")]
     return sorted(path for path in found if path.exists())
+
+
+def walk_once(
+    root: Path, seen: set[str], onerror: Callable[[OSError], None]
+) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Like ``os.walk``, but into links to folders too, and into each folder once.
+
+    Args:
+        root: where to start.
+        seen: the real paths of the folders so far, to which this adds.
+        onerror: is told of folders that cannot be read.
+    """
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=onerror):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+        else:
+            seen.add(real)
+            yield Path(folder), folders, names
 
 
 def scan_videos(root: Path) -> dict[str, Path]:

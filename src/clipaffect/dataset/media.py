@@ -40,9 +40,9 @@ def media_kind(path: Path) -> str | None:
     if known is not None and path.suffix.lower() not in AMBIGUOUS:
         return known
     beginning = first_bytes(path)
-    if not beginning or _is_text(beginning):
-        return known if not beginning else None
-    return known or _kind_of_content(path)
+    if not beginning:
+        return known
+    return None if _is_text(beginning) else known or _kind_of_content(path)
 
 
 def is_pointer(path: Path) -> bool:

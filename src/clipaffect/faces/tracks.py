@@ -9,15 +9,15 @@ import cv2
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from clipaffect.faces.alignment import TEMPLATE, align, similarity, warp
+from clipaffect.faces.alignment import TEMPLATE, similarity, warp
 from clipaffect.faces.detector import overlaps
 from clipaffect.faces.landmarks import Face, Region
 
 LOOK_SIDE = 12  # of the thumbnail of a face
-PORTRAIT_SIDE, PORTRAIT_ZOOM = 16, 0.42  # of that of the head with hair and clothes
+PORTRAIT_SIDE = 16  # of that of the head with hair and clothes
+PORTRAIT = (TEMPLATE - 0.5) * 0.42 + 0.5  # where the points of a face lie in it
 REMEMBERED = 6  # appearances of each track: those of the last changes of head or light
 NEW_APPEARANCE = 0.5  # unlikeness of all others from which an appearance is remembered
-EYES_APART = float(np.hypot(*(TEMPLATE[1] - TEMPLATE[0])))  # in sides of an aligned crop
 NEAR = 1.2  # longest step from the expected place between two frames, in box sides
 MEMORY = 30  # frames after which a place says nothing any more, and only looks count
 # Thresholds of looks and portraits: below one of them, somebody is recognized after a cut or an
@@ -87,21 +87,22 @@ def look_of(frame: np.ndarray, face: Face) -> np.ndarray:
     It only needs to distinguish two people in the same video under the same light, not people in
     general.
     """
-    # Cut at about the picture's own scale, so that only the resizing has to average.
-    scale = max(round(face.eye_distance / EYES_APART / LOOK_SIDE), 2)
-    crop = align(frame, face.points, scale * LOOK_SIDE)
-    small = cv2.resize(crop, (LOOK_SIDE, LOOK_SIDE), interpolation=cv2.INTER_AREA)
-    return small.astype(np.float32) / 255
+    return _thumbnail(frame, face, TEMPLATE, LOOK_SIDE)
 
 
 def portrait_of(frame: np.ndarray, face: Face) -> np.ndarray:
     """A thumbnail (PORTRAIT_SIDE, PORTRAIT_SIDE, 3) in [0, 1] of the head with hair and clothes."""
-    scale = face.eye_distance / PORTRAIT_ZOOM / EYES_APART / PORTRAIT_SIDE
-    side = PORTRAIT_SIDE * max(round(scale), 2)
-    template = (TEMPLATE - 0.5) * PORTRAIT_ZOOM + 0.5
-    crop = warp(frame, similarity(face.points, template * side), side)
-    shape = (PORTRAIT_SIDE, PORTRAIT_SIDE)
-    return cv2.resize(crop, shape, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    return _thumbnail(frame, face, PORTRAIT, PORTRAIT_SIDE)
+
+
+def _thumbnail(frame: np.ndarray, face: Face, template: np.ndarray, side: int) -> np.ndarray:
+    """A face with its five points on a template (5, 2), whose side is 1."""
+    # Cut at about the picture's own scale, so that only the resizing has to average.
+    apart = float(np.hypot(*(template[1] - template[0])))
+    size = side * max(round(face.eye_distance / apart / side), 2)
+    crop = warp(frame, similarity(face.points, template * size), size)
+    small = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
+    return small.astype(np.float32) / 255
 
 
 def look_distance(a: np.ndarray, b: np.ndarray) -> float:

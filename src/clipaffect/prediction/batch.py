@@ -105,9 +105,12 @@ def predict_files(
 
 def _forget_renamed(gone: list[str], units: list[Unit], out: Path) -> None:
     """Remove the outputs of files that are gone and have now been predicted by another name."""
+    left = {name: _contents(out / name) for name in set(gone) - {unit.folder for unit in units}}
+    if not any(left.values()):
+        return
     present = {sha256 for unit in units for sha256 in _contents(out / unit.folder)}
-    for name in set(gone) - {unit.folder for unit in units}:
-        if present.issuperset(_contents(out / name) or {""}):
+    for name, contents in left.items():
+        if contents and contents <= present:
             remove_outputs(out / name)
 
 

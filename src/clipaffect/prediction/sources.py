@@ -17,7 +17,7 @@ from clipaffect.core.files import write_text
 from clipaffect.core.frame_status import FrameStatus
 from clipaffect.core.hashing import digest, file_digest
 from clipaffect.core.names import LONGEST, path_text, shown_name
-from clipaffect.dataset.files import natural_order
+from clipaffect.dataset.files import natural_order, walk_once
 from clipaffect.dataset.manifest import MANIFEST, VIDEO
 from clipaffect.dataset.media import is_pointer, media_kind, suffix_kind
 from clipaffect.faces.person_tracks import EVERYBODY
@@ -94,24 +94,25 @@ def _once(sources: list[Source]) -> list[Source]:
 
 def known_names(out: Path) -> dict[str, str]:
     """By path, the names of the files that have been predicted in an output."""
-    try:
-        found = json.loads((out / NAMES).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
     return {
         os.path.realpath(out / path): name
-        for path, name in found.items()
+        for path, name in _noted(out).items()
         if os.path.lexists(out / path)
     }
 
 
 def names_of_gone_files(out: Path) -> list[str]:
     """The names that files had in an output before they were moved or removed."""
+    return [name for path, name in _noted(out).items() if not os.path.lexists(out / path)]
+
+
+def _noted(out: Path) -> dict[str, str]:
+    """What ``remember_names`` wrote; nothing if it cannot be read."""
     try:
-        found = json.loads((out / NAMES).read_text(encoding="utf-8"))
+        found: dict[str, str] = json.loads((out / NAMES).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return []
-    return [name for path, name in found.items() if not os.path.lexists(out / path)]
+        return {}
+    return found
 
 
 def remember_names(sources: list[Source], out: Path) -> None:
@@ -139,7 +140,7 @@ def _told_apart(sources: list[Source], by_path: dict[str, str]) -> list[Source]:
     ]
     counts = Counter(source.name for source in found)
     return [
-        replace(source, name=_numbered(source))
+        replace(source, name=_marked(source))
         if counts[source.name] > 1 or _is_reserved(source.name)
         else source
         for source in found
@@ -151,7 +152,7 @@ def _is_reserved(name: str) -> bool:
     return name.partition("/")[0] in RESERVED
 
 
-def _numbered(source: Source) -> str:
+def _marked(source: Source) -> str:
     """A name that no other file has."""
     mark = digest(path_text(source.path.absolute()))[:8]
     folder, _, name = source.name.rpartition("/")
@@ -161,8 +162,9 @@ def _numbered(source: Source) -> str:
 
 def _named(path: Path) -> Source:
     """A file that was given directly."""
-    source = _source(path, path.name, path.absolute().parent.name, suffix_kind(path))
-    if source.outcome != FrameStatus.OK or suffix_kind(path) is not None:
+    kind = suffix_kind(path)
+    source = _source(path, path.name, path.absolute().parent.name, kind)
+    if source.outcome != FrameStatus.OK or kind is not None:
         return source
     return replace(source, kind=media_kind(path) or VIDEO)
 
@@ -177,13 +179,8 @@ def _below(root: Path) -> Iterator[Source]:
         name = _fitting(path.relative_to(root).as_posix())
         return Source(name, path, VIDEO, outcome, given)
 
-    for folder, folders, names in os.walk(root, followlinks=True, onerror=unreadable.append):
-        here = Path(folder)
+    for here, folders, names in walk_once(root, seen, unreadable.append):
         real = os.path.realpath(here)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
         # Links last, so that a file has the name that it has without them.
         folders.sort(key=lambda name: ((here / name).is_symlink(), name))
         for name in list(folders):
@@ -228,7 +225,7 @@ def _source(path: Path, name: str, folder: str, kind: str | None) -> Source:
         return replace(source, outcome=FrameStatus.NOT_MEDIA)
     if not os.access(path, os.R_OK, effective_ids=True):
         return replace(source, outcome=FrameStatus.NO_PERMISSION)
-    if is_pointer(path) and kind is not None:
+    if kind is not None and is_pointer(path):
         return replace(source, outcome=FrameStatus.NOT_FETCHED)
     return source
 

@@ -36,6 +36,7 @@ LOGS = "_logs"  # below the output: of errors of the program
 # What part of a frame's work each stage is; measured with the tiny CLIP on 640x360.
 SHARES = {"videos": (0.0, 0.1), "frames": (0.1, 0.6), "crops": (0.7, 0.3)}
 Row = dict[str, Any]
+State = dict[str, list[str]]  # see ``_state``
 Tell = Callable[[float], None]
 
 
@@ -75,7 +76,7 @@ class Place:
             shutil.rmtree(self.work(unit), ignore_errors=True)
 
 
-def _state(unit: Unit, out: Path) -> dict[str, list[str]]:
+def _state(unit: Unit, out: Path) -> State:
     """For each file of a unit, its path as used by the page, and its sha256."""
     return {
         source.name: [
@@ -88,15 +89,20 @@ def _state(unit: Unit, out: Path) -> dict[str, list[str]]:
 
 def finished(unit: Unit, out: Path, mark: str) -> list[Row] | None:
     """The summary rows of a unit that is already finished for the same files, or None."""
-    record = read_output_record(out / unit.folder)
-    if record is None or record.get("made_by") != mark:
-        return None
+    record = _whole_record(out / unit.folder, mark)
     try:
-        same = record["files"] == _state(unit, out)
+        same = record is not None and record["files"] == _state(unit, out)
     except OSError:
         return None
-    there = all((out / unit.folder / name).is_file() for name in record["written"])
-    return list(record["rows"]) if same and there else None
+    return list(record["rows"]) if record is not None and same else None
+
+
+def _whole_record(folder: Path, mark: str) -> dict[str, Any] | None:
+    """The record of a folder's outputs, if they are ``mark``'s and all there."""
+    record = read_output_record(folder)
+    if record is None or record.get("made_by") != mark:
+        return None
+    return record if all((folder / name).is_file() for name in record["written"]) else None
 
 
 def _listener(tell: Tell, encoders: int) -> Listener:
@@ -126,7 +132,7 @@ def work_on(unit: Unit, wanted: Wanted, place: Place, mark: str, tell: Tell) -> 
     try:
         files = _state(unit, place.out)
         with reported_to(_listener(tell, len(wanted.opened.encoders))):
-            rows = _answered(unit, wanted, place, out, mark)
+            rows = _answered(unit, wanted, place, out, mark, files)
         trouble = None
     except Exception as error:  # one file's trouble is not that of a thousand others
         if is_full(error):
@@ -168,8 +174,10 @@ def _left_out(
     return FrameStatus.FAILED, set()
 
 
-def _answered(unit: Unit, wanted: Wanted, place: Place, out: Path, mark: str) -> list[Row]:
-    if earlier := _images_before(unit, place.out, mark):
+def _answered(
+    unit: Unit, wanted: Wanted, place: Place, out: Path, mark: str, files: State
+) -> list[Row]:
+    if earlier := _images_before(unit, place.out, mark, files):
         return _more_images(unit, wanted, place, earlier)
     write_output_record(out, {"made_by": "nobody yet"})
     listed = manifest(unit.sources, wanted.people)
@@ -178,15 +186,13 @@ def _answered(unit: Unit, wanted: Wanted, place: Place, out: Path, mark: str) ->
         return write_outputs(found, 0, len(found.rows), out, wanted, video)
 
 
-def _images_before(unit: Unit, out: Path, mark: str) -> dict[str, Row]:
+def _images_before(unit: Unit, out: Path, mark: str, files: State) -> dict[str, Row]:
     """The summary rows of those images of a unit that have been predicted before, by name."""
-    record = read_output_record(out / unit.folder)
-    if unit.sources[0].kind == VIDEO or record is None or record.get("made_by") != mark:
+    record = _whole_record(out / unit.folder, mark)
+    if unit.sources[0].kind == VIDEO or record is None:
         return {}
-    if not all((out / unit.folder / name).is_file() for name in record["written"]):
-        return {}
-    now, rows = _state(unit, out), {row["file"]: row for row in record["rows"]}
-    return {name: rows[name] for name, state in record["files"].items() if now.get(name) == state}
+    rows = {row["file"]: row for row in record["rows"]}
+    return {name: rows[name] for name, state in record["files"].items() if files.get(name) == state}
 
 
 def _more_images(unit: Unit, wanted: Wanted, place: Place, earlier: dict[str, Row]) -> list[Row]:

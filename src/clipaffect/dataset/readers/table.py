@@ -178,11 +178,11 @@ def _sources(cells: pd.DataFrame, root: Path, checked: Checked) -> pd.DataFrame:
     is_image = ~no_image.to_numpy()
     given = video.where(no_image, image)
     sources = given.map({path: _relative(path, root) for path in given.unique()})
+    kinds = sources.map(lambda path: PurePosixPath(path).suffix.lower())
     for column, at, suffixes, other in (
         ("image", is_image, VIDEO_SUFFIXES, "video"),
         ("video", ~is_image, IMAGE_SUFFIXES, "image"),
     ):
-        kinds = sources.map(lambda path: PurePosixPath(path).suffix.lower())
         checked.refuse(
             at & kinds.isin(suffixes).to_numpy(),
             partial(_of_other_kind, sources, column),
