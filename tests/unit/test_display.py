@@ -63,6 +63,18 @@ def test_pixels_that_are_not_square_are_made_square(tmp_path: Path) -> None:
     assert remarks(path) == ["pixels with aspect ratio 2 were scaled to square pixels"]
 
 
+def test_the_shape_of_a_pixel_may_change_within_a_file(tmp_path: Path) -> None:
+    pictures = [np.full((48, 48, 3), 100, np.uint8)] * 6
+    parts = [
+        write(tmp_path / f"{ratio}.ts", pictures, sample_aspect_ratio=Fraction(ratio))
+        for ratio in (1, 2)
+    ]
+    (tmp_path / "v.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    frames = list(read_frames(tmp_path / "v.ts"))
+    assert [frame.width for frame in frames] == [48] * 6 + [96] * 6
+    assert [frame.pixels.shape[1] for frame in frames] == [48] * 6 + [96] * 6
+
+
 def hdr(path: Path, nits: list[float]) -> Path:
     """Grey bars of given luminance in PQ (SMPTE ST 2084), 10 bit, limited range."""
     y = (np.array(nits) / 10000) ** 0.1593017578125

@@ -164,7 +164,8 @@ def test_a_rate_that_changes_is_no_sign_of_fields(tmp_path: Path) -> None:
     assert remarks(path) == []
 
 
-def two_streams(path: Path, kinds: list[Disposition], grey: list[int]) -> Path:
+def two_streams(path: Path, kinds: list[Disposition], grey: list[int | None]) -> Path:
+    """Streams of one grey each; None leaves a stream empty."""
     with av.open(str(path), "w") as container:
         streams = [container.add_stream("mjpeg", rate=25) for _ in kinds]
         for stream, kind in zip(streams, kinds, strict=True):
@@ -172,15 +173,20 @@ def two_streams(path: Path, kinds: list[Disposition], grey: list[int]) -> Path:
             stream.disposition = kind
         for _ in range(5):
             for stream, level in zip(streams, grey, strict=True):
-                picture = np.full((48, 64, 3), level, np.uint8)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
-        for stream in streams:
-            container.mux(stream.encode())
+                if level is not None:
+                    picture = np.full((48, 64, 3), level, np.uint8)
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
     return path
 
 
 def test_the_default_stream_is_the_one_that_is_read(tmp_path: Path) -> None:
     path = two_streams(tmp_path / "v.mkv", [Disposition(0), Disposition.default], [30, 200])
+    assert {round(float(frame.pixels.mean()), -1) for frame in read_frames(path)} == {200}
+    assert remarks(path) == ["the file has 2 video streams; stream 2 was read"]
+
+
+def test_a_default_stream_without_packets_is_passed_over(tmp_path: Path) -> None:
+    path = two_streams(tmp_path / "v.mkv", [Disposition.default, Disposition(0)], [None, 200])
     assert {round(float(frame.pixels.mean()), -1) for frame in read_frames(path)} == {200}
     assert remarks(path) == ["the file has 2 video streams; stream 2 was read"]
 

@@ -55,6 +55,24 @@ def test_a_truncated_picture_is_damaged(picture: np.ndarray, kind: str, share: f
     assert decode_image(data[: int(len(data) * share)]) is None
 
 
+@pytest.mark.parametrize("kind", ["jpeg", "progressive jpeg"])
+def test_what_is_put_behind_a_truncated_jpeg_does_not_complete_it(
+    picture: np.ndarray, kind: str
+) -> None:
+    name, options = KINDS[kind]
+    for turned in (1, 3, 6, 8):  # EXIF's orientations put the lost part at any side
+        exif = Image.Exif()
+        exif[0x0112] = turned
+        data = encoded(picture, name, exif=exif, **options)
+        assert decode_image(data) is not None
+        for share in (0.3, 0.7, 0.95):
+            cut = data[: int(len(data) * share)]
+            assert decode_image(cut + b"\xff\xd9") is None
+            assert decode_image(cut + bytes(len(data) - len(cut))) is None
+    grey = encoded(np.full_like(picture, 128), name, **options)
+    assert decode_image(grey).min() == 128
+
+
 def test_a_lost_end_marker_alone_does_no_harm(picture: np.ndarray) -> None:
     for kind in ("jpeg", "progressive jpeg"):
         name, options = KINDS[kind]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -20,6 +23,8 @@ from clipaffect.dataset.files import scan_videos
 from clipaffect.faces import images as images_module
 from clipaffect.prediction.batch import predict_files, wanted_of
 from clipaffect.prediction.sources import Source, find_sources, manifest, remember_names
+
+NOBODY = 65534  # the user and group without any rights
 
 
 @pytest.fixture
@@ -121,12 +126,37 @@ def test_what_is_not_there_has_its_row(tmp_path: Path, video: Path) -> None:
     assert named.outcome == "broken_link"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read_has_its_row(tmp_path: Path, video: Path) -> None:
-    (tmp_path / "set/closed").mkdir(parents=True)
-    shutil.copy(video, tmp_path / "set/a.mp4")
-    (tmp_path / "set/closed").chmod(0)
-    assert outcomes(find_sources([tmp_path / "set"]))["closed"] == "no_permission"
+@contextmanager
+def bound_by_permissions() -> Iterator[None]:
+    """As another user where root runs the tests: root may read everything."""
+    if os.geteuid():
+        yield
+        return
+    os.setegid(NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+def test_what_may_not_be_read_has_its_row(video: Path) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        shutil.copy(video, folder / "a.mp4")
+        secret = Path(shutil.copy(video, folder / "secret.mp4"))
+        closed = folder / "closed"
+        closed.mkdir()
+        for path in (secret, closed):
+            path.chmod(0)
+        try:
+            with bound_by_permissions():
+                found = outcomes(find_sources([folder]))
+        finally:
+            closed.chmod(0o700)
+    assert found == {"a.mp4": "ok", "secret.mp4": "no_permission", "closed": "no_permission"}
 
 
 def test_a_name_does_not_depend_on_what_else_is_given(tmp_path: Path, video: Path) -> None:

@@ -13,11 +13,14 @@ import av
 import numpy as np
 import pytest
 from conftest import write_video
+from PIL import Image
 
 from clipaffect.config.faces import Faces
 from clipaffect.core.frame_status import MEANING, VIDEO_STATUSES, FrameStatus
 from clipaffect.core.video import Frame, read_frames
 from clipaffect.dataset.extract_frames import Sampler
+from clipaffect.dataset.manifest import VIDEO
+from clipaffect.dataset.media import media_kind
 
 
 def test_every_frame_comes_once_with_its_time_and_pixels(tmp_path: Path) -> None:
@@ -27,6 +30,16 @@ def test_every_frame_comes_once_with_its_time_and_pixels(tmp_path: Path) -> None
     assert all(f.outcome is FrameStatus.OK for f in frames)
     means = [float(f.pixels.mean()) for f in frames]
     assert means == pytest.approx([10 * k for k in range(12)], abs=3)
+
+
+def test_an_animated_gif_is_a_video(tmp_path: Path) -> None:
+    pictures = [Image.new("RGB", (64, 48), (level,) * 3) for level in (0, 100, 200)]
+    path = tmp_path / "v.gif"
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=[40, 80, 40])
+    assert media_kind(path) == VIDEO
+    frames = list(read_frames(path))
+    assert [f.time for f in frames] == pytest.approx([0, 0.04, 0.12])
+    assert [float(f.pixels.mean()) for f in frames] == pytest.approx([0, 100, 200], abs=2)
 
 
 def test_variable_rate_times_are_the_containers(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -19,10 +18,8 @@ from predicting import answered, predict
 
 from clipaffect.bundle.export_model import export_model
 from clipaffect.core.errors import UserError
-from clipaffect.core.frame_status import FrameStatus
 from clipaffect.core.parquet import read_table
 from clipaffect.prediction.batch import is_failure
-from clipaffect.prediction.sources import find_sources
 
 OUTCOMES = {
     "a.mp4": "ok",
@@ -117,38 +114,6 @@ def test_a_file_that_is_being_written_is_said_to_be(micro_bundle: Path, tmp_path
     assert is_failure(summary)
     assert not (tmp_path / "out/growing.mkv").exists()
     assert answered(micro_bundle, tmp_path / "out", growing)["outcome"].tolist() == ["ok"]
-
-
-@pytest.fixture
-def nobody() -> Iterator[None]:
-    """As a user whom permissions bind."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.setegid(65534)
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-
-
-def test_a_file_that_may_not_be_read_is_said_to_be(
-    micro_bundle: Path, tmp_path: Path, nobody: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    os.seteuid(0)  # to write what the other may not read
-    secret = write_video(tmp_path / "secret/secret.mp4")
-    secret.chmod(0o600)
-    for path in (tmp_path, *tmp_path.parents):
-        if path.owner() == "root" and path.is_relative_to("/tmp") and path != Path("/tmp"):
-            path.chmod(0o755)
-    if os.getegid() == 65534:
-        os.seteuid(65534)
-    (source,) = find_sources([tmp_path / "secret"])
-    assert source.outcome == FrameStatus.NO_PERMISSION
-    os.seteuid(0)
-    (tmp_path / "secret").chmod(0o700)
 
 
 def test_nowhere_to_write_and_a_full_disk_are_said(

@@ -25,8 +25,8 @@ SectionType = TypeVar("SectionType", bound=Section)
 # Keyed by the kind of entry in the store, which is the stage's name.
 VERSIONS = {
     "dataset": 4,
-    "frames": 2,
-    "detections": 4,
+    "frames": 3,
+    "detections": 5,
     "embeddings": 3,
     "encoders": 1,
     "imported": 1,

@@ -16,9 +16,11 @@ from av.stream import Disposition
 # was named and hashed.
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,h264,hevc,asf,flv,ogg,mxf,"
-    "dv,ivf,obu,mjpeg,wav,mp3,aac,flac"
+    "dv,ivf,obu,mjpeg,gif,nut,wav,mp3,aac,flac"
 )
 INDEXED = ("mov", "avi")  # formats whose index of samples lists every frame
+# Formats that leave the shape of a pixel to the coded stream, which may change it.
+UNSHAPED = ("mpegts", "mpeg", "mpegvideo", "h264", "hevc", "dv")
 RESTART_SECONDS = 0.5  # a step back in decoding time from which time starts again
 FIELD_PACKETS = 1.5  # packets for each frame of the stated rate, from which they hold fields
 FIELDS = ("pts", "dts", "duration", "key", "shown")  # of a packet
@@ -40,10 +42,28 @@ def open_container(path: Path) -> av.container.InputContainer:
 
 
 def shown_stream(container: av.container.InputContainer) -> av.VideoStream | None:
-    """The video stream that players show: the default one, else the first; never cover art."""
+    """The video stream that players show: the default one, else the first; never cover art.
+
+    One without packets counts only if no other has any.
+    """
     streams = moving_streams(container)
-    by_default = [stream for stream in streams if stream.disposition & Disposition.default]
-    return next(iter([*by_default, *streams]), None)
+    streams.sort(key=lambda stream: not stream.disposition & Disposition.default)
+    if len(streams) > 1:
+        filled = _with_packets(Path(container.name), [stream.index for stream in streams])
+        streams.sort(key=lambda stream: stream.index not in filled)
+    return streams[0] if streams else None
+
+
+def _with_packets(path: Path, indexes: list[int]) -> set[int]:
+    """The streams among ``indexes`` with packets, looked for until the first of them has one."""
+    found: set[int] = set()
+    with open_container(path) as container, contextlib.suppress(av.error.FFmpegError):
+        for packet in container.demux([container.streams[index] for index in indexes]):
+            if packet.size:
+                found.add(packet.stream.index)
+            if indexes[0] in found:
+                break
+    return found
 
 
 def moving_streams(container: av.container.InputContainer) -> list[av.VideoStream]:

@@ -86,10 +86,11 @@ class Display:
     """Shows the frames of one stream.
 
     Args:
-        aspect: the stream's sample aspect ratio, None where it states none.
+        aspect: the sample aspect ratio, None where the file states none.
     """
 
     def __init__(self, aspect: Fraction | None = None) -> None:
+        self.stated = aspect
         stated = aspect is not None and ASPECTS[0] <= aspect <= ASPECTS[1]
         self.aspect = aspect if stated and aspect is not None else Fraction(1)
         self.chains: dict[tuple[bool, int], FilterChain] = {}

@@ -15,6 +15,7 @@ import av
 import numpy as np
 
 from clipaffect.core.container import (
+    UNSHAPED,
     Timeline,
     demuxed,
     indexed_frames,
@@ -97,6 +98,7 @@ def read_frames(path: Path | None) -> Iterator[Frame]:
             return
         stream.codec_context.thread_count = 1  # one job is one thread: other cores run other jobs
         display = Display(stream.sample_aspect_ratio)
+        is_shaped = container.format.name not in UNSHAPED
         total = indexed_frames(container, stream)
         in_order = _by_output if order.number is None else _by_time
         numbered = in_order(container, stream, order)
@@ -109,6 +111,10 @@ def read_frames(path: Path | None) -> Iterator[Frame]:
             # In H.264, only the frame from which a new orientation applies may state it.
             if not is_known or picture.rotation not in (0, turn):
                 matrix, turn, is_known = display_matrix(picture), picture.rotation, True
+            shape = display.stated if is_shaped else stream.codec_context.sample_aspect_ratio
+            # The decoder knows a new shape before the key frame from which it applies comes out.
+            if shape != display.stated and picture.key_frame:
+                display = Display(shape)
             size = display.size(picture, matrix)
             yield Frame(number, frame.time, *size, FrameStatus.OK, picture, display, matrix)
         for missing in range(number + 1, total + 1):

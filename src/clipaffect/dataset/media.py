@@ -12,8 +12,9 @@ from clipaffect.core.container import open_container, shown_stream
 from clipaffect.dataset.manifest import PICTURE, VIDEO
 
 _VIDEOS = """
-    .264 .265 .3g2 .3gp .asf .avc .avi .divx .dv .f4v .flv .h264 .h265 .hevc .ivf .m2t .m2ts .m2v
-    .m4v .mjpeg .mjpg .mkv .mov .mp4 .mpe .mpeg .mpg .mts .mxf .ogm .ogv .qt .ts .vob .webm .wmv
+    .264 .265 .3g2 .3gp .asf .avc .avi .divx .dv .f4v .flv .gif .h264 .h265 .hevc .ivf .m2t .m2ts
+    .m2v .m4v .mjpeg .mjpg .mkv .mov .mp4 .mpe .mpeg .mpg .mts .mxf .nut .ogm .ogv .qt .ts .vob
+    .webm .wmv
 """
 VIDEO_SUFFIXES = frozenset(_VIDEOS.split())
 _IMAGES = ".avif .bmp .heic .heif .hif .jfif .jpe .jpeg .jpg .png .tif .tiff .webp"

@@ -12,7 +12,7 @@ import pyarrow as pa
 from PIL import Image, ImageOps
 
 from clipaffect.core.names import path_of
-from clipaffect.faces.whole_images import whole_image
+from clipaffect.faces.whole_images import lacks_pixels, may_lack_pixels, whole_image
 
 JPEG = (
     cv2.IMWRITE_JPEG_QUALITY,
@@ -46,6 +46,8 @@ def decode_image(data: bytes) -> np.ndarray | None:
     # OpenCV does not turn these as they say.
     decoded = _by_pillow(whole) if whole[4:12] in (b"ftypavif", b"ftypavis") else None
     decoded = _by_opencv(whole) if decoded is None else decoded
+    if decoded is not None and may_lack_pixels(whole, decoded) and lacks_pixels(whole, _by_opencv):
+        return None
     return _by_pillow(whole) if decoded is None else decoded
 
 

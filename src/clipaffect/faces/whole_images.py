@@ -2,6 +2,7 @@
 
 Phones append a short video or a trailer to a JPEG, and cameras pad it. OpenCV decodes what there is
 of a truncated JPEG or PNG and greys the rest, without an error; that must not pass as a picture.
+Some programs put an end marker behind a truncated JPEG, and interrupted copies zeros.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ RESTARTS = range(0xD0, 0xD8)  # markers that stand among the coded pixels of a J
 START_OF_SCAN, TEMPORARY = 0xDA, 0x01
 FILLS = (0x00, 0x33, 0x55, 0x9C, 0xAA)  # bytes that are different codes
 FILL = 4096  # of them, more than a JPEG's last block takes
+GREY = 128  # what libjpeg puts in place of blocks that are not there
+PROGRESSIVE = b"\xff\xc2"  # every scan covers the whole picture, so that nothing is grey
+PADDING = bytes(16)  # more zeros than end a JPEG's pixels
 NEAR_END = 256  # bytes in which the end marker mostly lies: there, nothing else is read
 
 Decode = Callable[[bytes], np.ndarray | None]
@@ -36,10 +40,26 @@ def whole_image(data: bytes, decode: Decode) -> bytes | None:
         if JPEG_END in data[-NEAR_END:]:
             return data
         end = _end_of_jpeg(data)
-        return data[:end] if end else _with_jpeg_end(data, decode)
+        return data[:end] if end else _with_jpeg_end(_without_padding(data), decode)
     if data.startswith(PNG):
         return data if PNG_END in data[-NEAR_END:] else _whole_png(data)
     return data or None
+
+
+def may_lack_pixels(data: bytes, decoded: np.ndarray) -> bool:
+    """Whether a JPEG with an end marker looks as if it was truncated before it got that marker.
+
+    Then a corner is grey, whichever way the picture was turned, or the JPEG is progressive.
+    """
+    if not data.startswith(JPEG):
+        return False
+    corners = decoded[[0, 0, -1, -1], [0, -1, 0, -1]]
+    return bool((corners == GREY).all(axis=1).any()) or PROGRESSIVE in data
+
+
+def lacks_pixels(data: bytes, decode: Decode) -> bool:
+    """Whether a JPEG with an end marker was truncated before it got that marker."""
+    return _with_jpeg_end(data[: data.rfind(JPEG_END)], decode) is None
 
 
 def _end_of_jpeg(data: bytes) -> int:
@@ -73,6 +93,11 @@ def _end_of_scan(data: bytes, at: int) -> int:
         if data[at + 1] != 0 and data[at + 1] not in RESTARTS:
             return at
         at += 2
+
+
+def _without_padding(data: bytes) -> bytes:
+    """The data without zeros at the end; one is kept, which may belong to the pixels."""
+    return data.rstrip(b"\0") + b"\0" if data.endswith(PADDING) else data
 
 
 def _with_jpeg_end(data: bytes, decode: Decode) -> bytes | None:
