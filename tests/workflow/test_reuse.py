@@ -147,6 +147,10 @@ def test_kill_9_changes_nothing(micro_run: Path, tmp_path: Path) -> None:
     last = clipaffect(*arguments, folder=folder)
     assert last.returncode == 0, last.stderr[-3000:]
     assert finished.items() <= entries(folder).items(), "finished work was redone"
+    told = last.stderr.splitlines()
+    assert len(told) < 30, last.stderr
+    assert any(line.startswith("done  train heads  (") for line in told), last.stderr
+    assert "EXPR:  macro F1 0." in last.stdout
     assert result_files(folder / RESULTS) == result_files(micro_run / RESULTS)
 
 

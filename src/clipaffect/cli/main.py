@@ -59,7 +59,27 @@ class _Verbatim(TyperCommand):
 
 @app.command(cls=_Verbatim, rich_help_panel=RUNS)
 def run(context: typer.Context) -> None:
-    """Check the configuration, release the lock of a killed run, and start Snakemake."""
+    """Run the workflow with Snakemake, and show a line for each stage.
+
+    Checks the configuration first, and releases the lock of a run that was killed. All options are
+    Snakemake's (`snakemake --help` lists them); these are the usual ones:
+
+    TARGETS            what to make: all (the default), model, studies, predict, or a file
+
+    --cores N          use N cores, or `all`
+
+    --configfile FILE  the configuration; by default config/config.yaml
+
+    -n                 list what would run, and why
+
+    --use-conda        let Snakemake build the software environment
+
+    --profile FOLDER   run on a cluster, such as profiles/slurm
+
+    --keep-going       go on with independent jobs after a failure
+
+    --verbose          show Snakemake's own output instead
+    """
     from clipaffect.ops.launch import launch
 
     raise typer.Exit(launch(context.args))

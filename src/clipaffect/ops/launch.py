@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -31,6 +32,8 @@ import yaml
 from clipaffect.config import load_config
 from clipaffect.core.errors import UserError
 from clipaffect.core.files import write_text
+from clipaffect.core.layout import Layout
+from clipaffect.ops.run_display import scores_in_words
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +41,25 @@ RUN = "CLIPAFFECT_RUN"  # in the environment of a run's processes: its number
 SLURM_JOB = "SLURM_JOB_ID"
 SUFFIXES = (".yaml", ".yml", ".json")  # of configuration files
 CONFIG_OPTIONS = ("--configfile", "--configfiles")
+DEFAULT_CONFIG = Path("config/config.yaml")
 OWNER = Path(".snakemake/clipaffect-owner.json")
 LOCK = OWNER.with_suffix(".lock")
 LOCKS = Path(".snakemake/locks")
 PARTITION = re.compile(r"slurm_partition[=:]\s*['\"]?([\w-]+)")
+VERBOSE = "--verbose"
+DRY = {"-n", "--dry-run", "--dryrun"}
+# With one of these, the user wants Snakemake's own output.
+OWN_OUTPUT = {
+    VERBOSE,
+    *DRY,
+    "--logger",
+    "-q",
+    "--quiet",
+    "--unlock",
+    "--lint",
+    "--list-rules",
+    "-l",
+}
 JOBS = re.compile(r"^(\w+)\s+(\d+)$", re.MULTILINE)  # lines of Snakemake's table of jobs
 
 
@@ -223,19 +241,44 @@ def _partitions_of(path: Path) -> set[str]:
 def launch(arguments: list[str]) -> int:
     """Run Snakemake in this folder with ``arguments``; returns its exit code.
 
+    The run is shown stage by stage (``run_display``), unless the arguments ask for something else.
+
     Raises:
         UserError: the configuration is wrong; the profile needs SLURM, which is missing; or another
             run, perhaps of an unknown owner, holds the lock.
     """
+    asked = arguments
     arguments, files = sorted_out(arguments)
     _check_configuration(files)
     _check_cluster(arguments)
-    if {"-n", "--dry-run", "--dryrun"} & set(arguments):
+    if DRY & set(arguments):
         return subprocess.run(snakemake_command(arguments), check=False).returncode
+    is_shown = not OWN_OUTPUT & set(arguments)
+    arguments = [word for word in arguments if word != VERBOSE]
     with _alone() as lock:
         if _locked():
             _clear_up()
-        return _run(arguments, lock)
+        code = _run(["--logger", "clipaffect", *arguments] if is_shown else arguments, lock)
+    if is_shown and code == 0:
+        _show_results(files)
+    elif is_shown:
+        print(f"finished work is kept; to resume: clipaffect run {shlex.join(asked)}")
+    return code
+
+
+def _show_results(files: list[Path]) -> None:
+    """Print the scores of a finished run, its model, and the next command."""
+    found = files or [DEFAULT_CONFIG]
+    if len(found) != 1 or not found[0].is_file():
+        return
+    layout = Layout(Path("results") / load_config(found[0]).run)
+    if not layout.report.metrics.is_file():
+        return
+    for line in scores_in_words(json.loads(layout.report.metrics.read_text(encoding="utf-8"))):
+        print(line)
+    if layout.model.bundle.is_file():
+        print(f"model:  {layout.model.folder}")
+        print(f"next:   clipaffect predict VIDEO --model {layout.model.folder}")
 
 
 def _run(arguments: list[str], lock: int | None) -> int:

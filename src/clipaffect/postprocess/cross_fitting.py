@@ -67,7 +67,7 @@ def cross_fit(
     epochs = parts * seeds * settings.recipes()[""].epochs
     with (
         one_device(settings.device == "cuda", "training.device: cuda") as device,
-        Progress(f"{task.name} epochs of {parts * seeds} cross-fitted heads", epochs) as bar,
+        Progress("epochs of cross-fitted heads", epochs) as bar,
     ):
         for number in range(1, parts + 1):
             held = np.flatnonzero(part == number)
@@ -110,7 +110,7 @@ def validation_scores(
     epochs = len(settings.seeds) * settings.recipes()[""].epochs
     with (
         one_device(settings.device == "cuda", "training.device: cuda") as device,
-        Progress(f"{task.name} epochs of {len(settings.seeds)} heads", epochs) as bar,
+        Progress("epochs", epochs) as bar,
     ):
         heads = _heads(train, validation, task, settings, device, store, bar)
     finished = {

@@ -88,7 +88,7 @@ def train_heads(
     with (
         one_device(settings.device == "cuda", "training.device: cuda") as device,
         scratch_copy(table, ["rows.parquet", "features.npy"]) as near,
-        Progress(f"{task.name} epochs of {len(heads)} heads", epochs) as progress,
+        Progress("epochs", epochs) as progress,
     ):
         for fold in sorted({head.fold for head in heads}):
             own = [head for head in heads if head.fold == fold]
@@ -221,7 +221,7 @@ def train_stacks(
             stacked = [heads[name] for name in _planned(folder, heads, keys, store)]
             triples = [(recipes[head.variant], _level(head), head.seed) for head in stacked]
             recipe, variant = triples[0][0], stacked[0].variant
-            with Progress(f"{task.name} epochs of {len(triples)} heads", recipe.epochs) as progress:
+            with Progress("epochs", recipe.epochs) as progress:
                 stack = train_stack(data[variant], task, triples, device, folder, progress.advance)
             for head, trained in zip(stacked, stack, strict=True):
                 measured.add(recipes[head.variant], trained.samples, trained.seconds)

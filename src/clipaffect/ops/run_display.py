@@ -1,0 +1,252 @@
+"""What a run shows on the terminal: a line for each stage, with its progress and the time left.
+
+Progress comes from the number of finished jobs and from the logs of the running ones, which
+``core.progress`` writes. Without a terminal, the running stages are told once a minute.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+LINE_EVERY = 60.0  # seconds, without a terminal
+TAIL = 4096  # bytes of a log's end that are read
+LAST_LINES = 12  # of a failed job's log
+PROGRESS = re.compile(r"^(.+): (\d+)/(\d+), [\d.]+/s, .+ left$", re.MULTILINE)
+# Messages of Snakemake that say what takes long or what was asked for.
+SHOWN = ("Nothing to be done", "Creating conda", "Pulling", "Will exit", "Terminating", "Unlock")
+TARGETS = ("all", "model", "studies", "predict")  # rules that only name what is to be made
+METRICS = {"macro_f1": "macro F1"}
+# How Snakemake says that a job's shell was ended; 128 and more are signals.
+EXIT = re.compile(r"returned non-zero exit status (\d+)")
+SIGNALS, KILLED = 128, 9
+LEVEL = 30  # logging.WARNING
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of a stage, with its log if it has one."""
+
+    stage: str
+    log: Path | None
+
+
+@dataclass
+class Stage:
+    """The jobs of one rule.
+
+    Attributes:
+        total: jobs that will run.
+        done: jobs that have finished.
+        running: by number.
+        counts: what the finished jobs have counted, by unit.
+        started: seconds, on the display's clock; None before the first job.
+    """
+
+    total: int = 0
+    done: int = 0
+    running: dict[int, Job] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    started: float | None = None
+
+    def share(self) -> float:
+        """The share of its work that is done, from 0 to 1."""
+        parts = [counted(job.log) for job in self.running.values()]
+        running = sum(done / max(total, 1) for _, done, total in parts)
+        return min((self.done + running) / max(self.total, 1), 1.0)
+
+
+def counted(log: Path | None) -> tuple[str, int, int]:
+    """Unit, count and total of the last line of progress in a log; no unit without one."""
+    found = PROGRESS.findall(_tail(log))
+    unit, done, total = found[-1] if found else ("", 0, 0)
+    return unit, int(done), int(total)
+
+
+def _tail(log: Path | None) -> str:
+    """The end of a log; empty if there is none."""
+    try:
+        with open(log or "", "rb") as file:  # noqa: PTH123 - an empty name is no folder
+            file.seek(0, 2)
+            file.seek(max(file.tell() - TAIL, 0))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def duration(seconds: float) -> str:
+    """A time in words: ``12 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def scores_in_words(metrics: dict[str, Any]) -> Iterator[str]:
+    """A line for each task of a report's ``metrics.json``."""
+    for task, found in metrics["tasks"].items():
+        score, metric = found["headline"]["mean"], found["metric"]
+        line = "no score" if score is None else f"{METRICS.get(metric, metric)} {score:.3f}"
+        interval = found["interval"]
+        if None not in interval:
+            line += f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"
+        after = (found.get("postprocessed") or {}).get("macro_f1")
+        if after is not None:
+            line += f", after post-processing {after:.3f}"
+        yield f"{task}:  {line}"
+
+
+def in_words(rule: str) -> str:
+    """A rule's name as words."""
+    return rule.replace("_", " ")
+
+
+class RunDisplay:
+    """Shows a run on ``console``; call ``close`` at the end."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self.console, self.clock = console, clock
+        self.began = clock()
+        self.stages: dict[str, Stage] = {}
+        self.jobs: dict[int, Job] = {}
+        self.has_failed = False
+        self.exit_status = 0  # of the job that failed last
+        self.live: Live | None = None
+        self._closed = threading.Event()
+
+    def planned(self, counts: dict[str, int]) -> None:
+        """Say what will run: the number of jobs by rule."""
+        jobs = {r: n for r, n in counts.items() if r != "total" and not _is_target(r)}
+        for rule, count in jobs.items():
+            self.stages.setdefault(rule, Stage()).total = count
+        stages = f"{len(jobs)} stage{'s' if len(jobs) != 1 else ''}"
+        names = ", ".join(map(in_words, jobs))
+        self._print(f"{_jobs(sum(jobs.values()))} in {stages}: {names}")
+        if self.live is None and self.console.is_terminal:
+            self.live = Live(
+                get_renderable=self._running, console=self.console, refresh_per_second=2
+            )
+            self.live.start()
+        elif not self.console.is_terminal:
+            threading.Thread(target=self._tell, daemon=True).start()
+
+    def started(self, number: int, rule: str, logs: Sequence[str]) -> None:
+        """A job runs, or waits on a cluster."""
+        if _is_target(rule):
+            return
+        job = self.jobs[number] = Job(rule, Path(logs[0]) if logs else None)
+        stage = self.stages.setdefault(rule, Stage())
+        stage.running[number] = job
+        if stage.started is None:
+            stage.started = self.clock()
+
+    def finished(self, number: int) -> None:
+        """A job has finished; the last one of a stage is told."""
+        job = self.jobs.get(number)
+        stage = self.stages.get(job.stage) if job is not None else None
+        if job is None or stage is None:
+            return
+        stage.running.pop(number, None)
+        stage.done += 1
+        unit, count, _ = counted(job.log)
+        if count:
+            stage.counts[unit] += count
+        if stage.done >= stage.total:
+            took = duration(self.clock() - (stage.started or self.began))
+            work = [f"{count:,} {unit}" for unit, count in stage.counts.items()]
+            about = ", ".join([*work, *([_jobs(stage.done)] if stage.done > 1 else []), took])
+            self._print(f"done  {in_words(job.stage)}  ({about})")
+
+    def failed(self, job: int, rule: str, logs: Sequence[str], message: str | None = None) -> None:
+        """A job has failed: say where, and show the end of its log."""
+        self.has_failed = True
+        self.stages.get(rule, Stage()).running.pop(job, None)
+        self._print(f"FAILED  {in_words(rule)}", style="bold red")
+        if message:
+            self._print(message)
+        if self.exit_status > SIGNALS:
+            number = self.exit_status - SIGNALS
+            why = "; often because the memory was full" if number == KILLED else ""
+            self._print(f"it was ended by signal {number}{why}")
+        for log in map(Path, logs):
+            lines = _tail(log).splitlines()[-LAST_LINES:]
+            if lines:
+                self._print(f"the last lines of {log}:")
+                self._print("\n".join(f"  {line}" for line in lines))
+                return
+        self._print(f"its log is empty: {', '.join(logs)}" if logs else "it has no log")
+
+    def said(self, level: int, text: str) -> None:
+        """A message of Snakemake: shown if it is a warning, or says what takes long."""
+        if found := EXIT.search(text):
+            self.exit_status = int(found[1])  # its job is told as failed next
+            return
+        if self.has_failed and level >= LEVEL:
+            return  # the failed job has been shown
+        if level >= LEVEL or text.startswith(SHOWN):
+            self._print(text.strip())
+
+    def close(self) -> None:
+        """End the display."""
+        self._closed.set()
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+    def lines(self) -> list[tuple[str, str, str, str]]:
+        """The running stages: name, finished jobs, progress of a job, and time left."""
+        found = []
+        for rule, stage in list(self.stages.items()):
+            if not stage.running:
+                continue
+            unit, done, total = counted(next(iter(list(stage.running.values()))).log)
+            share, passed = stage.share(), self.clock() - (stage.started or self.began)
+            left = f"{duration(passed * (1 - share) / share)} left" if share > 0 else ""
+            jobs = f"{stage.done}/{stage.total}" if stage.total > 1 else ""
+            work = f"{done:,} of {total:,} {unit}" if unit else ""
+            found.append((in_words(rule), jobs, work, left))
+        return found
+
+    def _running(self) -> Table:
+        table = Table.grid(padding=(0, 2), expand=False)
+        for line in self.lines():
+            table.add_row(*line)
+        done = sum(stage.done for stage in self.stages.values())
+        total = sum(stage.total for stage in self.stages.values())
+        table.add_row(f"{done} of {_jobs(total)}", "", duration(self.clock() - self.began), "")
+        return table
+
+    def _tell(self) -> None:
+        while not self._closed.wait(LINE_EVERY):
+            self.tell()
+
+    def tell(self) -> None:
+        """Print the running stages as one line."""
+        running = [", ".join(part for part in line if part) for line in self.lines()]
+        if running:
+            self._print(f"{duration(self.clock() - self.began)}: {'; '.join(running)}")
+
+    def _print(self, text: str, style: str = "") -> None:
+        self.console.print(Text(text, style), soft_wrap=True)
+
+
+def _is_target(rule: str) -> bool:
+    """Whether a rule only names what is to be made."""
+    return rule in TARGETS or rule.endswith("_all")
+
+
+def _jobs(count: int) -> str:
+    return f"{count} job{'s' if count != 1 else ''}"

@@ -1,0 +1,129 @@
+"""What `clipaffect run` shows of Snakemake's events."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from clipaffect.ops.run_display import RunDisplay, duration, scores_in_words
+
+COUNTS = {"embed_faces": 4, "train_heads": 1, "model": 1, "total": 6}
+
+
+class Shown:
+    """A display on a text file, with a clock that is set."""
+
+    def __init__(self) -> None:
+        self.file, self.now = io.StringIO(), 0.0
+        console = Console(file=self.file, width=80, force_terminal=False)
+        self.display = RunDisplay(console, lambda: self.now)
+
+    @property
+    def lines(self) -> list[str]:
+        return self.file.getvalue().splitlines()
+
+
+@pytest.fixture
+def shown() -> Shown:
+    made = Shown()
+    made.display.planned(COUNTS)
+    return made
+
+
+def log(tmp_path: Path, *lines: str) -> list[str]:
+    path = tmp_path / f"{len(list(tmp_path.iterdir()))}.log"
+    path.write_text("\n".join(lines) + "\n")
+    return [str(path)]
+
+
+def test_a_stage_has_one_line_with_its_counts_and_time(shown: Shown, tmp_path: Path) -> None:
+    assert shown.lines == ["5 jobs in 2 stages: embed faces, train heads"]
+    for number in range(4):
+        shown.now = 10.0 * number
+        logs = log(tmp_path, "crops: 500/1000, 9.1/s, 55 s left", "crops: 1000/1000, 9/s, 0 s left")
+        shown.display.started(number, "embed_faces", logs)
+        shown.display.finished(number)
+    shown.now = 45
+    shown.display.started(4, "train_heads", [])
+    shown.now = 110
+    shown.display.finished(4)
+    shown.display.started(5, "model", [])  # makes nothing itself
+    shown.display.finished(5)
+    assert shown.lines[1:] == [
+        "done  embed faces  (4,000 crops, 4 jobs, 30 s)",
+        "done  train heads  (1 min 5 s)",
+    ]
+
+
+def test_the_time_left_comes_from_jobs_and_their_logs(shown: Shown, tmp_path: Path) -> None:
+    display = shown.display
+    display.started(0, "embed_faces", [])
+    display.finished(0)
+    display.started(1, "embed_faces", log(tmp_path, "noise", "crops: 400/800, 8.0/s, 50 s left"))
+    shown.now = 60  # 1.5 of 4 jobs are done
+    assert display.lines() == [("embed faces", "1/4", "400 of 800 crops", "1 min 40 s left")]
+    display.tell()
+    assert shown.lines[-1] == "1 min 0 s: embed faces, 1/4, 400 of 800 crops, 1 min 40 s left"
+    display.finished(1)
+    assert display.lines() == []
+
+
+def test_a_failed_job_shows_the_end_of_its_log(shown: Shown, tmp_path: Path) -> None:
+    logs = log(tmp_path, *(f"line {k}" for k in range(40)))
+    shown.display.started(0, "train_heads", logs)
+    shown.display.said(40, "Command '...' returned non-zero exit status 137.")
+    shown.display.failed(0, "train_heads", logs)
+    shown.display.said(40, "Exiting because a job execution failed.")
+    text = "\n".join(shown.lines[1:])
+    assert text.startswith("FAILED  train heads\nit was ended by signal 9")
+    assert logs[0] in text
+    assert "line 39" in text
+    assert "line 10\n" not in text
+    assert "Exiting" not in text
+
+
+def test_warnings_are_shown_and_chatter_is_not(shown: Shown) -> None:
+    for level, text in ((20, "Building DAG of jobs..."), (30, "a [warning]"), (40, "an error")):
+        shown.display.said(level, text)
+    shown.display.said(20, "Nothing to be done (all requested files are present).")
+    expected = ["a [warning]", "an error", "Nothing to be done (all requested files are present)."]
+    assert shown.lines[1:] == expected
+
+
+def test_a_terminal_shows_the_running_stages_until_the_end() -> None:
+    file = io.StringIO()
+    display = RunDisplay(Console(file=file, width=80, force_terminal=True))
+    display.planned(COUNTS)
+    display.started(0, "embed_faces", [])
+    display.live.refresh()
+    assert "embed faces" in file.getvalue()
+    assert "0 of 5 jobs" in file.getvalue()
+    display.close()
+    assert display.live is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "0 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")],
+)
+def test_times_are_words(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_scores_are_told_with_their_intervals() -> None:
+    found = {
+        "EXPR": {
+            "metric": "macro_f1",
+            "headline": {"mean": 0.4},
+            "interval": [0.3, 0.5],
+            "postprocessed": {"macro_f1": 0.45},
+        },
+        "AU": {"metric": "macro_f1", "headline": {"mean": None}, "interval": [None, None]},
+    }
+    assert list(scores_in_words({"tasks": found})) == [
+        "EXPR:  macro F1 0.400 (95 % interval 0.300 to 0.500), after post-processing 0.450",
+        "AU:  no score",
+    ]
