@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 
 import cv2
@@ -14,13 +15,19 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 WIDTHS = (360, 768, 1280, 2560)
-KINDS = 5  # charts of a task
+KINDS = 6  # charts of a task
+CHARTS = 2 * KINDS + 1  # and one of the steps behind the heads
 TEXTS = ("h1", ".lead", ".note", ".number", "th", "td", "caption", "figcaption", "a", "label")
 
 
 @pytest.fixture
 def page(micro_run: Path) -> Path:
     return micro_run / "results/micro/report/index.html"
+
+
+def unfold(browser: Browser) -> None:
+    """Open every folded part."""
+    browser.run("document.querySelectorAll('details').forEach(part => { part.open = true; })")
 
 
 def table(browser: Browser, caption: str) -> object:
@@ -46,12 +53,13 @@ def test_it_opens_without_a_network_or_a_complaint(browser: Browser, page: Path)
 
 def test_every_chart_is_drawn_and_described(browser: Browser, page: Path) -> None:
     browser.open(page)
+    unfold(browser)
     charts = browser.driver.find_elements(By.CSS_SELECTOR, "div.chart svg")
-    assert len(charts) == 2 * KINDS
+    assert len(charts) == CHARTS
     described = browser.driver.find_elements(
         By.CSS_SELECTOR, "div.chart[role=graphics-document][aria-label]"
     )
-    assert len(described) == 2 * KINDS
+    assert len(described) == CHARTS
     assert all(len(chart.get_attribute("aria-label")) > 60 for chart in described)
     for found in browser.driver.find_elements(By.CSS_SELECTOR, "table"):
         assert found.find_elements(By.TAG_NAME, "caption")
@@ -65,12 +73,13 @@ def test_a_point_says_what_it_is(browser: Browser, page: Path) -> None:
     browser.run("arguments[0].scrollIntoView({block: 'center'})", point)
     ActionChains(browser.driver).move_to_element(point).perform()
     tip = browser.driver.find_element(By.CSS_SELECTOR, "#vg-tooltip-element.visible")
-    assert "macro F1" in tip.text
+    assert "difference" in tip.text
     assert "setting" in tip.text
 
 
 def test_a_table_sorts_both_ways_by_number_and_by_key(browser: Browser, page: Path) -> None:
     browser.open(page)
+    unfold(browser)
     runs = table(browser, "Every head and reference")
     heads = runs.find_elements(By.CSS_SELECTOR, "thead th")
     number = [head.text.split()[0] for head in heads].index("macro")
@@ -92,6 +101,7 @@ def test_a_table_sorts_both_ways_by_number_and_by_key(browser: Browser, page: Pa
 
 def test_a_table_filters(browser: Browser, page: Path) -> None:
     browser.open(page)
+    unfold(browser)
     scores = table(browser, "Macro F1 of every setting")
     field = scores.find_element(By.XPATH, "../preceding-sibling::label[1]")
     assert field.text.endswith("10 of 10")
@@ -103,6 +113,7 @@ def test_a_table_filters(browser: Browser, page: Path) -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_is_wider_than_the_window(browser: Browser, page: Path, width: int) -> None:
     browser.open(page, width)
+    unfold(browser)
     assert browser.run("return document.documentElement.scrollWidth") <= width
     assert browser.run("return document.querySelector('div.chart svg').clientWidth") <= width
 
@@ -113,6 +124,8 @@ def test_nothing_is_wider_than_the_window(browser: Browser, page: Path, width: i
 def test_text_can_be_read(browser: Browser, page: Path, kind: str, scheme: str) -> None:
     browser.open(page)
     browser.media(kind, scheme)
+    if kind == "screen":
+        unfold(browser)
     for name in TEXTS:
         shown = browser.driver.find_elements(By.CSS_SELECTOR, name)
         shown = [element for element in shown if element.is_displayed()]
@@ -124,10 +137,32 @@ def test_text_can_be_read(browser: Browser, page: Path, kind: str, scheme: str) 
     assert word.get_attribute("fill") == "currentColor"
 
 
-def test_it_prints(browser: Browser, page: Path) -> None:
+def test_it_prints_on_few_pages(browser: Browser, page: Path) -> None:
     browser.open(page)
     printed = browser.command("Page.printToPDF", printBackground=False)
-    assert base64.b64decode(printed["data"]).startswith(b"%PDF")
+    pdf = base64.b64decode(printed["data"])
+    assert pdf.startswith(b"%PDF")
+    assert 1 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 8
+
+
+def test_the_first_screen_has_the_scores_and_their_verdicts(browser: Browser, page: Path) -> None:
+    browser.open(page, 1280)
+    cards = browser.driver.find_elements(By.CSS_SELECTOR, ".card")
+    assert [card.find_element(By.TAG_NAME, "h2").text for card in cards] == ["EXPR", "AU"]
+    for card in cards:
+        assert card.location["y"] + card.size["height"] < 800
+        assert len(card.find_elements(By.CSS_SELECTOR, ".verdicts li")) >= 1
+
+
+def test_the_sections_stay_in_reach(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    links = browser.driver.find_elements(By.CSS_SELECTOR, "nav a")
+    names = ["Results", "Classes", "Errors", "Steps", "Data", "Method", "Files"]
+    assert [link.text for link in links] == names
+    browser.run("document.getElementById('files').scrollIntoView()")
+    assert browser.run("return document.querySelector('nav').getBoundingClientRect().top") == 0
+    for link in browser.driver.find_elements(By.CSS_SELECTOR, "#files a"):
+        assert (page.parent / str(link.get_attribute("href")).rpartition("report/")[2]).is_file()
 
 
 def test_a_key_reaches_the_content_first(browser: Browser, page: Path) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from clipaffect.core.errors import UserError
+from clipaffect.core.frame_status import KEYS
 from clipaffect.core.parquet import read_table, write_table
 from clipaffect.core.tasks import EXPR
 from clipaffect.evaluation.fold_data import Fold, Scored
 from clipaffect.evaluation.metrics_table import copied_frames, tidy_rows
+from clipaffect.faces.face_rows import SCHEMA as SHARD
 from clipaffect.features.find_copies import (
     SCHEMA,
     Recording,
@@ -47,7 +51,7 @@ def table(folder: Path, recordings: dict[tuple[str, str], tuple[np.ndarray, np.n
 
 
 def search(folder: Path, mode: str = "report") -> pd.DataFrame:
-    find_copies([folder], mode, [folder / "copies.parquet"])
+    find_copies([folder], [], mode, [folder / "copies.parquet"])
     return read_table(folder / "copies.parquet")
 
 
@@ -152,6 +156,60 @@ def test_too_little_to_compare_is_no_copy_and_no_crash(tmp_path: Path) -> None:
     assert search(table(tmp_path / "flat", flat)).empty
     apart = {("train", "a"): (np.array([*range(1, 40), 2**31 - 2]), walk(rng, 40))}
     assert search(table(tmp_path / "apart", apart | few)).empty
+
+
+def scene(rng: np.random.Generator) -> np.ndarray:
+    """(64, 64) uint8 soft shapes."""
+    coarse = cv2.resize(rng.normal(size=(8, 8)), (64, 64), interpolation=cv2.INTER_CUBIC)
+    return np.clip(128 + 50 * coarse, 0, 255).astype(np.uint8)
+
+
+def jpeg(picture: np.ndarray, quality: int = 95) -> bytes:
+    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+CHANGES = {
+    "low quality": lambda p: jpeg(p, 15),
+    "mirrored": lambda p: jpeg(p[:, ::-1]),
+    "small": lambda p: jpeg(cv2.resize(p, (38, 38), interpolation=cv2.INTER_AREA)),
+    "bright": lambda p: jpeg(np.clip(p * 1.2 + 20, 0, 255).astype(np.uint8)),
+    "cut": lambda p: jpeg(p[2:-2, 2:-2]),
+}
+
+
+def test_copies_of_images_are_found_and_look_alikes_are_not(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    shown = [scene(rng) for _ in range(60)]
+    images = {("train", f"t{k}", 1): jpeg(picture) for k, picture in enumerate(shown)}
+    images |= {
+        ("validation", name, 1): change(shown[k])
+        for k, (name, change) in enumerate(CHANGES.items())
+    }
+    for k in range(20):  # as two pictures of one person
+        alike = np.clip(0.7 * (shown[k + 20] - 128.0) + 0.7 * (scene(rng) - 128.0) + 128, 0, 255)
+        images["validation", f"alike{k}", 1] = jpeg(alike.astype(np.uint8))
+    images |= {("validation", "clip", 5 + k): jpeg(shown[50 + k], 30) for k in range(4)}
+    images |= {("train", "copy", 9 + k): jpeg(shown[50 + k], 60) for k in range(4)}
+    keys = pd.DataFrame(list(images), columns=["split", "video", "frame"]).assign(person="")
+    keys = keys.sort_values(["video", "frame"], ignore_index=True)
+    crops = [images[tuple(key)] for key in keys[["split", "video", "frame"]].to_numpy()]
+    rows = keys.assign(feature_row=np.arange(len(keys)))
+    write_table(tmp_path / "rows.parquet", rows)
+    np.save(tmp_path / "features.npy", rng.normal(size=(len(rows), D)).astype(np.float16))
+    schema = pa.schema([SHARD.field(name) for name in (*KEYS, "image", "crop")])
+    for shard, part in enumerate(np.array_split(np.arange(len(keys)), 2)):
+        own = keys.iloc[part].assign(crop=[crops[k] for k in part], image=None)
+        write_table(tmp_path / f"{shard}.parquet", own[schema.names], schema)
+    shards = [tmp_path / "0.parquet", tmp_path / "1.parquet"]
+    find_copies([tmp_path], shards, "report", [tmp_path / "copies.parquet"])
+    found = read_table(tmp_path / "copies.parquet").set_index(["video", "other_video"])
+    expected = {(name, f"t{k}") for k, name in enumerate(CHANGES)} | {("clip", "copy")}
+    expected |= {("clip", f"t{50 + k}") for k in range(4)}
+    assert set(found.index) == expected
+    clip = found.loc["clip", "copy"]
+    assert (clip["first"], clip["last"], clip["shift"]) == (5, 8, 4)
+    assert (found["correlation"] > 0.9).all()
+    assert set(found["split"]) == {"validation"}
 
 
 def test_scores_are_given_on_copied_frames_and_off_them() -> None:

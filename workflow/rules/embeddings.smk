@@ -154,9 +154,16 @@ rule build_table:
         )
 
 
+# Only what an encoder has looked at has crops.
+LOOKS = any(
+    own in EVERY.encoders for own in JOINED.get(CONFIG.encoder, [CONFIG.encoder])
+)
+
+
 rule find_copies:
     input:
         tables=EVERY_TABLE,
+        faces=[faces_of(shard, CONFIG.encoder) for shard in SHARDS if LOOKS],
     output:
         expand(RESULTS.copies(), task=TASKS),
     log:
@@ -168,8 +175,10 @@ rule find_copies:
     params:
         settings=lambda wildcards: settings_json(CONFIG, "copies", "near_copies"),
         tables=[RESULTS.table(CONFIG.encoder, task).folder for task in TASKS],
+        faces=lambda wildcards, input: options("--faces", input.faces),
         out=lambda wildcards, output: options("--out", output),
     shell:
         command(
-            "rule find-copies --settings {params.settings:q} {params.tables:q} {params.out}"
+            "rule find-copies --settings {params.settings:q} {params.tables:q} "
+            "{params.faces} {params.out}"
         )

@@ -12,13 +12,16 @@ FIGURES = [
     (f"{figure}_{task}", task, label)
     for task in TASKS
     for figure, label in (
-        ("beside", "Every setting and reference"),
+        ("differences", "Differences from ERM"),
         ("alpha", "Macro F1 over alpha"),
         ("targets", "F1 of each class or unit"),
         ("confusion", "Confusion at the headline alpha"),
         ("calibration", "Calibration at the headline alpha"),
+        ("classes", "Shares of the classes or units"),
     )
 ]
+if STEPPED:
+    FIGURES.append(("steps", "", "Macro F1 after each step behind the head"))
 TABLES = {
     "scores": "Macro F1 of every setting, with intervals",
     "comparisons": "Paired comparisons",
@@ -82,6 +85,7 @@ rule build_report:
         # Once the studies have been run, the report keeps their negative control up to date.
         control=lambda wildcards: [CONTROL] if CONTROL.exists() else [],
     output:
+        **RESULTS.report.files("main_table", "ablation_table", "citation"),
         page=report(
             RESULTS.report.page,
             caption="../report/page.rst",
@@ -113,9 +117,9 @@ rule build_report:
             for name, task, label in FIGURES
         ],
         pictures=[
-            RESULTS.report.figures / f"{name}.{kind}"
+            RESULTS.report.figures / f"{name}{kind}"
             for name, _, _ in FIGURES
-            for kind in ("png", "pdf")
+            for kind in (".png", ".pdf", "_column.pdf")
         ],
     log:
         LOGS / "build_report.log",

@@ -158,11 +158,12 @@ def find_copies(
     settings: Settings,
     tables: list[Path],
     out: Annotated[list[Path], typer.Option(help="A file for each table.")],
+    faces: Annotated[list[Path] | None, typer.Option(help="The shards with the crops.")] = None,
 ) -> None:
-    """Find recordings that are in two splits, by their features."""
+    """Find recordings that are in two splits, by their features or crops."""
     from clipaffect.features.find_copies import find_copies
 
-    find_copies(tables, stage_settings(settings).values["near_copies"], out)
+    find_copies(tables, faces or [], stage_settings(settings).values["near_copies"], out)
 
 
 @rule_app.command()

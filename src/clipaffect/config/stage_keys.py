@@ -32,7 +32,7 @@ VERSIONS = {
     "imported": 1,
     "joined": 1,
     "table": 2,
-    "copies": 1,
+    "copies": 2,
     "heads": 5,
     "prompts": 1,
     "references": 4,

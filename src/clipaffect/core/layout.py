@@ -86,6 +86,9 @@ class Report(_Folder):
     page = _File("index.html")
     metrics = _File("metrics.json")  # the headline numbers
     markdown = _File("report.md")
+    main_table = _File("main.tex")  # for a paper, as the ablation
+    ablation_table = _File("ablation.tex")
+    citation = _File("citation.bib")
     record = _File("run.json")  # what the numbers are a function of
     figures = _File("figures")
     tables = _File("tables")

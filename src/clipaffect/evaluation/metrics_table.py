@@ -33,11 +33,14 @@ def copied_frames(rows: pd.DataFrame, copies: pd.DataFrame) -> np.ndarray:
         copies: pairs of recordings, as ``find_copies`` writes them.
     """
     found = np.zeros(len(rows), bool)
+    frames = rows["frame"].to_numpy()
+    places = rows.groupby(["video", "person"], observed=True).indices
     for copy in copies.itertuples(index=False):
         sides = ((copy.video, copy.person, 0), (copy.other_video, copy.other_person, copy.shift))
         for video, person, shift in sides:
-            own = (rows["video"] == video) & (rows["person"] == person)
-            found |= (own & rows["frame"].between(copy.first + shift, copy.last + shift)).to_numpy()
+            own = places.get((video, person), np.zeros(0, np.int64))
+            first, last = copy.first + shift, copy.last + shift
+            found[own[(frames[own] >= first) & (frames[own] <= last)]] = True
     return found
 
 

@@ -5,7 +5,8 @@ change at the same times. For each pair of recordings in different splits, the f
 are correlated at every shift (cross-correlation by FFT). Features are whitened, and each
 recording's mean is removed: what two people, or two recordings of one person, have in common at all
 times does not count. What chance gives is measured on the same recordings, one of each pair played
-backwards.
+backwards. Recordings of fewer than ``SHORTEST`` moments are compared by their crops: see
+``image_copies``.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from clipaffect.core.layout import Table
 from clipaffect.core.parquet import read_arrow, write_table
 from clipaffect.core.progress import Progress
 from clipaffect.features.build_table import table_features
+from clipaffect.features.image_copies import image_copies
 
 DIMENSIONS = 32  # of the whitened features
 FITTED = 20_000  # rows, evenly spread, that the whitening is fitted on
@@ -146,14 +148,17 @@ def best_shifts(one: Spectra, others: Spectra) -> tuple[np.ndarray, np.ndarray, 
     return found[rows, at], overlap[rows, at], np.where(at < size // 2, at, at - size)
 
 
-def read_recordings(table: Path) -> tuple[list[Recording], int]:
-    """Every recording of a table that is long enough, and how many frames a moment has."""
+def read_recordings(table: Path) -> tuple[list[Recording], pd.DataFrame, int]:
+    """The recordings of a table, the rows of those that are too short, and frames in a moment.
+
+    Recordings of more than ``LONGEST`` moments are left out.
+    """
     found = read_arrow(Table(table).rows, ["split", *KEYS, "feature_row"])
     found = found.filter(pc.greater_equal(found["feature_row"], 0))
     rows = found.to_pandas().astype({"split": str, "video": str, "person": str})
     features = table_features(table)
     if len(rows) < SHORTEST:
-        return [], 1
+        return [], rows, 1
     keys = ["split", "video", "person"]
     spans = rows.groupby(keys)["frame"].agg(lambda frames: frames.max() - frames.min() + 1)
     step = max(1, round(float(spans.median()) / LENGTH))
@@ -164,7 +169,7 @@ def read_recordings(table: Path) -> tuple[list[Recording], int]:
     variances, axes = variances[::-1][:DIMENSIONS], axes[:, ::-1][:, :DIMENSIONS]
     used = variances > 1e-6 * variances[0]
     whiten = (axes[:, used] / np.sqrt(variances[used])).astype(np.float32)
-    recordings = []
+    recordings, short = [], []
     for (split, video, person), own in rows.groupby(keys, sort=True):
         moment = (own["frame"].to_numpy() - 1) // step
         start, size = int(moment.min()), int(moment.max() - moment.min()) + 1
@@ -172,6 +177,7 @@ def read_recordings(table: Path) -> tuple[list[Recording], int]:
             continue
         counts = np.bincount(moment - start, minlength=size)
         if (counts > 0).sum() < SHORTEST:
+            short.append(own.index)
             continue
         values = np.zeros((size, whiten.shape[1]), np.float32)
         white = (features[own["feature_row"].to_numpy()].astype(np.float32) - mean) @ whiten
@@ -186,14 +192,15 @@ def read_recordings(table: Path) -> tuple[list[Recording], int]:
         values = np.pad(values, ((start, 0), (0, 0)))
         known = np.pad(known, (start, 0)).astype(np.float32)
         recordings.append(Recording(str(split), str(video), str(person), values, known))
-    return recordings, step
+    return recordings, rows.loc[np.concatenate(short)] if short else rows[:0], step
 
 
-def find_copies(tables: list[Path], mode: NearCopies, outs: list[Path]) -> None:
+def find_copies(tables: list[Path], faces: list[Path], mode: NearCopies, outs: list[Path]) -> None:
     """Write the copies across the splits of each table; see ``Copy``.
 
     Args:
         tables: of the tasks. Tables with the same recordings in the same splits are searched once.
+        faces: the shards with the crops; without them, short recordings are not compared.
         mode: whether copies are reported, refused, or not looked for.
         outs: a Parquet file for each table.
 
@@ -202,11 +209,16 @@ def find_copies(tables: list[Path], mode: NearCopies, outs: list[Path]) -> None:
     """
     searched: dict[tuple[object, ...], list[Copy]] = {}
     for table, out in zip(tables, outs, strict=True):
-        recordings, step = ([], 1) if mode == "off" else read_recordings(table)
-        key = tuple((r.split, r.video, r.person, r.values.tobytes()) for r in recordings)
-        if key not in searched:
-            searched[key] = _search(recordings, step)
-        found = searched[key]
+        found: list[Copy] = []
+        if mode != "off":
+            recordings, short, step = read_recordings(table)
+            key = (
+                pd.util.hash_pandas_object(short, index=False).to_numpy().tobytes(),
+                *((r.split, r.video, r.person, r.values.tobytes()) for r in recordings),
+            )
+            if key not in searched:
+                searched[key] = _search(recordings, step) + _search_short(short, faces)
+            found = searched[key]
         if found and mode == "refuse":
             raise UserError(
                 f"{len(found)} recordings are in two splits: "
@@ -249,6 +261,35 @@ def _search(recordings: list[Recording], step: int) -> list[Copy]:
         for one, others, correlations, overlaps, shifts in compared
         for k in np.flatnonzero(_strength(correlations, overlaps) > limit).tolist()
     ]
+
+
+def _search_short(rows: pd.DataFrame, faces: list[Path]) -> list[Copy]:
+    """The copies among recordings that are too short to correlate over time."""
+    pairs = image_copies(rows, faces)
+    one, other = (rows.iloc[pairs[column].astype(int)] for column in ("row", "other"))
+    pairs = pairs.assign(first=one["frame"].to_numpy(), other_frame=other["frame"].to_numpy())
+    names = {}
+    for prefix, own in (("", one), ("other_", other)):
+        for column in ("split", "video", "person"):
+            names[f"{prefix}{column}"] = own[column].to_numpy()
+    found = []
+    for key, own in pairs.assign(**names).groupby(list(names), sort=True):
+        split, video, person, other_split, other_video, other_person = key
+        found.append(
+            Copy(
+                split,
+                video,
+                person,
+                int(own["first"].min()),
+                int(own["first"].max()),
+                other_split,
+                other_video,
+                other_person,
+                int((own["other_frame"] - own["first"]).median()),
+                round(float(own["correlation"].mean()), 4),
+            )
+        )
+    return found
 
 
 def _strength(correlations: np.ndarray, overlaps: np.ndarray) -> np.ndarray:
@@ -317,7 +358,7 @@ def copy_in_words(row: dict[str, object]) -> str:
             (row["other_video"], row["other_person"]),
         )
     )
-    return (
-        f"frames {row['first']} to {row['last']} of {first} ({row['split']}) and "
-        f"{second} ({row['other_split']}, shifted by {row['shift']})"
-    )
+    several = row["first"] != row["last"]
+    frames = f"frames {row['first']} to {row['last']}" if several else f"frame {row['first']}"
+    shift = f", shifted by {row['shift']}" if row["shift"] else ""
+    return f"{frames} of {first} ({row['split']}) and {second} ({row['other_split']}{shift})"

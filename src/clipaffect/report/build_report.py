@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from clipaffect.config.models import Config
 from clipaffect.config.presets import preset_changes
 from clipaffect.config.stage_keys import shard_names
@@ -26,8 +28,9 @@ from clipaffect.features.find_copies import copy_in_words
 from clipaffect.report import figures
 from clipaffect.report.cost import encoder_rows, head_rows
 from clipaffect.report.first_page import config_yaml
-from clipaffect.report.headline import answer, headline
+from clipaffect.report.headline import answer, headline, verdicts
 from clipaffect.report.pages import page_environment, records
+from clipaffect.report.paper_tables import write_paper_tables
 from clipaffect.report.results import Results, read_results, unit_of
 from clipaffect.report.run_record import fingerprint, run_record, weight_digests
 from clipaffect.report.tables import (
@@ -39,9 +42,26 @@ from clipaffect.report.tables import (
     targets_table,
     write_tables,
 )
+from clipaffect.report.worst_cases import WorstCases, worst_cases
 
 PICTURES_PER_CLASS = 3
 FEW_COPIES = 3
+FOR_PAPERS = ("main_table", "ablation_table", "citation")
+CITATION = """\
+@misc{lin2024clip,
+  author = {Lin, Li and Papabathini, Sarah and Wang, Xin and Hu, Shu},
+  title = {Robust Light-Weight Facial Affective Behavior Recognition with {CLIP}},
+  year = {2024},
+  eprint = {2403.09915},
+  archivePrefix = {arXiv},
+}
+
+@software{clipaffect,
+  author = {{The clipaffect authors}},
+  title = {clipaffect: a reproducible {CVaR} + {SAM} pipeline for facial affect},
+  year = {2026},
+}
+"""
 MISSING = {
     "leave_out": "those without a crop of the annotated person are left out",
     "nearest": "those without a crop of the annotated person take the score of that person's "
@@ -51,26 +71,61 @@ MISSING = {
 }
 
 
-def _write_figures(results: Results, folder: Path) -> dict[str, dict[str, figures.Spec]]:
-    """Write every figure; returns the charts for the page, by task and name."""
+def _write_figures(
+    results: Results, steps: pd.DataFrame, folder: Path
+) -> dict[str, dict[str, figures.Spec]]:
+    """Write every figure; returns the charts for the page, by task ("" for all) and name."""
     alpha = results.config.training.headline_alpha
-    found: dict[str, dict[str, figures.Spec]] = {}
-    for name, task in results.tasks.items():
-        drawn = {
-            "beside": figures.beside(task),
+    drawn = {
+        name: {
+            "differences": figures.differences(task, alpha),
             "alpha": figures.alpha_curve(task, alpha),
-            "targets": figures.target_bars(task, alpha),
+            "targets": figures.target_dots(task, alpha),
             "confusion": figures.confusion_map(task, alpha),
             "calibration": figures.calibration(task, alpha),
+            "classes": figures.class_shares(results.summary, task.task),
         }
-        for kind, chart in drawn.items():
-            figures.save(chart, folder, f"{kind}_{name}")
-        found[name] = {kind: figures.for_page(chart) for kind, chart in drawn.items()}
-    return found
+        for name, task in results.tasks.items()
+    }
+    if results.config.postprocess.steps:
+        drawn[""] = {"steps": figures.steps_slope(steps)}
+    for name, kinds in drawn.items():
+        for kind, chart in kinds.items():
+            figures.save(chart, folder, _figure_name(kind, name))
+    return {
+        name: {kind: figures.for_page(chart) for kind, chart in kinds.items()}
+        for name, kinds in drawn.items()
+    }
+
+
+def _figure_name(kind: str, task: str) -> str:
+    return f"{kind}_{task}" if task else kind
 
 
 def _data_uri(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+Place = tuple[str, str, int]  # video, person, frame
+
+
+def _crops(config: Config, folder: Path, wanted: pd.DataFrame) -> dict[Place, str]:
+    """The crops of some rows, named by ``KEYS``, as data URIs; none of licensed data.
+
+    Imported features may be of frames in which no face was found here: these are left out.
+    """
+    crops: dict[Place, str] = {}
+    if config.data.licensed or not config.encoders or wanted.empty:
+        return crops
+    for shard in shard_names(config.data.shards):
+        path = Layout(folder).faces(shard)
+        rows = read_table(path, [*KEYS, "status"]).reset_index(names="at")
+        rows = rows[rows["status"] == FrameStatus.OK].merge(wanted[KEYS], on=KEYS)
+        taken = RowReader(path).take(rows["at"].to_numpy(), ["crop", "image"])
+        for row, data in zip(rows.itertuples(), read_crops(taken), strict=True):
+            kind = "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
+            crops[row.video, row.person, row.frame] = _data_uri(data, kind)
+    return crops
 
 
 def _pictures(config: Config, folder: Path) -> list[tuple[str, list[str]]]:
@@ -86,23 +141,24 @@ def _pictures(config: Config, folder: Path) -> list[tuple[str, list[str]]]:
     count = labels.groupby(keys)["frame"].transform("size")
     wanted = labels[place == count // 2].sort_values(keys)[[*keys, "frame"]]
     wanted = wanted.groupby("label").head(PICTURES_PER_CLASS)
-    crops: dict[tuple[str, str, int], str] = {}
-    for shard in shard_names(config.data.shards):
-        path = Layout(folder).faces(shard)
-        rows = read_table(path, [*KEYS, "status"]).reset_index(names="at")
-        rows = rows[rows["status"] == FrameStatus.OK].merge(wanted, on=KEYS)
-        taken = RowReader(path).take(rows["at"].to_numpy(), ["crop", "image"])
-        for row, data in zip(rows.itertuples(), read_crops(taken), strict=True):
-            kind = "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
-            crops[row.video, row.person, row.frame] = _data_uri(data, kind)
+    crops = _crops(config, folder, wanted)
     pictures = []
     for index, name in enumerate(task.targets):
         rows = wanted[wanted["label"] == index]
         places = [(row.video, row.person, row.frame) for row in rows.itertuples()]
-        # Imported features may be of frames in which no face was found here.
-        found = [crops[place] for place in places if place in crops]
-        pictures.append((name, found))
+        pictures.append((name, [crops[place] for place in places if place in crops]))
     return pictures
+
+
+def _worst(results: Results, folder: Path) -> dict[str, WorstCases]:
+    """The worst cases of each task, their faces with a ``picture`` where one may be shown."""
+    found = worst_cases(results, folder)
+    wanted = pd.DataFrame([face for own in found.values() for face in own.faces], columns=KEYS)
+    crops = _crops(results.config, folder, wanted.drop_duplicates())
+    for own in found.values():
+        for face in own.faces:
+            face["picture"] = crops.get((face["video"], face["person"], face["frame"]))
+    return found
 
 
 def _pictured(config: Config) -> Task | None:
@@ -148,10 +204,21 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
     assets = known_assets()
     unit = unit_of(results.summary)
     answers = [answer(name, own, unit) for name, own in numbers["tasks"].items()]
+    loss = config.training.loss
     context = {
         "config": config,
         "numbers": numbers,
         "answers": answers,
+        "estimates": {
+            name: dict(zip(own["setting"], own["estimate"], strict=True))
+            for name, own in tables["scores"].groupby("task")
+        },
+        "table_names": list(tables),
+        "verdicts": {name: verdicts(own, loss) for name, own in numbers["tasks"].items()},
+        "covered": {
+            name: float((task.rows["status"] == FrameStatus.OK).mean())
+            for name, task in results.tasks.items()
+        },
         "unit": unit,
         "fewest": FEWEST,
         "missing": MISSING[config.evaluation.missing],
@@ -180,14 +247,22 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
         ],
     } | {name: records(table) for name, table in tables.items()}
     environment = page_environment()
-    drawn = _write_figures(results, files.figures)
+    drawn = _write_figures(results, tables["steps"], files.figures)
     page = environment.get_template("report.html").render(
         **context,
         figures=drawn,
         script=figures.script(),
         pictures=_pictures(config, folder),
+        worst=_worst(results, folder),
+        drawn_files=[
+            (kind, task, _figure_name(kind, task))
+            for task, charts in drawn.items()
+            for kind in charts
+        ],
     )
     write_text(files.page, page)
+    write_text(files.citation, CITATION)
+    write_paper_tables(results, files)
     environment.autoescape = False
     write_text(files.markdown, environment.get_template("report.md").render(**context))
     for said, (name, own) in zip(answers, numbers["tasks"].items(), strict=True):
@@ -202,13 +277,14 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
             weights=weight_digests(config, folder, name),
         )
         write_text(files.card(name), card)
-    made = [files.page, files.metrics, files.markdown, *map(files.card, results.tasks)]
+    made = [*files.files("page", "metrics", "markdown", *FOR_PAPERS).values()]
+    made += map(files.card, results.tasks)
     made += [files.tables / f"{name}.{kind}" for name in tables for kind in ("csv", "tex")]
     made += [
-        files.figures / f"{chart}_{task}.{kind}"
+        files.figures / f"{_figure_name(chart, task)}{kind}"
         for task, charts in drawn.items()
         for chart in charts
-        for kind in ("svg", "png", "pdf")
+        for kind in figures.KINDS
     ]
     record = run_record(config, folder, made)
     write_text(files.record, json.dumps(record, indent=2) + "\n")

@@ -17,10 +17,20 @@ import pandas as pd
 import vl_convert
 from markupsafe import Markup
 
-from clipaffect.report.results import TaskResults
+from clipaffect.core.tasks import Task
+from clipaffect.report.results import TaskResults, setting_name
 
-INK, ACCENT, SOFT, GREY = "#1f2933", "#0b6e99", "#9fb8c6", "#7b8794"
-STATIC_WIDTH, SCALE = 620, 2.0
+# The accent and the greys can be read on white and on a dark page.
+INK, ACCENT, SOFT, GREY = "#1f2933", "#1f86b5", "#9fb8c6", "#7b8794"
+DASHED = ["#1b9e77", "#d95f02", "#7570b3", "#e7298a", "#66a61e", "#e6ab02"]  # ColorBrewer's Dark2
+HEADS, HEADLINE = "heads, mean over seeds", "headline alpha"
+# Widths of files in points, as which PDF takes pixels: two columns of a paper (7 in), one (3.4 in).
+TWO_COLUMNS, ONE_COLUMN = 504, 245
+PAGE_FONT, FILE_FONT, SMALL_FONT = 12, 9, 8  # of axes and legends; a page's in pixels
+SCALE = 3.0
+KINDS = (".svg", ".pdf", ".png", "_column.pdf")  # the files of a figure
+TICKS = 6  # about as many labels fit beneath half a page
+LEAST, DARK = 0.005, 0.55  # shares of a confusion: below the first, 0.00; above the other, white
 Spec = dict[str, Any]
 
 
@@ -39,20 +49,22 @@ def finish(chart: alt.LayerChart | alt.FacetChart, alt_text: str, height: int) -
 
 def for_page(spec: Spec) -> Spec:
     """The chart as the page shows it: its colours are the page's."""
-    return spec | {"background": "transparent", "config": _config("currentColor")}
+    return spec | {"background": "transparent", "config": _config("currentColor", PAGE_FONT)}
 
 
-def for_file(spec: Spec) -> Spec:
-    """The chart on white, of one width."""
-    return spec | {"width": STATIC_WIDTH, "background": "white", "config": _config(INK)}
+def for_file(spec: Spec, width: int = TWO_COLUMNS) -> Spec:
+    """The chart on white, with axes and labels as wide as ``width``."""
+    config = _config(INK, FILE_FONT if width == TWO_COLUMNS else SMALL_FONT)
+    fit = {"type": "fit-x", "contains": "padding"}
+    return spec | {"width": width, "autosize": fit, "background": "white", "config": config}
 
 
-def _config(ink: str) -> Spec:
+def _config(ink: str, size: int) -> Spec:
     text = {
         "labelColor": ink,
         "titleColor": ink,
-        "labelFontSize": 12,
-        "titleFontSize": 12,
+        "labelFontSize": size,
+        "titleFontSize": size,
         "titleFontWeight": "normal",
     }
     axis = text | {
@@ -60,25 +72,29 @@ def _config(ink: str) -> Spec:
         "tickColor": ink,
         "gridColor": GREY,
         "gridOpacity": 0.3,
-        "labelLimit": 260,
+        "labelLimit": 180,
     }
     return {
         "axis": axis,
-        "legend": text | {"labelLimit": 300, "orient": "bottom"},
+        "axisQuantitative": {"labelOverlap": True, "labelFlush": False},
+        # One below the other: side by side, long names are cut on a phone.
+        "legend": text | {"labelLimit": 300, "orient": "bottom", "columns": 1},
         "view": {"stroke": None},
-        "text": {"color": ink},
+        "text": {"color": ink, "fontSize": max(size - 2, 7)},
         "rule": {"color": ink},
         "font": "sans-serif",
     }
 
 
 def save(spec: Spec, folder: Path, name: str) -> None:
-    """Write ``<name>.svg``, ``<name>.pdf`` and ``<name>.png``."""
+    """Write ``<name>.svg``, ``.pdf`` and ``.png``, and ``<name>_column.pdf`` for one column."""
     folder.mkdir(parents=True, exist_ok=True)
     svg = vl_convert.vegalite_to_svg(for_file(spec))
     (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
     (folder / f"{name}.pdf").write_bytes(_in_order(vl_convert.svg_to_pdf(svg)))
     (folder / f"{name}.png").write_bytes(vl_convert.svg_to_png(svg, scale=SCALE))
+    column = vl_convert.vegalite_to_svg(for_file(spec, ONE_COLUMN))
+    (folder / f"{name}_column.pdf").write_bytes(_in_order(vl_convert.svg_to_pdf(column)))
 
 
 def _in_order(pdf: bytes) -> bytes:
@@ -144,7 +160,12 @@ def dots(table: pd.DataFrame) -> Spec:
         "kind:N", scale=alt.Scale(domain=["head", "reference"], range=[ACCENT, GREY]), title=None
     )
     points = chart.mark_point(filled=True, size=80, opacity=1).encode(
-        x=alt.X("estimate:Q", title="macro F1, 95 % interval", scale=alt.Scale(zero=True)),
+        x=alt.X(
+            "estimate:Q",
+            title="macro F1, 95 % interval",
+            scale=alt.Scale(zero=True),
+            axis=alt.Axis(tickCount=TICKS),
+        ),
         y=where,
         color=colour,
         tooltip=tips,
@@ -163,6 +184,64 @@ def dots(table: pd.DataFrame) -> Spec:
     )
 
 
+def differences(results: TaskResults, headline_alpha: float) -> Spec:
+    """The paired difference of every setting from ERM, by alpha and variant; zero is marked."""
+    table = results.comparisons
+    is_erm = (table["second_method"] == "head") & (table["second_alpha"] == 1)
+    is_erm &= (table["second_variant"] == "") & (table["target"] == "")
+    table = table[is_erm].sort_values(["variant", "alpha"], ignore_index=True)
+    table = table.assign(
+        name=[setting_name(row) for _, row in table.iterrows()],
+        kind=np.where(
+            (table["alpha"] == headline_alpha) & (table["variant"] == ""),
+            "headline, fixed beforehand",
+            "exploratory",
+        ),
+    )
+    if table.empty:  # a chart of nothing has no size
+        return beside(results)
+    chart = chart_of(table[["name", "kind", "difference", "low", "high", "p_adjusted"]])
+    where = alt.Y("name:N", sort=list(table["name"]), title=None)
+    domain = ["headline, fixed beforehand", "exploratory"]
+    colour = alt.Color("kind:N", scale=alt.Scale(domain=domain, range=[ACCENT, GREY]), title=None)
+    points = chart.mark_point(filled=True, opacity=1).encode(
+        x=alt.X(
+            "difference:Q",
+            title="difference from ERM in macro F1, 95 % interval",
+            axis=alt.Axis(tickCount=TICKS),
+        ),
+        y=where,
+        color=colour,
+        size=alt.Size(
+            "kind:N", sort=domain, scale=alt.Scale(domain=domain, range=[160, 60]), title=None
+        ),
+        tooltip=tooltips(
+            ("name:N", "setting"),
+            ("difference:Q", "difference"),
+            ("low:Q", "low"),
+            ("high:Q", "high"),
+            ("p_adjusted:Q", "p, adjusted"),
+        ),
+    )
+    zero = (
+        chart_of(pd.DataFrame({"zero": [0.0]}))
+        .mark_rule(strokeWidth=1.5)
+        .encode(x=alt.X("zero:Q", title=""))
+    )
+    bars = [
+        known.mark_rule(strokeWidth=2).encode(
+            x=alt.X("low:Q", title=""), x2="high:Q", y=where, color=colour
+        )
+        for known in with_interval(table[["name", "kind", "low", "high"]])
+    ]
+    return finish(
+        alt.layer(zero, *bars, points),
+        "Dot plot of each setting's paired difference from ERM with its 95 % interval; the same "
+        "numbers are in the table of comparisons.",
+        max(90, 28 * len(table) + 40),
+    )
+
+
 def alpha_curve(results: TaskResults, headline_alpha: float) -> Spec:
     """Macro F1 over alpha with its interval over people, and the references near it as lines.
 
@@ -173,8 +252,14 @@ def alpha_curve(results: TaskResults, headline_alpha: float) -> Spec:
     low, high = np.nanmin(values), np.nanmax(values)
     margin = max(0.05 * (high - low), 0.002)
     span = [max(0.0, float(low - margin)), min(1.0, float(high + margin))]
-    chart = chart_of(table[["alpha", "estimate", "low", "high", "seeds", "seed_deviation"]])
-    x = alt.X("alpha:Q", title="CVaR level alpha (1 = ERM)", scale=alt.Scale(domain=[0, 1]))
+    kept = ["alpha", "estimate", "low", "high", "seeds", "seed_deviation"]
+    chart = chart_of(table[kept].assign(name=HEADS))
+    x = alt.X(
+        "alpha:Q",
+        title="CVaR level alpha (1 = ERM)",
+        scale=alt.Scale(domain=[0, 1]),
+        axis=alt.Axis(tickCount=TICKS),
+    )
     y = alt.Y(
         "estimate:Q",
         title="macro F1, validation",
@@ -194,19 +279,27 @@ def alpha_curve(results: TaskResults, headline_alpha: float) -> Spec:
         )
         for known in with_interval(table[["alpha", "low", "high"]])
     ]
-    line = chart.mark_line(color=ACCENT, point=False).encode(x=x, y=y)
+    references = pd.DataFrame(results.references(), columns=["name", "estimate"])
+    references = references[references["estimate"].between(*span)]
+    domain = [HEADS, HEADLINE, *references["name"]]
+    colours = alt.Scale(domain=domain, range=[ACCENT, SOFT, *DASHED][: len(domain)])
+
+    named = alt.Color("name:N", title=None, scale=colours)
+    line = chart.mark_line(point=False).encode(x=x, y=y, color=named)
     points = chart.mark_point(color=ACCENT, filled=True, size=70, opacity=1).encode(
         x=x, y=y, tooltip=tips
     )
-    mark = chart_of(pd.DataFrame({"alpha": [headline_alpha]})).mark_rule(color=SOFT).encode(x=x)
-    references = pd.DataFrame(results.references(), columns=["name", "estimate"])
-    references = references[references["estimate"].between(*span)]
+    mark = (
+        chart_of(pd.DataFrame({"alpha": [headline_alpha], "name": HEADLINE}))
+        .mark_rule(strokeWidth=2)
+        .encode(x=x, color=named)
+    )
     lines = (
         chart_of(references)
         .mark_rule(strokeDash=[5, 3], strokeWidth=1.5)
         .encode(
             y=y,
-            color=alt.Color("name:N", title=None, scale=alt.Scale(scheme="dark2")),
+            color=named,
             tooltip=tooltips(("name:N", "reference"), ("estimate:Q", "macro F1")),
         )
     )
@@ -217,13 +310,14 @@ def alpha_curve(results: TaskResults, headline_alpha: float) -> Spec:
         "Line chart of macro F1 over the CVaR level alpha with a band of its 95 % interval, "
         "and the references within its range as dashed lines; the same numbers are in the "
         "table of scores.",
-        320,
+        300,
     )
 
 
-def target_bars(results: TaskResults, headline_alpha: float) -> Spec:
-    """F1 of each class or label at the headline alpha and under ERM."""
+def target_dots(results: TaskResults, headline_alpha: float) -> Spec:
+    """F1 of each class or label at the headline alpha and under ERM, with its frames."""
     support = results.support()
+    labels = {name: f"{name} ({support.get(name, 0):,})" for name in results.task.targets}
     rows = []
     for alpha in dict.fromkeys((headline_alpha, 1.0)):
         own = results.intervals[results.intervals["alpha"] == alpha].set_index("target")
@@ -231,7 +325,7 @@ def target_bars(results: TaskResults, headline_alpha: float) -> Spec:
             interval = own.loc[[target]].iloc[0] if target in own.index else {}
             rows.append(
                 {
-                    "target": target,
+                    "target": labels[target],
                     "name": f"alpha = {alpha:g}" + (" (ERM)" if alpha == 1 else ""),
                     "f1": value,
                     "low": interval.get("low"),
@@ -240,40 +334,46 @@ def target_bars(results: TaskResults, headline_alpha: float) -> Spec:
                 }
             )
     table = pd.DataFrame(rows)
+    table[["low", "high"]] = table[["low", "high"]].astype(float).clip(0, 1)
     names = list(dict.fromkeys(table["name"]))
-    chart = chart_of(table)
-    x = alt.X(
-        "target:N", sort=list(results.task.targets), title=None, axis=alt.Axis(labelAngle=-35)
+    y = alt.Y("target:N", sort=list(labels.values()), title=None)
+    offset = alt.YOffset("name:N", sort=names, scale=alt.Scale(domain=names))
+    colour = alt.Color(
+        "name:N",
+        title=None,
+        sort=names,
+        scale=alt.Scale(domain=names, range=[ACCENT, GREY][: len(names)]),
     )
-    offset = alt.XOffset("name:N", sort=names)
-    bars = chart.mark_bar().encode(
-        x=x,
-        xOffset=offset,
-        y=alt.Y("f1:Q", title="F1, validation", scale=alt.Scale(domain=[0, 1])),
-        color=alt.Color(
-            "name:N",
-            title=None,
-            sort=names,
-            scale=alt.Scale(domain=names, range=[ACCENT, SOFT][: len(names)]),
-        ),
-        tooltip=tooltips(
-            ("target:N", "class or label"),
-            ("name:N", "setting"),
-            ("f1:Q", "F1"),
-            ("low:Q", "low"),
-            ("high:Q", "high"),
-            ("frames:Q", "frames"),
-        ),
+    unit = alt.Scale(domain=[0, 1])
+    points = (
+        chart_of(table)
+        .mark_point(filled=True, size=70, opacity=1)
+        .encode(
+            x=alt.X("f1:Q", title="F1, 95 % interval", scale=unit),
+            y=y,
+            yOffset=offset,
+            color=colour,
+            tooltip=tooltips(
+                ("target:N", "class or label"),
+                ("name:N", "setting"),
+                ("f1:Q", "F1"),
+                ("low:Q", "low"),
+                ("high:Q", "high"),
+                ("frames:Q", "frames"),
+            ),
+        )
     )
     errors = [
-        known.mark_rule().encode(x=x, xOffset=offset, y=alt.Y("low:Q", title=""), y2="high:Q")
+        known.mark_rule(strokeWidth=1.5).encode(
+            x=alt.X("low:Q", title="", scale=unit), x2="high:Q", y=y, yOffset=offset, color=colour
+        )
         for known in with_interval(table)
     ]
     return finish(
-        alt.layer(bars, *errors),
-        "Bar chart of F1 for each class or label at the headline alpha and under plain ERM, with "
+        alt.layer(*errors, points),
+        "Dot plot of F1 for each class or label at the headline alpha and under plain ERM, with "
         "95 % intervals where they are known; the same numbers are in targets.csv.",
-        260,
+        30 * len(labels) + 20,
     )
 
 
@@ -316,8 +416,11 @@ def confusion_map(results: TaskResults, headline_alpha: float) -> Spec:
         x=alt.X("decision:N", sort=columns, title="decision", axis=alt.Axis(labelAngle=-35)),
         y=alt.Y("truth:N", sort=list(names), title="annotation"),
     )
-    cells_ = base.mark_rect().encode(
-        color=alt.Color("share:Q", scale=alt.Scale(scheme="blues", domain=[0, 1]), legend=None),
+    # From nothing to the accent: a scheme of colours begins with white, which glares at night.
+    cells_ = base.mark_rect(color=ACCENT).encode(
+        opacity=alt.Opacity(
+            "share:Q", scale=alt.Scale(domain=[0, 1], range=[0.04, 1]), legend=None
+        ),
         tooltip=tooltips(
             ("truth:N", "annotation"),
             ("decision:N", "decision"),
@@ -325,15 +428,82 @@ def confusion_map(results: TaskResults, headline_alpha: float) -> Spec:
             ("frames:Q", "frames, all seeds"),
         ),
     )
-    text = base.mark_text(fontSize=11).encode(
-        text=alt.Text("share:Q", format=".2f"),
-        color=alt.when(alt.datum.share > 0.55).then(alt.value("white")).otherwise(alt.value(INK)),
-    )
+    # Colours of text come from the configuration, except on dark cells; zeros are blank.
+    text = base.mark_text().encode(text=alt.Text("share:Q", format=".2f"))
+    light = text.transform_filter((alt.datum.share >= LEAST) & (alt.datum.share <= DARK))
+    dark = text.transform_filter(alt.datum.share > DARK).encode(color=alt.value("white"))
     return finish(
-        cells_ + text,
+        alt.layer(cells_, light, dark),
         "Heat map of decisions against annotations, as shares of each annotated class or state; "
         "each cell shows its share.",
-        28 * len(names) + 30,
+        24 * len(names) + 30,
+    )
+
+
+def steps_slope(steps: pd.DataFrame) -> Spec:
+    """Macro F1 after each step behind the head, a line for each task.
+
+    Args:
+        steps: columns task, step, macro_f1, in the order of the steps.
+    """
+    names = [step.replace("_", " ") for step in dict.fromkeys(steps["step"])]
+    table = steps.assign(step=steps["step"].str.replace("_", " "))
+    tasks = list(dict.fromkeys(table["task"]))
+    base = chart_of(table[["task", "step", "macro_f1"]]).encode(
+        x=alt.X("step:N", sort=names, title=None, axis=alt.Axis(labelAngle=-25)),
+        y=alt.Y("macro_f1:Q", title="macro F1", scale=alt.Scale(zero=False)),
+        color=alt.Color(
+            "task:N", title=None, scale=alt.Scale(domain=tasks, range=[ACCENT, *DASHED])
+        ),
+        tooltip=tooltips(("task:N", "task"), ("step:N", "after"), ("macro_f1:Q", "macro F1")),
+    )
+    return finish(
+        alt.layer(base.mark_line(strokeWidth=2), base.mark_point(filled=True, size=70, opacity=1)),
+        "Slope chart of macro F1 after each step behind the head; the same numbers are in the "
+        "table of steps.",
+        260,
+    )
+
+
+def class_shares(summary: dict[str, Any], task: Task) -> Spec:
+    """The share of annotated frames that show each class or label, by split."""
+    splits = summary["tasks"][task.name]
+    rows = [
+        {
+            "target": target,
+            "split": split,
+            "share": own["counts"][target] / max(own["annotated"], 1),
+            "frames": own["counts"][target],
+        }
+        for split, own in splits.items()
+        for target in task.targets
+    ]
+    names = list(splits)
+    bars = (
+        chart_of(pd.DataFrame(rows))
+        .mark_bar()
+        .encode(
+            x=alt.X("share:Q", title="share of annotated frames", axis=alt.Axis(format="%")),
+            y=alt.Y("target:N", sort=list(task.targets), title=None),
+            yOffset=alt.YOffset("split:N", sort=names),
+            color=alt.Color(
+                "split:N",
+                title=None,
+                sort=names,
+                scale=alt.Scale(domain=names, range=[ACCENT, SOFT, *DASHED]),
+            ),
+            tooltip=tooltips(
+                ("target:N", "class or label"),
+                ("split:N", "split"),
+                ("share:Q", "share"),
+                ("frames:Q", "frames"),
+            ),
+        )
+    )
+    return finish(
+        alt.layer(bars),
+        "Bar chart of the share of annotated frames with each class or label, by split.",
+        22 * len(task.targets) + 20,
     )
 
 
@@ -374,5 +544,5 @@ def calibration(results: TaskResults, headline_alpha: float) -> Spec:
         ideal + points,
         "Reliability plot: the probability that heads give against the share that is right; the "
         "dashed diagonal is perfect calibration.",
-        300,
+        260,
     )

@@ -109,6 +109,42 @@ def verdict(difference: float, p: float | None) -> str:
     return "better" if difference > 0 else "worse"
 
 
+def verdicts(numbers: dict[str, Any], loss: str) -> list[str]:
+    """How the headline compares with ERM and the references, in a few words.
+
+    Args:
+        numbers: a task's part of ``headline``.
+        loss: of the heads.
+    """
+    heads = "CVaR" if loss == "cvar" else "The head"
+    by_verdict: dict[str, list[str]] = {}
+    found = []
+    for row in numbers["planned"]:
+        if not row["beside"].startswith("alpha"):
+            by_verdict.setdefault(row["verdict"], []).append(row["beside"])
+            continue
+        size = f"{abs(row['difference']):.3f}"
+        text = {
+            "better": f"{heads} is better than ERM by {size}.",
+            "worse": f"{heads} is worse than ERM by {size}.",
+            "no difference shown": f"{heads} is not distinguishable from ERM.",
+        }.get(row["verdict"], f"{heads} was not compared with ERM: too few people.")
+        if row["verdict"] == "no difference shown" and row["resolvable"] is not None:
+            text += (
+                f" A difference below {row['resolvable']:.3f} would probably not have been found."
+            )
+        found.append(text)
+    words = {
+        "better": "Better than {}.",
+        "worse": "Worse than {}.",
+        "no difference shown": "Not distinguishable from {}.",
+    }
+    for said, names in by_verdict.items():
+        listed = " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+        found.append(words.get(said, "Not compared with {}: too few people.").format(listed))
+    return found
+
+
 def answer(name: str, numbers: dict[str, Any], unit: str) -> str:
     """One paragraph: the score, how sure it is, and how it stands to ERM and the references.
 

@@ -15,11 +15,11 @@ from clipaffect.evaluation.compare_heads import (
     adjust_by_family,
     compare_pairs,
     interval_rows,
-    people_f1,
 )
 from clipaffect.evaluation.person_counts import Counted, read_counts
 from clipaffect.report.headline import LEVEL
 from clipaffect.report.results import read_summary, unit_of
+from clipaffect.report.worst_cases import worst_people
 from clipaffect.studies.card import Card, CardSection, score_dots, write_card_page
 from clipaffect.studies.disturb_crops import FRAMES
 
@@ -40,14 +40,6 @@ def disturbance_table(counted: Counted, resamples: int) -> pd.DataFrame:
     table["disturbance"] = table["variant"].replace("", CLEAN)
     table = table.rename(columns={"estimate": "macro_f1"})
     return table[["disturbance", "macro_f1", "low", "high", "seeds", "people", *columns[1:]]]
-
-
-def worst_people(counted: Counted, headline: Setting) -> pd.DataFrame:
-    """One row per person: frames and F1 over them (mean over seeds), worst first."""
-    found = people_f1(list(counted.seeds[headline].values()))
-    answers = counted.cells[headline].sum(axis=1).astype(int)
-    table = pd.DataFrame({"person": counted.people, "answers": answers, "f1": found})
-    return table.sort_values(["f1", "person"], ignore_index=True)
 
 
 def limits_answer(name: str, table: pd.DataFrame, people: pd.DataFrame, unit: str) -> str:

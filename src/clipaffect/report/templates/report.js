@@ -6,6 +6,11 @@
     vegaEmbed(source.previousElementSibling, JSON.parse(source.textContent), options));
   Promise.all(drawn).then(() => document.documentElement.setAttribute("data-drawn", "yes"));
 
+  // A chart in a folded part has no width when it is drawn.
+  for (const part of document.querySelectorAll("details")) {
+    part.addEventListener("toggle", () => window.dispatchEvent(new Event("resize")));
+  }
+
   const value = (row, column) => row.cells[column].textContent.trim();
 
   // Numbers by size, with the empty ones last; words as words.
