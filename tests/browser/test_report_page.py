@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ from browsing import CONTRAST, Browser
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 WIDTHS = (360, 768, 1280, 2560)
 KINDS = 6  # charts of a task
@@ -189,5 +191,22 @@ def test_the_page_of_times_opens_too(browser: Browser, micro_run: Path) -> None:
     browser.open(micro_run / "results/micro/timings/index.html")
     assert browser.problems() == []
     times = table(browser, "Each rule")
-    assert {"train_heads", "embed_faces", "build_report"} <= set(column(times, 0))
+    assert {"train heads", "embed faces", "build report"} <= set(column(times, 0))
     assert all(float(value) > 0 for value in column(times, 2))
+
+
+def test_the_first_page_says_when_the_run_has_finished(
+    browser: Browser, micro_run: Path, tmp_path: Path
+) -> None:
+    folder = micro_run / "results/micro"
+    browser.open(folder / "start.html")
+    WebDriverWait(browser.driver, 10).until(
+        lambda driver: "The run has finished" in driver.find_element(By.ID, "state").text
+    )
+    # The report of another run says nothing.
+    (tmp_path / "report").mkdir()
+    shutil.copy(folder / "start.html", tmp_path)
+    (tmp_path / "report/finished.js").write_text('window.finished = "another"; window.read = 1;')
+    browser.open(tmp_path / "start.html")
+    WebDriverWait(browser.driver, 10).until(lambda _: browser.run("return window.read") == 1)
+    assert "in progress" in browser.driver.find_element(By.ID, "state").text

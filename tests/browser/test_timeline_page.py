@@ -230,6 +230,11 @@ def test_tables_are_described_and_the_list_of_files_leads_here(
         assert found.find_elements(By.CSS_SELECTOR, "tbody th[scope=row]")
     browser.forget()
     browser.open(pages[TWO].parents[1] / "index.html")
+    row = browser.driver.find_element(By.LINK_TEXT, TWO).find_element(By.XPATH, "ancestor::tr")
+    assert browser.run("return arguments[0].naturalWidth", row.find_element(By.TAG_NAME, "img"))
+    strip = row.find_element(By.CLASS_NAME, "shares")
+    parts = [part.rect["width"] for part in strip.find_elements(By.TAG_NAME, "span")]
+    assert sum(parts) == pytest.approx(strip.rect["width"], abs=1)
     browser.driver.find_element(By.LINK_TEXT, TWO).click()
     assert browser.driver.title == f"{TWO}: timeline"
     assert browser.problems() == []

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from clipaffect.ops.run_display import RunDisplay, duration, scores_in_words
+from clipaffect.core.progress import duration
+from clipaffect.ops.run_display import RunDisplay, scores_in_words
 
 COUNTS = {"embed_faces": 4, "train_heads": 1, "model": 1, "total": 6}
 

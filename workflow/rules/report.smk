@@ -85,7 +85,7 @@ rule build_report:
         # Once the studies have been run, the report keeps their negative control up to date.
         control=lambda wildcards: [CONTROL] if CONTROL.exists() else [],
     output:
-        **RESULTS.report.files("main_table", "ablation_table", "citation"),
+        **RESULTS.report.files("main_table", "ablation_table", "citation", "finished"),
         page=report(
             RESULTS.report.page,
             caption="../report/page.rst",

@@ -89,6 +89,7 @@ class Report(_Folder):
     main_table = _File("main.tex")  # for a paper, as the ablation
     ablation_table = _File("ablation.tex")
     citation = _File("citation.bib")
+    finished = _File("finished.js")  # tells start.html that the report is of its run
     record = _File("run.json")  # what the numbers are a function of
     figures = _File("figures")
     tables = _File("tables")

@@ -42,6 +42,16 @@ def step(what: str) -> Iterator[None]:
         yield
 
 
+def duration(seconds: float) -> str:
+    """A time in words: ``12 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
 class Progress:
     """Counts ``unit`` up to ``total``.
 

@@ -20,6 +20,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from clipaffect.core.progress import duration
+
 LINE_EVERY = 60.0  # seconds, without a terminal
 TAIL = 4096  # bytes of a log's end that are read
 LAST_LINES = 12  # of a failed job's log
@@ -83,16 +85,6 @@ def _tail(log: Path | None) -> str:
             return file.read().decode(errors="replace")
     except OSError:
         return ""
-
-
-def duration(seconds: float) -> str:
-    """A time in words: ``12 s``, ``3 min 20 s``, ``2 h 5 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def scores_in_words(metrics: dict[str, Any]) -> Iterator[str]:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from clipaffect.bundle.format import Bundle
 from clipaffect.bundle.prediction_columns import Column, columns, table_schema
 from clipaffect.bundle.trained_on import trained_on
 from clipaffect.core.files import whole_file, write_text
@@ -23,11 +24,19 @@ from clipaffect.core.video import remarks
 from clipaffect.prediction.pipeline import Wanted
 from clipaffect.prediction.prediction_table import Predicted
 from clipaffect.prediction.summaries import summarise
-from clipaffect.prediction.timeline import write_timeline
+from clipaffect.prediction.timeline import colour_of, face_of, write_timeline
 from clipaffect.report.pages import page_environment
 
-RECORD = "record.json"
-WRITTEN = ("frames.parquet", "frames.csv", "persons.csv", "episodes.csv", "timeline.html", RECORD)
+RECORD, FACE = "record.json", "face.jpg"
+WRITTEN = (
+    "frames.parquet",
+    "frames.csv",
+    "persons.csv",
+    "episodes.csv",
+    "timeline.html",
+    FACE,
+    RECORD,
+)
 SUMMARY = (
     "file",
     "outcome",
@@ -75,6 +84,9 @@ def write_outputs(
             with whole_file(out / f"{name}.csv") as beside:
                 frame.round(6).to_csv(beside, index=False)
         write_timeline(predicted, start, stop, episodes, out, video, wanted.pictures)
+        face = face_of(predicted, start, stop) if wanted.pictures else None
+        if face is not None:
+            (out / FACE).write_bytes(face)
     said = "; ".join(remarks(video)) if video is not None else ""
     return _summary_rows(predicted, start, stop, said)
 
@@ -139,8 +151,13 @@ def write_summary(
         | {"folder": folders.get(row["file"], "")}
         | {
             name: (out / folders.get(row["file"], "") / file).is_file()
-            for name, file in (("timeline", "timeline.html"), ("tables", "frames.csv"))
+            for name, file in (
+                ("timeline", "timeline.html"),
+                ("tables", "frames.csv"),
+                ("face", FACE),
+            )
         }
+        | {"shares": _shares(out / folders.get(row["file"], "") / "persons.csv", opened.bundle)}
         for row in rows
     ]
     page = (
@@ -157,6 +174,22 @@ def write_summary(
     )
     write_text(Predictions(out).page, page)
     return summary
+
+
+def _shares(persons: Path, bundle: Bundle) -> list[dict[str, Any]]:
+    """How often each class is decided in a video, over all its people; of the first such task."""
+    task = next((name for name, model in bundle.tasks.items() if not model.multilabel), None)
+    if task is None or not persons.is_file():
+        return []
+    table = pd.read_csv(persons)
+    table = table[table["task"] == task]
+    frames = (table["share"] * table["frames_with_face"]).groupby(table["target"], sort=False).sum()
+    total = float(frames.sum())
+    return [
+        {"target": target, "share": count / total, "colour": colour_of(k)}
+        for k, (target, count) in enumerate(frames.items())
+        if total
+    ]
 
 
 def join_outputs(out: Path, later: Path, names: list[str]) -> None:

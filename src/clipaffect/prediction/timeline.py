@@ -91,7 +91,7 @@ def write_timeline(
                 "name": name,
                 "targets": model.targets,
                 "multilabel": model.multilabel,
-                "colours": [_colour(k) for k in range(len(model.targets))],
+                "colours": [colour_of(k) for k in range(len(model.targets))],
             }
             for name, model in predicted.bundle.tasks.items()
         ],
@@ -233,15 +233,32 @@ def _thumbnails(
     wanted = rows[np.unique(np.linspace(0, len(rows) - 1, THUMBNAILS).astype(int))]
     found = []
     for row in wanted.tolist():
-        for _, part in stretches(predicted.faces, start + row, start + row + 1, ["crop"]):
-            pixels = decode_image(part["crop"][0].as_py() or b"")
-            if pixels is None:
-                continue
-            small = cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-            jpeg = cv2.imencode(".jpg", small[:, :, ::-1], [JPEG[0], 80])[1].tobytes()
+        jpeg = _small_face(predicted, start + row)
+        if jpeg is not None:
             uri = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
             found.append({"time": round(float(axis.row_times[row]), 4), "src": uri})
     return found
+
+
+def face_of(predicted: Predicted, start: int, stop: int) -> bytes | None:
+    """A JPEG of a face from the middle of a video, of the person who is in it longest."""
+    person = predicted.person[start:stop]
+    known = np.flatnonzero((predicted.at[start:stop] >= 0) & (person > 0))
+    if not len(known):
+        return None
+    longest = np.bincount(person[known]).argmax()
+    rows = known[person[known] == longest]
+    return _small_face(predicted, start + int(rows[len(rows) // 2]))
+
+
+def _small_face(predicted: Predicted, row: int) -> bytes | None:
+    """A row's crop as a small JPEG; None if it cannot be decoded."""
+    for _, part in stretches(predicted.faces, row, row + 1, ["crop"]):
+        pixels = decode_image(part["crop"][0].as_py() or b"")
+        if pixels is not None:
+            small = cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+            return cv2.imencode(".jpg", small[:, :, ::-1], [JPEG[0], 80])[1].tobytes()
+    return None
 
 
 def _relative(video: Path, out: Path) -> str:
@@ -250,7 +267,8 @@ def _relative(video: Path, out: Path) -> str:
     return quote(Path(path).as_posix().encode("utf-8", "surrogateescape"))
 
 
-def _colour(number: int) -> str:
+def colour_of(number: int) -> str:
+    """The colour of a class or label, by its position."""
     if number < len(COLOURS):
         return COLOURS[number]
     return f"hsl({number * 137.5 % 360:.0f} 45% 55%)"

@@ -27,7 +27,7 @@ from clipaffect.faces.crops import read_crops
 from clipaffect.features.find_copies import copy_in_words
 from clipaffect.report import figures
 from clipaffect.report.cost import encoder_rows, head_rows
-from clipaffect.report.first_page import config_yaml
+from clipaffect.report.first_page import config_yaml, run_token
 from clipaffect.report.headline import answer, headline, verdicts
 from clipaffect.report.pages import page_environment, records
 from clipaffect.report.paper_tables import write_paper_tables
@@ -46,7 +46,7 @@ from clipaffect.report.worst_cases import WorstCases, worst_cases
 
 PICTURES_PER_CLASS = 3
 FEW_COPIES = 3
-FOR_PAPERS = ("main_table", "ablation_table", "citation")
+BESIDE = ("main_table", "ablation_table", "citation", "finished")
 CITATION = """\
 @misc{lin2024clip,
   author = {Lin, Li and Papabathini, Sarah and Wang, Xin and Hu, Shu},
@@ -262,6 +262,7 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
     )
     write_text(files.page, page)
     write_text(files.citation, CITATION)
+    write_text(files.finished, f'window.finished = "{run_token(config, folder)}";\n')
     write_paper_tables(results, files)
     environment.autoescape = False
     write_text(files.markdown, environment.get_template("report.md").render(**context))
@@ -277,7 +278,7 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
             weights=weight_digests(config, folder, name),
         )
         write_text(files.card(name), card)
-    made = [*files.files("page", "metrics", "markdown", *FOR_PAPERS).values()]
+    made = [*files.files("page", "metrics", "markdown", *BESIDE).values()]
     made += map(files.card, results.tasks)
     made += [files.tables / f"{name}.{kind}" for name in tables for kind in ("csv", "tex")]
     made += [

@@ -14,6 +14,7 @@ from clipaffect.config.models import Config
 from clipaffect.config.stage_keys import shard_names
 from clipaffect.core.files import write_text
 from clipaffect.core.frame_status import MEANING, FrameStatus
+from clipaffect.core.hashing import digest
 from clipaffect.core.layout import Layout
 from clipaffect.core.parquet import read_table
 from clipaffect.core.split_names import folds_among
@@ -39,9 +40,15 @@ def first_page(config: Config, folder: Path, out: Path) -> None:
             ],
             heads=len(config.training.heads()) * len(config.tasks()) * _folds(folder),
             config_yaml=config_yaml(config),
+            token=run_token(config, folder),
         )
     )
     write_text(out, page)
+
+
+def run_token(config: Config, folder: Path) -> str:
+    """What tells the report of this configuration and data from an earlier one."""
+    return digest({"config": config.settings(), "data": read_summary(folder)})[:16]
 
 
 def _folds(folder: Path) -> int:

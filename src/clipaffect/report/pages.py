@@ -9,6 +9,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
+from clipaffect.core.progress import duration
 from clipaffect.dataset.summary_text import class_counts, data_notes
 
 
@@ -26,6 +27,7 @@ def page_environment() -> jinja2.Environment:
     environment.filters["chosen"] = _chosen
     environment.filters["gain"] = lambda value: "–" if value is None else f"{value:+.3f}"
     environment.filters["count"] = lambda value: f"{int(value):,}"
+    environment.filters["duration"] = duration
     environment.filters["data_notes"] = data_notes
     environment.filters["class_counts"] = class_counts
     environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
