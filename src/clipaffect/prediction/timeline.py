@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +16,7 @@ import pandas as pd
 from clipaffect.bundle.trained_on import trained_on
 from clipaffect.core.files import write_text
 from clipaffect.core.frame_status import MEANING, FrameStatus
+from clipaffect.encoders.captions import UNIT_NAMES
 from clipaffect.faces.crops import JPEG, decode_image
 from clipaffect.prediction.prediction_table import Predicted, stretches
 from clipaffect.report.pages import page_environment, records
@@ -91,6 +93,7 @@ def write_timeline(
                 "name": name,
                 "targets": model.targets,
                 "multilabel": model.multilabel,
+                "meanings": [unit_name(target) for target in model.targets],
                 "colours": [colour_of(k) for k in range(len(model.targets))],
             }
             for name, model in predicted.bundle.tasks.items()
@@ -265,6 +268,12 @@ def _relative(video: Path, out: Path) -> str:
     """The video's path relative to the page, which stays valid if both are moved together."""
     path = os.path.relpath(video.resolve(), out.resolve())
     return quote(Path(path).as_posix().encode("utf-8", "surrogateescape"))
+
+
+def unit_name(target: str) -> str:
+    """What FACS calls an action unit such as ``AU12``; empty for other labels."""
+    found = re.fullmatch(r"AU0*(\d+)", target)
+    return UNIT_NAMES.get(int(found[1]), "") if found else ""
 
 
 def colour_of(number: int) -> str:

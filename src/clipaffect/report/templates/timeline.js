@@ -46,8 +46,10 @@ function stretches(values) {
   return found;
 }
 
-function drawClasses(canvas, task, own) {
-  const [pen, width] = prepared(canvas, 150);
+const CLASSES = 150, ROW = 20, SURE = 70;  // heights
+
+function paintClasses(pen, width, task) {
+  const own = person.tasks[task.name];
   for (const [from, to] of stretches(own.confidence)) {
     let under = new Array(to - from + 1).fill(0);
     task.targets.forEach((_, k) => {
@@ -55,12 +57,12 @@ function drawClasses(canvas, task, own) {
       pen.fillStyle = task.colours[k];
       pen.beginPath();
       for (let i = 0; i < over.length; i++) {
-        pen.lineTo(place(data.times[from + i], width), 150 * (1 - over[i]));
-        pen.lineTo(place(until(from + i), width), 150 * (1 - over[i]));
+        pen.lineTo(place(data.times[from + i], width), CLASSES * (1 - over[i]));
+        pen.lineTo(place(until(from + i), width), CLASSES * (1 - over[i]));
       }
       for (let i = over.length - 1; i >= 0; i--) {
-        pen.lineTo(place(until(from + i), width), 150 * (1 - under[i]));
-        pen.lineTo(place(data.times[from + i], width), 150 * (1 - under[i]));
+        pen.lineTo(place(until(from + i), width), CLASSES * (1 - under[i]));
+        pen.lineTo(place(data.times[from + i], width), CLASSES * (1 - under[i]));
       }
       pen.fill();
       under = over;
@@ -68,11 +70,10 @@ function drawClasses(canvas, task, own) {
   }
 }
 
-function drawLabels(canvas, task, own) {
-  const row = 20, [pen, width] = prepared(canvas, row * task.targets.length);
-  const accent = style("--accent"), ink = style("--ink");
+function paintLabels(pen, width, task) {
+  const own = person.tasks[task.name], accent = style("--accent"), ink = style("--ink");
   task.targets.forEach((name, k) => {
-    const top = k * row;
+    const top = k * ROW;
     for (let bin = 0; bin <= last; bin++) {
       const value = own.probability[k][bin];
       if (value === null) continue;
@@ -81,27 +82,26 @@ function drawLabels(canvas, task, own) {
       if (right < 0 || left > width) continue;
       pen.globalAlpha = 0.04 + 0.96 * value / data.scale;
       pen.fillStyle = accent;
-      pen.fillRect(left, top + 1, right - left, row - 5);
+      pen.fillRect(left, top + 1, right - left, ROW - 5);
       if (own.decided[bin].includes(k)) {
         pen.globalAlpha = 1;
         pen.fillStyle = ink;
-        pen.fillRect(left, top + row - 3, right - left, 2);
+        pen.fillRect(left, top + ROW - 3, right - left, 2);
       }
     }
     pen.globalAlpha = 1;
-    pen.font = "12px system-ui, sans-serif";
-    pen.lineWidth = 3;
-    pen.strokeStyle = style("--page");
-    pen.fillStyle = ink;
-    pen.strokeText(name, 4, top + 13);
-    pen.fillText(name, 4, top + 13);
   });
 }
 
-function drawSure(canvas) {
-  const height = 70, [pen, width] = prepared(canvas, height);
+function paintSure(pen, width) {
+  pen.lineWidth = 1;
   pen.strokeStyle = style("--line");
-  pen.strokeRect(0.5, 0.5, width - 1, height - 1);
+  for (const y of [0.5, SURE / 2, SURE - 0.5]) {
+    pen.beginPath();
+    pen.lineTo(0, y);
+    pen.lineTo(width, y);
+    pen.stroke();
+  }
   data.tasks.forEach((task, number) => {
     const own = person.tasks[task.name];
     for (const [values, dash] of [[own.confidence, []], [own.spread, [4, 3]]]) {
@@ -111,7 +111,7 @@ function drawSure(canvas) {
       for (const [from, to] of stretches(values)) {
         pen.beginPath();
         for (let bin = from; bin <= to; bin++) {
-          const y = height - 2 - (height - 4) * values[bin] / data.scale;
+          const y = SURE - SURE * values[bin] / data.scale;
           pen.lineTo(place(data.times[bin], width), y);
           pen.lineTo(place(until(bin), width), y);
         }
@@ -119,14 +119,26 @@ function drawSure(canvas) {
       }
     }
   });
+  pen.setLineDash([]);
 }
 
-function draw() {
-  for (const canvas of panels.querySelectorAll("canvas[data-task]")) {
-    const task = data.tasks[canvas.dataset.task], own = person.tasks[task.name];
-    (task.multilabel ? drawLabels : drawClasses)(canvas, task, own);
+// Each panel: its canvas, its height, what stands on its left (text, y), and how it is painted.
+const SHARES = (height) => [["100 %", 10], ["50 %", height / 2 + 4], ["0 %", height]];
+const drawn = [...panels.querySelectorAll("canvas")].map((canvas) => {
+  const task = data.tasks[canvas.dataset.task];
+  const title = canvas.closest(".panel").previousElementSibling.textContent;
+  if (!task) return { canvas, title, height: SURE, left: SHARES(SURE), paint: paintSure };
+  if (!task.multilabel) {
+    const paint = (pen, width) => paintClasses(pen, width, task);
+    return { canvas, title, height: CLASSES, left: SHARES(CLASSES), paint, task };
   }
-  drawSure(panels.querySelector("canvas[data-sure]"));
+  const left = task.targets.map((name, k) => [`${name} ${task.meanings[k]}`.trim(), k * ROW + 13]);
+  const paint = (pen, width) => paintLabels(pen, width, task);
+  return { canvas, title, height: ROW * task.targets.length, left, paint };
+});
+
+function draw() {
+  for (const { canvas, height, paint } of drawn) paint(...prepared(canvas, height));
   element("from").textContent = clock(shown[0]);
   element("to").textContent = clock(shown[1]);
   show();
@@ -143,9 +155,9 @@ function words(bin) {
 }
 
 function show() {
-  const bin = binAt(now), width = panels.clientWidth;
+  const bin = binAt(now), canvas = drawn[0].canvas, width = canvas.clientWidth;
   const x = place(now, width);
-  cursor.style.left = x + "px";
+  cursor.style.left = canvas.offsetLeft + x + "px";
   cursor.hidden = x < 0 || x > width;
   const said = words(bin);
   const kind = data.status[bin];
@@ -235,7 +247,7 @@ if (video) {
 
 let dragging = false;
 const seek = (event) => {
-  const box = panels.getBoundingClientRect();
+  const box = drawn[0].canvas.getBoundingClientRect();
   const time = shown[0] + (event.clientX - box.left) / box.width * (shown[1] - shown[0]);
   go(data.times[binAt(time)]);
 };
@@ -251,12 +263,12 @@ panels.addEventListener("keydown", (event) => {
   };
   if (event.key in moves) { event.preventDefault(); go(moves[event.key]); }
   if (event.key === " " && video) { event.preventDefault(); video.paused ? video.play() : video.pause(); }
-  if (event.key === "+") element("closer").click();
-  if (event.key === "-") element("wider").click();
+  if (event.key === "+") element("zoom-in").click();
+  if (event.key === "-") element("zoom-out").click();
 });
 const zoom = (factor) => { const half = (shown[1] - shown[0]) * factor / 2; look(now - half, now + half); };
-element("closer").addEventListener("click", () => zoom(0.5));
-element("wider").addEventListener("click", () => zoom(2));
+element("zoom-in").addEventListener("click", () => zoom(0.5));
+element("zoom-out").addEventListener("click", () => zoom(2));
 element("all").addEventListener("click", () => look(data.times[0], end));
 for (const radio of document.querySelectorAll("input[name=person]")) {
   radio.addEventListener("change", () => choose(Number(radio.value)));
@@ -269,6 +281,74 @@ for (const button of document.querySelectorAll("button[data-go]")) {
     panels.scrollIntoView({ block: "center" });
   });
 }
+
+// The same calls as a canvas understands, kept as SVG.
+class SvgPen {
+  parts = []; path = []; dash = []; globalAlpha = 1; lineWidth = 1;
+  beginPath() { this.path = []; }
+  lineTo(x, y) { this.path.push(`${x.toFixed(1)},${y.toFixed(1)}`); }
+  setLineDash(dash) { this.dash = dash; }
+  fill() { this.parts.push(`<polygon points="${this.path.join(" ")}" fill="${this.fillStyle}"/>`); }
+  stroke() {
+    this.parts.push(`<polyline points="${this.path.join(" ")}" fill="none" stroke="${this.strokeStyle}" ` +
+      `stroke-width="${this.lineWidth}" stroke-dasharray="${this.dash.join(" ")}"/>`);
+  }
+  fillRect(x, y, width, height) {
+    this.parts.push(`<rect x="${x}" y="${y}" width="${width}" height="${height}" ` +
+      `fill="${this.fillStyle}" fill-opacity="${this.globalAlpha.toFixed(3)}"/>`);
+  }
+}
+
+// What the panels show now, as one picture with its names and axes.
+function picture() {
+  const width = 900, gutter = 190, ink = style("--ink");
+  const escaped = (text) => text.replace(/[&<>"]/g, (mark) => `&#${mark.charCodeAt(0)};`);
+  const text = (x, y, said, anchor) =>
+    `<text x="${x}" y="${y}" text-anchor="${anchor}" fill="${ink}">${escaped(said)}</text>`;
+  const parts = [];
+  let y = 10;
+  for (const { title, height, left, paint, task } of drawn) {
+    y += 24;
+    parts.push(text(gutter, y - 6, title, "start"));
+    for (const [said, at] of left) parts.push(text(gutter - 8, y + at, said, "end"));
+    const pen = new SvgPen();
+    paint(pen, width);
+    parts.push(`<svg x="${gutter}" y="${y}" width="${width}" height="${height}">${pen.parts.join("")}</svg>`);
+    y += height;
+    if (task) {
+      task.targets.forEach((name, k) => {
+        const x = gutter + k * width / task.targets.length;
+        parts.push(`<rect x="${x}" y="${y + 6}" width="10" height="10" fill="${task.colours[k]}"/>`);
+        parts.push(text(x + 14, y + 15, name, "start"));
+      });
+      y += 20;
+    }
+  }
+  parts.push(text(gutter, y + 18, clock(shown[0]), "start"), text(gutter + width, y + 18, clock(shown[1]), "end"));
+  const [across, down] = [gutter + width + 10, y + 28];
+  return `<svg xmlns="http://www.w3.org/2000/svg" width="${across}" height="${down}" font-family="sans-serif" font-size="12">` +
+    `<rect width="100%" height="100%" fill="${style("--page")}"/>${parts.join("")}</svg>`;
+}
+function download(blob, kind) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = `${document.title.replace(/: timeline$/, "")}.${kind}`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
+element("svg").addEventListener("click", () =>
+  download(new Blob([picture()], { type: "image/svg+xml" }), "svg"));
+element("png").addEventListener("click", () => {
+  const image = new Image();
+  image.onload = () => {
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [2 * image.width, 2 * image.height];
+    canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+    canvas.toBlob((blob) => download(blob, "png"));
+  };
+  image.src = "data:image/svg+xml," + encodeURIComponent(picture());
+});
+
 window.addEventListener("resize", draw);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 choose(data.first);
