@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -9,7 +10,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
+from clipaffect.config import parse_config
+from clipaffect.report.build_report import build_report, published_scores
 from clipaffect.report.paper_tables import escaped
 
 REPORT = "results/micro/report"
@@ -58,3 +62,24 @@ def test_latex_compiles_them(tables: dict[str, str], tmp_path: Path) -> None:
 
 def test_names_are_escaped() -> None:
     assert escaped(r"50% \x{a_b}") == r"50\% \textbackslash{}x\{a\_b\}"
+
+
+def test_published_scores_stand_next_to_aff_wild2_alone(
+    micro_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = (micro_copy / REPORT / "index.html").read_text()
+    assert "Published scores" not in own
+    assert "HSEmotion" not in own
+    monkeypatch.chdir(micro_copy)
+    monkeypatch.setattr("clipaffect.report.figures.save", lambda *_: None)  # as they were
+    values = yaml.safe_load(Path("tests/config/micro.yaml").read_text())
+    values["data"] |= {"edition": 6}
+    config = parse_config(values, "micro.yaml")
+    build_report(config, Path("results/micro"), Path(REPORT))
+    page = html.unescape(Path(REPORT, "index.html").read_text())
+    assert "Published scores" in page
+    for row in published_scores():
+        assert row["source"] in page
+        assert row["read"]
+        for task in ("EXPR", "AU"):
+            assert row[task] is None or 0 < row[task] < 1

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from clipaffect.config.models import Config
 from clipaffect.config.presets import preset_changes
@@ -241,6 +243,7 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
             ),
         ],
         "control": _negative_control(folder),
+        "published": [] if config.data.edition is None else published_scores(),
         "imports": [
             import_note(name, read_json(Layout(folder).import_counts(name)))
             for name in config.features.imported
@@ -317,6 +320,13 @@ def _negative_control(folder: Path) -> list[str]:
     """The answers of the card on permuted labels; none if the studies have not been run."""
     path = Layout(folder).study("negative-control").answer
     return list(read_json(path)["answers"].values()) if path.exists() else []
+
+
+def published_scores() -> list[dict[str, Any]]:
+    """What others report on Aff-Wild2: system, edition, split, EXPR, AU, protocol, source, read."""
+    text = resources.files("clipaffect.report").joinpath("published_scores.yaml").read_text("utf-8")
+    found: list[dict[str, Any]] = yaml.safe_load(text)
+    return found
 
 
 def _prompts(results: Results) -> dict[str, list[tuple[str, list[str], list[str]]]]:
