@@ -6,14 +6,16 @@ Snakemake finds plugins by the name of their package. This one hands the events 
 
 from __future__ import annotations
 
+import os
 import sys
 from logging import LogRecord
+from pathlib import Path
 
 from rich.console import Console
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from clipaffect.ops.run_display import RunDisplay
+from clipaffect.ops.run_display import TIMINGS, RunDisplay, expected_seconds
 
 
 class LogHandler(LogHandlerBase):
@@ -34,7 +36,7 @@ class LogHandler(LogHandlerBase):
         told = vars(record)
         match told.get("event"):
             case LogEvent.RUN_INFO:
-                self.display.planned(told["stats"])
+                self.display.planned(told["stats"], _expected(told["stats"]))
             case LogEvent.JOB_INFO:
                 self.display.started(told["jobid"], told["rule_name"], told["log"])
             case LogEvent.JOB_FINISHED:
@@ -50,3 +52,9 @@ class LogHandler(LogHandlerBase):
         """End the display."""
         self.display.close()
         super().close()
+
+
+def _expected(counts: dict[str, int]) -> float | None:
+    """How long the run may take, if its launcher has said where its times are."""
+    timings, _, cores = os.environ.get(TIMINGS, "").rpartition(":")
+    return expected_seconds(counts, Path(timings), int(cores)) if timings else None

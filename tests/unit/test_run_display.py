@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from clipaffect.core.progress import duration
-from clipaffect.ops.run_display import RunDisplay, scores_in_words
+from clipaffect.ops.run_display import RunDisplay, expected_seconds, scores_in_words
 
 COUNTS = {"embed_faces": 4, "train_heads": 1, "model": 1, "total": 6}
 
@@ -104,6 +104,22 @@ def test_a_terminal_shows_the_running_stages_until_the_end() -> None:
     assert "0 of 5 jobs" in file.getvalue()
     display.close()
     assert display.live is None
+
+
+def test_a_run_is_expected_to_take_what_its_jobs_took(shown: Shown, tmp_path: Path) -> None:
+    for rule, seconds in {
+        "embed_faces/a/0": 40,
+        "embed_faces/a/1": 20,
+        "train_heads/0": 60,
+    }.items():
+        path = tmp_path / f"{rule}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"s\tmax_rss\tcpu_time\n{seconds}\t100\t{seconds}\n")
+    assert expected_seconds(COUNTS, tmp_path, 2) == pytest.approx((4 * 30 + 60) / 2)
+    assert expected_seconds(COUNTS | {"build_report": 1}, tmp_path, 2) is None
+    assert expected_seconds(COUNTS, tmp_path / "none", 2) is None
+    shown.display.planned(COUNTS, 90)
+    assert shown.lines[-1].endswith("train heads; about 1 min 30 s, as the last time")
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from clipaffect.config import load_config
 from clipaffect.core.errors import UserError
 from clipaffect.core.files import write_text
 from clipaffect.core.layout import Layout
-from clipaffect.ops.run_display import scores_in_words
+from clipaffect.ops.run_display import TIMINGS, scores_in_words
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ OWNER = Path(".snakemake/clipaffect-owner.json")
 LOCK = OWNER.with_suffix(".lock")
 LOCKS = Path(".snakemake/locks")
 PARTITION = re.compile(r"slurm_partition[=:]\s*['\"]?([\w-]+)")
+CORES = re.compile(r"(?:^|\s)(?:--cores|-c)[ =]?(\d+)")
 VERBOSE = "--verbose"
 DRY = {"-n", "--dry-run", "--dryrun"}
 # With one of these, the user wants Snakemake's own output.
@@ -258,20 +259,36 @@ def launch(arguments: list[str]) -> int:
     with _alone() as lock:
         if _locked():
             _clear_up()
-        code = _run(["--logger", "clipaffect", *arguments] if is_shown else arguments, lock)
+        layout = _layout_of(files)
+        if is_shown:
+            arguments = ["--logger", "clipaffect", *arguments]
+        if layout is not None:
+            os.environ[TIMINGS] = f"{layout.timings}:{_cores(arguments)}"
+        code = _run(arguments, lock)
     if is_shown and code == 0:
-        _show_results(files)
+        if layout is not None:
+            _show_results(layout)
     elif is_shown:
         print(f"finished work is kept; to resume: clipaffect run {shlex.join(asked)}")
     return code
 
 
-def _show_results(files: list[Path]) -> None:
-    """Print the scores of a finished run, its model, and the next command."""
+def _layout_of(files: list[Path]) -> Layout | None:
+    """The results of a run by its configuration files; None if they are merged or missing."""
     found = files or [DEFAULT_CONFIG]
     if len(found) != 1 or not found[0].is_file():
-        return
-    layout = Layout(Path("results") / load_config(found[0]).run)
+        return None
+    return Layout(Path("results") / load_config(found[0]).run)
+
+
+def _cores(arguments: list[str]) -> int:
+    """The number of cores that Snakemake is given: of this machine unless it is stated."""
+    match = CORES.search(" ".join(arguments))
+    return int(match[1]) if match else os.cpu_count() or 1
+
+
+def _show_results(layout: Layout) -> None:
+    """Print the scores of a finished run, its model, and the next command."""
     if not layout.report.metrics.is_file():
         return
     for line in scores_in_words(json.loads(layout.report.metrics.read_text(encoding="utf-8"))):

@@ -21,7 +21,9 @@ from rich.table import Table
 from rich.text import Text
 
 from clipaffect.core.progress import duration
+from clipaffect.report.show_timings import rule_times
 
+TIMINGS = "CLIPAFFECT_TIMINGS"  # in a run's environment: the folder of its times, and its cores
 LINE_EVERY = 60.0  # seconds, without a terminal
 TAIL = 4096  # bytes of a log's end that are read
 LAST_LINES = 12  # of a failed job's log
@@ -101,6 +103,21 @@ def scores_in_words(metrics: dict[str, Any]) -> Iterator[str]:
         yield f"{task}:  {line}"
 
 
+def expected_seconds(counts: dict[str, int], timings: Path, cores: int) -> float | None:
+    """How long jobs will take by the times of a run's last jobs; None unless all rules have some.
+
+    Args:
+        counts: the number of jobs by rule.
+        timings: the run's folder of Snakemake's benchmark files.
+        cores: that work at the same time.
+    """
+    known = {row["rule"]: row["seconds"] / row["jobs"] for row in rule_times(timings)}
+    jobs = {rule: n for rule, n in counts.items() if rule != "total" and not _is_target(rule)}
+    if not jobs or not jobs.keys() <= known.keys():
+        return None
+    return sum(known[rule] * count for rule, count in jobs.items()) / max(cores, 1)
+
+
 def in_words(rule: str) -> str:
     """A rule's name as words."""
     return rule.replace("_", " ")
@@ -119,14 +136,20 @@ class RunDisplay:
         self.live: Live | None = None
         self._closed = threading.Event()
 
-    def planned(self, counts: dict[str, int]) -> None:
-        """Say what will run: the number of jobs by rule."""
+    def planned(self, counts: dict[str, int], seconds: float | None = None) -> None:
+        """Say what will run.
+
+        Args:
+            counts: the number of jobs by rule.
+            seconds: how long it may take; None if it is not known.
+        """
         jobs = {r: n for r, n in counts.items() if r != "total" and not _is_target(r)}
         for rule, count in jobs.items():
             self.stages.setdefault(rule, Stage()).total = count
         stages = f"{len(jobs)} stage{'s' if len(jobs) != 1 else ''}"
         names = ", ".join(map(in_words, jobs))
-        self._print(f"{_jobs(sum(jobs.values()))} in {stages}: {names}")
+        how_long = f"; about {duration(seconds)}, as the last time" if seconds else ""
+        self._print(f"{_jobs(sum(jobs.values()))} in {stages}: {names}{how_long}")
         if self.live is None and self.console.is_terminal:
             self.live = Live(
                 get_renderable=self._running, console=self.console, refresh_per_second=2
