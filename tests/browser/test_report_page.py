@@ -159,7 +159,7 @@ def test_the_first_screen_has_the_scores_and_their_verdicts(browser: Browser, pa
 def test_the_sections_stay_in_reach(browser: Browser, page: Path) -> None:
     browser.open(page)
     links = browser.driver.find_elements(By.CSS_SELECTOR, "nav a")
-    names = ["Results", "Classes", "Errors", "Steps", "Data", "Method", "Files"]
+    names = ["Results", "Classes", "Errors", "Post-processing", "Data", "Method", "Files"]
     assert [link.text for link in links] == names
     browser.run("document.getElementById('files').scrollIntoView()")
     assert browser.run("return document.querySelector('nav').getBoundingClientRect().top") == 0
@@ -171,7 +171,7 @@ def test_a_key_reaches_the_content_first(browser: Browser, page: Path) -> None:
     browser.open(page)
     ActionChains(browser.driver).send_keys(Keys.TAB).perform()
     focused = browser.run("return document.activeElement.textContent")
-    assert focused == "To the content"
+    assert focused == "Skip to content"
 
 
 def test_screenshots(browser: Browser, page: Path, tmp_path: Path) -> None:

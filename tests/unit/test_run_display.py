@@ -79,7 +79,7 @@ def test_a_failed_job_shows_the_end_of_its_log(shown: Shown, tmp_path: Path) -> 
     shown.display.failed(0, "train_heads", logs)
     shown.display.said(40, "Exiting because a job execution failed.")
     text = "\n".join(shown.lines[1:])
-    assert text.startswith("FAILED  train heads\nit was ended by signal 9")
+    assert text.startswith("FAILED  train heads\nthe job was killed by signal 9")
     assert logs[0] in text
     assert "line 39" in text
     assert "line 10\n" not in text
@@ -119,7 +119,7 @@ def test_a_run_is_expected_to_take_what_its_jobs_took(shown: Shown, tmp_path: Pa
     assert expected_seconds(COUNTS | {"build_report": 1}, tmp_path, 2) is None
     assert expected_seconds(COUNTS, tmp_path / "none", 2) is None
     shown.display.planned(COUNTS, 90)
-    assert shown.lines[-1].endswith("train heads; about 1 min 30 s, as the last time")
+    assert shown.lines[-1].endswith("train heads; about 1 min 30 s, based on the last run")
 
 
 @pytest.mark.parametrize(

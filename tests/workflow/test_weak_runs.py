@@ -51,7 +51,7 @@ def test_a_weak_run_is_shown_as_what_it_is(micro_copy: Path) -> None:
     )
     page = (micro_copy / REPORT / "index.html").read_text()
     words = " ".join(re.sub(r"<[^>]+>", " ", page).split())
-    assert "1 head failed and is in no average" in words
+    assert "1 head failed and is excluded from all averages" in words
     assert "One seed, so nothing is known of the spread over seeds" in words
     assert "Not in this validation split: Anger ; their F1 counts as 0" in words
     numbers = json.loads((micro_copy / REPORT / "metrics.json").read_text())["tasks"]

@@ -59,22 +59,22 @@ class _Verbatim(TyperCommand):
 
 @app.command(cls=_Verbatim, rich_help_panel=RUNS)
 def run(context: typer.Context) -> None:
-    """Run the workflow with Snakemake, and show a line for each stage.
+    """Run the workflow with Snakemake, and show the progress of each stage.
 
     Checks the configuration first, and releases the lock of a run that was killed. All options are
-    Snakemake's (`snakemake --help` lists them); these are the usual ones:
+    Snakemake's (`snakemake --help` lists them). The most common ones are:
 
-    TARGETS            what to make: all (the default), model, studies, predict, or a file
+    TARGETS            what to produce: all (the default), model, studies, predict, or a file
 
     --cores N          use N cores, or `all`
 
     --configfile FILE  the configuration; by default config/config.yaml
 
-    -n                 list what would run, and why
+    -n                 list the jobs that would run, and why; run nothing
 
     --use-conda        let Snakemake build the software environment
 
-    --profile FOLDER   run on a cluster, such as profiles/slurm
+    --profile FOLDER   run on a cluster with the settings in FOLDER, such as profiles/slurm
 
     --keep-going       go on with independent jobs after a failure
 

@@ -148,7 +148,7 @@ class RunDisplay:
             self.stages.setdefault(rule, Stage()).total = count
         stages = f"{len(jobs)} stage{'s' if len(jobs) != 1 else ''}"
         names = ", ".join(map(in_words, jobs))
-        how_long = f"; about {duration(seconds)}, as the last time" if seconds else ""
+        how_long = f"; about {duration(seconds)}, based on the last run" if seconds else ""
         self._print(f"{_jobs(sum(jobs.values()))} in {stages}: {names}{how_long}")
         if self.live is None and self.console.is_terminal:
             self.live = Live(
@@ -194,15 +194,15 @@ class RunDisplay:
             self._print(message)
         if self.exit_status > SIGNALS:
             number = self.exit_status - SIGNALS
-            why = "; often because the memory was full" if number == KILLED else ""
-            self._print(f"it was ended by signal {number}{why}")
+            why = "; often because the machine ran out of memory" if number == KILLED else ""
+            self._print(f"the job was killed by signal {number}{why}")
         for log in map(Path, logs):
             lines = _tail(log).splitlines()[-LAST_LINES:]
             if lines:
                 self._print(f"the last lines of {log}:")
                 self._print("\n".join(f"  {line}" for line in lines))
                 return
-        self._print(f"its log is empty: {', '.join(logs)}" if logs else "it has no log")
+        self._print(f"the job's log is empty: {', '.join(logs)}" if logs else "the job has no log")
 
     def said(self, level: int, text: str) -> None:
         """A message of Snakemake: shown if it is a warning, or says what takes long."""

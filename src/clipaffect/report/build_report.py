@@ -65,11 +65,11 @@ CITATION = """\
 }
 """
 MISSING = {
-    "leave_out": "those without a crop of the annotated person are left out",
-    "nearest": "those without a crop of the annotated person take the score of that person's "
-    "nearest frame with one",
-    "interpolate": "those without a crop of the annotated person take a score interpolated between "
-    "that person's neighbouring frames with one",
+    "leave_out": "annotated frames without a crop of the annotated person are left out",
+    "nearest": "annotated frames without a crop of the annotated person get the score of that "
+    "person's nearest frame with a crop",
+    "interpolate": "annotated frames without a crop of the annotated person get a score "
+    "interpolated between that person's neighbouring frames with a crop",
 }
 
 

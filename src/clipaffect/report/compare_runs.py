@@ -1,4 +1,4 @@
-"""Two runs side by side: what they differ in, and which scores moved by more than noise."""
+"""Two runs side by side: what they differ in, and which scores changed significantly."""
 
 from __future__ import annotations
 
@@ -186,19 +186,19 @@ def answer(rows: list[dict[str, Any]], changed: list[dict[str, str]], single: li
     """What the comparison says, in two or three sentences."""
     settings = sum(row["kind"] == KINDS["config"] for row in changed)
     text = (
-        "The two runs differ in nothing that is recorded."
+        "The two runs do not differ in any recorded value."
         if not changed
         else (f"The two runs differ in {len(changed)} things, {settings} of them settings.")
     )
     shown = [row for row in rows if row["verdict"] in ("better", "worse")]
     if single:
-        text += f" {len(single)} scores are in one of the runs alone."
+        text += f" {len(single)} scores are in only one of the runs."
     if not rows:
         return text + " They have no setting in common."
     same = all(abs(row["difference"]) < 1e-12 for row in rows)  # but for rounding
     if same:
         return text + f" All {len(rows)} scores are the same."
-    return text + f" Of {len(rows)} scores {len(shown)} moved by more than noise."
+    return text + f" Of {len(rows)} scores {len(shown)} changed significantly."
 
 
 def write_comparison(first: Run, second: Run, out: Path) -> str:

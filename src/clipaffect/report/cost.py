@@ -26,7 +26,7 @@ def encoder_rows(config: Config) -> list[dict[str, Any]]:
                 "what": f"encoder {name}",
                 "parameters": cost.parameters,
                 "flop": cost.flop,
-                "times": "once a face",
+                "times": "each face",
             }
         )
     return rows
@@ -55,7 +55,7 @@ def head_rows(results: Results, folder: Path) -> list[dict[str, Any]]:
                     "what": f"head, {name}" + (f", {variant}" if variant else ""),
                     "parameters": sum(p.numel() for p in head.parameters()),
                     "flop": flop_per_sample(recipe, dimension, outputs),
-                    "times": f"{len(own)} heads, {recipe.epochs} epochs, a frame and step",
+                    "times": f"{len(own)} heads, {recipe.epochs} epochs; each frame and step",
                 }
             )
     return rows

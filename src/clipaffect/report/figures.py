@@ -270,7 +270,7 @@ def alpha_curve(results: TaskResults, headline_alpha: float) -> Spec:
         ("estimate:Q", "macro F1"),
         ("low:Q", "low"),
         ("high:Q", "high"),
-        ("seed_deviation:Q", "deviation over seeds"),
+        ("seed_deviation:Q", "standard deviation over seeds"),
         ("seeds:Q", "seeds"),
     )
     band = [
@@ -382,10 +382,10 @@ def confusion_map(results: TaskResults, headline_alpha: float) -> Spec:
     counts, names = results.counts(headline_alpha), results.task.targets
     if results.task.multilabel:
         cells = {
-            "present, found": (1, 1),
+            "present, detected": (1, 1),
             "present, missed": (1, 0),
             "absent, false alarm": (0, 1),
-            "absent, left": (0, 0),
+            "absent, correct": (0, 0),
         }
         rows = [
             {
@@ -413,7 +413,7 @@ def confusion_map(results: TaskResults, headline_alpha: float) -> Spec:
     table = pd.DataFrame(rows)
     table["share"] = table["frames"] / table["of"].clip(lower=1)
     base = chart_of(table).encode(
-        x=alt.X("decision:N", sort=columns, title="decision", axis=alt.Axis(labelAngle=-35)),
+        x=alt.X("decision:N", sort=columns, title="prediction", axis=alt.Axis(labelAngle=-35)),
         y=alt.Y("truth:N", sort=list(names), title="annotation"),
     )
     # From nothing to the accent: a scheme of colours begins with white, which glares at night.
@@ -423,7 +423,7 @@ def confusion_map(results: TaskResults, headline_alpha: float) -> Spec:
         ),
         tooltip=tooltips(
             ("truth:N", "annotation"),
-            ("decision:N", "decision"),
+            ("decision:N", "prediction"),
             ("share:Q", "share"),
             ("frames:Q", "frames, all seeds"),
         ),
@@ -508,7 +508,7 @@ def class_shares(summary: dict[str, Any], task: Task) -> Spec:
 
 
 def calibration(results: TaskResults, headline_alpha: float) -> Spec:
-    """Confidence against the share that is right, at the headline alpha, seeds pooled."""
+    """Confidence against the share that is correct, at the headline alpha, seeds pooled."""
     parts = {
         metric: results.values(f"reliability_{metric}", "head", alpha=headline_alpha).set_index(
             ["seed", "target"]
@@ -520,29 +520,32 @@ def calibration(results: TaskResults, headline_alpha: float) -> Spec:
     sums = weighed.assign(frames=table["frames"]).groupby("target").sum()
     bins = sums[["confidence", "share"]].div(sums["frames"], axis=0)
     bins = bins.assign(frames=sums["frames"]).reset_index(drop=True)
-    what = "share of labels present" if results.task.multilabel else "share that is right"
+    what = "share of labels present" if results.task.multilabel else "share that is correct"
     unit = alt.Scale(domain=[0, 1])
     diagonal = chart_of(pd.DataFrame({"x": [0.0, 1.0]}))
     ideal = diagonal.mark_line(color=GREY, strokeDash=[4, 3]).encode(
-        x=alt.X("x:Q", scale=unit, title="probability given"), y=alt.Y("x:Q", scale=unit, title="")
+        x=alt.X("x:Q", scale=unit, title="predicted probability"),
+        y=alt.Y("x:Q", scale=unit, title=""),
     )
     points = (
         chart_of(bins)
         .mark_point(filled=True, color=ACCENT, opacity=1)
         .encode(
-            x=alt.X("confidence:Q", scale=unit, title="probability given"),
+            x=alt.X("confidence:Q", scale=unit, title="predicted probability"),
             y=alt.Y("share:Q", scale=unit, title=what),
             size=alt.Size(
-                "frames:Q", title="answers", scale=alt.Scale(range=[20, 500]), legend=None
+                "frames:Q", title="predictions", scale=alt.Scale(range=[20, 500]), legend=None
             ),
             tooltip=tooltips(
-                ("confidence:Q", "probability given"), ("share:Q", what), ("frames:Q", "answers")
+                ("confidence:Q", "predicted probability"),
+                ("share:Q", what),
+                ("frames:Q", "predictions"),
             ),
         )
     )
     return finish(
         ideal + points,
-        "Reliability plot: the probability that heads give against the share that is right; the "
+        "Reliability plot: the probability that heads give against the share that is correct; the "
         "dashed diagonal is perfect calibration.",
         260,
     )

@@ -131,7 +131,8 @@ def verdicts(numbers: dict[str, Any], loss: str) -> list[str]:
         }.get(row["verdict"], f"{heads} was not compared with ERM: too few people.")
         if row["verdict"] == "no difference shown" and row["resolvable"] is not None:
             text += (
-                f" A difference below {row['resolvable']:.3f} would probably not have been found."
+                f" A difference below {row['resolvable']:.3f} would probably not have been "
+                "detected."
             )
         found.append(text)
     words = {
@@ -160,12 +161,12 @@ def answer(name: str, numbers: dict[str, Any], unit: str) -> str:
     if low is None:
         sure = f"no interval: {count}, fewer than {FEWEST}"
         if numbers["people"] >= FEWEST:
-            sure = f"no interval: it hangs on too few of the {count}"
+            sure = f"no interval: too few of the {count} determine the score"
     else:
         sure = f"95 % interval {low:.3f} to {high:.3f} over {count}"
     score = numbers["headline"]
     text = f"{name}: macro F1 {score['mean']:.3f} ({sure}) at alpha = {numbers['headline_alpha']:g}"
-    seeds = f", mean of {score['seeds']} seeds." if score["seeds"] > 1 else ", of one seed alone."
+    seeds = f", mean of {score['seeds']} seeds." if score["seeds"] > 1 else ", from one seed."
     return " ".join([text + seeds, *_beside(numbers, unit)])
 
 
@@ -181,7 +182,7 @@ def _beside(numbers: dict[str, Any], unit: str) -> list[str]:
     words = {
         "better": "Better than {}.",
         "worse": "Worse than {}.",
-        "no difference shown": "No difference is shown to {}.",
+        "no difference shown": "No significant difference from {}.",
     }
     for said, names in by_verdict.items():
         last = " or " if said.startswith("no ") else " and "
@@ -190,7 +191,7 @@ def _beside(numbers: dict[str, Any], unit: str) -> list[str]:
     for row in numbers["planned"]:
         if row["beside"].startswith("alpha") and row["resolvable"] is not None:
             found.append(
-                f"A difference to ERM of {row['resolvable']:.3f} would be shown with these {unit} "
-                "in 4 of 5 cases."
+                f"With these {unit}, a difference from ERM of {row['resolvable']:.3f} would be "
+                "detected in 4 of 5 cases."
             )
     return found

@@ -88,7 +88,7 @@ def _confusions(task: TaskResults, alpha: float) -> list[str]:
             shown = sum(counts.get(f"{truth}>{decided}", 0) for decided in names)
             others = {d: counts.get(f"{truth}>{d}", 0) for d in names if d != truth}
             most = max(others, key=lambda decided: others[decided])
-            rows.append((others[most] / max(shown, 1), f"{truth} is taken for {most} in"))
+            rows.append((others[most] / max(shown, 1), f"{truth} is predicted as {most} in"))
     rows.sort(key=lambda row: -row[0])
     return [f"{text} {100 * share:.0f} % of its frames" for share, text in rows[:FEW] if share]
 
@@ -125,6 +125,7 @@ def _faces(task: TaskResults, alpha: float, files: Evaluation) -> list[dict[str,
 def _said(task: TaskResults, row: Any) -> str:
     target = task.task.targets[row.at]
     if task.task.multilabel:
-        return f"{target} {'annotated' if row.is_shown else 'not annotated'}, given {row.given:.2f}"
+        annotated = "present" if row.is_shown else "absent"
+        return f"{target} annotated as {annotated}, predicted probability {row.given:.2f}"
     decided = task.task.targets[row.decided]
-    return f"annotated {target} (given {row.given:.2f}), decided {decided}"
+    return f"annotated {target} (predicted probability {row.given:.2f}), predicted {decided}"

@@ -167,7 +167,7 @@ function show() {
   big.className = "big";
   big.textContent = clock(now) + (data.unit === "s" ? ", frame " + data.frames[bin] : "");
   readout.append(big);
-  const lines = said || ["person " + person.person + ": no answer" +
+  const lines = said || ["person " + person.person + ": no prediction" +
     (kind >= 0 ? " (" + data.statuses[kind].meaning + ")" : " (not seen here)")];
   for (const line of lines) {
     const p = document.createElement("p");
