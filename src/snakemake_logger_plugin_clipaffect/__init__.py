@@ -1,6 +1,7 @@
 """Snakemake's plugin for the display of ``clipaffect run``: ``snakemake --logger clipaffect``.
 
-Snakemake finds plugins by the name of their package. This one hands the events on to
+Snakemake finds plugins by the name of their package, and imports all of them at every start. So
+this one imports nothing but Snakemake's interface until it is used. It hands the events on to
 ``clipaffect.ops.run_display``.
 """
 
@@ -11,11 +12,8 @@ import sys
 from logging import LogRecord
 from pathlib import Path
 
-from rich.console import Console
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
-
-from clipaffect.ops.run_display import TIMINGS, RunDisplay, expected_seconds
 
 
 class LogHandler(LogHandlerBase):
@@ -29,9 +27,20 @@ class LogHandler(LogHandlerBase):
 
     def __post_init__(self) -> None:
         """Create the display."""
+        from rich.console import Console
+
+        from clipaffect.ops.run_display import RunDisplay
+
         self.display = RunDisplay(Console(file=sys.stderr, highlight=False))
 
     def emit(self, record: LogRecord) -> None:
+        """Show an event; a fault in this does not end the display."""
+        try:
+            self._show(record)
+        except Exception:
+            self.handleError(record)
+
+    def _show(self, record: LogRecord) -> None:
         """Show an event; see Snakemake's interface for its fields."""
         told = vars(record)
         match told.get("event"):
@@ -56,5 +65,10 @@ class LogHandler(LogHandlerBase):
 
 def _expected(counts: dict[str, int]) -> float | None:
     """How long the run may take, if its launcher has said where its times are."""
+    from clipaffect.ops.run_display import TIMINGS, expected_seconds
+
     timings, _, cores = os.environ.get(TIMINGS, "").rpartition(":")
-    return expected_seconds(counts, Path(timings), int(cores)) if timings else None
+    try:
+        return expected_seconds(counts, Path(timings), int(cores)) if timings else None
+    except (OSError, ValueError, KeyError):  # a file of times that was not finished
+        return None

@@ -51,3 +51,18 @@ def test_the_page_has_the_pages_colours_and_the_file_its_own(spec: figures.Spec)
     assert page["width"] == "container"
     assert file["background"] == "white"
     assert file["description"] == "Twelve points."
+
+
+def test_steps_that_could_not_be_chosen_are_a_picture_that_says_so(tmp_path: Path) -> None:
+    nothing = pd.DataFrame(columns=["task", "step", "macro_f1"])
+    figures.save(figures.steps_slope(nothing), tmp_path, "steps")
+    assert "No step could be chosen" in (tmp_path / "steps.svg").read_text()
+    for kind in figures.KINDS:
+        assert (tmp_path / f"steps{kind}").stat().st_size > 200
+
+
+def test_files_are_as_wide_as_the_columns_of_a_paper(spec: figures.Spec, tmp_path: Path) -> None:
+    figures.save(spec, tmp_path, "chart")
+    for name, inches in (("chart.pdf", 7.0), ("chart_column.pdf", 3.4)):
+        box = re.search(rb"/MediaBox \[([\d. ]+)\]", (tmp_path / name).read_bytes())
+        assert float(box[1].split()[2]) / 72 == pytest.approx(inches, abs=0.05)

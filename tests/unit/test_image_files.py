@@ -86,6 +86,13 @@ def test_a_lost_end_marker_alone_does_no_harm(picture: np.ndarray) -> None:
         np.testing.assert_array_equal(decode_image(data[:-lost]), picture)
 
 
+def test_an_avif_is_turned_as_it_says(picture: np.ndarray) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn to the right
+    decoded = decode_image(encoded(picture, "AVIF", quality=95, exif=exif))
+    assert np.abs(decoded.astype(int) - np.rot90(picture, -1)).mean() < 5
+
+
 @pytest.mark.parametrize("depth", [10, 12, 14, 16])
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
 def test_deep_samples_are_scaled_by_their_range(

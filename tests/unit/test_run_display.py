@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,8 @@ def test_the_time_left_comes_from_jobs_and_their_logs(shown: Shown, tmp_path: Pa
 def test_a_failed_job_shows_the_end_of_its_log(shown: Shown, tmp_path: Path) -> None:
     logs = log(tmp_path, *(f"line {k}" for k in range(40)))
     shown.display.started(0, "train_heads", logs)
-    shown.display.said(40, "Command '...' returned non-zero exit status 137.")
+    said = "RuleException:\nCalledProcessError in file 'x':\nreturned non-zero exit status 137."
+    shown.display.said(40, said)
     shown.display.failed(0, "train_heads", logs)
     shown.display.said(40, "Exiting because a job execution failed.")
     text = "\n".join(shown.lines[1:])
@@ -84,6 +86,13 @@ def test_a_failed_job_shows_the_end_of_its_log(shown: Shown, tmp_path: Path) -> 
     assert "line 39" in text
     assert "line 10\n" not in text
     assert "Exiting" not in text
+    # What fails later is said, too: another kind of error, and words that no failed job follows.
+    shown.display.said(20, "Trying to restart job 0.")
+    shown.display.said(40, "MissingOutputException in rule x")
+    shown.display.said(40, said)
+    shown.display.close()
+    expected = ["Trying to restart job 0.", "MissingOutputException in rule x", *said.splitlines()]
+    assert shown.lines[-5:] == expected
 
 
 def test_warnings_are_shown_and_chatter_is_not(shown: Shown) -> None:
@@ -116,6 +125,7 @@ def test_a_run_is_expected_to_take_what_its_jobs_took(shown: Shown, tmp_path: Pa
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"s\tmax_rss\tcpu_time\n{seconds}\t100\t{seconds}\n")
     assert expected_seconds(COUNTS, tmp_path, 2) == pytest.approx((4 * 30 + 60) / 2)
+    assert expected_seconds(COUNTS, tmp_path, 64) == pytest.approx(60)  # one job is not divided
     assert expected_seconds(COUNTS | {"build_report": 1}, tmp_path, 2) is None
     assert expected_seconds(COUNTS, tmp_path / "none", 2) is None
     shown.display.planned(COUNTS, 90)
@@ -138,9 +148,31 @@ def test_scores_are_told_with_their_intervals() -> None:
             "interval": [0.3, 0.5],
             "postprocessed": {"macro_f1": 0.45},
         },
-        "AU": {"metric": "macro_f1", "headline": {"mean": None}, "interval": [None, None]},
+        "AU": {"metric": "macro_f1", "headline": None, "interval": [None, None]},
     }
     assert list(scores_in_words({"tasks": found})) == [
         "EXPR:  macro F1 0.400 (95 % interval 0.300 to 0.500), after post-processing 0.450",
         "AU:  no score",
     ]
+
+
+def test_jobs_may_come_and_go_while_the_terminal_is_drawn(shown: Shown) -> None:
+    display, stop = shown.display, threading.Event()
+    faults: list[Exception] = []
+
+    def draw() -> None:
+        while not stop.is_set():
+            try:
+                display.lines()
+            except Exception as error:
+                faults.append(error)
+
+    drawing = threading.Thread(target=draw)
+    drawing.start()
+    for number in range(2000):
+        display.started(number, "embed_faces", [])
+        if number >= 40:
+            display.finished(number - 40)
+    stop.set()
+    drawing.join()
+    assert faults == []

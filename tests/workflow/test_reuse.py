@@ -144,7 +144,7 @@ def test_kill_9_changes_nothing(micro_run: Path, tmp_path: Path) -> None:
         assert run.returncode == 137, (tmp_path / "log").read_text()[-3000:]
         assert finished.items() <= entries(folder).items(), "finished work was redone"
         finished = entries(folder)
-    last = clipaffect(*arguments, folder=folder)
+    last = clipaffect("run", "all", "--cores", "2", *MICRO, folder=folder)
     assert last.returncode == 0, last.stderr[-3000:]
     assert finished.items() <= entries(folder).items(), "finished work was redone"
     told = last.stderr.splitlines()

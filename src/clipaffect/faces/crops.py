@@ -46,7 +46,8 @@ def decode_image(data: bytes) -> np.ndarray | None:
     # OpenCV does not turn these as they say.
     decoded = _by_pillow(whole) if whole[4:12] in (b"ftypavif", b"ftypavis") else None
     decoded = _by_opencv(whole) if decoded is None else decoded
-    if decoded is not None and may_lack_pixels(whole, decoded) and lacks_pixels(whole, _by_opencv):
+    # By Pillow: OpenCV's decoder prints a line for every such picture.
+    if decoded is not None and may_lack_pixels(whole, decoded) and lacks_pixels(whole, _by_pillow):
         return None
     return _by_pillow(whole) if decoded is None else decoded
 
@@ -72,8 +73,10 @@ def _by_pillow(data: bytes) -> np.ndarray | None:
         import pillow_heif  # type: ignore[import-not-found] # noqa: PLC0415 - optional
 
         pillow_heif.register_heif_opener()
+    Image.init()  # an unknown format in the list would fail for every image
+    formats = [name for name in FORMATS if name in Image.OPEN]
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except Exception:  # Pillow's plugins raise errors of many kinds
         return None

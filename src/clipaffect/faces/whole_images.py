@@ -59,7 +59,7 @@ def may_lack_pixels(data: bytes, decoded: np.ndarray) -> bool:
 
 def lacks_pixels(data: bytes, decode: Decode) -> bool:
     """Whether a JPEG with an end marker was truncated before it got that marker."""
-    return _with_jpeg_end(data[: data.rfind(JPEG_END)], decode) is None
+    return _with_jpeg_end(data[: data.rfind(JPEG_END)], decode, FILLS[1:3]) is None
 
 
 def _end_of_jpeg(data: bytes) -> int:
@@ -100,15 +100,16 @@ def _without_padding(data: bytes) -> bytes:
     return data.rstrip(b"\0") + b"\0" if data.endswith(PADDING) else data
 
 
-def _with_jpeg_end(data: bytes, decode: Decode) -> bytes | None:
+def _with_jpeg_end(data: bytes, decode: Decode, fills: tuple[int, ...] = FILLS) -> bytes | None:
     """A JPEG without end marker, with one; None if pixels are lost.
 
     Decoders ignore bytes between the last pixel and the marker, so a whole picture does not depend
     on them. A truncated one takes them for pixels.
     """
     data = data.removesuffix(b"\xff")
-    first, *others = (decode(data + bytes([fill]) * FILL + JPEG_END) for fill in FILLS)
-    if first is None or any(other is None or (other != first).any() for other in others):
+    filled = (decode(data + bytes([fill]) * FILL + JPEG_END) for fill in fills)
+    first = next(filled)
+    if first is None or any(other is None or (other != first).any() for other in filled):
         return None
     return data + JPEG_END
 

@@ -30,10 +30,12 @@ import psutil
 import yaml
 
 from clipaffect.config import load_config
+from clipaffect.config.models import Config
 from clipaffect.core.errors import UserError
 from clipaffect.core.files import write_text
 from clipaffect.core.layout import Layout
 from clipaffect.ops.run_display import TIMINGS, scores_in_words
+from clipaffect.report.first_page import run_token
 
 logger = logging.getLogger(__name__)
 
@@ -49,18 +51,19 @@ PARTITION = re.compile(r"slurm_partition[=:]\s*['\"]?([\w-]+)")
 CORES = re.compile(r"(?:^|\s)(?:--cores|-c)[ =]?(\d+)")
 VERBOSE = "--verbose"
 DRY = {"-n", "--dry-run", "--dryrun"}
-# With one of these, the user wants Snakemake's own output.
+# With one of these, the user wants what Snakemake itself prints.
 OWN_OUTPUT = {
     VERBOSE,
     *DRY,
-    "--logger",
-    "-q",
-    "--quiet",
-    "--unlock",
-    "--lint",
-    "--list-rules",
-    "-l",
+    *("-q", "--quiet", "-h", "--help", "-v", "--version", "-l", "--list-rules", "--list"),
+    *("-S", "--summary", "-D", "--detailed-summary", "--dag", "--rulegraph", "--filegraph"),
+    *("--d3dag", "--list-target-rules", "--lt", "--list-untracked", "--lu", "--list-conda-envs"),
+    *("--list-changes", "--lc", "--lint", "--unlock", "--logger", "--report", "--touch", "-t"),
+    *("--delete-all-output", "--cleanup-metadata", "--containerize", "--print-compilation"),
 }
+SHORT = re.compile(r"-(?![cj])[a-zA-Z]{2,}")  # several short options in one word
+ELSEWHERE = {"--config", "-C", "--directory", "-d"}  # the results are not those of the file alone
+ON_A_CLUSTER = {"--profile", "--executor", "-e"}
 JOBS = re.compile(r"^(\w+)\s+(\d+)$", re.MULTILINE)  # lines of Snakemake's table of jobs
 
 
@@ -252,33 +255,43 @@ def launch(arguments: list[str]) -> int:
     arguments, files = sorted_out(arguments)
     _check_configuration(files)
     _check_cluster(arguments)
-    if DRY & set(arguments):
+    if _options(arguments) & DRY:
         return subprocess.run(snakemake_command(arguments), check=False).returncode
-    is_shown = not OWN_OUTPUT & set(arguments)
+    is_shown = not OWN_OUTPUT & _options(arguments)
     arguments = [word for word in arguments if word != VERBOSE]
     with _alone() as lock:
         if _locked():
             _clear_up()
-        layout = _layout_of(files)
-        if is_shown:
-            arguments = ["--logger", "clipaffect", *arguments]
-        if layout is not None:
-            os.environ[TIMINGS] = f"{layout.timings}:{_cores(arguments)}"
+        config = None if ELSEWHERE & _options(arguments) else _config_of(files)
+        if config is not None and not ON_A_CLUSTER & _options(arguments):
+            os.environ[TIMINGS] = f"{_layout(config).timings}:{_cores(arguments)}"
+        if is_shown:  # in one word: Snakemake takes every word after it for a logger
+            arguments = ["--logger=clipaffect", *arguments]
         code = _run(arguments, lock)
     if is_shown and code == 0:
-        if layout is not None:
-            _show_results(layout)
+        if config is not None:
+            _show_results(config)
     elif is_shown:
         print(f"finished work is kept; to resume: clipaffect run {shlex.join(asked)}")
     return code
 
 
-def _layout_of(files: list[Path]) -> Layout | None:
-    """The results of a run by its configuration files; None if they are merged or missing."""
+def _options(arguments: list[str]) -> set[str]:
+    """The options among Snakemake's arguments, without their values; short ones one by one."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    words = [word.partition("=")[0] for word in arguments[:end] if word.startswith("-")]
+    joined = {f"-{letter}" for word in words if SHORT.fullmatch(word) for letter in word[1:]}
+    return set(words) | joined
+
+
+def _config_of(files: list[Path]) -> Config | None:
+    """The configuration of a run by its files; None if they are merged or missing."""
     found = files or [DEFAULT_CONFIG]
-    if len(found) != 1 or not found[0].is_file():
-        return None
-    return Layout(Path("results") / load_config(found[0]).run)
+    return load_config(found[0]) if len(found) == 1 and found[0].is_file() else None
+
+
+def _layout(config: Config) -> Layout:
+    return Layout(Path("results") / config.run)
 
 
 def _cores(arguments: list[str]) -> int:
@@ -287,9 +300,18 @@ def _cores(arguments: list[str]) -> int:
     return int(match[1]) if match else os.cpu_count() or 1
 
 
-def _show_results(layout: Layout) -> None:
-    """Print the scores of a finished run, its model, and the next command."""
-    if not layout.report.metrics.is_file():
+def _show_results(config: Config) -> None:
+    """Print the scores of a finished run, its model, and the next command.
+
+    Only if the report is of this configuration and data.
+    """
+    layout = _layout(config)
+    try:
+        finished = layout.report.finished.read_text(encoding="utf-8")
+        is_own = run_token(config, layout.folder) in finished
+    except (OSError, UserError):
+        is_own = False
+    if not is_own:
         return
     for line in scores_in_words(json.loads(layout.report.metrics.read_text(encoding="utf-8"))):
         print(line)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,17 @@ TAIL = 4096  # bytes of a log's end that are read
 LAST_LINES = 12  # of a failed job's log
 PROGRESS = re.compile(r"^(.+): (\d+)/(\d+), [\d.]+/s, .+ left$", re.MULTILINE)
 # Messages of Snakemake that say what takes long or what was asked for.
-SHOWN = ("Nothing to be done", "Creating conda", "Pulling", "Will exit", "Terminating", "Unlock")
+CLOSING = ("Exiting because a job execution failed", "WorkflowError:\nAt least one job")
+OF_A_JOB = ("RuleException", "CalledProcessError")
+SHOWN = (
+    "Trying to restart",
+    "Nothing to be done",
+    "Creating conda",
+    "Pulling",
+    "Will exit",
+    "Terminating",
+    "Unlock",
+)
 TARGETS = ("all", "model", "studies", "predict")  # rules that only name what is to be made
 METRICS = {"macro_f1": "macro F1"}
 # How Snakemake says that a job's shell was ended; 128 and more are signals.
@@ -92,7 +102,7 @@ def _tail(log: Path | None) -> str:
 def scores_in_words(metrics: dict[str, Any]) -> Iterator[str]:
     """A line for each task of a report's ``metrics.json``."""
     for task, found in metrics["tasks"].items():
-        score, metric = found["headline"]["mean"], found["metric"]
+        score, metric = (found["headline"] or {}).get("mean"), found["metric"]
         line = "no score" if score is None else f"{METRICS.get(metric, metric)} {score:.3f}"
         interval = found["interval"]
         if None not in interval:
@@ -115,7 +125,8 @@ def expected_seconds(counts: dict[str, int], timings: Path, cores: int) -> float
     jobs = {rule: n for rule, n in counts.items() if rule != "total" and not _is_target(rule)}
     if not jobs or not jobs.keys() <= known.keys():
         return None
-    return sum(known[rule] * count for rule, count in jobs.items()) / max(cores, 1)
+    longest = max(known[rule] for rule in jobs)
+    return max(longest, sum(known[rule] * n for rule, n in jobs.items()) / max(cores, 1))
 
 
 def in_words(rule: str) -> str:
@@ -131,8 +142,9 @@ class RunDisplay:
         self.began = clock()
         self.stages: dict[str, Stage] = {}
         self.jobs: dict[int, Job] = {}
-        self.has_failed = False
         self.exit_status = 0  # of the job that failed last
+        self.held_back = ""  # Snakemake's words on it, until it is told as failed
+        self._lock = threading.RLock()
         self.live: Live | None = None
         self._closed = threading.Event()
 
@@ -162,38 +174,42 @@ class RunDisplay:
         """A job runs, or waits on a cluster."""
         if _is_target(rule):
             return
-        job = self.jobs[number] = Job(rule, Path(logs[0]) if logs else None)
-        stage = self.stages.setdefault(rule, Stage())
-        stage.running[number] = job
-        if stage.started is None:
-            stage.started = self.clock()
+        with self._lock:
+            job = self.jobs[number] = Job(rule, Path(logs[0]) if logs else None)
+            stage = self.stages.setdefault(rule, Stage())
+            stage.running[number] = job
+            if stage.started is None:
+                stage.started = self.clock()
 
     def finished(self, number: int) -> None:
         """A job has finished; the last one of a stage is told."""
-        job = self.jobs.get(number)
-        stage = self.stages.get(job.stage) if job is not None else None
-        if job is None or stage is None:
-            return
-        stage.running.pop(number, None)
-        stage.done += 1
-        unit, count, _ = counted(job.log)
-        if count:
-            stage.counts[unit] += count
-        if stage.done >= stage.total:
+        with self._lock:
+            job = self.jobs.get(number)
+            stage = self.stages.get(job.stage) if job is not None else None
+            if job is None or stage is None:
+                return
+            stage.running.pop(number, None)
+            stage.done += 1
+            unit, count, _ = counted(job.log)
+            if count:
+                stage.counts[unit] += count
+            if stage.done < stage.total:
+                return
             took = duration(self.clock() - (stage.started or self.began))
             work = [f"{count:,} {unit}" for unit, count in stage.counts.items()]
             about = ", ".join([*work, *([_jobs(stage.done)] if stage.done > 1 else []), took])
-            self._print(f"done  {in_words(job.stage)}  ({about})")
+        self._print(f"done  {in_words(job.stage)}  ({about})")
 
     def failed(self, job: int, rule: str, logs: Sequence[str], message: str | None = None) -> None:
         """A job has failed: say where, and show the end of its log."""
-        self.has_failed = True
-        self.stages.get(rule, Stage()).running.pop(job, None)
+        with self._lock:
+            self.stages.get(rule, Stage()).running.pop(job, None)
+            status, self.exit_status, self.held_back = self.exit_status, 0, ""
         self._print(f"FAILED  {in_words(rule)}", style="bold red")
         if message:
             self._print(message)
-        if self.exit_status > SIGNALS:
-            number = self.exit_status - SIGNALS
+        if status > SIGNALS:
+            number = status - SIGNALS
             why = "; often because the machine ran out of memory" if number == KILLED else ""
             self._print(f"the job was killed by signal {number}{why}")
         for log in map(Path, logs):
@@ -206,16 +222,24 @@ class RunDisplay:
 
     def said(self, level: int, text: str) -> None:
         """A message of Snakemake: shown if it is a warning, or says what takes long."""
-        if found := EXIT.search(text):
-            self.exit_status = int(found[1])  # its job is told as failed next
-            return
-        if self.has_failed and level >= LEVEL:
-            return  # the failed job has been shown
-        if level >= LEVEL or text.startswith(SHOWN):
+        if level >= LEVEL and text.startswith(CLOSING):
+            return  # the failed jobs have been shown
+        self._tell_held_back()
+        if text.startswith(OF_A_JOB) and (found := EXIT.search(text)):
+            self.exit_status, self.held_back = int(found[1]), text  # the job is told as failed next
+        elif level >= LEVEL or text.startswith(SHOWN):
+            self._print(text.strip())
+
+    def _tell_held_back(self) -> None:
+        """Show words on a failure that no failed job has followed."""
+        with self._lock:
+            text, self.held_back = self.held_back, ""
+        if text:
             self._print(text.strip())
 
     def close(self) -> None:
         """End the display."""
+        self._tell_held_back()
         self._closed.set()
         if self.live is not None:
             self.live.stop()
@@ -223,11 +247,15 @@ class RunDisplay:
 
     def lines(self) -> list[tuple[str, str, str, str]]:
         """The running stages: name, finished jobs, progress of a job, and time left."""
+        with self._lock:
+            stages = [
+                (rule, replace(stage, running=dict(stage.running)))
+                for rule, stage in self.stages.items()
+                if stage.running
+            ]
         found = []
-        for rule, stage in list(self.stages.items()):
-            if not stage.running:
-                continue
-            unit, done, total = counted(next(iter(list(stage.running.values()))).log)
+        for rule, stage in stages:
+            unit, done, total = counted(next(iter(stage.running.values())).log)
             share, passed = stage.share(), self.clock() - (stage.started or self.began)
             left = f"{duration(passed * (1 - share) / share)} left" if share > 0 else ""
             jobs = f"{stage.done}/{stage.total}" if stage.total > 1 else ""
@@ -239,8 +267,8 @@ class RunDisplay:
         table = Table.grid(padding=(0, 2), expand=False)
         for line in self.lines():
             table.add_row(*line)
-        done = sum(stage.done for stage in self.stages.values())
-        total = sum(stage.total for stage in self.stages.values())
+        stages = list(self.stages.values())
+        done, total = sum(stage.done for stage in stages), sum(stage.total for stage in stages)
         table.add_row(f"{done} of {_jobs(total)}", "", duration(self.clock() - self.began), "")
         return table
 

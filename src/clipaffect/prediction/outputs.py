@@ -181,13 +181,15 @@ def _shares(persons: Path, bundle: Bundle) -> list[dict[str, Any]]:
     task = next((name for name, model in bundle.tasks.items() if not model.multilabel), None)
     if task is None or not persons.is_file():
         return []
-    table = pd.read_csv(persons)
-    table = table[table["task"] == task]
+    # A class may be called None or NA.
+    table = pd.read_csv(persons, keep_default_na=False, na_values={"share": [""]})
+    table = table[table["task"].astype(str) == task]
+    places = {target: k for k, target in enumerate(bundle.tasks[task].targets)}
     frames = (table["share"] * table["frames_with_face"]).groupby(table["target"], sort=False).sum()
     total = float(frames.sum())
     return [
-        {"target": target, "share": count / total, "colour": colour_of(k)}
-        for k, (target, count) in enumerate(frames.items())
+        {"target": target, "share": count / total, "colour": colour_of(places[str(target)])}
+        for target, count in frames.items()
         if total
     ]
 

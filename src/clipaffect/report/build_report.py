@@ -216,6 +216,9 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
             for name, own in tables["scores"].groupby("task")
         },
         "table_names": list(tables),
+        "with_erm": {
+            name: bool(len(figures.from_erm(task))) for name, task in results.tasks.items()
+        },
         "verdicts": {name: verdicts(own, loss) for name, own in numbers["tasks"].items()},
         "covered": {
             name: float((task.rows["status"] == FrameStatus.OK).mean())

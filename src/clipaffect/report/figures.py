@@ -184,12 +184,22 @@ def dots(table: pd.DataFrame) -> Spec:
     )
 
 
-def differences(results: TaskResults, headline_alpha: float) -> Spec:
-    """The paired difference of every setting from ERM, by alpha and variant; zero is marked."""
+def from_erm(results: TaskResults) -> pd.DataFrame:
+    """The comparisons with ERM over all targets, by variant and alpha."""
     table = results.comparisons
     is_erm = (table["second_method"] == "head") & (table["second_alpha"] == 1)
     is_erm &= (table["second_variant"] == "") & (table["target"] == "")
-    table = table[is_erm].sort_values(["variant", "alpha"], ignore_index=True)
+    return table[is_erm].sort_values(["variant", "alpha"], ignore_index=True)
+
+
+def differences(results: TaskResults, headline_alpha: float) -> Spec:
+    """The paired difference of every setting from ERM, by alpha and variant; zero is marked.
+
+    Without heads by ERM: ``beside``.
+    """
+    table = from_erm(results)
+    if table.empty:
+        return beside(results)
     table = table.assign(
         name=[setting_name(row) for _, row in table.iterrows()],
         kind=np.where(
@@ -198,8 +208,6 @@ def differences(results: TaskResults, headline_alpha: float) -> Spec:
             "exploratory",
         ),
     )
-    if table.empty:  # a chart of nothing has no size
-        return beside(results)
     chart = chart_of(table[["name", "kind", "difference", "low", "high", "p_adjusted"]])
     where = alt.Y("name:N", sort=list(table["name"]), title=None)
     domain = ["headline, fixed beforehand", "exploratory"]
@@ -446,6 +454,10 @@ def steps_slope(steps: pd.DataFrame) -> Spec:
     Args:
         steps: columns task, step, macro_f1, in the order of the steps.
     """
+    if steps.empty:  # a chart of nothing has no size
+        said = pd.DataFrame({"said": ["No step could be chosen."]})
+        text = chart_of(said).mark_text().encode(text="said:N")
+        return finish(alt.layer(text), "No step behind the head could be chosen on these data.", 60)
     names = [step.replace("_", " ") for step in dict.fromkeys(steps["step"])]
     table = steps.assign(step=steps["step"].str.replace("_", " "))
     tasks = list(dict.fromkeys(table["task"]))

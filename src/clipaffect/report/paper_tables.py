@@ -10,7 +10,7 @@ import pandas as pd
 from clipaffect.core.files import write_text
 from clipaffect.core.layout import Report
 from clipaffect.report.headline import postprocessed
-from clipaffect.report.results import Results, setting_name, unit_of
+from clipaffect.report.results import Results, TaskResults, setting_name, unit_of
 
 ESCAPED = str.maketrans(
     {
@@ -22,6 +22,7 @@ ESCAPED = str.maketrans(
 )
 Cell = tuple[float, float, float]  # estimate, low, high
 Rows = dict[str, dict[str, Cell]]  # by name, then by task
+OTHER_FRAMES = " frames)"  # ends the names of references on other frames than the heads'
 PACKAGES = "% needs \\usepackage{booktabs} and \\usepackage{siunitx}\n"
 
 
@@ -50,7 +51,7 @@ def _main_rows(results: Results) -> Rows:
                 "ERM": is_grid & (table["alpha"] == 1),
                 "headline": is_grid & (table["alpha"] == alpha),
             }[kind]
-            _add(found, name, table[chosen])
+            _add(found, name, task, table[chosen])
     for name, task in results.tasks.items():
         after = postprocessed(task)
         if after is not None:
@@ -65,14 +66,18 @@ def _ablation_rows(results: Results) -> Rows:
     for name, task in results.tasks.items():
         table = task.macro_intervals()
         heads = table[table["method"] == "head"]
-        _add(found, name, heads.sort_values(["variant", "alpha"]))
+        _add(found, name, task, heads.sort_values(["variant", "alpha"]))
     return found
 
 
-def _add(rows: Rows, task: str, table: pd.DataFrame) -> None:
+def _add(rows: Rows, name: str, task: TaskResults, table: pd.DataFrame) -> None:
+    """Add the rows of one task; references on other frames are named with their number."""
+    others = [own for own, _ in task.references() if own.endswith(OTHER_FRAMES)]
+    full = {own.rpartition(" (")[0]: own for own in others}
     for _, row in table.iterrows():
         cell = row["estimate"], row["low"], row["high"]
-        rows.setdefault(setting_name(row), {})[task] = cell
+        setting = setting_name(row)
+        rows.setdefault(full.get(setting, setting), {})[name] = cell
 
 
 def _protocol(results: Results) -> str:
@@ -82,22 +87,37 @@ def _protocol(results: Results) -> str:
     if config.data.split.by != "folds":
         where = "on the validation split"
     counts = ", ".join(f"{n}: {t.resolution['people']}" for n, t in results.tasks.items())
-    seeds = len(config.training.seeds)
+    counts_of = [
+        int(seeds)
+        for task in results.tasks.values()
+        for seeds in task.macro_intervals().query("method == 'head'")["seeds"]
+    ]
+    fewest, most = min(counts_of, default=0), max(counts_of, default=0)
+    seeds = f"{most} seed{'s' if most != 1 else ''}"
+    if fewest != most:
+        seeds = f"{fewest} to {most} seeds"
     epoch = "the last epoch"
     if config.training.select_on != "last":
         epoch = "the epoch chosen on held-out training videos"
     return (
         f"{where} ({unit}: {counts}), frames pooled over videos; mean of {seeds} "
-        f"seed{'s' if seeds != 1 else ''} at {epoch}, with 95 % intervals over {unit}. "
+        f"at {epoch}, with 95 % intervals over {unit}. "
         f"Alpha = {config.training.headline_alpha:g} was fixed beforehand. "
-        "The highest score of each task is bold."
+        "The highest score of each task on the same frames is bold."
     )
 
 
 def _table(rows: Rows, results: Results, caption: str, label: str) -> str:
     tasks = list(results.tasks)
     best = {
-        task: max((cells[task][0] for cells in rows.values() if task in cells), default=None)
+        task: max(
+            (
+                cells[task][0]
+                for name, cells in rows.items()
+                if task in cells and not name.endswith(OTHER_FRAMES)
+            ),
+            default=None,
+        )
         for task in tasks
     }
     # With several tasks, over both columns of a page.
@@ -114,7 +134,9 @@ def _table(rows: Rows, results: Results, caption: str, label: str) -> str:
     ]
     for name, cells in rows.items():
         shown = [
-            _cell(cells[task], cells[task][0] == best[task]) if task in cells else "--"
+            _cell(cells[task], cells[task][0] == best[task] and not name.endswith(OTHER_FRAMES))
+            if task in cells
+            else "--"
             for task in tasks
         ]
         lines.append(" & ".join([escaped(name), *shown]) + r" \\")

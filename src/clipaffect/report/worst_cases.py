@@ -95,12 +95,20 @@ def _confusions(task: TaskResults, alpha: float) -> list[str]:
 
 def _faces(task: TaskResults, alpha: float, files: Evaluation) -> list[dict[str, Any]]:
     """The frames with the largest errors of the probabilities, averaged over seeds."""
-    keys, scores = read_scores(files.scores, method="head", variant="", alpha=alpha)
-    columns = [f"score {k}" for k in range(scores.shape[1])]
-    mean = keys[KEYS].join(pd.DataFrame(scores, columns=columns)).groupby(KEYS).mean()
+    columns = [f"score {k}" for k in range(len(task.task.targets))]
+    places, total, seeds = pd.DataFrame(), np.zeros(0), 0
+    # Seed by seed: all of them at once need gigabytes at full size.
+    for seed in sorted(task.heads["seed"].unique().tolist()):
+        keys, scores = read_scores(files.scores, method="head", variant="", alpha=alpha, seed=seed)
+        if not seeds:
+            places, total = keys[KEYS], np.zeros(scores.shape)
+        if len(keys) and keys[KEYS].equals(places):  # a head that failed in a fold has fewer
+            total += scores
+            seeds += 1
+    mean = places.join(pd.DataFrame(total / max(seeds, 1), columns=columns))
     rows = read_table(files.rows)
     rows = rows[rows["own_crop"]].astype({"video": str, "person": str})
-    rows = rows.merge(mean.reset_index(), on=KEYS)
+    rows = rows.merge(mean, on=KEYS)
     labels = rows[list(task.task.columns)].to_numpy()
     given = rows[columns].to_numpy()
     if task.task.multilabel:
