@@ -164,6 +164,31 @@ def test_a_rate_that_changes_is_no_sign_of_fields(tmp_path: Path) -> None:
     assert remarks(path) == []
 
 
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.97])
+def test_a_file_that_was_cut_off_keeps_its_numbers(tmp_path: Path, share: float) -> None:
+    whole = tmp_path / "whole.mp4"
+    with av.open(str(whole), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=25, options={"bf": "3", "g": "100"})
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        rng = np.random.default_rng(0)
+        for level in range(COUNT):
+            picture = np.full((96, 128, 3), 2 * level, np.uint8)
+            picture[:48] = rng.integers(0, 255, (48, 128, 3))  # bytes in every packet
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        container.mux(stream.encode())
+    expected = [frame.time for frame in read_frames(whole)]
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(whole.read_bytes()[: int(share * whole.stat().st_size)])
+    frames = list(read_frames(path))
+    assert [frame.number for frame in frames] == list(range(1, COUNT + 1))
+    np.testing.assert_allclose([frame.time for frame in frames], expected)
+    seen = {f.number: float(f.pixels[60:].mean()) for f in frames if f.pixels is not None}
+    assert 0.3 * share * COUNT < len(seen) < COUNT
+    # The last packet is cut itself, and what refers to it is damaged.
+    whole_ones = [number for number in seen if number <= max(seen) - 5]
+    assert [seen[n] for n in whole_ones] == pytest.approx([2 * (n - 1) for n in whole_ones], abs=4)
+
+
 def two_streams(path: Path, kinds: list[Disposition], grey: list[int | None]) -> Path:
     """Streams of one grey each; None leaves a stream empty."""
     with av.open(str(path), "w") as container:

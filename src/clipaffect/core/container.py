@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
@@ -21,6 +23,7 @@ FORMATS = (
 INDEXED = ("mov", "avi")  # formats whose index of samples lists every frame
 # Formats that leave the shape of a pixel to the coded stream, which may change it.
 UNSHAPED = ("mpegts", "mpeg", "mpegvideo", "h264", "hevc", "dv")
+LARGEST_PACKET = 1 << 26  # bytes; an index that states more is damaged
 RESTART_SECONDS = 0.5  # a step back in decoding time from which time starts again
 FIELD_PACKETS = 1.5  # packets for each frame of the stated rate, from which they hold fields
 FIELDS = ("pts", "dts", "duration", "key", "shown")  # of a packet
@@ -39,6 +42,61 @@ def open_container(path: Path) -> av.container.InputContainer:
     """
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     return av.open(str(path), metadata_errors="replace", options=options)
+
+
+class _Padded:
+    """A file that was cut off, with zeros in place of what is lost, for FFmpeg to read.
+
+    Then the index of an MP4 gives every packet with its times, the lost ones too.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.file, self.size, self.at = path.open("rb"), size, 0
+
+    def read(self, count: int) -> bytes:
+        """The next bytes."""
+        count = min(count, self.size - self.at)
+        self.file.seek(self.at)
+        data = self.file.read(count)
+        self.at += count
+        return data + bytes(count - len(data))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move, as a file does."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.size}[whence]
+        self.at = start + offset
+        return self.at
+
+    def tell(self) -> int:
+        """Where the next byte is read."""
+        return self.at
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+@contextlib.contextmanager
+def _open_whole(
+    path: Path,
+) -> Iterator[tuple[av.container.InputContainer, av.VideoStream | None]]:
+    """A video and its shown stream; an MP4 that was cut off is read as if it were whole."""
+    with open_container(path) as container:
+        stream = shown_stream(container)
+        if stream is None or not container.format.name.startswith(INDEXED[0]):
+            yield container, stream
+            return
+        entries = [(entry.pos + entry.size, entry.size) for entry in stream.index_entries]
+        end = max((end for end, _ in entries), default=0)
+        largest = max((size for _, size in entries), default=0)
+        if end <= path.stat().st_size or largest > LARGEST_PACKET:
+            yield container, stream
+            return
+        index = stream.index
+    with contextlib.closing(_Padded(path, end)) as file:
+        opened = av.open(file, metadata_errors="replace", options={"format_whitelist": FORMATS})
+        with cast(av.container.InputContainer, opened) as container:
+            yield container, cast(av.VideoStream, container.streams[index])
 
 
 def shown_stream(container: av.container.InputContainer) -> av.VideoStream | None:
@@ -124,8 +182,7 @@ def timeline(path: Path) -> Timeline:
     Raises:
         av.error.FFmpegError, OSError: the file cannot be opened.
     """
-    with open_container(path) as container:
-        stream = shown_stream(container)
+    with _open_whole(path) as (container, stream):
         if stream is None:
             return UNKNOWN
         packets = _packets(container, stream)
