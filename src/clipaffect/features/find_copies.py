@@ -160,7 +160,8 @@ def read_recordings(table: Path) -> tuple[list[Recording], pd.DataFrame, int]:
     if len(rows) < SHORTEST:
         return [], rows, 1
     keys = ["split", "video", "person"]
-    spans = rows.groupby(keys)["frame"].agg(lambda frames: frames.max() - frames.min() + 1)
+    frames = rows.groupby(keys)["frame"]
+    spans = frames.max() - frames.min() + 1
     step = max(1, round(float(spans.median()) / LENGTH))
     some = features[np.linspace(0, len(features) - 1, min(FITTED, len(features))).astype(int)]
     some = some.astype(np.float32)
@@ -169,8 +170,10 @@ def read_recordings(table: Path) -> tuple[list[Recording], pd.DataFrame, int]:
     variances, axes = variances[::-1][:DIMENSIONS], axes[:, ::-1][:, :DIMENSIONS]
     used = variances > 1e-6 * variances[0]
     whiten = (axes[:, used] / np.sqrt(variances[used])).astype(np.float32)
-    recordings, short = [], []
-    for (split, video, person), own in rows.groupby(keys, sort=True):
+    # Single images are no recordings: there may be hundreds of thousands.
+    is_short = frames.transform("size") < SHORTEST
+    recordings, short = [], [rows.index[is_short]]
+    for (split, video, person), own in rows[~is_short].groupby(keys, sort=True):
         moment = (own["frame"].to_numpy() - 1) // step
         start, size = int(moment.min()), int(moment.max() - moment.min()) + 1
         if start + size > LONGEST:
@@ -192,7 +195,7 @@ def read_recordings(table: Path) -> tuple[list[Recording], pd.DataFrame, int]:
         values = np.pad(values, ((start, 0), (0, 0)))
         known = np.pad(known, (start, 0)).astype(np.float32)
         recordings.append(Recording(str(split), str(video), str(person), values, known))
-    return recordings, rows.loc[np.concatenate(short)] if short else rows[:0], step
+    return recordings, rows.loc[np.concatenate(short)], step
 
 
 def find_copies(tables: list[Path], faces: list[Path], mode: NearCopies, outs: list[Path]) -> None:
