@@ -7,6 +7,9 @@ where OpenCV's engine takes 1.5 and 2.0 ms; calls with eight images cost as much
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +34,24 @@ def _anchors() -> np.ndarray:
     return np.concatenate(centres).astype(np.float32)
 
 
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Drop what is written to the standard error by code that Python's logging does not reach."""
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 class _Network:
     def __init__(self, path: Path) -> None:
         self.interpreter = Interpreter(str(path), num_threads=1)
-        self.interpreter.allocate_tensors()
+        with _silenced():  # LiteRT announces its CPU delegate
+            self.interpreter.allocate_tensors()
         self.input = self.interpreter.get_input_details()[0]["index"]
         self.outputs = {
             int(np.prod(tensor["shape"])): tensor["index"]
