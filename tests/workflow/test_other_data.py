@@ -104,7 +104,12 @@ def test_another_domain_runs_by_configuration_alone(fruit: Path) -> None:
     ]
     assert metrics["state"]["headline"]["mean"] == pytest.approx(np.mean(values))
     page = (results / "report/index.html").read_text()
-    for words in ("trained on the other folds", "ripe", "Each of the 3 folds separately", "3 classes"):
+    for words in (
+        "trained on the other folds",
+        "ripe",
+        "Each of the 3 folds separately",
+        "3 classes",
+    ):
         assert words in page
     assert "action unit" not in page.split("<pre>")[0]
     assert "leaf {x} $a$ &lt;b&gt; [/i]" in page
