@@ -70,7 +70,7 @@ def test_an_answer_gives_the_score_and_how_sure_it_is() -> None:
     assert "Better than linear probe" in said
     assert "no interval" in answer("EXPR", numbers(interval=[None, None]), "people")
     one_seed = numbers(headline={"mean": 0.5, "seeds": 1})
-    assert "one seed alone" in answer("EXPR", one_seed, "people")
+    assert "from one seed" in answer("EXPR", one_seed, "people")
     assert "was finished" in answer("EXPR", numbers(headline=None), "people")
 
 
