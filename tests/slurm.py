@@ -352,6 +352,7 @@ def start_run(cluster: Cluster, folder: Path, *arguments: str) -> Iterator[subpr
         "-m",
         "clipaffect",
         "run",
+        "--verbose",  # what Snakemake says of its jobs
         "--profile",
         "profiles/slurm",
         *WATCHED,
