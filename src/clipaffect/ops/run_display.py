@@ -28,7 +28,7 @@ LINE_EVERY = 60.0  # seconds, without a terminal
 TAIL = 4096  # bytes of a log's end that are read
 LAST_LINES = 12  # of a failed job's log
 PROGRESS = re.compile(r"^(.+): (\d+)/(\d+), [\d.]+/s, .+ left$", re.MULTILINE)
-# Messages of Snakemake that say what takes long or what was asked for.
+# Beginnings of Snakemake's messages: behind failed jobs, before one, and what is always shown.
 CLOSING = ("Exiting because a job execution failed", "WorkflowError:\nAt least one job")
 OF_A_JOB = ("RuleException", "CalledProcessError")
 SHOWN = (

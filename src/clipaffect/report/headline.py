@@ -141,9 +141,14 @@ def verdicts(numbers: dict[str, Any], loss: str) -> list[str]:
         "no difference shown": "Not distinguishable from {}.",
     }
     for said, names in by_verdict.items():
-        listed = " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+        listed = _listed(names, " and ")
         found.append(words.get(said, "Not compared with {}: too few people.").format(listed))
     return found
+
+
+def _listed(names: list[str], last: str) -> str:
+    """Names with commas, and ``last`` before the last one."""
+    return last.join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
 def answer(name: str, numbers: dict[str, Any], unit: str) -> str:
@@ -185,8 +190,7 @@ def _beside(numbers: dict[str, Any], unit: str) -> list[str]:
         "no difference shown": "No significant difference from {}.",
     }
     for said, names in by_verdict.items():
-        last = " or " if said.startswith("no ") else " and "
-        listed = last.join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+        listed = _listed(names, " or " if said.startswith("no ") else " and ")
         found.append(words.get(said, "Not tested against {}.").format(listed))
     for row in numbers["planned"]:
         if row["beside"].startswith("alpha") and row["resolvable"] is not None:
