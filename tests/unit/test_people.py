@@ -7,13 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import add_validation_video
+from conftest import add_validation_video, annotation
 
 from clipaffect.config.data import Data, Splitting
 from clipaffect.core.errors import UserError
 from clipaffect.core.parquet import read_table
 from clipaffect.core.tasks import AU, EXPR
-from clipaffect.dataset.groups import group_names, people_by_group
+from clipaffect.dataset.groups import group_names, joins_people, people_in
 from clipaffect.dataset.index_dataset import index_dataset
 from clipaffect.dataset.inventory import inventory
 
@@ -77,6 +77,20 @@ def test_a_person_in_two_videos_joins_them(tree: Path) -> None:
     assert summary["tasks"]["EXPR"]["validation"]["videos"] == 2
 
 
+def test_who_has_rows_of_another_task_only_is_not_counted(tree: Path) -> None:
+    for task in (EXPR, AU):
+        add_validation_video(tree)
+        annotation(tree, task, "Validation_Set", "d11").unlink()
+        # One group of dora and eva: dora has rows of both tasks, eva of one.
+        _, summary = index(
+            tree, settings(tree, [*EVERYBODY, ("d11", "", "dora"), ("d11", "", "eva")])
+        )
+        other = {EXPR.name: AU, AU.name: EXPR}[task.name]
+        counted = {name: found["validation"]["people"] for name, found in summary["tasks"].items()}
+        assert counted == {task.name: 1, other.name: 2}
+        assert summary["unit"] == "groups of people"
+
+
 def test_a_person_in_both_splits_is_refused_by_name(tree: Path) -> None:
     table = [*EVERYBODY[:-1], ("c10", "", "ann")]
     with pytest.raises(UserError, match=r"more than one split of EXPR: ann .*train and validation"):
@@ -128,6 +142,8 @@ def test_groups_are_connected_through_people_and_videos() -> None:
     people = ["ann", "bea", "bea", "cid", "", ""]
     groups = group_names(sources, people)
     assert groups == ["ann", "ann", "ann", "cid", "v4", "v5"]
-    assert people_by_group(groups, people) == {"ann": 2, "cid": 1}
+    assert people_in(groups, people) == {"ann": {"ann", "bea"}, "cid": {"cid"}}
+    assert joins_people(groups, people)
+    assert not joins_people(groups[2:], people[2:])
     # A video that is called like a person who is not in it.
     assert group_names(["v1", "ann"], ["ann", ""]) == ["ann", "ann (unnamed)"]

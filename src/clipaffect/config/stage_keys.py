@@ -24,7 +24,7 @@ SectionType = TypeVar("SectionType", bound=Section)
 
 # Keyed by the kind of entry in the store, which is the stage's name.
 VERSIONS = {
-    "dataset": 4,
+    "dataset": 5,
     "frames": 3,
     "detections": 5,
     "embeddings": 3,

@@ -40,10 +40,15 @@ def group_names(sources: Sequence[str], people: Sequence[str]) -> list[str]:
     return [names[number] for number in part[source].tolist()]
 
 
-def people_by_group(groups: Iterable[str], people: Iterable[str]) -> dict[str, int]:
-    """How many people each group has."""
+def people_in(places: Iterable[str], people: Iterable[str]) -> dict[str, set[str]]:
+    """The people in each group, video or image; '' names nobody."""
     found: dict[str, set[str]] = defaultdict(set)
-    for group, person in zip(groups, people, strict=True):
+    for place, person in zip(places, people, strict=True):
         if person:
-            found[group].add(person)
-    return {group: len(own) for group, own in found.items()}
+            found[place].add(person)
+    return dict(found)
+
+
+def joins_people(groups: Iterable[str], people: Iterable[str]) -> bool:
+    """Whether a group has more than one person."""
+    return any(len(own) > 1 for own in people_in(groups, people).values())

@@ -23,8 +23,8 @@ from clipaffect.core.split_names import TRAIN, VALIDATION, fold_split
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
 from clipaffect.core.video import presentation_times
 from clipaffect.dataset.files import CropFolders, natural_order
-from clipaffect.dataset.groups import group_names, people_by_group
-from clipaffect.dataset.tree import Annotation, Tree
+from clipaffect.dataset.groups import group_names, joins_people, people_in
+from clipaffect.dataset.tree import Annotation, Tree, folder_name
 
 
 def label_schema(task: Task) -> pa.Schema:
@@ -159,7 +159,9 @@ def arrange(listing: Listing, data: Data, tasks: Sequence[Task]) -> FoundData:
     if rows.empty:
         raise UserError("no row has a label", where=listing.path, fix="see docs/own-data.md")
     names_people = bool((rows["person"] != "").all())
-    sizes = people_by_group(rows["group"], rows["person"]) if names_people else None
+    places = (folder_name(*place) for place in zip(rows["source"], rows["side"], strict=True))
+    named = people_in(places, rows["person"]) if names_people else None
+    together = joins_people(rows["group"], rows["person"])
     there = {
         source: path
         for source in rows["source"].unique()
@@ -191,8 +193,9 @@ def arrange(listing: Listing, data: Data, tasks: Sequence[Task]) -> FoundData:
         images,
         notes,
         root=listing.root,
-        group_sizes=sizes,
-        names_some=bool((rows["person"] != "").any()) and sizes is None,
+        named=named,
+        names_some=bool((rows["person"] != "").any()) and named is None,
+        joins_people=together,
     )
     return FoundData(tree, labels, f"the labels in {listing.path}")
 

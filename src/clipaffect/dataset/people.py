@@ -11,7 +11,7 @@ import pandas as pd
 from clipaffect.core.errors import UserError
 from clipaffect.dataset.csv_cells import column_names, read_cells
 from clipaffect.dataset.files import natural_order
-from clipaffect.dataset.groups import group_names, people_by_group
+from clipaffect.dataset.groups import group_names, joins_people, people_in
 from clipaffect.dataset.label_rows import FoundData
 from clipaffect.dataset.media import VIDEO_SUFFIXES
 from clipaffect.dataset.tree import folder_name
@@ -92,7 +92,7 @@ def name_people(found: FoundData, path: Path) -> FoundData:
         name: rows.assign(group=_renamed(rows["group"], group_of))
         for name, rows in found.labels.items()
     }
-    sizes = None if len(unnamed) else people_by_group(joined, edges["person"].tolist())
+    named = None if len(unnamed) else people_in(table["name"], table["person"])
     people, videos = table["person"].nunique(), table["video"].nunique()
     note = f"{path} names {people:,} people in {videos:,} videos."
     if len(unnamed):
@@ -103,8 +103,13 @@ def name_people(found: FoundData, path: Path) -> FoundData:
         )
     if unused := int((names == "").sum()):
         note += f" {unused:,} of its rows name a video without annotations."
-    some = sizes is None and not table.empty
-    tree = replace(found.tree, group_sizes=sizes, names_some=some, notes=(*found.tree.notes, note))
+    tree = replace(
+        found.tree,
+        named=named,
+        names_some=named is None and not table.empty,
+        joins_people=joins_people(joined, edges["person"]),
+        notes=(*found.tree.notes, note),
+    )
     return FoundData(tree, labels, found.where)
 
 

@@ -153,7 +153,7 @@ def _files_found(
         + (len(images) if search else 0),
         "videos_missing": missing,
         "first_missing": str(tree.root / missing[0]) if tree.root and missing else "",
-        "names_people": tree.group_sizes is not None,
+        "names_people": tree.named is not None,
         "names_some": tree.names_some,
         "unit": tree.unit,
         "near_names": _near_names(missing, tree),
@@ -254,9 +254,11 @@ def _split(
 
 def _people(tree: Tree, rows: pd.DataFrame) -> int:
     """People in a split; where they are not known, everybody in a video is another one."""
-    if tree.group_sizes is None:
-        return len(rows[["video", "person"]].drop_duplicates())
-    return sum(tree.group_sizes[str(group)] for group in rows["group"].unique())
+    owners = rows[["video", "person"]].drop_duplicates().astype(str)
+    if tree.named is None:
+        return len(owners)
+    names = [folder_name(*owner) for owner in owners.itertuples(index=False)]
+    return len(set().union(*(tree.named[name] for name in names)))
 
 
 def refuse_hopeless(facts: dict[str, Any]) -> None:

@@ -42,9 +42,9 @@ class Tree:
         notes: sentences for the reader of the report.
         other_files: files among the annotations that are none.
         root: that the names are relative to; None where they are looked for below folders.
-        group_sizes: number of people in each group that splits keep together; None if it is not
-            known for all who is in which video or image.
+        named: who is in each video or image, by ``folder_name``; None if it is not known for all.
         names_some: whether it is known for some, and groups are joined accordingly.
+        joins_people: whether a group that splits keep together has several of the people.
     """
 
     videos: dict[str, Path]
@@ -55,14 +55,15 @@ class Tree:
     notes: tuple[str, ...] = ()
     other_files: tuple[Path, ...] = ()
     root: Path | None = None
-    group_sizes: dict[str, int] | None = None
+    named: dict[str, set[str]] | None = None
     names_some: bool = False
+    joins_people: bool = False
 
     @property
     def unit(self) -> str:
         """What splits keep together, and intervals and tests count, for a reader."""
-        if self.group_sizes is not None:
-            return "groups of people" if max(self.group_sizes.values()) > 1 else "people"
+        if self.named is not None:
+            return "groups of people" if self.joins_people else "people"
         unit = "images" if self.images else "source videos"
         if self.images and self.videos:
             unit = "source videos or images"
