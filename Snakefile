@@ -45,6 +45,7 @@ rule all:
         # file only if it is requested.
         rules.build_report.output,
         RESULTS.timings / "index.html",
+        FINAL_HEADS,
         SUBMISSIONS,
 
 

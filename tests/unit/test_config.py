@@ -53,6 +53,30 @@ def test_the_default_file_is_the_defaults() -> None:
         ({"training": {"alphas": [0.5, 0.5, 1]}}, ["lists 0.5 twice"]),
         ({"training": {"seeds": [1, 1]}}, ["lists 1 twice"]),
         ({"training": {"headline_alpha": 0.2}}, ["'headline_alpha' 0.2 is not one of"]),
+        (
+            {"submission": {"entries": {"x": {"variant": "focal"}}}},
+            ["'submission.entries.x.variant'", "unknown variant 'focal'", "available: none"],
+        ),
+        (
+            {"submission": {"entries": {"x": {"alpha": 0.2}}}},
+            ["no head is trained at alpha 0.2", "0.1, 0.3, 0.5, 0.7, 0.9, 1"],
+        ),
+        (
+            {"submission": {"entries": {"x": {"alpha": 0.3, "steps": "postprocessed"}}}},
+            ["'submission.entries.x.steps'", "headline heads only"],
+        ),
+        (
+            {"submission": {"steps": "postprocessed"}, "postprocess": {"steps": []}},
+            ["'submission.steps' is postprocessed, but 'postprocess.steps' is empty"],
+        ),
+        (
+            {
+                "submission": {"steps": "postprocessed"},
+                "final_heads": "scored",
+                "data": {"split": {"by": "folds"}},
+            },
+            ["each fold has other steps", "final_heads: everybody"],
+        ),
         ({"training": {"epochs": "ten"}}, ["'training.epochs' is 'ten'", "integer"]),
         ({"training": {"tasks": ["VA"]}}, ["the unknown task 'VA'", "available: EXPR, AU"]),
         ({"run": "../up"}, ["'run' is '../up'", "plain name"]),

@@ -28,6 +28,7 @@ from clipaffect.postprocess.encoder_ensemble import _placed
 from clipaffect.postprocess.postprocess_scores import _steps, postprocess_scores
 from clipaffect.postprocess.smoothing import Window, sequences, smooth
 from clipaffect.postprocess.steps import (
+    STRENGTHS,
     Rows,
     adjust,
     average,
@@ -324,6 +325,28 @@ def test_another_encoders_heads_are_averaged_frame_by_frame(table: Path, tmp_pat
     assert steps["step"].tolist() == ["heads alone", "average_encoders"]
 
 
+def _check_final(scored: Path, choices: dict) -> None:
+    """The adjustment of heads for everybody is the best one on all out-of-fold scores."""
+    average, smoothing, temperature, adjustment = (own["choice"] for own in choices["final"])
+    assert average == {}
+    rows = read_table(scored / "rows.parquet")
+    scores = read_table(scored / "scores.parquet").query("method == 'head' and alpha == 0.5")
+    keys = ["video", "frame"]
+    mean = scores.groupby(keys)["scores"].apply(lambda own: np.mean(np.stack(own.tolist()), axis=0))
+    rows = rows.set_index(keys).loc[mean.index]
+    values = np.stack(mean.tolist())
+    at = Rows(rows[["label"]].to_numpy(), sequences(mean.reset_index().assign(person="")), EXPR)
+    values = smooth(values[None], at.runs, Window(**smoothing))[0]
+    logits = np.log(np.clip(values, 1e-12, 1)) / temperature["temperature"]
+    prior = rows["label"].value_counts(normalize=True).sort_index().to_numpy()
+    assert adjustment["prior"] == pytest.approx(prior)
+    reached = {
+        tau: f1_score(rows["label"], (logits - tau * np.log(prior)).argmax(1), average="macro")
+        for tau in STRENGTHS
+    }
+    assert reached[adjustment["tau"]] == pytest.approx(max(reached.values()))
+
+
 def test_every_fold_has_choices_of_its_own(table: Path, tmp_path: Path) -> None:
     folded(table)
     scored = evaluated(table, tmp_path)
@@ -332,6 +355,7 @@ def test_every_fold_has_choices_of_its_own(table: Path, tmp_path: Path) -> None:
         (fold, step) for fold in (1, 2, 3) for step in Postprocess().steps
     ]
     assert len(json.loads(steps["choice"].iloc[2])) == 3
+    _check_final(scored, choices)
     rows = read_table(tmp_path / "out/scores.parquet")
     assert len(rows) == 300
     assert set(rows["fold"]) == {1, 2, 3}

@@ -16,7 +16,7 @@ from sklearn.metrics import f1_score
 from small_heads import no_copies, small_table
 
 from clipaffect.config.data import Splitting
-from clipaffect.config.models import Probe
+from clipaffect.config.models import Probe, SubmissionEntry
 from clipaffect.config.training import Training
 from clipaffect.core.errors import UserError
 from clipaffect.core.parquet import read_table, write_table
@@ -27,8 +27,11 @@ from clipaffect.evaluation.evaluate_heads import evaluate_heads
 from clipaffect.evaluation.fit_references import fit_references
 from clipaffect.features.build_table import folds_of
 from clipaffect.features.columns import schema
+from clipaffect.submission.submitted_heads import submitted_heads
 from clipaffect.submission.write_submission import write_submission
+from clipaffect.training.build_head import build_head
 from clipaffect.training.data import read_split
+from clipaffect.training.train_final_heads import train_final_heads
 from clipaffect.training.train_heads import finished_heads, load_head, train_heads
 
 SMALL = Training(
@@ -229,8 +232,8 @@ def test_a_reference_is_scored_on_its_own_frames(folds: Path, tmp_path: Path) ->
         assert own.query("metric == 'frames'")["value"].item() == len(scored)
 
 
-def test_a_submission_is_the_mean_of_every_folds_heads(folds: Path, tmp_path: Path) -> None:
-    bundles = bundles_of(folds, tmp_path)
+def frames_to_predict(folder: Path) -> tuple[Path, np.ndarray]:
+    """A shard of embeddings of five frames, which ``test.parquet`` lists, and the features."""
     features = np.random.default_rng(3).normal(size=(5, 6)).astype(np.float16)
     keys = pa.table(
         {
@@ -241,13 +244,48 @@ def test_a_submission_is_the_mean_of_every_folds_heads(folds: Path, tmp_path: Pa
         }
     )
     column = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), 6)
-    shard = tmp_path / "shard.parquet"
+    shard = folder / "shard.parquet"
     pq.write_table(keys.append_column("feature", column).cast(schema(6, "x")), shard)
     wanted = keys.select(["video", "person", "frame"]).to_pandas()
     locations = [f"t/{k:05d}.jpg" for k in wanted["frame"]]
-    write_table(tmp_path / "test.parquet", wanted.assign(location=locations))
+    write_table(folder / "test.parquet", wanted.assign(location=locations))
+    return shard, features
+
+
+def test_final_heads_are_those_of_a_table_that_is_all_training(folds: Path, tmp_path: Path) -> None:
+    choices = tmp_path / "choices.json"
+    choices.write_text(
+        json.dumps({"final": [{"step": "average_encoders", "choice": {"with": ["y"]}}]})
+    )
+    other = small_table(tmp_path / "other", n=90, d=4)
+    train_final_heads(
+        {"x": folds, "y": other, "z": tmp_path},
+        EXPR,
+        SMALL,
+        choices,
+        Store(tmp_path / "s"),
+        tmp_path,
+    )
+    final = load_file(tmp_path / "heads.safetensors")
+    assert {name.split("/")[0] for name in final} == {"x", "y"}
+    for name, table in (("x", folds), ("y", other)):
+        rows = read_table(table / "rows.parquet")
+        write_table(table / "rows.parquet", rows.assign(split="train"))
+        own = {}
+        for bundle in bundles_of(table, tmp_path / name):
+            own |= load_file(bundle / "heads.safetensors")
+        for key, value in final.items():
+            features, seed, tensor = key.split("/")
+            if features == name:
+                assert torch.equal(value, own[f"alpha=0.5,{seed}/{tensor}"])
+
+
+def test_a_submission_is_the_mean_of_every_folds_heads(folds: Path, tmp_path: Path) -> None:
+    bundles = bundles_of(folds, tmp_path)
+    shard, features = frames_to_predict(tmp_path)
+    chosen = submitted_heads(SubmissionEntry(), "x", {"x": 6}, EXPR, SMALL, bundles, None, None)
     write_submission(
-        EXPR, SMALL, "leave_out", tmp_path / "test.parquet", [shard], bundles, folds, tmp_path
+        EXPR, chosen, "leave_out", tmp_path / "test.parquet", {"x": [shard]}, folds, tmp_path
     )
     listed = finished_heads(bundles).query("alpha == 0.5")
     assert len(listed) == 6
@@ -259,7 +297,45 @@ def test_a_submission_is_the_mean_of_every_folds_heads(folds: Path, tmp_path: Pa
     expected = torch.stack(answers).mean(0).argmax(-1).tolist()
     lines = (tmp_path / "predictions.txt").read_text().splitlines()[1:]
     assert [int(line.split(",")[1]) for line in lines] == expected
-    assert len(json.loads((tmp_path / "coverage.json").read_text())["heads"]) == 6
+    assert len(json.loads((tmp_path / "coverage.json").read_text())["heads"]["x"]) == 6
+
+
+def test_a_submission_takes_the_steps_of_the_report(folds: Path, tmp_path: Path) -> None:
+    """Recomputed by hand: final heads, mean of seeds, moving mean, temperature, prior."""
+    shard, features = frames_to_predict(tmp_path)
+    prior = np.arange(1, 9) / 36
+    choices = [
+        {"step": "average_seeds", "choice": {}},
+        {"step": "smooth", "choice": {"kind": "mean", "width": 3}},
+        {"step": "temperature", "choice": {"temperature": 0.5}},
+        {"step": "adjust", "choice": {"tau": 1.5, "prior": prior.tolist()}},
+    ]
+    (tmp_path / "choices.json").write_text(json.dumps({"final": choices}))
+    none, store = tmp_path / "none.json", Store(tmp_path / "s")
+    none.write_text('{"final": []}')
+    train_final_heads({"x": folds}, EXPR, SMALL, none, store, tmp_path / "final")
+    entry = SubmissionEntry()
+    chosen = submitted_heads(entry, "x", {"x": 6}, EXPR, SMALL, [], tmp_path, tmp_path / "final")
+    write_submission(
+        EXPR, chosen, "leave_out", tmp_path / "test.parquet", {"x": [shard]}, folds, tmp_path
+    )
+    weights = load_file(tmp_path / "final/heads.safetensors")
+    each = []
+    for seed in SMALL.seeds:
+        head = build_head(SMALL.recipes()[""], 6, 8, seed).eval()
+        prefix = f"x/seed={seed}/"
+        own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+        head.load_state_dict(own)
+        with torch.no_grad():
+            each.append(torch.softmax(head(torch.from_numpy(features).float()), -1).numpy())
+    mean = np.mean(each, axis=0)
+    smooth = np.stack([mean[max(0, k - 1) : k + 2].mean(axis=0) for k in range(5)])
+    expected = (np.log(smooth) / 0.5 - 1.5 * np.log(prior)).argmax(1).tolist()
+    lines = (tmp_path / "predictions.txt").read_text().splitlines()[1:]
+    assert [int(line.split(",")[1]) for line in lines] == expected
+    coverage = json.loads((tmp_path / "coverage.json").read_text())
+    assert coverage["heads_trained_on"] == "everybody"
+    assert coverage["steps"] == choices
 
 
 def test_a_failed_fold_leaves_no_pooled_score(folds: Path, tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def config_of_crops(roots: list[str], **data: object) -> dict:
     # the encoder that starts fastest: what is tested here is not its score
     config |= {"encoder": "pixels", "encoders": {"pixels": config["encoders"]["pixels"]}}
     config["postprocess"] = {"folds": 2}
+    config["submission"] = {"entries": {"heads": {"steps": "head"}, "erm": {"alpha": 1.0}}}
     return config
 
 
@@ -102,7 +103,21 @@ def test_submissions_cover_every_row(crops_run: Path) -> None:
     assert coverage["rows_with_constant_answer"] == 2
     own, filled = coverage["rows_with_own_crop"], coverage["rows_filled"]
     assert own + filled == 2 * 199
-    assert coverage["heads"] == ["alpha=0.5,seed=0", "alpha=0.5,seed=1"]
+    assert coverage["heads"] == {"pixels": ["alpha=0.5,seed=0", "alpha=0.5,seed=1"]}
+    assert coverage["heads_trained_on"] == "training people"
+    chosen = json.loads((crops_run / RESULTS / "postprocess/AU/choices.json").read_text())
+    assert coverage["steps"] == chosen["final"]
+    assert [row["step"] for row in coverage["steps"]] == [
+        "average_seeds",
+        "smooth",
+        "temperature",
+        "adjust",
+    ]
+    for entry, alpha in (("heads", 0.5), ("erm", 1.0)):
+        own = json.loads((folder / "AU" / entry / "coverage.json").read_text())
+        assert own["steps"] == []
+        assert own["heads"] == {"pixels": [f"alpha={alpha:g},seed={seed}" for seed in (0, 1)]}
+        assert check_submission(folder / "AU" / entry / "predictions.txt", AU).rows == found.rows
     # a list of names: a row for each number up to the last crop
     names = (crops_run / "videos.txt").read_text().split()
     last = [max(int(p.stem) for p in next(crops_run.glob(f"data/**/{n}")).iterdir()) for n in names]
@@ -113,7 +128,8 @@ def test_a_submission_decides_by_the_mean_over_seeds(crops_run: Path) -> None:
     """Recomputed from the frame scores, for the listed videos that are in validation."""
     scores = read_table(crops_run / RESULTS / "evaluation/EXPR/scores.parquet")
     heads = scores[(scores["method"] == "head") & (scores["alpha"] == 0.5)]
-    lines = (crops_run / RESULTS / "submission/EXPR/predictions.txt").read_text().splitlines()[1:]
+    own = crops_run / RESULTS / "submission/EXPR/heads/predictions.txt"
+    lines = own.read_text().splitlines()[1:]
     stated = dict(line.rsplit(",", 1) for line in lines)
     compared = 0
     for (video, person, frame), part in heads.groupby(["video", "person", "frame"]):

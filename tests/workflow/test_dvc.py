@@ -136,8 +136,9 @@ def test_every_rule_of_a_run_is_allowed_in_a_stage() -> None:
     }
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     allowed = set().union(*(rules_in(stage["cmd"]) for stage in stages.values()))
-    # Submissions are added to a run's own stages; times are not in DVC.
-    assert found - allowed == {"write_submission", "show_timings"}
+    # Submissions and final heads are added to a run's own stages; times are not in DVC.
+    added = {"write_submission", "write_entry", "train_final_heads"}
+    assert found - allowed == {*added, "show_timings"}
     for name in ("embeddings", "references"):  # both may need weights that have gone since
         assert {"fetch_asset", "fetch_weights"} <= rules_in(stages[name]["cmd"])
 
@@ -151,6 +152,19 @@ def test_submissions_are_outputs_and_the_demos_own_file_is_refused(repository: P
     assert "--configfile runs/micro/config.yaml" in report["cmd"]
     with pytest.raises(UserError, match="belongs to the top-level"):
         write_stages(ROOT / "config/config.yaml", ROOT)
+
+
+def test_final_heads_and_entries_are_outputs_of_the_report(repository: Path) -> None:
+    (repository / "names.txt").write_text("1-25-480x270\n")
+    path = write_config(repository, test={"AU": "names.txt"})
+    values = yaml.safe_load(path.read_text())
+    values |= {"final_heads": "everybody", "submission": {"entries": {"erm": {"alpha": 1.0}}}}
+    path.write_text(yaml.safe_dump(values))
+    folder = write_stages(path, repository)
+    report = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]["report"]
+    assert "results/micro/final" in report["outs"]
+    assert {"train_final_heads", "write_entry"} <= rules_in(report["cmd"])
+    assert {"final_heads", "submission"} <= set(report["params"][0]["runs/micro/config.yaml"])
 
 
 def test_every_source_that_a_stage_names_is_there() -> None:

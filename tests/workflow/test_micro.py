@@ -40,7 +40,10 @@ EVERYTHING = BELOW_FACES | {"index_dataset", "extract_frames", "align_faces"}
 RERUNS = {
     "data.shards": ({"data": {"shards": 3}}, EVERYTHING),
     "data.subset": ({"data": {"subset": {"train": 9, "validation": 3}}}, EVERYTHING),
-    "data.split": ({"data": {"split": {"by": "folds", "folds": 2}}}, EVERYTHING),
+    "data.split": (
+        {"data": {"split": {"by": "folds", "folds": 2}}},
+        EVERYTHING | {"train_final_heads"},
+    ),
     "faces.min_score": ({"faces": {"min_score": 0.6}}, BELOW_FACES | {"align_faces"}),
     "faces.crop": ({"faces": {"crop": "cropped"}}, BELOW_FACES | {"align_faces"}),
     "faces.stride": ({"faces": {"stride": 2}}, BELOW_FACES | {"align_faces"}),
@@ -48,6 +51,10 @@ RERUNS = {
     "encoders.<name>": ({"encoders": {"micro": {"random": 1}}}, BELOW_FACES),
     "encoders.<name>.batch": ({"encoders": {"micro": {"batch": 16}}}, BELOW_FACES),
     "training.tasks": ({"training": {"tasks": ["AU"]}}, EVERYTHING),
+    "training.alphas": (
+        {"training": {"alphas": [0.3, 0.5, 1.0]}},
+        BELOW_TRAINING | {"train_heads"},
+    ),
     "training.headline_alpha": (
         {"training": {"headline_alpha": 1.0}},
         BELOW_TRAINING | {"train_heads"},
@@ -68,6 +75,10 @@ RERUNS = {
     "postprocess.folds": (
         {"postprocess": {"folds": 3}},
         {"postprocess_scores", "build_report", "first_page"},
+    ),
+    "final_heads": (
+        {"final_heads": "everybody"},
+        {"train_final_heads", "build_report", "first_page"},
     ),
     "zero_shot.prompts": (
         {"zero_shot": {"prompts": {"EXPR": {"Fear": ["a face showing fear"]}}}},

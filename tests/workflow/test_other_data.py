@@ -16,6 +16,7 @@ from browsing import Browser
 from conftest import ROOT, clipaffect, copy_of, snakemake, workplace
 from sklearn.metrics import f1_score
 
+from clipaffect import load_model
 from clipaffect.core.parquet import read_table
 from clipaffect.dataset.tree import folder_name
 
@@ -116,6 +117,31 @@ def test_another_domain_runs_by_configuration_alone(fruit: Path) -> None:
     assert LEAF in (results / "report/figures/targets_marks.svg").read_text().replace(
         "&lt;", "<"
     ).replace("&gt;", ">")
+
+
+def test_a_model_of_everybody_carries_the_score_of_the_folds(fruit: Path) -> None:
+    snakemake(fruit, "model", "--configfile", "fruit.yaml")
+    results = fruit / "results/fruit"
+    bundle = json.loads((results / "model/bundle.json").read_text())
+    metrics = json.loads((results / "report/metrics.json").read_text())["tasks"]
+    given = pd.read_csv(fruit / "own/fruit.csv", keep_default_na=False)
+    for name, task in bundle["tasks"].items():
+        used = given[given["state"] != ""] if name == "state" else given
+        assert task["final_heads"]
+        assert task["trained_on"]["frames"] == len(used)
+        assert task["trained_on"]["people"] == used["person"].nunique()
+        assert task["macro_f1"] == metrics[name]["headline"]["mean"]
+        assert "trained on other folds" in task["protocol"]
+    readme = (results / "model/README.md").read_text()
+    assert "They have not been scored themselves" in " ".join(readme.split())
+    assert "Do not quote this score" in readme  # there are fewer than 20 trees
+    done = clipaffect("export-model", results, "--out", fruit / "exported", folder=fruit)
+    assert done.returncode == 0, done.stderr
+    labelled = given[given["state"] != ""]
+    pictures = np.stack([cv2.imread(str(fruit / "own" / name)) for name in labelled["image"]])
+    answers = load_model(fruit / "exported").predict_faces(pictures[..., ::-1].copy())
+    # Six epochs are few, but the classes are three.
+    assert (answers["state"].to_numpy() == labelled["state"].to_numpy()).mean() > 0.45
 
 
 def test_markup_in_a_name_is_a_name_on_the_page(fruit: Path, browser: Browser) -> None:

@@ -77,6 +77,14 @@ EVERY_TABLE = [
     for task in TASKS
     for path in RESULTS.table(CONFIG.encoder, task).files().values()
 ]
+# Of the encoders whose heads' scores may be averaged with the run's own.
+OTHER_TABLES, OTHER_FEATURES = (
+    expand(path, encoder=CONFIG.postprocess.encoders, allow_missing=True)
+    for path in RESULTS.table().files().values()
+)
+FINAL_HEADS = [
+    RESULTS.final_heads(task).weights for task in TASKS if CONFIG.trains_final_heads
+]
 EVERY_HEAD = [RESULTS.heads(task, part).weights for task in TASKS for part in PARTS]
 SCORED = (
     "scores",

@@ -5,7 +5,38 @@ out: frame scores and metrics of each task, intervals and paired tests; the post
      predictions for its test frames
 """
 
-SUBMISSIONS = expand(RESULTS.submission().predictions, task=TEST_TASKS)
+SUBMISSIONS = [
+    RESULTS.submission(task, entry).predictions
+    for task in TEST_TASKS
+    for entry in ("", *CONFIG.submission.entries)
+]
+
+
+def submitted(task, entry=""):
+    """The inputs that depend on what predicts an entry: embeddings, steps, final heads."""
+    _, final, steps = CONFIG.submission_entry(entry)
+    encoders = [CONFIG.encoder, *(CONFIG.postprocess.encoders if steps else ())]
+    stepped = RESULTS.postprocessing(task).files("choices", "heads") if steps else {}
+    return {
+        "embeddings": [
+            RESULTS.embeddings(encoder, shard) for encoder in encoders for shard in SHARDS
+        ],
+        "steps": list(stepped.values()),
+        "final": [RESULTS.final_heads(task).weights] if final else [],
+    }
+
+
+def entry_options(task, entry=""):
+    """What predicts an entry of the submission, for the command."""
+    chosen, final, steps = CONFIG.submission_entry(entry)
+    found = {
+        "--variant": [chosen.variant] if chosen.variant else [],
+        "--alpha": [] if chosen.alpha is None else [chosen.alpha],
+        "--postprocessing": [RESULTS.postprocessing(task).folder] if steps else [],
+        "--final": [RESULTS.final_heads(task).folder] if final else [],
+    }
+    return " ".join(options(name, values) for name, values in found.items())
+
 
 
 rule fit_references:
@@ -104,16 +135,8 @@ rule postprocess_scores:
         code=USER_FILES,
         scores=RESULTS.evaluation().scores,
         labels=RESULTS.evaluation().rows,
-        others=expand(
-            RESULTS.table().rows,
-            encoder=CONFIG.postprocess.encoders,
-            allow_missing=True,
-        ),
-        other_features=expand(
-            RESULTS.table().features,
-            encoder=CONFIG.postprocess.encoders,
-            allow_missing=True,
-        ),
+        others=OTHER_TABLES,
+        other_features=OTHER_FEATURES,
     output:
         **RESULTS.postprocessing().files(),
     log:
@@ -147,11 +170,9 @@ rule postprocess_scores:
 
 rule write_submission:
     input:
+        unpack(lambda wildcards: submitted(wildcards.task)),
         **TABLE.files(),
         test=RESULTS.dataset.test_frames(),
-        embeddings=expand(
-            RESULTS.embeddings(CONFIG.encoder), shard=SHARDS, allow_missing=True
-        ),
         code=USER_FILES,
         heads=expand(RESULTS.heads().weights, part=PARTS, allow_missing=True),
         listed=expand(RESULTS.heads().listed, part=PARTS, allow_missing=True),
@@ -167,14 +188,43 @@ rule write_submission:
         settings=lambda wildcards: settings_json(
             CONFIG, "submission", "training", "evaluation", f"tasks.{wildcards.task}"
         ),
+        encoder=CONFIG.encoder,
         table=subpath(input.rows, parent=True),
         heads=lambda wildcards, input: options("--heads", input.heads),
         embeddings=lambda wildcards, input: options("--embeddings", input.embeddings),
-        variant="",
+        entry=lambda wildcards: entry_options(wildcards.task),
         out=subpath(output.predictions, parent=True),
     shell:
         command(
-            "rule write-submission --settings {params.settings:q} {input.test:q} "
-            "{params.table:q} {params.heads} {params.embeddings} {params.variant} --out "
-            "{params.out:q}"
+            "rule write-submission --settings {params.settings:q} {params.encoder:q} "
+            "{input.test:q} {params.table:q} {params.heads} {params.embeddings} {params.entry} "
+            "--out {params.out:q}"
         )
+
+
+use rule write_submission as write_entry with:
+    input:
+        unpack(lambda wildcards: submitted(wildcards.task, wildcards.entry)),
+        **TABLE.files(),
+        test=RESULTS.dataset.test_frames(),
+        code=USER_FILES,
+        heads=expand(RESULTS.heads().weights, part=PARTS, allow_missing=True),
+        listed=expand(RESULTS.heads().listed, part=PARTS, allow_missing=True),
+    output:
+        **RESULTS.submission(entry="{entry}").files(),
+    log:
+        LOGS / "write_entry/{task}/{entry}.log",
+    benchmark:
+        RESULTS.timings / "write_entry/{task}/{entry}.tsv"
+    wildcard_constraints:
+        entry=any_of(CONFIG.submission.entries),
+    params:
+        settings=lambda wildcards: settings_json(
+            CONFIG, "submission", "training", "evaluation", f"tasks.{wildcards.task}"
+        ),
+        encoder=CONFIG.encoder,
+        table=subpath(input.rows, parent=True),
+        heads=lambda wildcards, input: options("--heads", input.heads),
+        embeddings=lambda wildcards, input: options("--embeddings", input.embeddings),
+        entry=lambda wildcards: entry_options(wildcards.task, wildcards.entry),
+        out=subpath(output.predictions, parent=True),

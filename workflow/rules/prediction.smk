@@ -35,6 +35,7 @@ rule export_model:
         listed=expand(RESULTS.heads().listed, task=TASKS, part=PARTS),
         choices=expand(RESULTS.postprocessing().choices, task=STEPPED),
         others=expand(RESULTS.postprocessing().heads, task=STEPPED),
+        final=FINAL_HEADS,
         data=RESULTS.dataset.summary,
         table=RESULTS.table(CONFIG.encoder, TASKS[0]).files().values(),
         code=USER_FILES,

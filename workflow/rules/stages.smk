@@ -42,4 +42,5 @@ rule report_all:
         # This page shows the whole configuration, which is a parameter of the last stage only.
         RESULTS.first_page,
         rules.build_report.output,
+        FINAL_HEADS,
         SUBMISSIONS,

@@ -114,7 +114,8 @@ use rule write_submission as submit_own with:
         table=subpath(input.rows, parent=True),
         heads=lambda wildcards, input: options("--heads", input.heads),
         embeddings=lambda wildcards, input: options("--embeddings", input.embeddings),
-        variant=f"--variant {OWN}",
+        encoder=CONFIG.encoder,
+        entry=f"--variant {OWN}",
         out=subpath(output.predictions, parent=True),
 
 

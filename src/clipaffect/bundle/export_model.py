@@ -30,6 +30,7 @@ from clipaffect.core.errors import UserError
 from clipaffect.core.files import read_json, write_text
 from clipaffect.core.hashing import digest
 from clipaffect.core.layout import Heads, Layout, Model
+from clipaffect.core.split_names import EVERYBODY, TRAIN
 from clipaffect.core.tasks import Task
 from clipaffect.core.tensors import read_tensors, tensor_names, write_tensors
 from clipaffect.report.pages import page_environment
@@ -41,6 +42,10 @@ from clipaffect.training.train_heads import finished_heads
 logger = logging.getLogger(__name__)
 
 Weights = dict[str, torch.Tensor]
+NOT_SCORED = (
+    "The exported heads were then trained on all people, with the same recipe. They have not been "
+    "scored themselves."
+)
 NOT_MLP = "the heads are custom modules, whose code a bundle would have to run"
 
 
@@ -138,11 +143,12 @@ def _check_exportable(config: Config) -> None:
             where=f"{where}, training.head",
             fix="set head: mlp to export the heads (a custom loss is allowed)",
         )
-    if config.data.split.by == "folds":
+    if config.data.split.by == "folds" and not config.trains_final_heads:
         raise UserError(
-            "under k-fold evaluation no head is trained on all people",
-            where=f"{where}, data.split",
-            fix="run again with split: {by: hold_out}, and export that run",
+            "under k-fold evaluation no scored head is trained on all people",
+            where=f"{where}, final_heads: scored",
+            fix="remove 'final_heads' (its default is then 'everybody') and run again: only the "
+            "final heads are trained",
         )
 
 
@@ -167,17 +173,20 @@ def _export_task(
 ) -> dict[str, Any]:
     """Write a task's heads; returns its entry of ``bundle.json``."""
     alpha = config.training.headline_alpha
-    choices: dict[str, Any] = {"seeds": [], "steps": []}
+    choices: dict[str, Any] = {"seeds": [], "final": []}
     if config.postprocess.steps:
         choices |= read_json(Layout(results).postprocessing(task.name).choices)
-    own = _own_heads(config, task, results, alpha)
-    # The steps were chosen on, and for, the seeds that had finished everywhere.
-    seeds = choices["seeds"] or sorted(own)
-    weights = {config.encoder: {seed: own[seed] for seed in seeds}}
-    steps = [{"step": row["step"], "choice": row["choice"]} for row in choices["steps"]]
+    steps = choices["final"]
     others = [name for row in steps for name in row["choice"].get("with", [])]
-    if others:
-        weights |= _other_heads(Layout(results).postprocessing(task.name).heads, others)
+    if config.trains_final_heads:
+        final = _final_weights(config, task, results)
+        weights = _read_heads(final, [config.encoder, *others])
+    else:
+        own = _own_heads(config, task, results, alpha)
+        # The steps were chosen on, and for, the seeds that had finished everywhere.
+        seeds = choices["seeds"] or sorted(own)
+        weights = {config.encoder: {seed: own[seed] for seed in seeds}}
+        weights |= _read_heads(Layout(results).postprocessing(task.name).heads, others)
     file = Model(folder).heads(task.name).relative_to(folder).as_posix()
     flat = {
         f"{features}/seed={seed}/{name}": value.contiguous()
@@ -203,23 +212,26 @@ def _export_task(
         "after_steps": after["macro_f1"] if after else None,
         "protocol": _protocol(config, numbers, bool(steps), unit_of(read_summary(results))),
         "trained_on": _trained_on(config, task, results),
+        "final_heads": config.trains_final_heads,
     }
 
 
 def _trained_on(config: Config, task: Task, results: Path) -> dict[str, Any]:
     summary = read_summary(results)
-    facts = summary["tasks"][task.name]["train"]
+    splits = summary["tasks"][task.name]
+    # Splits share no person and no video, so that their numbers add up.
+    used = list(splits.values()) if config.trains_final_heads else [splits[TRAIN]]
     return {
         "source": config.data.source,
-        "people": facts["people"] if summary["names_people"] else None,
-        "videos": facts["videos"],
-        "frames": facts["annotated"],
+        "people": sum(own["people"] for own in used) if summary["names_people"] else None,
+        "videos": sum(own["videos"] for own in used),
+        "frames": sum(own["annotated"] for own in used),
     }
 
 
 def _export_statistics(config: Config, table: Path, path: Path) -> None:
     task = next(iter(config.tasks().values()))
-    train = read_split(table, task, "train")
+    train = read_split(table, task, EVERYBODY if config.trains_final_heads else TRAIN)
     fitted = fit_statistics(train.features.numpy(), train.rows["group"])
     write_tensors(path, fitted.tensors())
 
@@ -242,9 +254,23 @@ def _state_of(row: pd.Series) -> Weights:
     return read_tensors(Heads(Path(row["folder"])).weights, f"{row['head']}/")
 
 
-def _other_heads(path: Path, names: list[str]) -> dict[str, dict[int, Weights]]:
+def _final_weights(config: Config, task: Task, results: Path) -> Path:
+    """The file of the heads that were trained on everybody."""
+    path = Layout(results).final_heads(task.name).weights
+    if not path.is_file():
+        raise UserError(
+            f"the final heads for {task.name} have not been trained",
+            where=path,
+            fix=f"run 'clipaffect run model' with the configuration of '{config.run}'; it trains "
+            "and exports them",
+        )
+    return path
+
+
+def _read_heads(path: Path, names: list[str]) -> dict[str, dict[int, Weights]]:
+    """The weights of the heads of some encoders, by seed."""
     found: dict[str, dict[int, Weights]] = {}
-    keys = [name.split("/")[:2] for name in tensor_names(path)]
+    keys = [name.split("/")[:2] for name in tensor_names(path)] if names else []
     for name in names:
         seeds = sorted({int(seed.removeprefix("seed=")) for own, seed in keys if own == name})
         found[name] = {seed: read_tensors(path, f"{name}/seed={seed}/") for seed in seeds}
@@ -265,9 +291,14 @@ def _shape(state: Weights) -> dict[str, int]:
 def _protocol(config: Config, numbers: dict[str, Any], steps: bool, unit: str) -> str:
     frames = numbers["frames"]
     scored = frames["with_crop"] + frames["filled"]
+    folds = config.data.split.by == "folds"
+    whose = (
+        f"{numbers['people']} {unit}, each scored by heads that were trained on other folds"
+        if folds
+        else f"{numbers['people']} validation {unit}, on which no head was trained"
+    )
     text = (
-        f"Macro F1 on {scored:,} annotated frames of {numbers['people']} validation {unit}, "
-        "on which no head was trained; frames pooled; mean over "
+        f"Macro F1 on {scored:,} annotated frames of {whose}; frames pooled; mean over "
         f"{numbers['headline']['seeds']} seeds at the alpha fixed beforehand "
         f"({numbers['headline_alpha']:g}); interval over {unit}."
     )
@@ -276,6 +307,8 @@ def _protocol(config: Config, numbers: dict[str, Any], steps: bool, unit: str) -
             f" Steps after the head were chosen on {config.postprocess.folds} cross-fitted parts "
             f"of the training {unit}."
         )
+    if config.trains_final_heads:
+        text += f" {NOT_SCORED}"
     return text
 
 

@@ -23,8 +23,9 @@ from clipaffect.core.errors import UserError, first_line
 from clipaffect.core.layout import Model
 from clipaffect.core.tasks import Task
 
-FORMAT, VERSION = "clipaffect-bundle", 2
-READABLE = (1, 2)  # 2 adds what heads were trained on, the feature statistics and zero-shot heads
+FORMAT, VERSION = "clipaffect-bundle", 3
+# 2 adds what heads were trained on, the feature statistics and zero-shot heads; 3 final heads.
+READABLE = (1, 2, 3)
 AGAIN = "fetch the complete bundle again from its source"
 NAME = Model(Path()).bundle.name
 # Far beyond any trained model; a file that exceeds them is not read any further.
@@ -166,6 +167,8 @@ class TaskModel(Section):
         after_steps: macro F1 behind the last step, on the same people.
         protocol: how these were measured, in words.
         trained_on: None if not recorded.
+        final_heads: whether the heads were trained on all people after scoring, so that the scores
+            are those of other heads.
     """
 
     targets: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(
@@ -182,6 +185,7 @@ class TaskModel(Section):
     after_steps: float | None
     protocol: str = Field(max_length=5000)
     trained_on: TrainedOn | None = None
+    final_heads: bool = False
 
     @model_validator(mode="after")
     def _one_length(self) -> TaskModel:
@@ -239,7 +243,7 @@ class Bundle(Section):
     """
 
     format: Literal["clipaffect-bundle"]
-    version: Literal[1, 2]
+    version: Literal[1, 2, 3]
     run: FolderName
     licensed: bool
     faces: Faces

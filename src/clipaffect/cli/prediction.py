@@ -46,8 +46,8 @@ def predict(
     model: Annotated[
         str,
         typer.Option(
-            help="A bundle written by 'clipaffect export-model', the results folder of a run "
-            "whose model has been built, or 'zero-shot' for CLIP with text prompts (no training)."
+            help="The results folder of a finished run, a folder written by 'clipaffect "
+            "export-model', or 'zero-shot' for CLIP with text prompts (no training)."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="The folder for tables and pages.")],

@@ -22,6 +22,11 @@ HeadWeights = Annotated[
     list[Path], typer.Option("--heads", help="The heads.safetensors file of each part of the grid.")
 ]
 
+OtherTables = Annotated[
+    list[Path] | None,
+    typer.Option("--other", help="The rows.parquet file of an encoder to average with."),
+]
+
 rule_app = typer.Typer(no_args_is_help=True, help="Commands called by the workflow's rules.")
 
 
@@ -251,10 +256,7 @@ def postprocess_scores(
     scored: Path,
     store: StorePath,
     out: Out,
-    other: Annotated[
-        list[Path] | None,
-        typer.Option("--other", help="The rows.parquet file of an encoder to average with."),
-    ] = None,
+    other: OtherTables = None,
 ) -> None:
     """Choose the post-processing steps on training people; score each on validation people."""
     from clipaffect.config.models import Postprocess
@@ -271,34 +273,70 @@ def postprocess_scores(
 
 
 @rule_app.command()
+def train_final_heads(
+    settings: Settings,
+    encoder: str,
+    table: Path,
+    store: StorePath,
+    out: Out,
+    other: OtherTables = None,
+    choices: Annotated[
+        Path | None, typer.Option(help="The chosen post-processing steps; without any: none.")
+    ] = None,
+) -> None:
+    """Train the headline heads once more, on all people."""
+    from clipaffect.training.train_final_heads import train_final_heads
+
+    given = stage_settings(settings)
+    tables = {encoder: table} | {path.parent.parent.name: path.parent for path in other or []}
+    train_final_heads(tables, given.task, given.training, choices, Store(store), out)
+
+
+@rule_app.command()
 def write_submission(
     settings: Settings,
+    encoder: str,
     test: Path,
     table: Path,
     out: Out,
     heads: HeadWeights,
-    embeddings: Annotated[list[Path], typer.Option("--embeddings")],
+    embeddings: Annotated[
+        list[Path], typer.Option("--embeddings", help="Every shard of every encoder.")
+    ],
     variant: Annotated[
         str, typer.Option(help="The variant to predict with; the default is the grid's own.")
     ] = "",
+    alpha: Annotated[
+        float | None, typer.Option(help="Of its heads; the default is the headline's.")
+    ] = None,
+    postprocessing: Annotated[
+        Path | None, typer.Option(help="The folder of the steps to apply; without it: none.")
+    ] = None,
+    final: Annotated[
+        Path | None, typer.Option(help="The folder of heads trained on everybody, if they predict.")
+    ] = None,
 ) -> None:
     """Write predictions for the frames of a test list in the organisers' format."""
+    from clipaffect.config.models import SubmissionEntry
+    from clipaffect.features.build_table import embedding_dimension
+    from clipaffect.submission.submitted_heads import submitted_heads
     from clipaffect.submission.write_submission import write_submission
 
     given = stage_settings(settings)
-    training = given.training
-    missing = given.evaluation.missing
-    write_submission(
+    shards: dict[str, list[Path]] = {}
+    for path in embeddings:
+        shards.setdefault(path.parent.name, []).append(path)
+    chosen = submitted_heads(
+        SubmissionEntry(variant=variant, alpha=alpha),
+        encoder,
+        {name: embedding_dimension(own[0]) for name, own in shards.items()},
         given.task,
-        training,
-        missing,
-        test,
-        embeddings,
+        given.training,
         _folders(heads),
-        table,
-        out,
-        variant,
+        postprocessing,
+        final,
     )
+    write_submission(given.task, chosen, given.evaluation.missing, test, shards, table, out)
 
 
 @rule_app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, model_validator
@@ -12,7 +13,7 @@ from clipaffect.config.faces import Faces
 from clipaffect.config.features import Features
 from clipaffect.config.prediction import Prediction
 from clipaffect.config.section import Section, folder_name, unique
-from clipaffect.config.training import Training
+from clipaffect.config.training import Alpha, Training
 from clipaffect.core.tasks import Task
 
 Missing = Literal["leave_out", "nearest", "interpolate"]
@@ -104,6 +105,39 @@ class Postprocess(Section):
         return self
 
 
+SubmissionSteps = Literal["head", "postprocessed"]
+
+
+class SubmissionEntry(Section):
+    """Another file for a challenge, from other heads of the grid."""
+
+    variant: str = Field("", description="A name of `training.variants`; by default the grid's.")
+    alpha: Alpha | None = Field(
+        None, description="One of its alphas; by default `training.headline_alpha`."
+    )
+    steps: SubmissionSteps | None = Field(
+        None,
+        description="As `submission.steps`, which is also the default for the grid's heads at the "
+        "headline alpha. Post-processing is chosen for these heads only; others need `head`.",
+    )
+
+
+class Submission(Section):
+    """The predictions for the frames that `data.test` lists."""
+
+    steps: SubmissionSteps | None = Field(
+        None,
+        description="`head`: the mean of the heads' probabilities over the seeds. "
+        "`postprocessed`: after the steps that were chosen on training people. By default "
+        "`postprocessed` if `postprocess.steps` lists any.",
+    )
+    entries: dict[Annotated[str, AfterValidator(folder_name)], SubmissionEntry] = Field(
+        default_factory=dict,
+        description="More entries by name, besides the main one, which is that of the headline. "
+        "Each gets its own folder. ABAW allows five entries.",
+    )
+
+
 class Paths(Section):
     """Folders shared by runs."""
 
@@ -156,8 +190,18 @@ class Config(Section):
     postprocess: Postprocess = Field(
         default_factory=Postprocess, description="Post-processing of the scores."
     )
+    final_heads: Literal["scored", "everybody"] | None = Field(
+        None,
+        description="The heads that are exported and that predict the test frames. `scored`: those "
+        "at the headline alpha that the report scores. `everybody`: the same heads trained once "
+        "more, on all people, training and validation; they are not scored themselves. By default "
+        "`everybody` under k-fold evaluation, else `scored`.",
+    )
     probe: Probe = Field(default_factory=Probe, description="The linear probe.")
     zero_shot: ZeroShot = Field(default_factory=ZeroShot, description="Zero-shot CLIP by prompts.")
+    submission: Submission = Field(
+        default_factory=Submission, description="Predictions for a challenge."
+    )
     prediction: Prediction = Field(
         default_factory=Prediction, description="Other videos to predict with the trained heads."
     )
@@ -230,6 +274,60 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _entries_possible(self) -> Config:
+        if self.submission.steps == "postprocessed":
+            self._check_postprocessed("submission.steps")
+        for name, entry in self.submission.entries.items():
+            where = f"submission.entries.{name}"
+            if entry.variant and entry.variant not in self.training.variants:
+                raise ValueError(
+                    f"'{where}.variant' names the unknown variant '{entry.variant}'; available: "
+                    f"{', '.join(self.training.variants) or 'none'}"
+                )
+            own = {alpha for name, alpha, _ in self.training.heads() if name == entry.variant}
+            trained = sorted(alpha for alpha in own if not isnan(alpha))
+            wanted = self.training.headline_alpha if entry.alpha is None else entry.alpha
+            if wanted not in trained and (trained or entry.alpha is not None):
+                listed = ", ".join(f"{alpha:g}" for alpha in trained)
+                raise ValueError(
+                    f"'{where}.alpha': no head is trained at alpha {wanted:g}; available: "
+                    f"{listed or 'none, because its loss has no alpha'}"
+                )
+            if entry.steps == "postprocessed":
+                if not self._is_headline(entry):
+                    raise ValueError(
+                        f"'{where}.steps': the post-processing was chosen for the headline heads "
+                        "only; set steps: head"
+                    )
+                self._check_postprocessed(f"{where}.steps")
+        return self
+
+    def _check_postprocessed(self, where: str) -> None:
+        if not self.postprocess.steps:
+            raise ValueError(f"'{where}' is postprocessed, but 'postprocess.steps' is empty")
+        if self.data.split.by == "folds" and not self.trains_final_heads:
+            raise ValueError(
+                f"'{where}' is postprocessed: under k-fold evaluation each fold has other steps; "
+                "set final_heads: everybody, or steps: head"
+            )
+
+    def _is_headline(self, entry: SubmissionEntry) -> bool:
+        return not entry.variant and entry.alpha in (None, self.training.headline_alpha)
+
+    def submission_entry(self, name: str) -> tuple[SubmissionEntry, bool, bool]:
+        """An entry of the submission ('': the main one) and what predicts its frames.
+
+        Returns:
+            The entry, whether the final heads predict it, and whether steps follow.
+        """
+        entry = self.submission.entries.get(name, SubmissionEntry())
+        headline = self._is_headline(entry)
+        final = headline and self.trains_final_heads
+        possible = bool(self.postprocess.steps) and (final or self.data.split.by != "folds")
+        steps = entry.steps or (self.submission.steps if headline else "head")
+        return entry, final, possible and headline and steps != "head"
+
+    @model_validator(mode="after")
     def _tasks_known(self) -> Config:
         known = self.data.known_tasks()
         for name in self.training.tasks or ():
@@ -239,6 +337,13 @@ class Config(Section):
                     f"available: {', '.join(known)}"
                 )
         return self
+
+    @property
+    def trains_final_heads(self) -> bool:
+        """Whether heads are trained on everybody, after scoring, to be handed on."""
+        if self.final_heads is None:
+            return self.data.split.by == "folds"
+        return self.final_heads == "everybody"
 
     def settings(self) -> dict[str, Any]:
         """The settings that the run's results depend on, as JSON values: all but ``prediction``."""

@@ -73,6 +73,12 @@ class Postprocessing(_Folder):
     heads = _File("heads.safetensors")  # heads on other encoders' features
 
 
+class FinalHeads(_Folder):
+    """The heads of one task that were trained on everybody, after scoring."""
+
+    weights = _File("heads.safetensors")  # tensors by <encoder>/seed=<seed>/<name>
+
+
 class Submission(_Folder):
     """One task's file for a challenge."""
 
@@ -255,9 +261,13 @@ class Layout(_Folder):
         """The steps after the head."""
         return Postprocessing(self.folder / f"postprocess/{task}")
 
-    def submission(self, task: str = "{task}") -> Submission:
-        """The file for a challenge."""
-        return Submission(self.folder / f"submission/{task}")
+    def final_heads(self, task: str = "{task}") -> FinalHeads:
+        """The heads that are trained on everybody."""
+        return FinalHeads(self.folder / f"final/{task}")
+
+    def submission(self, task: str = "{task}", entry: str = "") -> Submission:
+        """The file for a challenge: the main one, or that of another entry."""
+        return Submission(self.folder / "submission" / task / entry)
 
     @property
     def report(self) -> Report:

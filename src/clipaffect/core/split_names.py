@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 TRAIN, VALIDATION = "train", "validation"
+EVERYBODY = "everybody"  # all rows, whatever their split: what final heads are trained on
 _FOLD = "fold "
 
 
@@ -25,6 +26,8 @@ def folds_among(splits: Iterable[str]) -> list[int]:
 
 def in_split(row_split: str, split: str, fold: int) -> bool:
     """Whether rows of ``row_split`` belong to the training or validation rows of a fold."""
+    if split == EVERYBODY:
+        return True
     if split == VALIDATION:
         return row_split == fold_split(fold)
     return row_split != fold_split(fold) if fold else row_split == TRAIN

@@ -35,7 +35,7 @@ def build_table(labels: Path, embeddings: list[Path], out: Path) -> None:
     encoders: dict[tuple[bytes, int], Path] = {}
     for shard in embeddings:
         metadata = read_schema(shard).metadata or {}
-        encoders.setdefault((metadata.get(b"encoder", b""), _dimension(shard)), shard)
+        encoders.setdefault((metadata.get(b"encoder", b""), embedding_dimension(shard)), shard)
     if len(encoders) > 1:
         raise UserError(
             f"the shards come from {len(encoders)} encoders (or versions of one), with feature "
@@ -68,7 +68,7 @@ def build_table(labels: Path, embeddings: list[Path], out: Path) -> None:
 
 
 def _write_features(path: Path, rows: pd.DataFrame, embeddings: list[Path]) -> None:
-    dimension = _dimension(embeddings[0])
+    dimension = embedding_dimension(embeddings[0])
     features = np.lib.format.open_memmap(path, "w+", np.float16, (len(rows), dimension))
     place = rows.set_index(KEYS)["feature_row"]
     for shard in embeddings:
@@ -87,7 +87,8 @@ def _write_features(path: Path, rows: pd.DataFrame, embeddings: list[Path]) -> N
     features.flush()
 
 
-def _dimension(shard: Path) -> int:
+def embedding_dimension(shard: Path) -> int:
+    """Length of the features of a shard."""
     return int(read_schema(shard).field("feature").type.list_size)
 
 

@@ -243,7 +243,19 @@ def _training(config: Config, task: Task, splits: dict[str, Any], dimension: int
         unit = f"of {heads} heads together" if on_gpu else "and core"
         note = f"measured: {rate:,.0f} frames per second {unit}, {recipe.epochs} epochs"
         yield Cost(work, hours, on, scored + 8.0 * heads * len(folds) * weights, note)
-        if variant or not config.postprocess.steps:
+        if variant:
+            continue
+        if config.trains_final_heads:
+            count = len(training.seeds)
+            frames = sum(s["annotated"] - s["without_image"] - s["beyond"] for s in splits.values())
+            yield Cost(
+                f"{count} final heads for {task.name}",
+                count * recipe.epochs * frames / rate / 3600,
+                on,
+                8.0 * count * weights,
+                "at the same rate, on all people (final_heads)",
+            )
+        if not config.postprocess.steps:
             continue
         parts = config.postprocess.folds
         others = len(config.postprocess.encoders)

@@ -15,7 +15,6 @@ from clipaffect.config.training import Training
 from clipaffect.core.errors import UserError
 from clipaffect.core.gpu import one_device
 from clipaffect.core.progress import Progress
-from clipaffect.core.setting import Setting
 from clipaffect.core.split_names import TRAIN, VALIDATION, fold_split
 from clipaffect.core.store import Store
 from clipaffect.core.tasks import Task
@@ -24,7 +23,7 @@ from clipaffect.training.cost import Timings
 from clipaffect.training.data import Split, read_split, targets_shown
 from clipaffect.training.history import probabilities
 from clipaffect.training.mlp_head import evaluator
-from clipaffect.training.train_heads import load_entry, train_entries
+from clipaffect.training.train_heads import headline_heads, load_entry, train_entries
 
 DEALS = 50  # until one leaves every class to train on, whichever part is held out
 
@@ -119,10 +118,6 @@ def validation_scores(
     return Answered(validation.rows, _scores(heads, validation, task), finished)
 
 
-def _headline(settings: Training) -> list[Setting]:
-    return [Setting(alpha=settings.headline_alpha, seed=seed) for seed in settings.seeds]
-
-
 def _heads(
     train: Split,
     held: Split,
@@ -134,9 +129,8 @@ def _heads(
 ) -> list[nn.Module | None]:
     """The headline heads on some training rows, one for each seed; None for a failed head."""
     inputs = train.features.shape[1]
-    entries = train_entries(
-        _headline(settings), train, held, task, settings, device, store, Timings(task, inputs), bar
-    )
+    wanted, measured = headline_heads(settings), Timings(task, inputs)
+    entries = train_entries(wanted, train, held, task, settings, device, store, measured, bar)
     recipe = settings.recipes()[""]
     return [load_entry(entry, recipe, task, inputs, head.seed) for head, entry in entries.items()]
 

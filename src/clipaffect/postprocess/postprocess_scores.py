@@ -52,6 +52,9 @@ def postprocess_scores(
 ) -> None:
     """Write ``steps.parquet``, ``choices.json`` and the last step's ``scores.parquet`` to ``out``.
 
+    In ``choices.json``, ``steps`` are those that were scored, and ``final`` those of the heads that
+    are handed on.
+
     Also writes ``cross.parquet``, the scores on which the choices were made, and
     ``heads.safetensors``, the heads of the other encoders.
 
@@ -100,6 +103,7 @@ def postprocess_scores(
         for found in zip(*(own.scores for own in through.values()), strict=True)
     ]
     choices = [choice for own in through.values() for choice in own.choices]
+    final = choices if list(crossed) == [0] else _final(how.steps, ensemble, rows, scores, task)
     order = np.concatenate([np.flatnonzero(rows["fold"] == fold) for fold in crossed])
     rows = rows.iloc[order].reset_index(drop=True)
     labels, groups = rows[list(task.columns)].to_numpy(), rows["group"].to_numpy()
@@ -109,7 +113,9 @@ def postprocess_scores(
     frame["choice"] = [json.dumps({})] + [_said(choices, name) for name in how.steps]
     files = Postprocessing(out)
     write_table(files.steps, frame[COLUMNS])
-    write_text(files.choices, json.dumps({"seeds": seeds, "steps": choices}, indent=2) + "\n")
+    final = [{"step": row["step"], "choice": row["choice"]} for row in final]
+    said = {"seeds": seeds, "steps": choices, "final": final}
+    write_text(files.choices, json.dumps(said, indent=2) + "\n")
     tables = (_cross_table(fitted, fold, task) for fold, fitted in crossed.items())
     write_batches(files.cross_fitted, _cross_schema(task), tables, 65536)
     _write_scores(together[-1], seeds, rows, encoder, settings, task, out)
@@ -160,6 +166,34 @@ def _through_steps(
     return found
 
 
+def _final(
+    steps: tuple[str, ...],
+    ensemble: dict[int, dict[str, Other]],
+    rows: pd.DataFrame,
+    scores: np.ndarray,
+    task: Task,
+) -> list[dict[str, Any]]:
+    """The steps for heads that are trained on all people, after a k-fold evaluation.
+
+    They are chosen on the scores of the evaluation: every row by heads that never saw the person.
+    """
+    outside: dict[str, np.ndarray] = {
+        name: np.full(scores.shape, np.nan, np.float32) for name in next(iter(ensemble.values()))
+    }
+    for fold, others in ensemble.items():
+        at = np.flatnonzero(rows["fold"] == fold)
+        for name, other in others.items():
+            outside[name][:, at] = other.validation
+    everybody = Rows(rows[list(task.columns)].to_numpy(), sequences(rows), task, outside)
+    found = []
+    for name in steps:
+        choose, apply = STEPS[name]
+        choice = choose(scores, everybody)
+        scores = apply(scores, choice, everybody)
+        found.append({"step": name, "choice": choice})
+    return found
+
+
 def _write_heads(others: dict[str, Other], out: Path) -> None:
     """``heads.safetensors``: weights by ``<encoder>/seed=<seed>/<name>``; perhaps none."""
     weights = {
@@ -174,7 +208,8 @@ def _write_heads(others: dict[str, Other], out: Path) -> None:
 def _write_note(error: CannotChoose, task: Task, out: Path) -> None:
     """Write empty tables: the scores are left unchanged, and the report gives the reason."""
     write_table(Postprocessing(out).steps, pd.DataFrame(columns=COLUMNS))
-    note = {"note": f"{error.what} ({error.where}): {error.fix}", "seeds": [], "steps": []}
+    text = f"{error.what} ({error.where}): {error.fix}"
+    note = {"note": text, "seeds": [], "steps": [], "final": []}
     write_text(Postprocessing(out).choices, json.dumps(note, indent=2) + "\n")
     write_batches(Postprocessing(out).scores, score_schema(task), [], 65536)
     write_batches(Postprocessing(out).cross_fitted, _cross_schema(task), [], 65536)

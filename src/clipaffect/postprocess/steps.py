@@ -6,7 +6,7 @@ is a small dictionary that JSON can hold; nothing else is needed to apply it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import Any
@@ -175,6 +175,17 @@ def adjust(scores: np.ndarray, choice: Choice, rows: Rows) -> np.ndarray:
     else:
         shift = choice["tau"] * np.log(choice["prior"])
     return _probabilities(_logits(scores, rows.task) - shift, rows.task)
+
+
+def apply_steps(
+    scores: np.ndarray, steps: Sequence[tuple[str, Choice]], rows: Rows
+) -> list[np.ndarray]:
+    """Scores (S, n, targets) before the first of some chosen steps and after each."""
+    found = [scores]
+    for name, choice in steps:
+        _, apply = STEPS[name]
+        found.append(apply(found[-1], choice, rows))
+    return found
 
 
 STEPS: dict[

@@ -1,9 +1,15 @@
-"""Open the model that a command or a script names: a bundle, a run's own, or the zero-shot one."""
+"""Open the model that a command or a script names: a bundle, a run's own, or the zero-shot one.
+
+The heads of a finished run are exported on first use.
+"""
 
 from __future__ import annotations
 
+import difflib
+import os
 from pathlib import Path
 
+from clipaffect.bundle.export_model import export_model
 from clipaffect.bundle.load import OpenBundle, open_bundle
 from clipaffect.bundle.zero_shot import ZERO_SHOT, default_config, zero_shot_model
 from clipaffect.config.load import load_config
@@ -40,5 +46,32 @@ def open_model(
             where="--configfile",
             fix="remove the option, or use --model zero-shot",
         )
-    run = Layout(Path(model)).model
-    return open_bundle(run.folder if run.bundle.is_file() else Path(model), weights)
+    path = Path(model)
+    if not path.is_dir():
+        like = difflib.get_close_matches(model, [ZERO_SHOT], cutoff=0.8)
+        raise UserError(
+            "the model's folder does not exist",
+            where=path if like else path.absolute(),
+            fix=f"write --model {ZERO_SHOT}"
+            if like
+            else "give the results folder of a finished run, a folder written by "
+            f"'clipaffect export-model', or {ZERO_SHOT}",
+        )
+    return open_bundle(_model_of_run(path, assets) or path, weights)
+
+
+def _model_of_run(results: Path, assets: Path) -> Path | None:
+    """The model of a finished run, exported if need be; None if the folder is not a run's."""
+    layout = Layout(results)
+    record, bundle = layout.report.record, layout.model.bundle
+    if not record.is_file():
+        return layout.model.folder if bundle.is_file() else None
+    if not bundle.is_file() or bundle.stat().st_mtime_ns < record.stat().st_mtime_ns:
+        if not os.access(results, os.W_OK):
+            raise UserError(
+                "the run's model has not been exported, and the folder cannot be written to",
+                where=results,
+                fix=f"run 'clipaffect export-model {results} --out FOLDER' and use that folder",
+            )
+        export_model(results, assets, layout.model.folder)
+    return layout.model.folder

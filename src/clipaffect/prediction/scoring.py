@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from clipaffect.bundle.format import Bundle, TaskModel, Thresholds
 from clipaffect.core.metrics import THRESHOLD, decide
 from clipaffect.postprocess.smoothing import sequences
-from clipaffect.postprocess.steps import STEPS, Rows
+from clipaffect.postprocess.steps import Rows, apply_steps
 from clipaffect.training.history import probabilities
 from clipaffect.training.mlp_head import Head, evaluator
 
@@ -72,15 +72,11 @@ def answer(
     beside = {name: _of_seeds(scores[name], seeds[name], seeds[own]) for name in others}
     task = model.task("")
     at = Rows(np.zeros((len(rows), 1), np.int8), sequences(rows), task, beside)
-    values = before = scores[own]
-    for step in model.steps:
-        before = values
-        _, apply = STEPS[step.step]
-        values = apply(values, step.choice.model_dump(), at)
+    chosen = [(step.step, step.choice.model_dump()) for step in model.steps]
+    *earlier, values = apply_steps(scores[own], chosen, at)
     # A threshold is one of the mean's only where the seeds have been averaged before.
-    adjusted = bool(model.steps) and model.steps[-1].step == "adjust" and len(before) == 1
-    if not adjusted:
-        before = values
+    adjusted = bool(chosen) and chosen[-1][0] == "adjust" and len(earlier[-1]) == 1
+    before = earlier[-1] if adjusted else values
     final = _one(values)
     threshold = np.full(len(model.targets), THRESHOLD)
     if adjusted and isinstance(model.steps[-1].choice, Thresholds):

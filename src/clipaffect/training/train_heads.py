@@ -63,6 +63,11 @@ def grid(settings: Training, folds: list[int], part: int) -> list[Setting]:
     return heads[part :: settings.parts]
 
 
+def headline_heads(settings: Training) -> list[Setting]:
+    """The grid's own heads at the headline alpha, one for each seed."""
+    return [Setting(alpha=settings.headline_alpha, seed=seed) for seed in settings.seeds]
+
+
 def train_heads(
     table: Path,
     task: Task,

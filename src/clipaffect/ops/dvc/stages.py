@@ -158,8 +158,12 @@ def _stage(
         deps.insert(0, f"{folder}/inventory.txt")
     if name == "report" and not config.postprocess.steps:
         outs.remove(f"{results}postprocess")
+    if name == "report" and config.trains_final_heads:
+        command = command.replace("build_report ", "build_report train_final_heads ", 1)
+        outs.append(f"{results}final")
     if name == "report" and config.data.test:
-        command = command.replace("build_report ", "build_report write_submission ", 1)
+        rules = "write_submission write_entry" if config.submission.entries else "write_submission"
+        command = command.replace("build_report ", f"build_report {rules} ", 1)
         outs.append(f"{results}submission")
         deps += [f"{results}embeddings", "src/clipaffect/submission"]
     if name == "embeddings":
@@ -181,6 +185,8 @@ def _keys(name: str, stage: dict[str, Any], config: Config, given: dict[str, Any
     keys = [key for parameters in stage["params"] for key in next(iter(parameters.values()))]
     if name in ("embeddings", "report"):
         keys.append("features")
+    if name == "report":
+        keys += ["final_heads", "submission"]
     if name == "references":
         keys += [f"training.{key}" for key in TRAINING_ROWS]
     if name == "faces" and any(encoder.crop for encoder in config.encoders.values()):
