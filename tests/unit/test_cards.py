@@ -197,8 +197,8 @@ def test_the_gains_answer_follows_its_table() -> None:
     said = gain_answer("AU", table, overall)
     assert "differs from ERM by +0.010 (95 % interval +0.000 to +0.020)" in said
     # 4 x (0.08 + 0.06 + 0.04 + 0.02) / 32, and the rest.
-    assert "The 4 rarest of 8 classes or labels bring +0.025 of it, the others -0.015" in said
-    assert "it is more for rare ones (Kendall's tau of gain and frequency -1.00)" in said
+    assert "The 4 rarest of 8 classes or labels contribute +0.025, the others -0.015" in said
+    assert "higher for rare ones (Kendall's tau of difference and frequency -1.00)" in said
     said = gain_answer("AU", *gains(-1))
     assert "it is more for frequent ones" in said
     assert "rarest" not in gain_answer("AU", table[:1], overall)
@@ -210,8 +210,8 @@ def test_between_tasks_is_described_and_not_tested() -> None:
     _, low = gains(-1)
     _, high = gains(1)
     said = between_answer({"EXPR": low, "AU": high})
-    assert said == "AU gains more than EXPR by 0.020, which is described and not tested."
-    assert between_answer({"EXPR": high, "AU": low}).startswith("EXPR gains more than AU")
+    assert said.startswith("CVaR changes AU by +0.010 and EXPR by -0.010.")
+    assert between_answer({"EXPR": high, "AU": low}).startswith("CVaR changes EXPR by +0.010")
 
 
 @pytest.mark.parametrize(

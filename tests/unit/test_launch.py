@@ -79,6 +79,15 @@ def test_a_target_behind_a_configuration_file_is_a_target(
     assert sorted_out(given) == (passed or given, [Path(name) for name in files])
 
 
+def test_a_folder_without_a_workflow_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="there is no Snakefile in this folder") as raised:
+        launch(["--cores", "2"])
+    assert str(raised.value.where) == str(tmp_path)
+
+
 @pytest.mark.parametrize("given", [["--configfile", "a.yaml", "all"], ["--configfile=a.yaml"]])
 def test_a_wrong_configuration_is_said_before_snakemake_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str]
@@ -113,10 +122,12 @@ def scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "scheduler.py").write_text(SCHEDULER)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    monkeypatch.setattr(
-        "clipaffect.ops.launch.snakemake_command",
-        lambda words: [sys.executable, str(tmp_path / "scheduler.py"), *words],
-    )
+    (tmp_path / "Snakefile").touch()
+    for module in ("launch", "preview"):
+        monkeypatch.setattr(
+            f"clipaffect.ops.{module}.snakemake_command",
+            lambda words: [sys.executable, str(tmp_path / "scheduler.py"), *words],
+        )
     return tmp_path
 
 

@@ -44,7 +44,7 @@ from clipaffect.ops.estimate import (
     feeding,
     network_seconds,
 )
-from clipaffect.ops.launch import planned_jobs
+from clipaffect.ops.preview import planned_jobs
 from clipaffect.training.backends.stacked import Stack
 
 __all__ = ["crop_tree"]  # a fixture

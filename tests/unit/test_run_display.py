@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import re
 import threading
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from rich.console import Console
 
 from clipaffect.core.progress import duration
-from clipaffect.ops.run_display import RunDisplay, expected_seconds, scores_in_words
+from clipaffect.ops.run_display import UNTIMED, RunDisplay, expected_seconds, scores_in_words
 
 COUNTS = {"embed_faces": 4, "train_heads": 1, "model": 1, "total": 6}
 
@@ -39,6 +41,28 @@ def log(tmp_path: Path, *lines: str) -> list[str]:
     path = tmp_path / f"{len(list(tmp_path.iterdir()))}.log"
     path.write_text("\n".join(lines) + "\n")
     return [str(path)]
+
+
+def test_rules_without_times_do_not_hide_how_long_a_run_takes(tmp_path: Path) -> None:
+    """Those that have no benchmark file in the workflow, but for downloads."""
+    untimed = {
+        name
+        for path in (ROOT / "workflow/rules").glob("*.smk")
+        for name, body in re.findall(
+            r"(?ms)^rule (\w+):\n(.*?)(?=^rule |^use rule |\Z)", path.read_text()
+        )
+        if "command(" in body and "benchmark:" not in body
+    }
+    assert untimed - {"fetch_asset", "fetch_weights"} == set(UNTIMED)
+
+
+def test_a_stopped_job_has_not_failed(shown: Shown) -> None:
+    shown.display.started(1, "embed_faces", [])
+    shown.display.said(
+        40, "RuleException:\nCalledProcessError ... returned non-zero exit status 130."
+    )
+    shown.display.failed(1, "embed_faces", [])
+    assert shown.lines[1:] == ["stopped  embed faces"]
 
 
 def test_a_stage_has_one_line_with_its_counts_and_time(shown: Shown, tmp_path: Path) -> None:

@@ -61,16 +61,20 @@ class _Verbatim(TyperCommand):
 def run(context: typer.Context) -> None:
     """Run the workflow with Snakemake, and show the progress of each stage.
 
+    `clipaffect run --configfile config/own-data.yaml` writes to results/<run>/, where <run> is a
+    key of the configuration. Give another `run` to keep earlier results. Ctrl-C is safe: the same
+    command resumes. `clipaffect check CONFIG` estimates the time.
+
     Checks the configuration first, and releases the lock of a run that was killed. All options are
     Snakemake's (`snakemake --help` lists them). The most common ones are:
 
     TARGETS            what to produce: all (the default), model, studies, predict, or a file
 
-    --cores N          use N cores, or `all`
+    --cores N          use N cores; by default all
 
     --configfile FILE  the configuration; by default config/config.yaml
 
-    -n                 list the jobs that would run, and why; run nothing
+    -n                 say which stages would run, and which settings have changed; run nothing
 
     --use-conda        let Snakemake build the software environment
 

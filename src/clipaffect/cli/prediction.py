@@ -100,10 +100,15 @@ def predict(
     wanted = wanted_of(
         opened, assets, people=people.value, rate=rate, heads=heads, pictures=pictures
     )
-    summary = predict_files(inputs, wanted, out, store, jobs or cores())
+    try:
+        summary = predict_files(inputs, wanted, out, store, jobs or cores())
+    except KeyboardInterrupt:
+        print("stopped; finished files are kept; to resume, run the same command again")
+        raise typer.Exit(130) from None
     console = Console()
     for outcome, own in summary.groupby("outcome", sort=False):
-        console.print(f"{outcome}: {len(own)} files", highlight=False)
+        files = "file" if len(own) == 1 else "files"
+        console.print(f"{outcome}: {len(own)} {files}", highlight=False)
         if outcome != "ok":
             for row in own.head(5).itertuples():
                 console.print(f"  {row.file}: {row.message}", highlight=False, markup=False)

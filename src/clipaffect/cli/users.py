@@ -29,7 +29,7 @@ def check(
         from clipaffect.features.import_features import check_import
         from clipaffect.ops.check import show
         from clipaffect.ops.estimate import estimate
-        from clipaffect.ops.launch import planned_jobs
+        from clipaffect.ops.preview import planned_jobs
         from clipaffect.training.backends.autograd import check_user_code
 
         loaded = load_config(config)
@@ -66,7 +66,8 @@ def compare(
     from clipaffect.report.compare_runs import read_run, write_comparison
 
     page = out or second / f"beside-{first.name}.html"
-    Console().print(write_comparison(read_run(first), read_run(second), page))
+    for line in write_comparison(read_run(first), read_run(second), page):
+        print(line)
     print(page)
 
 

@@ -60,7 +60,7 @@ MEANING: dict[FrameStatus, str] = {
     FrameStatus.NO_PERMISSION: "prediction: this user may not read the file",
     FrameStatus.BROKEN_LINK: "prediction: the link's target is missing, or contains the link",
     FrameStatus.NOT_FETCHED: "prediction: a Git LFS or DVC pointer; run git lfs pull or dvc pull",
-    FrameStatus.NOT_MEDIA: "prediction: neither a video nor an image; skipped",
+    FrameStatus.NOT_MEDIA: "neither a video nor an image; not predicted",
     FrameStatus.FAILED: "prediction: an internal error; the summary names its log",
 }
 

@@ -16,6 +16,7 @@ from clipaffect.config.models import Config
 from clipaffect.dataset.summary_text import class_cells, data_notes
 from clipaffect.ops.estimate import Cost
 
+START = 4.0  # seconds of a core until a job's work begins
 COLUMNS = 5  # of splits or folds in a terminal
 
 
@@ -52,7 +53,10 @@ def show(
     with console.status("measuring this machine"):
         found = list(costs)
     if found:
-        parts.append(_costs(found))
+        count = sum((jobs or {}).values())
+        note = "for each, Python and its libraries start; measured on one machine"
+        hours = count * START / 3600
+        parts.append(_costs([*found, Cost(f"start of {count} jobs", hours, "core", 0, note)]))
     title = f"{config.run}: results go to results/{config.run}/"
     console.print(Panel(Group(*parts), title=title, border_style="green"))
 

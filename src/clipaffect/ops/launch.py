@@ -20,7 +20,7 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +34,8 @@ from clipaffect.config.models import Config
 from clipaffect.core.errors import UserError
 from clipaffect.core.files import write_text
 from clipaffect.core.layout import Layout
+from clipaffect.core.progress import duration
+from clipaffect.ops.preview import preview, snakemake_command
 from clipaffect.ops.run_display import TIMINGS, scores_in_words
 from clipaffect.report.first_page import run_token
 
@@ -64,7 +66,8 @@ OWN_OUTPUT = {
 SHORT = re.compile(r"-(?![cj])[a-zA-Z]{2,}")  # several short options in one word
 ELSEWHERE = {"--config", "-C", "--directory", "-d"}  # the results are not those of the file alone
 ON_A_CLUSTER = {"--profile", "--executor", "-e"}
-JOBS = re.compile(r"^(\w+)\s+(\d+)$", re.MULTILINE)  # lines of Snakemake's table of jobs
+SNAKEFILES = ("Snakefile", "snakefile", "workflow/Snakefile", "workflow/snakefile")
+HOW_MANY = {"--cores", "-c", "--jobs", "-j"}
 
 
 @contextmanager
@@ -147,11 +150,6 @@ def _signal(process: psutil.Process, number: int) -> None:
 
 def _locked() -> bool:
     return LOCKS.is_dir() and any(LOCKS.iterdir())
-
-
-def snakemake_command(arguments: list[str]) -> list[str]:
-    """The command that runs Snakemake with the current Python interpreter."""
-    return [sys.executable, "-m", "snakemake", *arguments]
 
 
 def sorted_out(arguments: list[str]) -> tuple[list[str], list[Path]]:
@@ -255,25 +253,49 @@ def launch(arguments: list[str]) -> int:
     arguments, files = sorted_out(arguments)
     _check_configuration(files)
     _check_cluster(arguments)
-    if _options(arguments) & DRY:
-        return subprocess.run(snakemake_command(arguments), check=False).returncode
-    is_shown = not OWN_OUTPUT & _options(arguments)
+    options = _options(arguments)
+    _check_folder(options)
+    if not options & (HOW_MANY | ON_A_CLUSTER):
+        arguments = ["--cores", "all", *arguments]
+    is_shown = not OWN_OUTPUT & options
     arguments = [word for word in arguments if word != VERBOSE]
+    config = None if ELSEWHERE & options else _config_of(files)
+    if options & DRY:
+        if not (OWN_OUTPUT - DRY) & options:
+            return preview(arguments, config)
+        return subprocess.run(snakemake_command(arguments), check=False).returncode
+    began = time.monotonic()
     with _alone() as lock:
         if _locked():
             _clear_up()
-        config = None if ELSEWHERE & _options(arguments) else _config_of(files)
         if config is not None and not ON_A_CLUSTER & _options(arguments):
             os.environ[TIMINGS] = f"{_layout(config).timings}:{_cores(arguments)}"
         if is_shown:  # in one word: Snakemake takes every word after it for a logger
             arguments = ["--logger=clipaffect", *arguments]
-        code = _run(arguments, lock)
+        code, stopped = _run(arguments, lock)
     if is_shown and code == 0:
+        print(f"finished in {duration(time.monotonic() - began)}")
         if config is not None:
             _show_results(config)
     elif is_shown:
-        print(f"finished work is kept; to resume: clipaffect run {shlex.join(asked)}")
+        why = "stopped; " if stopped else ""
+        print(f"{why}finished work is kept; to resume: clipaffect run {shlex.join(asked)}")
     return code
+
+
+def _check_folder(options: set[str]) -> None:
+    """Check that there is a workflow here.
+
+    Raises:
+        UserError: there is none.
+    """
+    elsewhere = options & {"--snakefile", "-s", "--help", "-h", "--version", "-v"}
+    if not elsewhere and not any(map(os.path.isfile, SNAKEFILES)):
+        raise UserError(
+            "there is no Snakefile in this folder",
+            where=Path.cwd(),
+            fix="run the command in the folder of clipaffect, or add --snakefile PATH/Snakefile",
+        )
 
 
 def _options(arguments: list[str]) -> set[str]:
@@ -301,7 +323,7 @@ def _cores(arguments: list[str]) -> int:
 
 
 def _show_results(config: Config) -> None:
-    """Print the scores of a finished run, its model, and the next command.
+    """Print the scores of a finished run, and the next commands.
 
     Only if the report is of this configuration and data.
     """
@@ -315,13 +337,21 @@ def _show_results(config: Config) -> None:
         return
     for line in scores_in_words(json.loads(layout.report.metrics.read_text(encoding="utf-8"))):
         print(line)
-    if layout.model.bundle.is_file():
-        print(f"model:  {layout.model.folder}")
-        print(f"next:   clipaffect predict VIDEO --model {layout.model.folder}")
+    print(f"tables for a paper:  {layout.report.main_table.parent}/*.tex")
+    if set(config.features.join.get(config.encoder, (config.encoder,))) <= set(config.encoders):
+        command = f"clipaffect predict VIDEO --model {layout.folder} --out answers"
+        print(f"your own videos:     {command}")
+    print(f"another run:         clipaffect compare {layout.folder} results/OTHER")
 
 
-def _run(arguments: list[str], lock: int | None) -> int:
-    """Run Snakemake, which shares the folder's lock."""
+def _run(arguments: list[str], lock: int | None) -> tuple[int, bool]:
+    """Run Snakemake, which shares the folder's lock; its exit code, and whether a signal came."""
+    received: list[int] = []
+
+    def hand_on(number: int, _: object) -> None:
+        received.append(number)
+        child.send_signal(number)
+
     record: dict[str, Any] = {
         "run": secrets.token_hex(8),
         "pid": os.getpid(),
@@ -334,10 +364,7 @@ def _run(arguments: list[str], lock: int | None) -> int:
         env=os.environ | {RUN: record["run"]},
         pass_fds=() if lock is None else (lock,),
     )
-    before = {
-        number: signal.signal(number, lambda received, _: child.send_signal(received))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
     code = child.wait()
     if code < 0:
         for number in before:  # what follows must not be cut short
@@ -353,7 +380,9 @@ def _run(arguments: list[str], lock: int | None) -> int:
     for number, handler in before.items():
         signal.signal(number, handler)
     OWNER.unlink(missing_ok=True)
-    return code if code >= 0 else 128 - code
+    if received:
+        return 128 + received[0], True
+    return (code if code >= 0 else 128 - code), False
 
 
 def _clear_up() -> None:
@@ -380,28 +409,3 @@ def _clear_up() -> None:
 
 def _unlock() -> None:
     subprocess.run(snakemake_command(["--unlock", "--quiet", "all"]), check=False)
-
-
-def planned_jobs(configfile: Path) -> dict[str, int] | None:
-    """The number of jobs of a run by rule, from Snakemake; None without a Snakefile."""
-    if not Path("Snakefile").is_file():
-        return None
-    command = snakemake_command(
-        [
-            "--dry-run",
-            "--quiet",
-            "reason",
-            "--nolock",
-            "--cores",
-            "1",
-            "--configfile",
-            str(configfile),
-        ]
-    )
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if "Nothing to be done" in done.stdout + done.stderr:
-        return {}
-    if "Job stats:" not in done.stdout:
-        return None
-    listed = done.stdout.split("Job stats:")[1].split("total")[0]
-    return {rule: int(count) for rule, count in JOBS.findall(listed) if rule != "all"}

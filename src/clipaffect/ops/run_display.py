@@ -45,6 +45,9 @@ METRICS = {"macro_f1": "macro F1"}
 # How Snakemake says that a job's shell was ended; 128 and more are signals.
 EXIT = re.compile(r"returned non-zero exit status (\d+)")
 SIGNALS, KILLED = 128, 9
+STOPPED = (2, 15)  # the user, or the machine, ended the run: SIGINT and SIGTERM
+# Rules without a benchmark file: they take seconds.
+UNTIMED = ("show_timings", "export_model", "find_videos", "list_predictions")
 LEVEL = 30  # logging.WARNING
 
 
@@ -107,6 +110,8 @@ def scores_in_words(metrics: dict[str, Any]) -> Iterator[str]:
         interval = found["interval"]
         if None not in interval:
             line += f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"
+        elif score is not None:
+            line += " (too few people for an interval)"
         after = (found.get("postprocessed") or {}).get("macro_f1")
         if after is not None:
             line += f", after post-processing {after:.3f}"
@@ -122,7 +127,8 @@ def expected_seconds(counts: dict[str, int], timings: Path, cores: int) -> float
         cores: that work at the same time.
     """
     known = {row["rule"]: row["seconds"] / row["jobs"] for row in rule_times(timings)}
-    jobs = {rule: n for rule, n in counts.items() if rule != "total" and not _is_target(rule)}
+    left_out = {"total", *UNTIMED}
+    jobs = {rule: n for rule, n in counts.items() if rule not in left_out and not is_target(rule)}
     if not jobs or not jobs.keys() <= known.keys():
         return None
     longest = max(known[rule] for rule in jobs)
@@ -155,13 +161,13 @@ class RunDisplay:
             counts: the number of jobs by rule.
             seconds: how long it may take; None if it is not known.
         """
-        jobs = {r: n for r, n in counts.items() if r != "total" and not _is_target(r)}
+        jobs = {r: n for r, n in counts.items() if r != "total" and not is_target(r)}
         for rule, count in jobs.items():
             self.stages.setdefault(rule, Stage()).total = count
         stages = f"{len(jobs)} stage{'s' if len(jobs) != 1 else ''}"
         names = ", ".join(map(in_words, jobs))
         how_long = f"; about {duration(seconds)}, based on the last run" if seconds else ""
-        self._print(f"{_jobs(sum(jobs.values()))} in {stages}: {names}{how_long}")
+        self._print(f"{job_count(sum(jobs.values()))} in {stages}: {names}{how_long}")
         if self.live is None and self.console.is_terminal:
             self.live = Live(
                 get_renderable=self._running, console=self.console, refresh_per_second=2
@@ -172,7 +178,7 @@ class RunDisplay:
 
     def started(self, number: int, rule: str, logs: Sequence[str]) -> None:
         """A job runs, or waits on a cluster."""
-        if _is_target(rule):
+        if is_target(rule):
             return
         with self._lock:
             job = self.jobs[number] = Job(rule, Path(logs[0]) if logs else None)
@@ -197,7 +203,7 @@ class RunDisplay:
                 return
             took = duration(self.clock() - (stage.started or self.began))
             work = [f"{count:,} {unit}" for unit, count in stage.counts.items()]
-            about = ", ".join([*work, *([_jobs(stage.done)] if stage.done > 1 else []), took])
+            about = ", ".join([*work, *([job_count(stage.done)] if stage.done > 1 else []), took])
         self._print(f"done  {in_words(job.stage)}  ({about})")
 
     def failed(self, job: int, rule: str, logs: Sequence[str], message: str | None = None) -> None:
@@ -205,6 +211,9 @@ class RunDisplay:
         with self._lock:
             self.stages.get(rule, Stage()).running.pop(job, None)
             status, self.exit_status, self.held_back = self.exit_status, 0, ""
+        if status - SIGNALS in STOPPED:
+            self._print(f"stopped  {in_words(rule)}")
+            return
         self._print(f"FAILED  {in_words(rule)}", style="bold red")
         if message:
             self._print(message)
@@ -269,7 +278,7 @@ class RunDisplay:
             table.add_row(*line)
         stages = list(self.stages.values())
         done, total = sum(stage.done for stage in stages), sum(stage.total for stage in stages)
-        table.add_row(f"{done} of {_jobs(total)}", "", duration(self.clock() - self.began), "")
+        table.add_row(f"{done} of {job_count(total)}", "", duration(self.clock() - self.began), "")
         return table
 
     def _tell(self) -> None:
@@ -286,10 +295,11 @@ class RunDisplay:
         self.console.print(Text(text, style), soft_wrap=True)
 
 
-def _is_target(rule: str) -> bool:
+def is_target(rule: str) -> bool:
     """Whether a rule only names what is to be made."""
     return rule in TARGETS or rule.endswith("_all")
 
 
-def _jobs(count: int) -> str:
+def job_count(count: int) -> str:
+    """A number of jobs in words."""
     return f"{count} job{'s' if count != 1 else ''}"

@@ -69,6 +69,12 @@ def predict_files(
         UserError: there is nothing to predict, nowhere to write, a full disk, or no weights.
     """
     sources = find_sources(inputs, out)
+    if all(source.outcome == FrameStatus.NOT_MEDIA for source in sources):
+        raise UserError(
+            f"there is no video or image among {len(sources):,} file{'s' * (len(sources) != 1)}",
+            where=", ".join(map(str, inputs)),
+            fix="give a video, an image, or a folder that contains some",
+        )
     check_writable(out, inputs)
     with named_errors(out), alone(out):
         ensure_weights(wanted.opened, wanted.assets)

@@ -157,6 +157,7 @@ def write_summary(
                 ("face", FACE),
             )
         }
+        | {"far": row.get("faces_far_from_training")}
         | {"shares": _shares(out / folders.get(row["file"], "") / "persons.csv", opened.bundle)}
         for row in rows
     ]

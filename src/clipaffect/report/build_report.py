@@ -31,7 +31,7 @@ from clipaffect.report import figures
 from clipaffect.report.cost import encoder_rows, head_rows
 from clipaffect.report.first_page import config_yaml, run_token
 from clipaffect.report.headline import answer, headline, verdicts
-from clipaffect.report.pages import page_environment, records
+from clipaffect.report.pages import TASK_NAMES, page_environment, records
 from clipaffect.report.paper_tables import write_paper_tables
 from clipaffect.report.results import Results, read_results, unit_of
 from clipaffect.report.run_record import fingerprint, run_record, weight_digests
@@ -98,6 +98,33 @@ def _write_figures(
         name: {kind: figures.for_page(chart) for kind, chart in kinds.items()}
         for name, kinds in drawn.items()
     }
+
+
+def _scored_on(results: Results, tasks: dict[str, Any], unit: str) -> str:
+    """How many people, or groups of them, are scored: once if all tasks have the same."""
+    said = {}
+    for name, own in tasks.items():
+        text = f"{own['people']:,} {unit}"
+        if unit == "groups of people":
+            splits = results.summary["tasks"][name].items()
+            count = sum(found["people"] for split, found in splits if split != TRAIN)
+            text += f"; {count:,} people are annotated"
+        said[name] = text
+    if len(set(said.values())) == 1:
+        return next(iter(said.values()))
+    return "; ".join(f"{name}: {text}" for name, text in said.items())
+
+
+def _finished(token: str, tasks: dict[str, Any]) -> str:
+    """The script by which ``start.html`` learns that its run has finished, and the scores."""
+    scores = []
+    for name, own in tasks.items():
+        low, high = own["interval"]
+        known = own["headline"] is not None and low is not None
+        interval = f"macro F1, 95 % interval {low:.3f} to {high:.3f}" if known else "macro F1"
+        score = f"{own['headline']['mean']:.3f}" if own["headline"] is not None else "–"
+        scores.append([TASK_NAMES.get(name, name), score, interval])
+    return f"window.finished = {json.dumps(token)};\nwindow.scores = {json.dumps(scores)};\n"
 
 
 def _figure_name(kind: str, task: str) -> str:
@@ -225,6 +252,11 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
             for name, task in results.tasks.items()
         },
         "unit": unit,
+        "scored_on": _scored_on(results, numbers["tasks"], unit),
+        "constants": {
+            name: next((value for _, value in task.references()), None)
+            for name, task in results.tasks.items()
+        },
         "fewest": FEWEST,
         "missing": MISSING[config.evaluation.missing],
         "tasks": {name: found.task for name, found in results.tasks.items()},
@@ -268,7 +300,7 @@ def build_report(config: Config, folder: Path, out: Path) -> None:
     )
     write_text(files.page, page)
     write_text(files.citation, CITATION)
-    write_text(files.finished, f'window.finished = "{run_token(config, folder)}";\n')
+    write_text(files.finished, _finished(run_token(config, folder), numbers["tasks"]))
     write_paper_tables(results, files)
     environment.autoescape = False
     write_text(files.markdown, environment.get_template("report.md").render(**context))

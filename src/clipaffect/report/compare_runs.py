@@ -73,13 +73,14 @@ def differences(first: Run, second: Run) -> list[dict[str, str]]:
     for kind, name in KINDS.items():
         one, other = (flatten(run.record.get(kind, {})) for run in (first, second))
         for key in sorted(one.keys() | other.keys()):
-            values = [_shown(own[key]) if key in own else "not there" for own in (one, other)]
+            values = [shown(own[key]) if key in own else "not there" for own in (one, other)]
             if values[0] != values[1]:
                 rows.append({"kind": name, "key": key, "first": values[0], "second": values[1]})
     return rows
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A setting's value as JSON, or the beginning of a sha256."""
     text = json.dumps(value, ensure_ascii=False)
     return text[1:17] + "…" if isinstance(value, str) and len(value) == 64 else text  # a sha256
 
@@ -125,6 +126,7 @@ def _moved(
         "p_adjusted": None,
         "order": tuple(map(str, settings[0].key)),
         "seeds": len(seeds),
+        "other_seeds": len(one.seeds[settings[0]].keys() ^ other.seeds[settings[1]].keys()),
     }
     same = (
         bool(seeds)
@@ -196,13 +198,19 @@ def answer(rows: list[dict[str, Any]], changed: list[dict[str, str]], single: li
     if not rows:
         return text + " They have no setting in common."
     same = all(abs(row["difference"]) < 1e-12 for row in rows)  # but for rounding
+    where = ""
+    if any(row["seeds"] and row["other_seeds"] for row in rows):
+        where = (
+            " on the seeds that both runs have; the reports' means are over all seeds of a run and "
+            "may differ"
+        )
     if same:
-        return text + f" All {len(rows)} scores are the same."
-    return text + f" Of {len(rows)} scores {len(shown)} changed significantly."
+        return text + f" All {len(rows)} scores are the same{where}."
+    return text + f" Of {len(rows)} scores {len(shown)} changed significantly{where}."
 
 
-def write_comparison(first: Run, second: Run, out: Path) -> str:
-    """Write the page; returns its answer."""
+def write_comparison(first: Run, second: Run, out: Path) -> list[str]:
+    """Write the page; returns its answer, and a line for each setting that differs."""
     changed, rows = differences(first, second), moved(first, second)
     single = alone(first, second)
     said = answer(rows, changed, single)
@@ -221,4 +229,5 @@ def write_comparison(first: Run, second: Run, out: Path) -> str:
         )
     )
     write_text(out, page)
-    return said
+    settings = [row for row in changed if row["kind"] == KINDS["config"]]
+    return [said, *(f"{row['key']}: {row['first']} → {row['second']}" for row in settings)]

@@ -30,7 +30,7 @@ PAGE_FONT, FILE_FONT, SMALL_FONT = 12, 9, 8  # of axes and legends; a page's in 
 SCALE = 3.0
 KINDS = (".svg", ".pdf", ".png", "_column.pdf")  # the files of a figure
 TICKS = 6  # about as many labels fit beneath half a page
-LEAST, DARK = 0.005, 0.55  # shares of a confusion: below the first, 0.00; above the other, white
+LEAST, DARK = 0.005, 0.9  # shares of a confusion: below the first, 0.00; above the other, white
 Spec = dict[str, Any]
 
 
@@ -463,7 +463,7 @@ def steps_slope(steps: pd.DataFrame) -> Spec:
     tasks = list(dict.fromkeys(table["task"]))
     base = chart_of(table[["task", "step", "macro_f1"]]).encode(
         x=alt.X("step:N", sort=names, title=None, axis=alt.Axis(labelAngle=-25)),
-        y=alt.Y("macro_f1:Q", title="macro F1", scale=alt.Scale(zero=False)),
+        y=alt.Y("macro_f1:Q", title="macro F1", scale=alt.Scale(zero=False, padding=15)),
         color=alt.Color(
             "task:N", title=None, scale=alt.Scale(domain=tasks, range=[ACCENT, *DASHED])
         ),
@@ -495,7 +495,11 @@ def class_shares(summary: dict[str, Any], task: Task) -> Spec:
         chart_of(pd.DataFrame(rows))
         .mark_bar()
         .encode(
-            x=alt.X("share:Q", title="share of annotated frames", axis=alt.Axis(format="%")),
+            x=alt.X(
+                "share:Q",
+                title="share of annotated frames",
+                axis=alt.Axis(format="%", tickCount=TICKS),
+            ),
             y=alt.Y("target:N", sort=list(task.targets), title=None),
             yOffset=alt.YOffset("split:N", sort=names),
             color=alt.Color(

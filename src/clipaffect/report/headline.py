@@ -92,11 +92,13 @@ def postprocessed(task: TaskResults) -> dict[str, Any] | None:
     if task.steps.empty:
         return None
     last = without_nan(task.steps.iloc[-1].to_dict())
+    # A shift that only moves decisions makes probabilities that are not meant to be calibrated.
+    meant = task.steps[task.steps["step"] != "adjust"].iloc[-1]
     return {
         "steps": list(task.steps["step"])[1:],
         "macro_f1": last["macro_f1"],
         "interval": [last["low"], last["high"]],
-        "calibration_error": last["calibration_error"],
+        "calibration_error": float(meant["calibration_error"]),
     }
 
 

@@ -12,6 +12,10 @@ from markupsafe import Markup
 from clipaffect.core.progress import duration
 from clipaffect.dataset.summary_text import class_counts, data_notes
 
+TASK_NAMES = {"EXPR": "Expressions (EXPR)", "AU": "Action units (AU)"}
+# In the names of columns; other words stay as they are.
+WORDS = {"f1": "F1", "erm": "ERM", "gflop": "GFLOP", "auc": "AUC", "au": "AU", "cvar": "CVaR"}
+
 
 def page_environment() -> jinja2.Environment:
     """Templates of this folder; everything that is put into them is escaped."""
@@ -25,13 +29,32 @@ def page_environment() -> jinja2.Environment:
     environment.filters["score"] = lambda value: "–" if value is None else f"{value:.3f}"
     environment.filters["embed"] = _embedded
     environment.filters["chosen"] = _chosen
-    environment.filters["gain"] = lambda value: "–" if value is None else f"{value:+.3f}"
+    environment.filters["gain"] = lambda value: "–" if value is None else _gain(value)
+    environment.filters["minus"] = _minus
+    environment.filters["task"] = lambda name: TASK_NAMES.get(name, name)
+    environment.filters["heading"] = _heading
     environment.filters["count"] = lambda value: f"{int(value):,}"
     environment.filters["duration"] = duration
     environment.filters["data_notes"] = data_notes
     environment.filters["class_counts"] = class_counts
     environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
     return environment
+
+
+def _minus(text: str) -> str:
+    """Text whose negative numbers have a minus sign, not a hyphen."""
+    return text.replace("-", "−")
+
+
+def _gain(value: float) -> str:
+    """A difference with its sign; none if it is rounded to zero."""
+    text = f"{value:+.3f}"
+    return text[1:] if float(text) == 0 else _minus(text)
+
+
+def _heading(column: str) -> str:
+    """The name of a column of a table file, as the head of a column on a page."""
+    return " ".join(WORDS.get(word, word) for word in column.split("_"))
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from clipaffect.report.cost import encoder_rows, head_rows
 from clipaffect.report.results import read_results
 from clipaffect.studies.card import Card, CardSection, write_card_page
 
-QUESTION = "What does it cost, beside other systems?"
+QUESTION = "What does it cost, compared with other systems?"
 MILLION = 1e6
 
 
@@ -34,23 +34,23 @@ def cost_answer(name: str, counted: pd.DataFrame, encoder: str, published: pd.Da
         return f"{name}: the head is your own, and is not counted."
     head = rows.loc[f"head, {name}"]
     text = (
-        f"{name}: a head has {head['million_parameters']:.3g} million weights and takes "
-        f"{head['gflop']:.2g} GFLOP for a frame and training step"
+        f"{name}: a head has {head['million_parameters']:.3g} million weights, and a training step "
+        f"takes {head['gflop']:.2g} GFLOP for a frame"
     )
     if f"encoder {encoder}" not in rows.index:
-        return f"{text}; its features come from elsewhere."
+        return f"{text}; its features were imported."
     own = rows.loc[f"encoder {encoder}"]
     text += (
-        f"; the encoder before it {own['million_parameters']:.3g} million and "
-        f"{own['gflop']:.3g} GFLOP, once a face"
+        f". The encoder has {own['million_parameters']:.3g} million weights and takes "
+        f"{own['gflop']:.3g} GFLOP for a face"
     )
     paper = published[published["system"].str.contains("the paper's encoder")].iloc[0]
     if own["gflop"] <= 0:
         return f"{text}."
     times = paper["gflop"] / own["gflop"]
     if times >= 1:
-        return f"{text}: the paper's ViT-L/14 takes {times:,.0f} times as much."
-    return f"{text}: {1 / times:.3g} times as much as the paper's ViT-L/14."
+        return f"{text}; the paper's ViT-L/14 takes {times:,.0f} times as much."
+    return f"{text}, {1 / times:.3g} times as much as the paper's ViT-L/14."
 
 
 def write_costs(config: Config, folder: Path, out: Path) -> None:
@@ -67,7 +67,7 @@ def write_costs(config: Config, folder: Path, out: Path) -> None:
     }
     card = Card(
         QUESTION,
-        "Parameters and floating-point operations of this run, counted by torch, beside figures "
+        "Parameters and floating-point operations of this run, counted by torch, next to figures "
         "that others have published.",
         answers,
         [
@@ -88,6 +88,6 @@ def write_costs(config: Config, folder: Path, out: Path) -> None:
             ),
         ],
         "Seconds for a million frames and memory, as they were measured on this machine, are in "
-        "timings/index.html: they are no function of the data and stand apart.",
+        "timings/index.html. They depend on the machine and differ from run to run.",
     )
     write_card_page(card, config.run, out)

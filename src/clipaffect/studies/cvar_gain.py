@@ -75,23 +75,25 @@ def gain_answer(name: str, targets: pd.DataFrame, overall: pd.Series) -> str:
     if not half:
         return f"{text}."
     text += (
-        f". The {half} rarest of {len(targets)} classes or labels bring {rare:+.3f} of it, the "
+        f". The {half} rarest of {len(targets)} classes or labels contribute {rare:+.3f}, the "
         f"others {frequent:+.3f}"
     )
     found = kendalltau(targets["frames"], targets["difference"]).statistic
     if np.isnan(found):
-        return f"{text}; no gain is larger than another."
+        return f"{text}; all differences are equal."
     # Classes scored on the same people are not independent: tau describes, and is not tested.
-    said = "more for frequent" if found > 0 else "more for rare"
-    return f"{text}; it is {said} ones (Kendall's tau of gain and frequency {found:+.2f})."
+    said = "frequent" if found > 0 else "rare"
+    return (
+        f"{text}. The difference is higher for {said} ones (Kendall's tau of difference and "
+        f"frequency {found:+.2f})."
+    )
 
 
 def between_answer(rows: dict[str, pd.Series]) -> str:
-    """Which task gains most and which least; differences between tasks are not tested."""
+    """CVaR's difference in each task; those of two tasks are not tested against each other."""
     order = sorted(rows, key=lambda name: -rows[name]["difference"])
-    first, last = order[0], order[-1]
-    by = rows[first]["difference"] - rows[last]["difference"]
-    return f"{first} gains more than {last} by {by:.3f}, which is described and not tested."
+    changes = " and ".join(f"{name} by {rows[name]['difference']:+.3f}" for name in order)
+    return f"CVaR changes {changes}. The tasks were not tested against each other."
 
 
 def _chart(table: pd.DataFrame) -> figures.Spec:
@@ -102,7 +104,7 @@ def _chart(table: pd.DataFrame) -> figures.Spec:
         scale=alt.Scale(type="symlog", constant=0.01),
         axis=alt.Axis(format="%"),
     )
-    y = alt.Y("difference:Q", title="F1 less ERM's")
+    y = alt.Y("difference:Q", title="F1 minus ERM's F1")
     bars = [
         known.mark_rule(color=figures.SOFT).encode(x=x, y=alt.Y("low:Q", title=""), y2="high:Q")
         for known in figures.with_interval(table)
@@ -165,8 +167,8 @@ def write_gain(config: Config, folder: Path, out: Path) -> None:
         answers["between"] = between_answer(overall)
     card = Card(
         QUESTION,
-        f"The headline's heads (alpha = {alpha:g}) beside plain ERM, by class, frequency and "
-        "person.",
+        f"The headline's heads (alpha = {alpha:g}) compared with plain ERM, by class, "
+        "frequency and person.",
         answers,
         sections,
         "On the validation split, paired seed by seed. A gain by class is what happened to these "

@@ -55,7 +55,7 @@ def write_levels(planned: Planned, run: str, folder: Path, out: Path) -> None:
             CardSection(
                 name,
                 f"levels_{name}",
-                f"Macro F1 with 95 % intervals over {unit}; each beside"
+                f"Macro F1 with 95 % intervals over {unit}; each compared with"
                 f" {first}, paired by {unit} and seed.",
                 table,
                 chart,

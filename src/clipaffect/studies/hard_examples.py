@@ -259,10 +259,11 @@ def tail_answer(name: str, card: Tail, unit: str) -> str:
     people = card.people.sort_values("share_of_tail", ascending=False)
     top = people.head(max(1, round(len(people) / 10)))
     target = card.targets.iloc[0]
+    of_worst, of_all = (_percent(top[column].sum()) for column in ("share_of_tail", "share"))
     text = (
-        f"{name}: of the worst {card.alpha:.0%} of the losses {top['share_of_tail'].sum():.0%} "
-        f"belong to {len(top)} of {len(people)} {unit}, who have {top['share'].sum():.0%} of all; "
-        f"{target['name']} is {target['times']:.1f} times as frequent there as overall. "
+        f"{name}: {len(top)} of {len(people)} {unit} hold {of_worst} of the worst "
+        f"{_percent(card.alpha)} of the losses, and {of_all} of all losses; {target['name']} is "
+        f"{target['times']:.1f} times as frequent there as overall. "
     )
     count, frames = len(card.suspects), int(card.suspects["frames"].sum())
     text += (
@@ -273,20 +274,25 @@ def tail_answer(name: str, card: Tail, unit: str) -> str:
     return text + _lag(card.lags)
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
 def _lag(table: pd.DataFrame) -> str:
     if table.empty:
         return "No frame has enough neighbours to look for a lag."
     best = table.loc[table["difference"].idxmax()]
     if best["shift"] == 0:
-        return "Labels fit best where they are."
+        return "Labels fit best without a shift."
     when = "late" if best["shift"] < 0 else "early"
-    by = f"{abs(int(best['shift']))} frames {when} ({best['difference']:+.3f}"
+    frames = abs(int(best["shift"]))
+    by = f"{frames} frame{'s' if frames > 1 else ''} {when} ({best['difference']:+.3f}"
     if np.isnan(best["p_adjusted"]):
-        return f"Labels fit best if taken to be {by}); too few to test."
+        return f"Labels fit best if they are {by}); too few people to test."
     by = f"{by}, p = {best['p_adjusted']:.2g})."
     if best["p_adjusted"] < LEVEL:
-        return f"Labels are set {by}"
-    return f"No lag is shown: labels would fit best if taken to be {by}"
+        return f"Labels are {by}"
+    return f"No significant lag: labels would fit best if they were {by}"
 
 
 def _lag_chart(table: pd.DataFrame) -> figures.Spec:
@@ -355,8 +361,8 @@ def _sections(task: str, tail: Tail, unit: str) -> Iterator[CardSection]:
         yield CardSection(
             "",
             f"lags_{task}",
-            "Labels beside the scores of earlier (negative) and later frames of the same person. "
-            "A peak left of 0: labels are set late.",
+            "Labels compared with the scores of earlier (negative) and later frames of the same "
+            "person. A peak left of 0: labels are set late.",
             tail.lags,
             _lag_chart(tail.lags),
         )

@@ -23,7 +23,7 @@ from clipaffect.report.worst_cases import worst_people
 from clipaffect.studies.card import Card, CardSection, score_dots, write_card_page
 from clipaffect.studies.disturb_crops import FRAMES
 
-QUESTION = "What can the heads not read?"
+QUESTION = "Which changes of the image make the heads fail?"
 CLEAN = "as it is"
 
 

@@ -212,22 +212,25 @@ def points_answer(name: str, points: Points) -> str:
             for own in (shown[shown["difference"] > 0], shown[shown["difference"] < 0])
         ]
         said = [
-            f"{verb}: {part}" for verb, part in zip(("Brings", "Costs"), parts, strict=True) if part
+            f"{verb}: {part}"
+            for verb, part in zip(("Raises the score", "Lowers it"), parts, strict=True)
+            if part
         ]
-        text += ". ".join(said) + ". " if said else "No factor is shown to bring or cost anything. "
+        text += ". ".join(said) + ". " if said else "No factor changes the score significantly. "
         rest = table[table["p_adjusted"] >= LEVEL]["factor"]
         if said and len(rest):
-            text += f"Not shown to matter: {', '.join(rest)}. "
+            text += f"No significant change: {', '.join(rest)}. "
     best = points.combinations.iloc[0]
     text += f"The best of {len(points.combinations)} combinations scores {best['macro_f1']:.3f}"
     if points.luck is None or np.isnan(points.luck["share"]):
         return text + "."
     luck = points.luck
-    share = "all" if luck["elsewhere"] <= 0 else f"{max(luck['share'], 0):.0%}"
+    share = "all" if luck["elsewhere"] <= 0 else f"{100 * max(luck['share'], 0):.0f} %"
     return (
-        text + f"; picked on half of the people, the best gains {luck['picked_on']:+.3f} over the "
-        f"last levels there and {luck['elsewhere']:+.3f} on the other half: {share} of such a gain "
-        "is the winner's curse."
+        text
+        + f". If the best one is chosen on half of the people, it differs from the last levels "
+        f"by {luck['picked_on']:+.3f} on that half and by {luck['elsewhere']:+.3f} on the other "
+        f"half: {share} of the gain comes from choosing the best one."
     )
 
 

@@ -180,7 +180,7 @@ def slices_answer(name: str, heads: pd.DataFrame) -> str:
         )
     text = f"{name}: with SAM the loss rises by {' and by '.join(parts)}; "
     if len(means) < 3:
-        return text + "too few recipes to set that beside the score."
+        return text + "too few recipes to compare this with the score."
     found = kendalltau(means["rise_random"], means["macro_f1"])
     if np.isnan(found.statistic) or found.pvalue >= LEVEL:
         said = f"over {len(means)} recipes it is not shown that flatter heads score better"
@@ -253,8 +253,8 @@ def slice_heads(config: Config, study: Study, folder: Path, out: Path) -> None:
         f"The heads of the study {STUDY}, looked at along lines through their weights.",
         answers,
         sections,
-        "Directions are scaled filter by filter (Li et al. 2018). A flat slice is not a proof of "
-        "anything about new people: the score stands beside it. "
+        "Directions are scaled filter by filter (Li et al. 2018). A flat slice proves nothing "
+        "about new people; compare it with the score. "
         f"{first_fold_only(folder / 'tables' / config.encoder, config.tasks())}",
     )
     write_card_page(card, config.run, out)

@@ -221,8 +221,8 @@ def write_transfer(planned: Planned, run: str, folder: Path, out: Path) -> None:
         )
     card = Card(
         planned.study.question,
-        f"The headline's heads of {run} on the validation frames of other runs, beside those "
-        "runs' own heads.",
+        f"The headline's heads of {run} on the validation frames of other runs, compared with "
+        "the heads of those runs.",
         answers,
         sections,
         "The same encoder makes both runs' features; crops and frame rates are each run's own.",

@@ -21,7 +21,7 @@ from clipaffect.config.stage_keys import VERSIONS, settings_json
 from clipaffect.core.errors import UserError
 from clipaffect.core.hashing import file_digest
 from clipaffect.ops.dvc.stages import ROOT_CONFIG, check_stages, write_inventory
-from clipaffect.ops.launch import planned_jobs, snakemake_command
+from clipaffect.ops.preview import planned_jobs, snakemake_command
 from clipaffect.report.compare_runs import flatten
 from clipaffect.report.run_record import RECORD, read_record
 

@@ -11,11 +11,12 @@
     part.addEventListener("toggle", () => window.dispatchEvent(new Event("resize")));
   }
 
-  const value = (row, column) => row.cells[column].textContent.trim();
+  const FEWEST = 15;  // rows of a table that is worth a filter
+  const value = (row, column) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
 
   // Numbers by size, with the empty ones last; words as words.
   function compare(a, b) {
-    const [x, y] = [a, b].map((text) => parseFloat(text.replace(/,/g, "")));
+    const [x, y] = [a, b].map((text) => parseFloat(text.replace(/,/g, "").replace("−", "-")));
     if (Number.isNaN(x) !== Number.isNaN(y)) return Number.isNaN(x) ? 1 : -1;
     return Number.isNaN(x) ? a.localeCompare(b) : x - y;
   }
@@ -23,6 +24,7 @@
   function makeSortable(table) {
     const body = table.tBodies[0];
     [...table.tHead.rows[0].cells].forEach((head, column) => {
+      if (!head.textContent.trim()) return;
       const button = document.createElement("button");
       button.type = "button";
       button.append(...head.childNodes);
@@ -54,7 +56,7 @@
         row.hidden = !words.every((word) => text.includes(word));
         shown += row.hidden ? 0 : 1;
       }
-      count.textContent = `${shown} of ${rows.length}`;
+      count.textContent = `${shown} of ${rows.length} rows`;
     };
     input.addEventListener("input", show);
     table.parentElement.before(label);
@@ -63,6 +65,6 @@
 
   for (const table of document.querySelectorAll("table.sortable")) {
     makeSortable(table);
-    makeFilterable(table);
+    if (table.tBodies[0].rows.length > FEWEST) makeFilterable(table);
   }
 })();
