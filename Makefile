@@ -41,7 +41,7 @@ CONFIG ?= config/config.yaml
 check: $(STAMP)  ## check the data and estimate the cost of CONFIG=FILE before a run; takes seconds
 	$(BIN)/clipaffect check $(CONFIG)
 
-smoke: $(STAMP)  ## run the whole workflow on a few clips, in under a minute
+smoke: $(STAMP)  ## run the whole workflow on a few clips, in one or two minutes
 	$(BIN)/clipaffect run --cores $(CORES) --configfile tests/config/micro.yaml
 
 SUITE := pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder

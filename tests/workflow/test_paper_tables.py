@@ -28,7 +28,7 @@ def test_the_scores_are_those_of_the_report(micro_run: Path, tables: dict[str, s
     numbers = json.loads((micro_run / REPORT / "metrics.json").read_text())["tasks"]
     rows = [line.rstrip(" \\").split(" & ") for line in tables["main"].splitlines() if "&" in line]
     assert rows[0] == ["", "EXPR", "AU"]
-    headline = next(row for row in rows if row[0] == "alpha = 0.5")
+    headline = next(row for row in rows if row[0] == "CVaR, alpha = 0.5")
     for cell, task in zip(headline[1:], numbers.values(), strict=True):
         assert f"{task['headline']['mean']:.3f}" in cell
     bold = [

@@ -270,7 +270,7 @@ def alpha_curve(results: TaskResults, headline_alpha: float) -> Spec:
     )
     y = alt.Y(
         "estimate:Q",
-        title="macro F1, validation",
+        title="macro F1",
         scale=alt.Scale(zero=False, domain=span, nice=False),
     )
     tips = tooltips(

@@ -65,7 +65,8 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 def _chosen(choice: str) -> str:
     """A step's choice, as JSON, in words; under k-fold evaluation each fold's."""
     found = json.loads(choice)
-    return "; ".join(_in_words(own) for own in (found if isinstance(found, list) else [found]))
+    said = [_in_words(own) for own in (found if isinstance(found, list) else [found])]
+    return "; ".join(said) if any(said) else ""
 
 
 def _in_words(choice: dict[str, Any]) -> str:
@@ -82,6 +83,8 @@ def _in_words(choice: dict[str, Any]) -> str:
         return f"tau = {choice['tau']:g}"
     if "thresholds" in choice:
         low, high = min(choice["thresholds"]), max(choice["thresholds"])
+        if low == high:
+            return f"threshold {low:.2f}"
         return f"thresholds from {low:.2f} to {high:.2f}"
     return ""
 

@@ -77,6 +77,8 @@ def _add(rows: Rows, name: str, task: TaskResults, table: pd.DataFrame) -> None:
     for _, row in table.iterrows():
         cell = row["estimate"], row["low"], row["high"]
         setting = setting_name(row)
+        if row["method"] == "head" and setting.startswith("alpha"):
+            setting = f"CVaR, {setting}" if row["alpha"] < 1 else "ERM (alpha = 1)"
         rows.setdefault(full.get(setting, setting), {})[name] = cell
 
 
@@ -99,9 +101,13 @@ def _protocol(results: Results) -> str:
     epoch = "the last epoch"
     if config.training.select_on != "last":
         epoch = "the epoch chosen on held-out training videos"
+    known = any(task.macro_intervals()["low"].notna().any() for task in results.tasks.values())
+    intervals = (
+        f"with 95 % intervals over {unit}" if known else f"without intervals: too few {unit}"
+    )
     return (
         f"{where} ({unit}: {counts}), frames pooled over videos; mean of {seeds} "
-        f"at {epoch}, with 95 % intervals over {unit}. "
+        f"at {epoch}, {intervals}. Heads on {config.encoder}. "
         f"Alpha = {config.training.headline_alpha:g} was fixed beforehand. "
         "The highest score of each task on the same frames is bold."
     )

@@ -97,35 +97,46 @@ def between_answer(rows: dict[str, pd.Series]) -> str:
 
 
 def _chart(table: pd.DataFrame) -> figures.Spec:
-    base = figures.chart_of(table)
-    x = alt.X(
-        "share_of_frames:Q",
-        title="share of the frames",
-        scale=alt.Scale(type="symlog", constant=0.01),
-        axis=alt.Axis(format="%"),
-    )
-    y = alt.Y("difference:Q", title="F1 minus ERM's F1")
-    bars = [
-        known.mark_rule(color=figures.SOFT).encode(x=x, y=alt.Y("low:Q", title=""), y2="high:Q")
-        for known in figures.with_interval(table)
+    """The difference of each class or label, the rarest first; zero is marked."""
+    names = [
+        f"{name} ({100 * share:.1f} %)"
+        for name, share in zip(table["target"], table["share_of_frames"], strict=True)
     ]
-    points = base.mark_point(filled=True, color=figures.ACCENT, opacity=1, size=60).encode(
-        x=x,
-        y=y,
-        tooltip=figures.tooltips(
-            ("target:N", "class or label"),
-            ("difference:Q", "difference"),
-            ("low:Q", "low"),
-            ("high:Q", "high"),
-            ("frames:Q", "frames"),
-        ),
+    named = table.assign(name=names)
+    y = alt.Y("name:N", sort=names, title=None)
+    zero = (
+        figures.chart_of(pd.DataFrame({"zero": [0.0]}))
+        .mark_rule(strokeWidth=1.5)
+        .encode(x=alt.X("zero:Q", title=""))
     )
-    names = base.mark_text(align="left", dx=7, dy=-5).encode(x=x, y=y, text="target:N")
+    bars = [
+        known.mark_rule(color=figures.SOFT, strokeWidth=2).encode(
+            x=alt.X("low:Q", title=""), x2="high:Q", y=y
+        )
+        for known in figures.with_interval(named)
+    ]
+    points = (
+        figures.chart_of(named)
+        .mark_point(filled=True, color=figures.ACCENT, opacity=1, size=70)
+        .encode(
+            x=alt.X(
+                "difference:Q", title="F1 minus ERM's F1", axis=alt.Axis(tickCount=figures.TICKS)
+            ),
+            y=y,
+            tooltip=figures.tooltips(
+                ("target:N", "class or label"),
+                ("difference:Q", "difference"),
+                ("low:Q", "low"),
+                ("high:Q", "high"),
+                ("frames:Q", "frames"),
+            ),
+        )
+    )
     return figures.finish(
-        alt.layer(*bars, points, names),
-        "Scatter plot of each class or label: its share of the frames against the difference of "
-        "its F1 to plain ERM; the same numbers are in the table below.",
-        280,
+        alt.layer(zero, *bars, points),
+        "Dot plot of each class or label, the rarest first: its F1 minus that of plain ERM, with "
+        "95 % intervals; the same numbers are in the table below.",
+        26 * len(names) + 30,
     )
 
 
@@ -150,9 +161,9 @@ def write_gain(config: Config, folder: Path, out: Path) -> None:
             CardSection(
                 name,
                 f"targets_{name}",
-                "Difference of F1 to ERM, over how frequent a class "
-                f"or label is; bars: 95 % intervals over {unit}. p is adjusted for all "
-                "classes and labels of the task.",
+                "Difference of F1 to ERM, the rarest class or label first, with the share of frames "
+                f"that show it; bars: 95 % intervals over {unit}. p is adjusted for all classes and "
+                "labels of the task.",
                 targets,
                 _chart(targets),
             ),
