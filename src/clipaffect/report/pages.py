@@ -83,9 +83,8 @@ def _in_words(choice: dict[str, Any]) -> str:
         return f"tau = {choice['tau']:g}"
     if "thresholds" in choice:
         low, high = min(choice["thresholds"]), max(choice["thresholds"])
-        if low == high:
-            return f"threshold {low:.2f}"
-        return f"thresholds from {low:.2f} to {high:.2f}"
+        wide = f"thresholds from {low:.2f} to {high:.2f}"
+        return wide if low < high else f"threshold {low:.2f}"
     return ""
 
 

@@ -161,9 +161,9 @@ def write_gain(config: Config, folder: Path, out: Path) -> None:
             CardSection(
                 name,
                 f"targets_{name}",
-                "Difference of F1 to ERM, the rarest class or label first, with the share of frames "
-                f"that show it; bars: 95 % intervals over {unit}. p is adjusted for all classes and "
-                "labels of the task.",
+                "Difference of F1 to ERM, the rarest class or label first, with the share of "
+                f"frames that show it; bars: 95 % intervals over {unit}. p is adjusted for all "
+                "classes and labels of the task.",
                 targets,
                 _chart(targets),
             ),
