@@ -75,9 +75,36 @@ def test_every_file_has_its_outcome_and_every_frame_its_row(
     # The pages name the odd file as text, never as markup.
     assert "<b>.mov" not in (out / "index.html").read_text()
     named = pd.read_csv(out / "columns.csv")
-    assert named["column"].tolist() == half.columns.tolist()
+    assert named["column"][named["table"] == "frames"].tolist() == half.columns.tolist()
     assert named["meaning"].notna().all()
+    check_tables_of_all_files(out)
     assert not (out / ".work").exists()
+
+
+def check_tables_of_all_files(out: Path) -> None:
+    """Against the tables of the single files, with pandas alone."""
+    every = pd.concat([read_table(path) for path in sorted(out.rglob("*/frames.parquet"))])
+    found = read_table(out / "all_frames.parquet")
+    keys = ["video", "frame", "person"]
+    assert len(found) == len(every) == len(pd.read_csv(out / "all_frames.csv"))
+    assert found.columns.tolist() == every.columns.tolist()
+    columns = [*keys, "EXPR", "AU_AU12", "AU_AU12_shown"]
+    pd.testing.assert_frame_equal(
+        found[columns].astype({"EXPR": object}).sort_values(keys, ignore_index=True),
+        every[columns].astype({"EXPR": object}).sort_values(keys, ignore_index=True),
+    )
+    people = pd.read_csv(out / "people.csv", keep_default_na=False, na_values={"time": [""]})
+    known = every[every["status"] == "ok"]
+    assert len(people) == len(every[every["person"].notna()][["video", "person"]].drop_duplicates())
+    for row in people.itertuples():
+        own = known[(known["video"] == row.video) & (known["person"] == row.person)]
+        assert row.frames_with_face == len(own)
+        assert row.EXPR_Happiness_share == pytest.approx(
+            (own["EXPR"] == "Happiness").mean(), abs=1e-6
+        )
+        assert row.AU_AU12_share == pytest.approx(own["AU_AU12_shown"].mean(), abs=1e-6)
+        assert row.AU_AU12_mean == pytest.approx(own["AU_AU12"].mean(), abs=1e-6)
+        assert row.EXPR_Happiness_peak == pytest.approx(own["EXPR_Happiness"].max(), abs=1e-6)
 
 
 def test_a_folder_of_somebody_elses_is_no_place_for_a_bundle(

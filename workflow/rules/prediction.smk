@@ -184,9 +184,12 @@ rule list_predictions:
     input:
         model=REQUEST.model,
         listing=PREDICTIONS.listing,
+        groups=CONFIG.prediction.groups or [],
         shards=expand(PREDICTIONS.shard(), shard=PREDICTION_SHARDS),
     output:
-        **PREDICTIONS.files("page", "summary", "columns"),
+        **PREDICTIONS.files(
+            "page", "summary", "columns", "all_frames", "all_frames_text", "people"
+        ),
     log:
         LOGS / "list_predictions.log",
     conda:

@@ -169,6 +169,37 @@ def columns(bundle: Bundle, heads: bool) -> list[Column]:
     return found
 
 
+def person_columns(bundle: Bundle) -> list[Column]:
+    """Every column of ``people.csv``, in order."""
+    kind = pa.float64()
+    found = [
+        Column("video", pa.string(), "", "name of the file"),
+        Column("person", pa.int32(), "from 1", "number of the person in this video"),
+        Column("frames", pa.int32(), "frames", "frames in which the person was looked for"),
+        Column("frames_with_face", pa.int32(), "frames", "frames with predictions"),
+        Column("first_time", kind, "seconds", "time of the person's first frame"),
+        Column("last_time", kind, "seconds", "time of the person's last frame"),
+    ]
+    for name, model in bundle.tasks.items():
+        if not model.multilabel:
+            found.append(Column(name, pa.string(), "", f"the {name} class predicted most often"))
+        for target in model.targets:
+            of = f"{name}_{target}"
+            found += [
+                Column(f"{of}_share", kind, "0 to 1", f"share of the frames predicted as {target}"),
+                Column(f"{of}_mean", kind, "0 to 1", f"mean probability of {target}"),
+                Column(f"{of}_peak", kind, "0 to 1", f"largest probability of {target}"),
+                Column(
+                    f"{of}_change",
+                    kind,
+                    "per second",
+                    f"mean absolute change of the probability of {target}; frames more than half a "
+                    "second apart are not compared",
+                ),
+            ]
+    return found
+
+
 def table_schema(listed: list[Column]) -> pa.Schema:
     """The columns as a schema."""
     return pa.schema([(column.name, column.kind) for column in listed])

@@ -65,6 +65,13 @@ def predict(
     pictures: Annotated[
         bool, typer.Option(help="Show the video and its faces on the pages.")
     ] = True,
+    groups: Annotated[
+        Path | None,
+        typer.Option(
+            help="A table with a column 'file' and columns of your own (condition, subject), which "
+            "are added to all_frames and people.csv."
+        ),
+    ] = None,
     weights: Annotated[
         list[str] | None,
         typer.Option(help="ENCODER=FILE: weights that the bundle names but does not contain."),
@@ -98,7 +105,13 @@ def predict(
 
     opened = open_model(model, _weights(weights or []), configfile, assets)
     wanted = wanted_of(
-        opened, assets, people=people.value, rate=rate, heads=heads, pictures=pictures
+        opened,
+        assets,
+        people=people.value,
+        rate=rate,
+        heads=heads,
+        pictures=pictures,
+        groups=groups,
     )
     try:
         summary = predict_files(inputs, wanted, out, store, jobs or cores())

@@ -504,4 +504,5 @@ def _asked(settings: str, model: Path, assets: Path) -> Wanted:
         rate=asked.rate,
         heads=asked.heads,
         pictures=asked.pictures,
+        groups=None if asked.groups is None else Path(asked.groups),
     )

@@ -16,7 +16,8 @@ class Prediction(Section):
         (), description="Videos, images, or folders of them, to process with `snakemake predict`."
     )
     model: str | None = Field(
-        None, description="Bundle written by `clipaffect export`; by default this run's own heads."
+        None,
+        description="Folder written by `clipaffect export-model`; by default this run's own heads.",
     )
     people: Literal["all", "main"] = Field(
         "all", description="Everyone, or only the person whose face fills most of each video."
@@ -26,4 +27,9 @@ class Prediction(Section):
     )
     heads: bool = Field(False, description="Also write the scores of each individual head.")
     pictures: bool = Field(True, description="Show the videos and their faces on the pages.")
+    groups: str | None = Field(
+        None,
+        description="A table with a column `file` and columns of your own, which are added to the "
+        "tables of all frames and of people.",
+    )
     shards: int = Field(4, ge=1, le=10_000, description="Jobs that the files are divided among.")

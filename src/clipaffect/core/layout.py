@@ -144,6 +144,9 @@ class Predictions(_Folder):
     page = _File("index.html")  # leads to the page of every video
     summary = _File("summary.csv")  # one row for each file
     columns = _File("columns.csv")  # the data dictionary
+    all_frames = _File("all_frames.parquet")  # the rows of all files
+    all_frames_text = _File("all_frames.csv")
+    people = _File("people.csv")  # one row for each person in each video
     listing = _File("files.json")  # every file that was named
 
     def manifest(self, shard: str = "{shard}") -> Path:

@@ -30,6 +30,7 @@ from clipaffect.core.progress import Progress
 from clipaffect.dataset.manifest import PICTURE, VIDEO
 from clipaffect.encoders.fetch_weights import fetch_weights
 from clipaffect.faces.finder import ASSET
+from clipaffect.prediction.groups import read_groups
 from clipaffect.prediction.output_lock import alone, check_apart, check_writable, named_errors
 from clipaffect.prediction.outputs import (
     read_output_record,
@@ -75,6 +76,8 @@ def predict_files(
             where=", ".join(map(str, inputs)),
             fix="give a video, an image, or a folder that contains some",
         )
+    if wanted.groups is not None:  # its mistakes are told before any work
+        read_groups(wanted.groups, [source.name for source in sources], [])
     check_writable(out, inputs)
     with named_errors(out), alone(out):
         ensure_weights(wanted.opened, wanted.assets)
@@ -240,6 +243,7 @@ def wanted_of(
     rate: float | None = None,
     heads: bool = False,
     pictures: bool = True,
+    groups: Path | None = None,
 ) -> Wanted:
     """The requested settings, with those of the bundle for the rest."""
     if people not in get_args(People):
@@ -252,4 +256,4 @@ def wanted_of(
         raise UserError(f"the rate is {rate}", where="rate", fix="use a finite rate above 0")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     faces = opened.bundle.faces.at_rate(rate)
-    return Wanted(opened, faces, people, heads, pictures, assets, device)
+    return Wanted(opened, faces, people, heads, pictures, assets, device, groups=groups)

@@ -14,13 +14,26 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from clipaffect.bundle.format import Bundle
-from clipaffect.bundle.prediction_columns import Column, columns, table_schema
+from clipaffect.bundle.prediction_columns import (
+    Column,
+    columns,
+    person_columns,
+    table_schema,
+)
 from clipaffect.bundle.trained_on import trained_on
 from clipaffect.core.files import whole_file, write_text
 from clipaffect.core.frame_status import MEANING, VIDEO_STATUSES, FrameStatus
 from clipaffect.core.layout import Predictions
 from clipaffect.core.parquet import read_arrow
 from clipaffect.core.video import remarks
+from clipaffect.prediction.analysis_tables import (
+    ROWS,
+    group_columns,
+    plain,
+    write_all_frames,
+    write_people,
+)
+from clipaffect.prediction.groups import Groups, read_groups
 from clipaffect.prediction.pipeline import Wanted
 from clipaffect.prediction.prediction_table import Predicted
 from clipaffect.prediction.summaries import summarise
@@ -47,7 +60,6 @@ SUMMARY = (
     "trained_on",
     "message",
 )
-ROWS = 65_536  # of a row group
 
 
 def write_outputs(
@@ -73,11 +85,11 @@ def write_outputs(
         whole_file(out / "frames.parquet") as parquet,
         whole_file(out / "frames.csv") as text,
         pq.ParquetWriter(parquet, schema, compression="zstd", write_page_checksum=True) as table,
-        pa.csv.CSVWriter(text, _plain(schema)) as lines,
+        pa.csv.CSVWriter(text, plain(schema)) as lines,
     ):
         for part in predicted.tables(start, stop, wanted.heads):
             table.write_table(part, row_group_size=ROWS)
-            lines.write_table(part.cast(_plain(schema)))
+            lines.write_table(part.cast(plain(schema)))
     if video is not None:
         persons, episodes = summarise(predicted, start, stop)
         for name, frame in (("persons", persons), ("episodes", episodes)):
@@ -131,7 +143,7 @@ def summary_row(
 def write_summary(
     rows: list[dict[str, Any]], folders: dict[str, str], wanted: Wanted, out: Path
 ) -> pd.DataFrame:
-    """Write ``summary.csv``, ``columns.csv`` and ``index.html`` into ``out``.
+    """Write the tables of all files, the data dictionary and ``index.html`` into ``out``.
 
     Args:
         rows: one for each file, in order.
@@ -145,8 +157,19 @@ def write_summary(
     summary["faces_far_from_training"] = summary["faces_far_from_training"].astype("Int64")
     with whole_file(Predictions(out).summary) as beside:
         summary.to_csv(beside, index=False)
-    _write_dictionary(columns(opened.bundle, wanted.heads), out)
-    listed = [
+    listed = columns(opened.bundle, wanted.heads)
+    groups = None
+    if wanted.groups is not None:
+        taken = [column.name for column in (*listed, *person_columns(opened.bundle))]
+        groups = read_groups(wanted.groups, [row["file"] for row in rows], taken)
+    _write_dictionary(listed, opened.bundle, groups, out)
+    in_order = dict.fromkeys(folders[row["file"]] for row in rows if row["file"] in folders)
+    tables = [path for folder in in_order if (path := out / folder / "frames.parquet").is_file()]
+    files = Predictions(out)
+    schema = table_schema(listed)
+    write_all_frames(tables, schema, groups, files.all_frames, files.all_frames_text)
+    write_people(tables, opened.bundle, groups, files.people)
+    shown = [
         row
         | {"folder": folders.get(row["file"], "")}
         | {
@@ -165,7 +188,7 @@ def write_summary(
         page_environment()
         .get_template("predictions.html")
         .render(
-            files=listed,
+            files=shown,
             bundle=opened.bundle,
             fingerprint=opened.fingerprint,
             trained_on=trained_on(opened.bundle),
@@ -213,25 +236,24 @@ def join_outputs(out: Path, later: Path, names: list[str]) -> None:
             table, parquet, compression="zstd", write_page_checksum=True, row_group_size=ROWS
         )
     with whole_file(out / "frames.csv") as text:
-        pa.csv.write_csv(table.cast(_plain(table.schema)), text)
+        pa.csv.write_csv(table.cast(plain(table.schema)), text)
 
 
-def _plain(schema: pa.Schema) -> pa.Schema:
-    """Convert dictionary columns to plain text, because CSV has no dictionaries."""
-    return pa.schema(
-        [(f.name, pa.string() if pa.types.is_dictionary(f.type) else f.type) for f in schema]
-    )
-
-
-def _write_dictionary(listed: list[Column], out: Path) -> None:
-    """``columns.csv``: the data dictionary of ``frames.parquet`` and ``frames.csv``."""
+def _write_dictionary(
+    listed: list[Column], bundle: Bundle, groups: Groups | None, out: Path
+) -> None:
+    """``columns.csv``: the data dictionary of the tables of frames and of people."""
+    own = group_columns(groups)
+    tables = {"frames": listed, "all_frames": own, "people": [*person_columns(bundle), *own]}
+    rows = [(table, column) for table, columns in tables.items() for column in columns]
     with whole_file(Predictions(out).columns) as beside:
         table = pa.table(
             {
-                "column": [c.name for c in listed],
-                "type": [str(c.kind) for c in listed],
-                "unit": [c.unit for c in listed],
-                "meaning": [c.meaning for c in listed],
+                "table": [table for table, _ in rows],
+                "column": [c.name for _, c in rows],
+                "type": [str(c.kind) for _, c in rows],
+                "unit": [c.unit for _, c in rows],
+                "meaning": [c.meaning for _, c in rows],
             }
         )
         pa.csv.write_csv(table, beside)

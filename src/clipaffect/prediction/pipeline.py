@@ -46,6 +46,7 @@ class Wanted:
         assets: folder of fetched assets.
         device: class of the encoders' device, which the features depend on.
         threads: that work on a video; nothing that is written depends on it.
+        groups: a table with further columns for each file, if any.
     """
 
     opened: OpenBundle
@@ -56,6 +57,7 @@ class Wanted:
     assets: Path
     device: str
     threads: int = 1
+    groups: Path | None = None
 
     def fingerprint(self) -> str:
         """Digest of everything that the outputs depend on, besides the file."""

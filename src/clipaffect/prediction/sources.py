@@ -16,6 +16,7 @@ from clipaffect.core.errors import UserError, raise_all
 from clipaffect.core.files import write_text
 from clipaffect.core.frame_status import FrameStatus
 from clipaffect.core.hashing import digest, file_digest
+from clipaffect.core.layout import Predictions
 from clipaffect.core.names import LONGEST, path_text, shown_name
 from clipaffect.dataset.files import natural_order, walk_once
 from clipaffect.dataset.manifest import MANIFEST, VIDEO
@@ -25,7 +26,13 @@ from clipaffect.prediction.prediction_table import People
 
 IMAGES = "_images"  # folder of single images, which share one table
 NAMES = ".names.json"  # which name each file has had in this output
-RESERVED = {"summary.csv", "columns.csv", "index.html", ".work", IMAGES, "_logs", NAMES}
+RESERVED = {
+    *(path.name for path in Predictions(Path()).files().values()),
+    ".work",
+    IMAGES,
+    "_logs",
+    NAMES,
+}
 
 
 @dataclass(frozen=True)
