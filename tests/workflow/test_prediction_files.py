@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ASSETS, write_video
-from predicting import answered, predict
+from predicting import answered, file_of, predict
 
 from clipaffect.bundle.export_model import export_model
 from clipaffect.core.errors import UserError
@@ -105,6 +105,55 @@ def check_tables_of_all_files(out: Path) -> None:
         assert row.AU_AU12_share == pytest.approx(own["AU_AU12_shown"].mean(), abs=1e-6)
         assert row.AU_AU12_mean == pytest.approx(own["AU_AU12"].mean(), abs=1e-6)
         assert row.EXPR_Happiness_peak == pytest.approx(own["EXPR_Happiness"].max(), abs=1e-6)
+
+
+def test_landmarks_and_overlay_are_of_the_same_frames(micro_bundle: Path, tmp_path: Path) -> None:
+    video = file_of("10-25-640x360")
+    answered(micro_bundle, tmp_path, video, landmarks=True, overlay=True)
+    out = tmp_path / video.name
+    rows = read_table(out / "frames.parquet").dropna(subset="person")
+    mesh = read_table(out / "landmarks.parquet")
+    both = rows.merge(mesh, on=["frame", "person"], validate="one_to_one")
+    assert len(both) == len(rows) == len(mesh)
+    x, y = np.stack(both["x"].tolist()), np.stack(both["y"].tolist())
+    assert x.shape == (len(rows), 468)
+    # FaceMesh's numbers of the nose tip and the mouth's corners, found again in the same picture.
+    for point, number in (("nose", 1), ("mouth_right", 61), ("mouth_left", 291)):
+        apart = np.hypot(x[:, number] - both[f"{point}_x"], y[:, number] - both[f"{point}_y"])
+        assert np.median(apart / both["eye_distance"]) < 0.05
+    with av.open(str(video)) as before, av.open(str(out / "overlay.mp4")) as after:
+        pairs = list(zip(before.decode(video=0), after.decode(video=0), strict=True))
+    row = rows.iloc[len(rows) // 2]
+    old, new = pairs[int(row["frame"]) - 1]
+    assert (new.width, new.height) == (old.width, old.height)
+    assert [b.time for _, b in pairs] == pytest.approx([a.time for a, _ in pairs], abs=1e-3)
+    one, other = (frame.to_ndarray(format="rgb24").astype(int) for frame in (old, new))
+    left, top = int(row["box_left"]), int(row["box_top"])
+    edge = np.s_[top + 10 : top + 30, left - 1 : left + 2]
+    assert other[edge].mean() > one[edge].mean() + 30  # a white line
+    inside = np.s_[top + 20 : top + 40, left + 10 : left + 30]
+    assert np.abs(other[inside] - one[inside]).mean() < 8  # the face itself
+
+
+def test_a_copy_with_people_is_not_made_without_pictures(
+    micro_bundle: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="pictures are switched off"):
+        answered(micro_bundle, tmp_path, file_of("10-25-640x360"), overlay=True, pictures=False)
+
+
+def test_the_users_columns_stand_next_to_every_frame(micro_bundle: Path, tmp_path: Path) -> None:
+    table = tmp_path / "groups.csv"
+    table.write_text("file,condition\n10-25-640x360,film\n")
+    out = tmp_path / "out"
+    answered(micro_bundle, out, file_of("10-25-640x360"), groups=table)
+    for name in ("all_frames.csv", "people.csv"):
+        assert set(pd.read_csv(out / name)["condition"]) == {"film"}
+    named = pd.read_csv(out / "columns.csv")
+    assert set(named["table"][named["column"] == "condition"]) == {"all_frames", "people"}
+    table.write_text("file,condition\n11-25-640x360,film\n")
+    with pytest.raises(UserError, match="not among the files to predict, such as 11-25-640x360"):
+        answered(micro_bundle, out, file_of("10-25-640x360"), groups=table)
 
 
 def test_a_folder_of_somebody_elses_is_no_place_for_a_bundle(

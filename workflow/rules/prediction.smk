@@ -159,6 +159,11 @@ rule predict_shard:
         model=REQUEST.model,
         manifest=PREDICTIONS.manifest(),
         faces=PREDICTIONS.faces(REQUEST.faces.crop),
+        networks=(
+            ASSETS / "face-networks/manifest.json"
+            if CONFIG.prediction.landmarks
+            else []
+        ),
         embeddings=expand(
             PREDICTIONS.embeddings(), encoder=REQUEST.encoders, allow_missing=True
         ),

@@ -65,6 +65,13 @@ def predict(
     pictures: Annotated[
         bool, typer.Option(help="Show the video and its faces on the pages.")
     ] = True,
+    landmarks: Annotated[
+        bool, typer.Option("--landmarks", help="Also write all points of the face mesh.")
+    ] = False,
+    overlay: Annotated[
+        bool,
+        typer.Option("--overlay", help="Also write a copy of each video, with predictions drawn."),
+    ] = False,
     groups: Annotated[
         Path | None,
         typer.Option(
@@ -111,6 +118,8 @@ def predict(
         rate=rate,
         heads=heads,
         pictures=pictures,
+        landmarks=landmarks,
+        overlay=overlay,
         groups=groups,
     )
     try:

@@ -504,5 +504,7 @@ def _asked(settings: str, model: Path, assets: Path) -> Wanted:
         rate=asked.rate,
         heads=asked.heads,
         pictures=asked.pictures,
+        landmarks=asked.landmarks,
+        overlay=asked.overlay,
         groups=None if asked.groups is None else Path(asked.groups),
     )

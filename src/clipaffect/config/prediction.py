@@ -27,6 +27,10 @@ class Prediction(Section):
     )
     heads: bool = Field(False, description="Also write the scores of each individual head.")
     pictures: bool = Field(True, description="Show the videos and their faces on the pages.")
+    landmarks: bool = Field(False, description="Also write all points of the face mesh.")
+    overlay: bool = Field(
+        False, description="Also write a copy of each video with the predictions drawn in."
+    )
     groups: str | None = Field(
         None,
         description="A table with a column `file` and columns of your own, which are added to the "

@@ -107,8 +107,13 @@ class Landmarker:
             score = min(score, face.score)
         return replace(face, score=score)
 
-    def follow(self, frame: np.ndarray, region: Region) -> Face:
-        """The face in a square of an RGB image (H, W, 3)."""
+    def mesh(self, frame: np.ndarray, region: Region) -> tuple[np.ndarray, np.ndarray, float]:
+        """The mesh of the face in a square of an RGB image (H, W, 3).
+
+        Returns:
+            Points (468, 2) in pixels of the image; the points (468, 3) in the square, with depth;
+            and how sure the network is that there is a face.
+        """
         zoom = LANDMARK_SIDE / max(region.side, 1.0)
         c, s = np.cos(region.angle) * zoom, np.sin(region.angle) * zoom
         to_square = np.array([[c, s, 0.0], [-s, c, 0.0]])
@@ -116,7 +121,11 @@ class Landmarker:
         square = cv2.warpAffine(frame, to_square, (LANDMARK_SIDE, LANDMARK_SIDE))
         mesh, presence = self.network(square)
         back = cv2.invertAffineTransform(to_square)
-        points = mesh[:, :2] @ back[:, :2].T + back[:, 2]
+        return mesh[:, :2] @ back[:, :2].T + back[:, 2], mesh, presence
+
+    def follow(self, frame: np.ndarray, region: Region) -> Face:
+        """The face in a square of an RGB image (H, W, 3)."""
+        points, mesh, presence = self.mesh(frame, region)
         low, high = points.min(0), points.max(0)
         eyes = points[list(RIGHT_EYE)].mean(0), points[list(LEFT_EYE)].mean(0)
         five = np.stack([*eyes, points[NOSE], points[MOUTH[0]], points[MOUTH[1]]])

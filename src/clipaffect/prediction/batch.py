@@ -243,6 +243,8 @@ def wanted_of(
     rate: float | None = None,
     heads: bool = False,
     pictures: bool = True,
+    landmarks: bool = False,
+    overlay: bool = False,
     groups: Path | None = None,
 ) -> Wanted:
     """The requested settings, with those of the bundle for the rest."""
@@ -256,4 +258,21 @@ def wanted_of(
         raise UserError(f"the rate is {rate}", where="rate", fix="use a finite rate above 0")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     faces = opened.bundle.faces.at_rate(rate)
-    return Wanted(opened, faces, people, heads, pictures, assets, device, groups=groups)
+    if overlay and not pictures:
+        raise UserError(
+            "a copy of the video shows the people, and pictures are switched off",
+            where="overlay",
+            fix="leave out --overlay or --no-pictures",
+        )
+    return Wanted(
+        opened,
+        faces,
+        people,
+        heads,
+        pictures,
+        assets,
+        device,
+        landmarks=landmarks,
+        overlay=overlay,
+        groups=groups,
+    )

@@ -24,7 +24,7 @@ from clipaffect.bundle.trained_on import trained_on
 from clipaffect.core.files import whole_file, write_text
 from clipaffect.core.frame_status import MEANING, VIDEO_STATUSES, FrameStatus
 from clipaffect.core.layout import Predictions
-from clipaffect.core.parquet import read_arrow
+from clipaffect.core.parquet import read_arrow, read_table
 from clipaffect.core.video import remarks
 from clipaffect.prediction.analysis_tables import (
     ROWS,
@@ -33,7 +33,9 @@ from clipaffect.prediction.analysis_tables import (
     write_all_frames,
     write_people,
 )
+from clipaffect.prediction.face_landmarks import write_landmarks
 from clipaffect.prediction.groups import Groups, read_groups
+from clipaffect.prediction.overlay import write_overlay
 from clipaffect.prediction.pipeline import Wanted
 from clipaffect.prediction.prediction_table import Predicted
 from clipaffect.prediction.summaries import summarise
@@ -41,6 +43,7 @@ from clipaffect.prediction.timeline import colour_of, face_of, write_timeline
 from clipaffect.report.pages import page_environment
 
 RECORD, FACE = "record.json", "face.jpg"
+LANDMARKS, OVERLAY = "landmarks.parquet", "overlay.mp4"
 WRITTEN = (
     "frames.parquet",
     "frames.csv",
@@ -48,6 +51,8 @@ WRITTEN = (
     "episodes.csv",
     "timeline.html",
     FACE,
+    LANDMARKS,
+    OVERLAY,
     RECORD,
 )
 SUMMARY = (
@@ -96,6 +101,12 @@ def write_outputs(
             with whole_file(out / f"{name}.csv") as beside:
                 frame.round(6).to_csv(beside, index=False)
         write_timeline(predicted, start, stop, episodes, out, video, wanted.pictures)
+        if wanted.landmarks or wanted.overlay:
+            rows = read_table(out / "frames.parquet")
+            if wanted.landmarks:
+                write_landmarks(rows, video, wanted.assets, out / LANDMARKS)
+            if wanted.overlay:
+                write_overlay(rows, video, predicted.bundle, out / OVERLAY)
         face = face_of(predicted, start, stop) if wanted.pictures else None
         if face is not None:
             (out / FACE).write_bytes(face)

@@ -46,6 +46,8 @@ class Wanted:
         assets: folder of fetched assets.
         device: class of the encoders' device, which the features depend on.
         threads: that work on a video; nothing that is written depends on it.
+        landmarks: whether all points of the face mesh are written.
+        overlay: whether a copy of each video with the predictions drawn in is written.
         groups: a table with further columns for each file, if any.
     """
 
@@ -57,6 +59,8 @@ class Wanted:
     assets: Path
     device: str
     threads: int = 1
+    landmarks: bool = False
+    overlay: bool = False
     groups: Path | None = None
 
     def fingerprint(self) -> str:
@@ -69,6 +73,8 @@ class Wanted:
                 "people": self.people,
                 "heads": self.heads,
                 "pictures": self.pictures,
+                "landmarks": self.landmarks,
+                "overlay": self.overlay,
                 "stages": {name: VERSIONS[name] for name in stages},
                 "outputs": OUTPUTS,
                 "encoders": {
