@@ -57,14 +57,39 @@ def check(
 
 def compare(
     first: Annotated[Path, typer.Argument(help="The first results folder, such as results/demo.")],
-    second: Annotated[Path, typer.Argument(help="The second results folder.")],
+    second: Annotated[
+        Path,
+        typer.Argument(
+            help="The second results folder; or, with --columns, a table of another system's "
+            "predictions, or a folder of tables."
+        ),
+    ],
+    columns: Annotated[
+        Path | None,
+        typer.Option(help="The file that names the table's columns: see docs/comparison.md."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The page to write; by default in the second folder.")
     ] = None,
 ) -> None:
-    """Compare two runs: which settings differ, and which scores differ by more than noise."""
+    """Compare two runs, or a run with the predictions of another system.
+
+    For two runs: which settings differ, and which scores differ by more than noise.
+    """
+    if columns is not None:
+        from clipaffect.report.compare_peer import compare_peer
+
+        for line in compare_peer(first, second, columns, out):
+            print(line)
+        return
     from clipaffect.report.compare_runs import read_run, write_comparison
 
+    if second.is_file():
+        raise UserError(
+            "the table's columns are not named",
+            where=second,
+            fix="add --columns FILE, such as config/peers/py-feat.yaml (docs/comparison.md)",
+        )
     page = out or second / f"beside-{first.name}.html"
     for line in write_comparison(read_run(first), read_run(second), page):
         print(line)

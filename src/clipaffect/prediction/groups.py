@@ -64,7 +64,7 @@ def read_groups(path: Path, files: list[str], taken: list[str]) -> Groups:
             fix="rename the column",
         )
     cells, where = read_cells(path, column_names(path), set(names))
-    cells = cells.rename(columns=str.strip).apply(lambda column: column.str.strip())
+    cells = cells.apply(lambda column: column.str.strip())
     known = {_plain(file) for file in files}
     rows: dict[str, list[str]] = {}
     missing = []

@@ -1,0 +1,145 @@
+"""A run against tables in the formats of other systems, recomputed with scikit-learn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from conftest import ROOT, clipaffect
+from sklearn.metrics import f1_score
+
+from clipaffect.core.errors import UserError
+from clipaffect.core.parquet import read_table
+from clipaffect.core.tasks import AU, EXPR
+from clipaffect.report.compare_peer import compare_peer
+
+PEERS = ROOT / "config/peers"
+
+
+@pytest.fixture(scope="module")
+def results(micro_run: Path) -> Path:
+    return micro_run / "results/micro"
+
+
+@pytest.fixture(scope="module")
+def fex(results: Path) -> pd.DataFrame:
+    """Like py-feat's: frames from 0, seven emotions, a bystander, a frame without a face."""
+    rows = read_table(results / "evaluation/EXPR/rows.parquet")
+    rows = rows[rows["person"] == ""]
+    rng = np.random.default_rng(0)
+    values = rng.dirichlet(np.ones(7), len(rows))
+    columns = ["anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral"]
+    table = pd.DataFrame(values, columns=columns)
+    table.insert(0, "frame", rows["frame"].to_numpy() - 1)
+    table["input"] = ["/data/" + video + ".mp4" for video in rows["video"]]
+    table["FaceScore"] = 0.9
+    other = table.iloc[::7].assign(FaceScore=0.2, happiness=0.0, anger=1.0)
+    other.loc[:, ["disgust", "fear", "sadness", "surprise", "neutral"]] = 0.0
+    table.loc[5, [*columns, "FaceScore"]] = np.nan
+    return pd.concat([table, other], ignore_index=True)
+
+
+def scored_by_hand(results: Path, fex: pd.DataFrame, missed: bool) -> float:
+    names = [target.lower() for target in EXPR.targets[:-1]]
+    best = fex[fex["FaceScore"] > 0.5].copy()
+    best["said"] = best[names].to_numpy().argmax(axis=1)
+    best["video"] = best["input"].str.removeprefix("/data/").str.removesuffix(".mp4")
+    rows = read_table(results / "evaluation/EXPR/rows.parquet").astype({"video": str})
+    rows = rows.merge(
+        best.assign(frame=best["frame"] + 1)[["video", "frame", "said"]],
+        on=["video", "frame"],
+        how="left",
+    )
+    rows = rows if missed else rows.dropna(subset="said")
+    said = rows["said"].fillna(99)
+    return float(f1_score(rows["label"], said, labels=range(8), average="macro", zero_division=0))
+
+
+def test_a_table_like_py_feats_is_scored_on_the_same_frames(
+    results: Path, fex: pd.DataFrame, tmp_path: Path
+) -> None:
+    fex.to_csv(tmp_path / "fex.csv", index=False)
+    page = tmp_path / "page.html"
+    words = ["compare", results, tmp_path / "fex.csv", "--columns", PEERS / "py-feat.yaml"]
+    done = clipaffect(*words, "--out", page)
+    assert done.returncode == 0, done.stderr
+    assert "counts frames from 0" in done.stdout
+    assert "further faces of a frame: the largest FaceScore is taken" in done.stdout
+    both, lost = scored_by_hand(results, fex, False), scored_by_hand(results, fex, True)
+    assert f"py-feat {both:.3f}" in done.stdout
+    assert f"misses ({len(read_table(results / 'evaluation/EXPR/rows.parquet')):,}" in done.stdout
+    assert f"py-feat {lost:.3f}" in done.stdout
+    assert "the 7 classes that the other system knows" in done.stdout
+    metrics = json.loads((results / "report/metrics.json").read_text())["tasks"]["EXPR"]
+    # On all scored frames the run's own score is that of its report.
+    assert (
+        f"heads, alpha = 0.5 {metrics['headline']['mean']:.3f}, py-feat {lost:.3f}" in done.stdout
+    )
+    assert f"post-processing {metrics['postprocessed']['macro_f1']:.3f}, py-feat" in done.stdout
+    assert "Other" not in page.read_text().split("py-feat predicts")[1].split(".")[0]
+
+
+def test_a_folder_like_openfaces_has_a_table_for_each_video(results: Path, tmp_path: Path) -> None:
+    """The annotations themselves, with the units that OpenFace lacks absent: F1 is 1 for others."""
+    rows = read_table(results / "evaluation/AU/rows.parquet").astype({"video": str})
+    columns = yaml.safe_load((PEERS / "openface.yaml").read_text())
+    for video, own in rows.groupby("video"):
+        table = pd.DataFrame({"frame": own["frame"], " confidence": 0.98, " success": 1})
+        for unit, name in columns["present"].items():
+            table[f" {name}"] = own[unit].clip(lower=0).astype(float)
+        table[" success"] = np.where(table["frame"] == own["frame"].min(), 0, 1)
+        table.drop_duplicates("frame").to_csv(tmp_path / f"{video}.csv", index=False)
+    lines = compare_peer(results, tmp_path, PEERS / "openface.yaml", tmp_path / "p.html")
+    known = [unit for unit in AU.targets if unit != "AU24"]
+    shown = next(line for line in lines if "the 11 labels" in line)
+    one = rows[rows["person"] == ""]
+    one = one[one["frame"] != one.groupby("video")["frame"].transform("min")]
+    expected = np.mean([1.0 if (one[unit] == 1).any() else 0.0 for unit in known])
+    value = float(shown.split("OpenFace ")[1].split(",")[0])
+    assert value == pytest.approx(expected, abs=1e-3)
+    assert any("of videos with two annotated people" in line for line in lines)
+    assert any("say that there is no face" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.assign(input="elsewhere/x.mp4"), "none of the table's 1 videos"),
+        (lambda t: t.drop(columns="fear"), "no column 'fear'"),
+        (lambda t: t.assign(fear=t["fear"] + 0.5), "do not sum to one"),
+        (lambda t: t.assign(fear="high"), "'high' in the column 'fear' is not a number"),
+        (lambda t: t.assign(frame="one"), "not a number"),
+        (lambda t: t.assign(frame=t["frame"] + 0.5), "not a frame number"),
+        (lambda t: t.assign(frame=t["frame"] + 100_000), "no prediction for any scored frame"),
+    ],
+    ids=["videos", "column", "sum", "text", "frames", "halves", "other frames"],
+)
+def test_a_wrong_table_is_said(
+    results: Path, fex: pd.DataFrame, tmp_path: Path, change, said: str
+) -> None:
+    change(fex).to_csv(tmp_path / "fex.csv", index=False)
+    with pytest.raises(UserError, match=said):
+        compare_peer(results, tmp_path / "fex.csv", PEERS / "py-feat.yaml", tmp_path / "p.html")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"task": "EXPR"}, "exactly one of"),
+        ({"task": "mood", "label": "x"}, "no task 'mood'"),
+        ({"task": "EXPR", "present": {"AU1": "x"}}, "'AU1' is no class"),
+        ({"task": "AU", "label": "x"}, "has labels: give"),
+        ({"task": "EXPR", "lable": "x"}, "did you mean 'label'"),
+    ],
+)
+def test_a_wrong_list_of_columns_is_said(
+    results: Path, tmp_path: Path, values: dict, said: str
+) -> None:
+    (tmp_path / "columns.yaml").write_text(yaml.safe_dump(values))
+    (tmp_path / "t.csv").write_text("frame,x\n1,Fear\n")
+    with pytest.raises(UserError, match=said):
+        compare_peer(results, tmp_path / "t.csv", tmp_path / "columns.yaml")
