@@ -17,8 +17,13 @@ from conftest import ROOT, clipaffect, copy_of, snakemake, workplace
 from sklearn.metrics import f1_score
 
 from clipaffect import load_model
+from clipaffect.config import parse_config
+from clipaffect.core.layout import Layout
 from clipaffect.core.parquet import read_table
+from clipaffect.dataset.index_dataset import index_dataset
 from clipaffect.dataset.tree import folder_name
+from clipaffect.evaluation.measure_agreement import measure_agreement
+from clipaffect.report.build_report import build_report
 
 CLASSES = ("ripe", "green", "rotten")
 LEAF = "leaf {x} $a$ <b> [/i]"  # what braces, dollars and brackets could do
@@ -142,6 +147,37 @@ def test_a_model_of_everybody_carries_the_score_of_the_folds(fruit: Path) -> Non
     answers = load_model(fruit / "exported").predict_faces(pictures[..., ::-1].copy())
     # Six epochs are few, but the classes are three.
     assert (answers["state"].to_numpy() == labelled["state"].to_numpy()).mean() > 0.45
+
+
+def test_raters_stand_next_to_the_models_score(fruit: Path, tmp_path: Path) -> None:
+    """The same labels by three raters, of whom one is often wrong; the scores stay as they are."""
+    folder = copy_of(fruit, tmp_path)
+    shutil.copytree(fruit / "own", folder / "own")
+    table = pd.read_csv(folder / "own/fruit.csv", keep_default_na=False)
+    turned = table["state"].replace(dict(zip(CLASSES, (*CLASSES[1:], CLASSES[0]), strict=True)))
+    wrong = table.assign(state=turned.where(table.index % 3 == 0, table["state"]))
+    raters = {"anna": table, "ben": table, "cem": wrong}
+    every = pd.concat([own.assign(who=name) for name, own in raters.items()])
+    every.to_csv(folder / "own/fruit.csv", index=False)
+    values = FRUIT | {"data": FRUIT["data"] | {"rater": "who", "root": str(folder / "own")}}
+    values["data"]["table"] = str(folder / "own/fruit.csv")
+    config = parse_config(yaml.safe_load(yaml.safe_dump(values)), "test")  # tasks in its order
+    results = Layout(folder / "results/fruit")
+    tasks = list(config.tasks().values())
+    labels = results.dataset.labels("state").read_bytes()
+    index_dataset(config.data, tasks, results.dataset.folder)
+    assert results.dataset.labels("state").read_bytes() == labels
+    for task in tasks:
+        ratings, out = results.dataset.ratings(task.name), results.agreement(task.name)
+        measure_agreement(ratings, results.evaluation(task.name).rows, task, out)
+    build_report(config, results.folder, results.report.folder)
+    found = json.loads(results.report.metrics.read_text())["tasks"]["state"]
+    assert found["agreement"]["raters"] == ["anna", "ben", "cem"]
+    assert found["agreement"]["raters_f1"]["cem"] < found["agreement"]["raters_f1"]["anna"]
+    page = results.report.page.read_text()
+    assert "3 raters, each scored against the majority of the others" in page
+    chart = (results.report.figures / "alpha_state.svg").read_text()
+    assert "a rater, against the other raters" in chart
 
 
 def test_markup_in_a_name_is_a_name_on_the_page(fruit: Path, browser: Browser) -> None:

@@ -63,6 +63,7 @@ LOGS = Path("logs") / CONFIG.run
 ASSETS = Path(CONFIG.paths.assets)
 SHARDS = shard_names(CONFIG.data.shards)
 TASKS = list(CONFIG.tasks())
+RATED_TASKS = TASKS if CONFIG.data.has_raters else []
 TEST_TASKS = [task for task in TASKS if task in CONFIG.data.test]
 # The features that heads and probes are trained on: embeddings of an encoder, or imported ones.
 SOURCES = CONFIG.feature_names()

@@ -12,6 +12,7 @@ rule index_dataset:
         manifests=expand(RESULTS.dataset.manifest(), shard=SHARDS),
         labels=expand(RESULTS.dataset.labels(), task=TASKS),
         test=expand(RESULTS.dataset.test_frames(), task=TEST_TASKS),
+        ratings=expand(RESULTS.dataset.ratings(), task=RATED_TASKS),
         summary=RESULTS.dataset.summary,
     log:
         LOGS / "index_dataset.log",

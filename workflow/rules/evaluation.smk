@@ -19,7 +19,9 @@ def submitted(task, entry=""):
     stepped = RESULTS.postprocessing(task).files("choices", "heads") if steps else {}
     return {
         "embeddings": [
-            RESULTS.embeddings(encoder, shard) for encoder in encoders for shard in SHARDS
+            RESULTS.embeddings(encoder, shard)
+            for encoder in encoders
+            for shard in SHARDS
         ],
         "steps": list(stepped.values()),
         "final": [RESULTS.final_heads(task).weights] if final else [],
@@ -36,7 +38,6 @@ def entry_options(task, entry=""):
         "--final": [RESULTS.final_heads(task).folder] if final else [],
     }
     return " ".join(options(name, values) for name, values in found.items())
-
 
 
 rule fit_references:
@@ -126,6 +127,29 @@ rule compare_heads:
         command(
             "rule compare-heads --settings {params.settings:q} {params.encoder:q} {input:q} "
             "--out {params.out:q}"
+        )
+
+
+rule measure_agreement:
+    input:
+        ratings=RESULTS.dataset.ratings(),
+        scored=RESULTS.evaluation().rows,
+    output:
+        RESULTS.agreement(),
+    log:
+        LOGS / "measure_agreement/{task}.log",
+    benchmark:
+        RESULTS.timings / "measure_agreement/{task}.tsv"
+    conda:
+        ENV
+    params:
+        settings=lambda wildcards: settings_json(
+            CONFIG, "agreement", f"tasks.{wildcards.task}"
+        ),
+    shell:
+        command(
+            "rule measure-agreement --settings {params.settings:q} {input.ratings:q} "
+            "{input.scored:q} --out {output:q}"
         )
 
 

@@ -45,6 +45,7 @@ EVALUATED = [
         for task in TASKS
         for path in RESULTS.evaluation(task).files(*SCORED, *COMPARED).values()
     ),
+    *map(RESULTS.agreement, RATED_TASKS),
     *CHOSEN_STEPS,
 ]
 

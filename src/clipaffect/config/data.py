@@ -28,6 +28,7 @@ RESERVED = frozenset(
         "fold",
         "own_crop",
         "scores",
+        "rater",
     )
 )
 AFF_WILD2_KEYS = ("videos", "images", "annotations", "multitask", "test", "frame_lists", "edition")
@@ -55,7 +56,7 @@ Source = Literal["unknown", "rendered", "aff_wild2", "own"]
 FormatName = Literal["aff_wild2", "table", "folders", "raf_db", "affectnet"]
 FORMATS: dict[FormatName, Format] = {
     "aff_wild2": Format(AFF_WILD2_KEYS, (), CHALLENGE),
-    "table": Format(("table", "root", "tasks", "faces"), ("table", "tasks")),
+    "table": Format(("table", "rater", "raters", "root", "tasks", "faces"), ("table", "tasks")),
     "folders": Format(("root", "tasks", "faces"), ("root", "tasks")),
     "raf_db": Format(("root", "faces"), tasks=RAF_DB, licensed=True),
     "affectnet": Format(("root", "faces"), tasks=AFFECTNET, licensed=True),
@@ -154,6 +155,15 @@ class Data(Section):
     table: str | None = Field(
         None, description="For `table`: a CSV or Parquet file with a row for each label."
     )
+    rater: str | None = Field(
+        None,
+        description="For `table`: the column that names the rater, if frames have labels by "
+        "several. The label of most raters is used, and the report shows how well they agree.",
+    )
+    raters: dict[str, str] = Field(
+        default_factory=dict,
+        description="For `table`: by rater, a table of that rater's labels; instead of `table`.",
+    )
     root: str | None = Field(
         None,
         description="Folder of the images or videos; for `table`, by default the table's folder.",
@@ -238,6 +248,16 @@ class Data(Section):
     )
 
     @property
+    def has_raters(self) -> bool:
+        """Whether frames may have labels by several raters."""
+        return bool(self.rater or self.raters)
+
+    @property
+    def tables(self) -> dict[str, str]:
+        """The label tables by rater; '' for one that does not belong to a single rater."""
+        return self.raters or ({"": self.table} if self.table else {})
+
+    @property
     def frame_limit(self) -> int:
         """How many frames to use from the start of each video; 0 for all."""
         return (self.subset.frames if self.subset else None) or 0
@@ -302,7 +322,13 @@ class Data(Section):
                 if unknown := getattr(self, key).keys() - CHALLENGE.keys():
                     raise ValueError(f"unknown task '{min(unknown)}' in '{key}': use EXPR or AU")
             return self
+        if self.raters and (self.table or self.rater):
+            raise ValueError("'raters' lists the tables: leave out 'table' and 'rater'")
+        if len(self.raters) == 1:
+            raise ValueError("'raters' lists one table only: name it as 'table'")
         for key in FORMATS[self.format].needed:
+            if key == "table" and self.raters:
+                continue
             if not getattr(self, key):
                 raise ValueError(f"format {self.format} needs '{key}'; see docs/own-data.md")
         if self.format == "folders" and [own.classes is None for own in self.tasks.values()] != [

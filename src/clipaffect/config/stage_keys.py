@@ -42,6 +42,7 @@ VERSIONS = {
     "limits": 1,
     "final": 1,
     "control": 1,
+    "agreement": 1,
     "fine_tuning": 3,
     "submission": 2,
     "model": 3,

@@ -198,6 +198,10 @@ class Dataset(_Folder):
         """Every label of a task."""
         return self.folder / f"labels/{task}.parquet"
 
+    def ratings(self, task: str = "{task}") -> Path:
+        """Every rater's labels of a task."""
+        return self.folder / f"ratings/{task}.parquet"
+
     def test_frames(self, task: str = "{task}") -> Path:
         """The frames that a submission must cover."""
         return self.folder / f"test/{task}.parquet"
@@ -259,6 +263,10 @@ class Layout(_Folder):
     def evaluation(self, task: str = "{task}") -> Evaluation:
         """Scores of heads and references."""
         return Evaluation(self.folder / f"evaluation/{task}")
+
+    def agreement(self, task: str = "{task}") -> Path:
+        """How well several raters agree on the scored frames."""
+        return self.folder / f"evaluation/{task}/agreement.json"
 
     def postprocessing(self, task: str = "{task}") -> Postprocessing:
         """The steps after the head."""

@@ -24,9 +24,10 @@ from clipaffect.core.names import path_text
 from clipaffect.core.parquet import write_table
 from clipaffect.core.tasks import Task
 from clipaffect.dataset.files import folder_state
-from clipaffect.dataset.label_rows import label_schema
+from clipaffect.dataset.label_rows import label_schema, rating_schema
 from clipaffect.dataset.manifest import IMAGE, MANIFEST, PICTURE, VIDEO
 from clipaffect.dataset.readers.registry import read_dataset
+from clipaffect.dataset.readers.table import read_ratings
 from clipaffect.dataset.summary import collect, refuse_hopeless
 from clipaffect.dataset.tree import Tree
 
@@ -62,6 +63,9 @@ def index_dataset(data: Data, tasks: Sequence[Task], out: Path, needs_images: bo
         write_table(files.manifest(name), manifest[shard == number], MANIFEST)
     for task in tasks:
         write_table(files.labels(task.name), labels[task.name], label_schema(task))
+    if data.has_raters:
+        for name, rated in read_ratings(data, tasks).items():
+            write_table(files.ratings(name), rated, rating_schema(data.known_tasks()[name]))
     for name, listed in tree.test.items():
         write_table(files.test_frames(name), listed.rows, TEST)
     write_text(files.summary, json.dumps(facts, indent=2) + "\n")

@@ -51,8 +51,10 @@ def _named_files(data: Data) -> list[Path]:
 
     Images are covered by the time of their folder, which changes if one is added or removed.
     """
-    if data.table:
-        return _named_in_table(Path(data.table), data.root)
+    if data.tables:
+        return [
+            own for path in data.tables.values() for own in _named_in_table(Path(path), data.root)
+        ]
     paths: list[Path] = []
     seen: set[Path] = set()
     for folder, folders, names in os.walk(data.root or "", followlinks=True):

@@ -24,6 +24,7 @@ from clipaffect.core.tasks import NOT_ANNOTATED, Task
 from clipaffect.core.video import presentation_times
 from clipaffect.dataset.files import CropFolders, natural_order
 from clipaffect.dataset.groups import group_names, joins_people, people_in
+from clipaffect.dataset.raters import consensus
 from clipaffect.dataset.tree import Annotation, Tree, folder_name
 
 
@@ -82,7 +83,8 @@ class Listing:
         root: folder that the rows' paths are relative to.
         rows: (n,) ``source`` (path of an image or video, '/' between folders), ``is_image``;
             ``frame`` (0: every frame), ``time`` (seconds, NaN: by frame), ``side`` (which of two
-            people in the picture), ``person`` ('' unknown), ``split``, ``fold``; and the label
+            people in the picture), ``person`` ('' unknown), ``split``, ``fold``, ``rater`` ('' for
+            one alone); and the label
             columns of every task, its name in front: ``mood/label``, ``units/AU1``.
         where: from a row's number to the words of an error message.
         notes: facts for the reader of the report.
@@ -121,6 +123,7 @@ def blank_rows(sources: Sequence[str], *, is_image: bool) -> pd.DataFrame:
             "person": "",
             "split": "",
             "fold": "",
+            "rater": "",
         }
     )
 
@@ -177,7 +180,11 @@ def arrange(listing: Listing, data: Data, tasks: Sequence[Task]) -> FoundData:
     videos = {source: path for source, path in there.items() if not is_image[source]}
     images = {source: path for source, path in there.items() if is_image[source]}
     rows = _every_frame(rows, videos, data.frame_limit)
-    labels = {task.name: _of_task(listing, rows, task) for task in tasks}
+    labels = {}
+    for task in tasks:
+        labels[task.name], ties = _of_task(listing, rows, task)
+        if ties:
+            notes += (f"{ties:,} labels of {task.name} are not used: as many raters disagree.",)
     annotations = [
         Annotation(listing.path, name, str(split), str(video), str(person))
         for name, found in labels.items()
@@ -326,26 +333,61 @@ def nearest_frames(times: np.ndarray, asked: np.ndarray) -> np.ndarray:
     return found
 
 
-def _of_task(listing: Listing, rows: pd.DataFrame, task: Task) -> pd.DataFrame:
-    """A task's rows, one for each frame and person, without repeated labels."""
+def rater_rows(listing: Listing, data: Data, tasks: Sequence[Task]) -> dict[str, pd.DataFrame]:
+    """Every rater's labels of each task: ``KEYS``, rater, and the task's columns."""
+    rows = listing.rows.assign(group="")
+    videos = {
+        source: path
+        for source in rows["source"][~rows["is_image"]].unique()
+        if (path := existing(listing.root, source)) is not None
+    }
+    rows = _every_frame(rows, videos, data.frame_limit)
+    found = {}
+    for task in tasks:
+        own = _by_rater(listing, rows, task)
+        kept = own[own["annotated"]]
+        found[task.name] = kept[[*KEYS, "rater", *task.columns]].reset_index(drop=True)
+    return found
+
+
+def rating_schema(task: Task) -> pa.Schema:
+    """Columns of the file of the raters' own labels."""
+    keys = [pa.field("video", pa.string()), pa.field("person", pa.string())]
+    labels = [pa.field(column, pa.int8()) for column in task.columns]
+    return pa.schema([*keys, ("frame", pa.int32()), ("rater", pa.string()), *labels])
+
+
+def _of_task(listing: Listing, rows: pd.DataFrame, task: Task) -> tuple[pd.DataFrame, int]:
+    """A task's rows, one for each frame and person; and how many labels raters disagree on."""
+    found, ties = _by_rater(listing, rows, task), 0
+    if (found["rater"] != "").any():
+        found, ties = consensus(found, task)
+    found = found.drop(columns="rater")
+    return found.drop_duplicates(KEYS).reset_index(drop=True), ties
+
+
+def _by_rater(listing: Listing, rows: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """A task's rows, one for each frame, person and rater, without repeated labels."""
     values = pd.DataFrame(_labels(rows, task).astype(np.int8), columns=list(task.columns))
     values.insert(0, "frame", rows["frame"].to_numpy(np.int32))
     keys = {"split": "split", "group": "group", "video": "source", "person": "side"}
     names = {name: rows[column].astype(str).to_numpy() for name, column in keys.items()}
     found = label_rows(values, task, names).set_axis(rows["row"].to_numpy())
-    found = found.sort_values(
-        [*KEYS, "annotated"], ascending=[True, True, True, False], kind="stable"
-    )
-    twice = found[found["annotated"] & found.duplicated(KEYS)]
+    found["rater"] = rows["rater"].to_numpy()
+    order = [*KEYS, "rater", "annotated"]
+    found = found.sort_values(order, ascending=[*[True] * (len(order) - 1), False], kind="stable")
+    one = [*KEYS, "rater"]
+    twice = found[found["annotated"] & found.duplicated(one)]
     if len(twice):
         second = twice.iloc[0]
-        same = found[(found[KEYS] == second[KEYS]).all(axis=1)]
+        same = found[(found[one] == second[one]).all(axis=1)]
         first = listing.where(int(same.index[0]))
         rows_named = f"{first} and {listing.where(int(second.name))}"
         raise UserError(
             f"frame {second['frame']} of '{second['video']}' has two labels for {task.name}",
             where=rows_named,
             fix="keep one row for each image, or for each frame (and side) of a video; if labels "
-            "are closer in time than frames, keep the nearest label",
+            "are closer in time than frames, keep the nearest label; if they are by several "
+            "raters, name the column of the rater in data.rater",
         )
-    return found.drop_duplicates(KEYS).reset_index(drop=True)
+    return found.drop_duplicates(one)

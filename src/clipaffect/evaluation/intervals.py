@@ -85,12 +85,12 @@ def intervals(members: Members, contrasts: Sequence[Contrast]) -> list[Interval]
     for contrast in contrasts:
         estimate = sum(share * whole[name] for name, share in contrast.items())
         left_out = sum((share * without[name] for name, share in contrast.items()), np.zeros(1))
-        found.append(_interval(estimate, left_out))
+        found.append(interval_of(estimate, left_out))
     return found
 
 
-def _interval(estimate: float, left_out: np.ndarray) -> Interval:
-    """The interval of an estimate, from the estimates (C,) without each person."""
+def interval_of(estimate: float, left_out: np.ndarray) -> Interval:
+    """The interval of any estimate, from the estimates (C,) without each person."""
     people, nothing = len(left_out), float("nan")
     if people < FEWEST:
         return Interval(estimate, nothing, nothing, nothing, nothing)

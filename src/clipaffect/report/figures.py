@@ -24,6 +24,7 @@ from clipaffect.report.results import TaskResults, setting_name
 INK, ACCENT, SOFT, GREY = "#1f2933", "#1f86b5", "#9fb8c6", "#7b8794"
 DASHED = ["#1b9e77", "#d95f02", "#7570b3", "#e7298a", "#66a61e", "#e6ab02"]  # ColorBrewer's Dark2
 HEADS, HEADLINE = "heads, mean over seeds", "headline alpha"
+RATERS = "a rater, against the other raters"
 # Widths of files in points, as which PDF takes pixels: two columns of a paper (7 in), one (3.4 in).
 TWO_COLUMNS, ONE_COLUMN = 504, 245
 PAGE_FONT, FILE_FONT, SMALL_FONT = 12, 9, 8  # of axes and legends; a page's in pixels
@@ -257,6 +258,9 @@ def alpha_curve(results: TaskResults, headline_alpha: float) -> Spec:
     """
     table = results.over_alpha()
     values = table[["estimate", "low", "high"]].to_numpy(float)
+    ceiling = ((results.agreement or {}).get("macro_f1") or {}).get("estimate")
+    if ceiling is not None:
+        values = np.append(values, ceiling)
     low, high = np.nanmin(values), np.nanmax(values)
     margin = max(0.05 * (high - low), 0.002)
     span = [max(0.0, float(low - margin)), min(1.0, float(high + margin))]
@@ -289,6 +293,8 @@ def alpha_curve(results: TaskResults, headline_alpha: float) -> Spec:
     ]
     references = pd.DataFrame(results.references(), columns=["name", "estimate"])
     references = references[references["estimate"].between(*span)]
+    if ceiling is not None:
+        references.loc[len(references)] = [RATERS, ceiling]
     domain = [HEADS, HEADLINE, *references["name"]]
     colours = alt.Scale(domain=domain, range=[ACCENT, SOFT, *DASHED][: len(domain)])
 

@@ -61,6 +61,7 @@ def headline(results: Results) -> dict[str, Any]:
             "over_folds": task.over_folds(alpha),
             "collapsed_heads": int(task.heads["collapsed"].sum()),
             "frames": {k: v for k, v in task.frames.items() if k != "support"},
+            "agreement": task.agreement,
             "failed_heads": int((task.heads["status"] != "ok").sum()),
         }
     return found

@@ -34,6 +34,7 @@ class TaskResults:
         steps: what ``postprocess`` wrote; no rows where it is switched off or could not choose.
         choices: the same stage's choices, or a ``note``.
         fits: how the linear probes were fitted, by encoder and fold.
+        agreement: of several raters with each other; None where there is only one.
     """
 
     task: Task
@@ -47,6 +48,7 @@ class TaskResults:
     steps: pd.DataFrame
     choices: dict[str, Any]
     fits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    agreement: dict[str, Any] | None = None
 
     def stopped_probes(self) -> list[str]:
         """Encoders whose linear probe did not converge in some fold."""
@@ -287,5 +289,6 @@ def read_results(config: Config, folder: Path, study: Study | None = None) -> Re
             read_json(own.resolution),
             *_read_steps(config, Layout(folder).postprocessing(name)),
             read_json(own.reference_fits),
+            read_json(Layout(folder).agreement(name)) if config.data.has_raters else None,
         )
     return Results(config, read_summary(folder), tasks)

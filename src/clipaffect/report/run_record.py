@@ -113,6 +113,8 @@ def _made_from(config: Config, layout: Layout) -> list[Path]:
             *layout.evaluation(task).files().values(),
             *(layout.heads(task, part).weights for part in range(config.training.parts)),
         ]
+        if config.data.has_raters:
+            paths.append(layout.agreement(task))
         if config.postprocess.steps:
             paths += layout.postprocessing(task).files("steps", "choices").values()
     return paths

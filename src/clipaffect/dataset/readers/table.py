@@ -21,7 +21,7 @@ from clipaffect.core.errors import UserError, raise_all
 from clipaffect.core.names import composed
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
 from clipaffect.dataset.csv_cells import column_names, read_cells
-from clipaffect.dataset.label_rows import SIDES, FoundData, Listing, arrange, blank_rows
+from clipaffect.dataset.label_rows import SIDES, FoundData, Listing, arrange, blank_rows, rater_rows
 from clipaffect.dataset.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from clipaffect.dataset.numbers import is_date, read_numbers
 
@@ -31,17 +31,40 @@ YES_NO = {"1": 1, "true": 1, "yes": 1, "0": 0, "false": 0, "no": 0}
 WHOLE = r"^(-?\d+)[.,]0+$"  # 1.0 and 1,00 are 1
 
 
-def read_label_table(data: Data) -> Listing:
-    """Read the table that ``data.table`` names.
+def read_label_tables(data: Data) -> Listing:
+    """Read ``data.table``, or the tables of ``data.raters`` as one.
+
+    Raises:
+        UserError: as ``read_label_table``.
+    """
+    found = {rater: read_label_table(data, path) for rater, path in data.tables.items()}
+    first = next(iter(found.values()), None)
+    if first is None or len(found) == 1:
+        return first or read_label_table(data, data.table)
+    starts = np.cumsum([0, *(len(own.rows) for own in found.values())])
+    rows = [own.rows.assign(rater=rater) for rater, own in found.items()]
+    each = list(found.values())
+
+    def where(row: int) -> str:
+        at = int(np.searchsorted(starts, row, side="right")) - 1
+        return each[at].where(row - int(starts[at]))
+
+    notes = tuple(dict.fromkeys(note for own in each for note in own.notes))
+    return Listing(first.path, first.root, pd.concat(rows, ignore_index=True), where, notes)
+
+
+def read_label_table(data: Data, table: str | None) -> Listing:
+    """Read a table of labels.
 
     Raises:
         UserError: a column is missing or a value is invalid; the message gives the row.
     """
-    path = Path(data.table or "")
+    path = Path(table or "")
     if not path.is_file():
+        key = "data.raters" if data.raters else "data.table"
         raise UserError(
             "the table does not exist",
-            where=f"{path} (data.table), relative to {Path.cwd()}",
+            where=f"{path} ({key}), relative to {Path.cwd()}",
             fix="set it to a CSV or Parquet file (write the full path: ~ is not expanded)",
         )
     root = Path(data.root) if data.root else path.parent
@@ -55,7 +78,7 @@ def read_label_table(data: Data) -> Listing:
     names = column_names(path)
     there = [name.strip() for name in names]
     _check_columns(path, there, data)
-    used = set(COLUMNS)
+    used = set(COLUMNS) | ({data.rater} if data.rater else set())
     for task in data.known_tasks().values():
         used |= set(task.targets) if task.multilabel else {_column(data, task)}
     cells, where = read_cells(path, names, used)
@@ -77,6 +100,11 @@ def read_label_table(data: Data) -> Listing:
     for column in ("side", "person", "split", "fold"):
         if column in cells:
             rows[column] = cells[column].str.strip()
+    if data.rater:
+        rows["rater"] = cells[data.rater].str.strip()
+        checked.refuse(
+            (rows["rater"] == "").to_numpy(), "the row names no rater", "complete it", data.rater
+        )
     rows["side"] = rows["side"].str.casefold()
     checked.refuse(
         ~rows["side"].isin(SIDES).to_numpy(),
@@ -141,6 +169,12 @@ def _check_columns(path: Path, there: list[str], data: Data) -> None:
             f"there is no column 'image' or 'video'; the columns are {', '.join(there)[:300]}",
             where=f"{path}, the header",
             fix="use one of these names for the column of file paths",
+        )
+    if data.rater and data.rater not in there:
+        raise UserError(
+            f"there is no column '{data.rater}'; the columns are {', '.join(there)[:300]}",
+            where=f"{path}, the header (data.rater)",
+            fix="name the column that holds the rater",
         )
     for name, own in data.tasks.items():
         wanted = own.labels if own.labels is not None else (own.column or name,)
@@ -287,4 +321,9 @@ def _is_number(text: str) -> bool:
 
 def read(data: Data, tasks: Sequence[Task]) -> FoundData:
     """See ``registry.Reader``."""
-    return arrange(read_label_table(data), data, tasks)
+    return arrange(read_label_tables(data), data, tasks)
+
+
+def read_ratings(data: Data, tasks: Sequence[Task]) -> dict[str, pd.DataFrame]:
+    """Every rater's labels of each task: a row for each frame, person and rater."""
+    return rater_rows(read_label_tables(data), data, tasks)

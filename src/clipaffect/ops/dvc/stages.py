@@ -158,6 +158,8 @@ def _stage(
         deps.insert(0, f"{folder}/inventory.txt")
     if name == "report" and not config.postprocess.steps:
         outs.remove(f"{results}postprocess")
+    if name == "report" and config.data.has_raters:
+        command = command.replace("build_report ", "build_report measure_agreement ", 1)
     if name == "report" and config.trains_final_heads:
         command = command.replace("build_report ", "build_report train_final_heads ", 1)
         outs.append(f"{results}final")
