@@ -104,12 +104,16 @@ def test_a_table_sorts_both_ways_by_number_and_by_key(browser: Browser, page: Pa
 def test_a_table_filters(browser: Browser, page: Path) -> None:
     browser.open(page)
     unfold(browser)
-    scores = table(browser, "Macro F1 of every setting")
-    field = scores.find_element(By.XPATH, "../preceding-sibling::label[1]")
-    assert field.text.endswith("10 of 10")
-    field.find_element(By.TAG_NAME, "input").send_keys("expr headline")
-    assert column(scores, 0) == ["EXPR"]
-    assert field.text.endswith("1 of 10")
+    long = table(browser, "Differences in macro F1")
+    tasks, targets = column(long, 0), column(long, 4)
+    wanted = sum(pair == ("EXPR", "Disgust") for pair in zip(tasks, targets, strict=True))
+    field = long.find_element(By.XPATH, "../preceding-sibling::label[1]")
+    assert field.text.endswith(f"{len(tasks)} of {len(tasks)} rows")
+    field.find_element(By.TAG_NAME, "input").send_keys("expr disgust")
+    assert column(long, 0) == ["EXPR"] * wanted
+    assert field.text.endswith(f"{wanted} of {len(tasks)} rows")
+    short = table(browser, "Macro F1 of every setting")
+    assert not short.find_elements(By.XPATH, "../preceding-sibling::label")
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -150,7 +154,10 @@ def test_it_prints_on_few_pages(browser: Browser, page: Path) -> None:
 def test_the_first_screen_has_the_scores_and_their_verdicts(browser: Browser, page: Path) -> None:
     browser.open(page, 1280)
     cards = browser.driver.find_elements(By.CSS_SELECTOR, ".card")
-    assert [card.find_element(By.TAG_NAME, "h2").text for card in cards] == ["EXPR", "AU"]
+    assert [card.find_element(By.TAG_NAME, "h2").text for card in cards] == [
+        "Expressions (EXPR)",
+        "Action units (AU)",
+    ]
     for card in cards:
         assert card.location["y"] + card.size["height"] < 800
         assert len(card.find_elements(By.CSS_SELECTOR, ".verdicts li")) >= 1

@@ -353,11 +353,14 @@ def points_of(sign: float, luck: dict[str, float] | None) -> Points:
 def test_the_points_answer_follows_its_table() -> None:
     luck = {"picked_on": 0.02, "elsewhere": 0.015, "share": 0.25}
     said = points_answer("EXPR", points_of(1, luck))
-    assert "Brings: crop (+0.100). Costs: head (-0.050). Not shown to matter: SAM." in said
-    assert "25% of such a gain is the winner's curse" in said
+    assert (
+        "Raises the score: crop (+0.100). Lowers it: head (-0.050). No significant change: SAM."
+        in said
+    )
+    assert "25 % of the gain comes from choosing the best one" in said
     said = points_answer("EXPR", points_of(-1, luck | {"elsewhere": -0.01, "share": 1.5}))
-    assert "Brings: head (+0.050). Costs: crop (-0.100)." in said
-    assert "all of such a gain is the winner's curse" in said
+    assert "Raises the score: head (+0.050). Lowers it: crop (-0.100)." in said
+    assert "all of the gain comes from choosing the best one" in said
     said = points_answer("EXPR", points_of(1, None))
     assert said.endswith("The best of 4 combinations scores 0.900.")
 

@@ -20,6 +20,15 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
+def test_a_point_in_a_name_is_no_suffix(tmp_path: Path) -> None:
+    path = write(tmp_path, "file,c\nP1.5,a\nP1,b\nvid.avi,c\n")
+    groups = read_groups(path, ["P1.5.mp4", "P1.mp4", "vid.mp4", "vid.avi"], [])
+    files = ["P1.5.mp4", "P1.mp4", "vid.avi", "vid.mp4"]
+    assert groups.of(files) == {"c": ["a", "b", "c", None]}
+    with pytest.raises(UserError, match=r"'vid' may be vid\.mp4 or vid\.avi"):
+        read_groups(write(tmp_path, "file,c\nvid,a\n"), ["vid.mp4", "vid.avi"], [])
+
+
 def test_files_are_joined_with_or_without_a_suffix(tmp_path: Path) -> None:
     path = write(tmp_path, "file,condition,age\na/one,film,31\ntwo.mov,rest,27\n")
     groups = read_groups(path, [*FILES, "three.mp4"], ["video"])

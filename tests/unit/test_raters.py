@@ -12,11 +12,15 @@ from sklearn.metrics import f1_score
 
 from clipaffect.config.data import Data
 from clipaffect.core.errors import UserError
-from clipaffect.core.parquet import read_table
+from clipaffect.core.parquet import read_table, write_table
 from clipaffect.core.tasks import EXPR, Task
 from clipaffect.dataset.index_dataset import index_dataset
 from clipaffect.dataset.raters import majority
-from clipaffect.evaluation.measure_agreement import agreement, krippendorff
+from clipaffect.evaluation.measure_agreement import (
+    agreement,
+    krippendorff,
+    measure_agreement,
+)
 
 MOOD = Task("mood", ("calm", "tense", "bored"), False)
 MARKS = Task("marks", ("smile", "frown"), True)
@@ -152,6 +156,34 @@ def test_a_column_and_a_table_for_each_rater_are_the_same(tables: Path) -> None:
     assert len(read_table(tables / "one/ratings/mood.parquet")) == len(every)
     summary = json.loads((tables / "one/summary.json").read_text())
     assert summary["tasks"]["mood"]["train"]["rows"] == 6
+
+
+def test_agreement_is_measured_where_raters_disagree_too(tables: Path) -> None:
+    """Frames without a majority are scored by nobody, and count all the same."""
+    two = {rater: str(tables / f"{rater}.csv") for rater in ("anna", "ben")}
+    index_dataset(settings(raters=two), (MOOD,), tables / "two")
+    # As the frames of one video, of which one is scored.
+    ratings = read_table(tables / "two/ratings/mood.parquet").assign(video="all", person="")
+    ratings["frame"] = ratings.groupby("rater").cumcount() + 1
+    write_table(tables / "ratings.parquet", ratings)
+    one = pd.DataFrame({"group": ["p"], "video": "all", "person": "", "frame": [1]})
+    write_table(tables / "rows.parquet", one)
+    out = tables / "agreement.json"
+    measure_agreement(tables / "ratings.parquet", tables / "rows.parquet", MOOD, out)
+    found = json.loads(out.read_text())
+    differ = sum(own["label"].nunique() > 1 for _, own in ratings.groupby("frame"))
+    assert found["frames"] == 12
+    assert found["tied"] == differ > 0
+    assert found["alpha"]["estimate"] < 1
+
+
+def test_raters_must_agree_on_the_split(tables: Path) -> None:
+    ben = pd.read_csv(tables / "ben.csv")
+    ben["split"] = ben["split"].map({"train": "validation", "validation": "train"})
+    ben.to_csv(tables / "ben.csv", index=False)
+    names = {rater: str(tables / f"{rater}.csv") for rater in ("anna", "ben")}
+    with pytest.raises(UserError, match=r"raters put frame 1 of '0\.png' into different splits"):
+        index_dataset(settings(raters=names), (MOOD,), tables / "out")
 
 
 def test_two_labels_of_one_rater_are_an_error(tables: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,8 @@ from sklearn.metrics import f1_score
 from clipaffect.core.errors import UserError
 from clipaffect.core.parquet import read_table
 from clipaffect.core.tasks import AU, EXPR
-from clipaffect.report.compare_peer import compare_peer
+from clipaffect.report.compare_peer import compare_peer, match
+from clipaffect.report.peer_table import PeerColumns, PeerPredictions
 
 PEERS = ROOT / "config/peers"
 
@@ -49,7 +49,7 @@ def scored_by_hand(results: Path, fex: pd.DataFrame, missed: bool) -> float:
     best["said"] = best[names].to_numpy().argmax(axis=1)
     best["video"] = best["input"].str.removeprefix("/data/").str.removesuffix(".mp4")
     rows = read_table(results / "evaluation/EXPR/rows.parquet").astype({"video": str})
-    rows = rows.merge(
+    rows = rows[rows["person"] == ""].merge(
         best.assign(frame=best["frame"] + 1)[["video", "frame", "said"]],
         on=["video", "frame"],
         how="left",
@@ -67,19 +67,26 @@ def test_a_table_like_py_feats_is_scored_on_the_same_frames(
     words = ["compare", results, tmp_path / "fex.csv", "--columns", PEERS / "py-feat.yaml"]
     done = clipaffect(*words, "--out", page)
     assert done.returncode == 0, done.stderr
-    assert "counts frames from 0" in done.stdout
+    assert "have the number 0 in the table, as stated" in done.stdout
     assert "further faces of a frame: the largest FaceScore is taken" in done.stdout
     both, lost = scored_by_hand(results, fex, False), scored_by_hand(results, fex, True)
     assert f"py-feat {both:.3f}" in done.stdout
-    assert f"misses ({len(read_table(results / 'evaluation/EXPR/rows.parquet')):,}" in done.stdout
+    rows = read_table(results / "evaluation/EXPR/rows.parquet")
+    alone = rows[rows["person"] == ""]
+    assert f"misses ({len(alone):,})" in done.stdout
+    assert f"{len(rows) - len(alone)} frames of people who are annotated as left" in done.stdout
     assert f"py-feat {lost:.3f}" in done.stdout
     assert "the 7 classes that the other system knows" in done.stdout
-    metrics = json.loads((results / "report/metrics.json").read_text())["tasks"]["EXPR"]
-    # On all scored frames the run's own score is that of its report.
-    assert (
-        f"heads, alpha = 0.5 {metrics['headline']['mean']:.3f}, py-feat {lost:.3f}" in done.stdout
-    )
-    assert f"post-processing {metrics['postprocessed']['macro_f1']:.3f}, py-feat" in done.stdout
+    keys = ["video", "person", "frame"]
+    scores = read_table(results / "evaluation/EXPR/scores.parquet")
+    scores = scores.query("method == 'head' and variant == '' and alpha == 0.5")
+    each = []
+    for _, own in scores.groupby("seed"):
+        both = alone.merge(own[[*keys, "scores"]], on=keys, validate="one_to_one")
+        said = np.stack(both["scores"].tolist()).argmax(axis=1)
+        labels = {"labels": range(8), "average": "macro", "zero_division": 0}
+        each.append(f1_score(both["label"], said, **labels))
+    assert f"heads, alpha = 0.5 {np.mean(each):.3f}, py-feat {lost:.3f}" in done.stdout
     assert "Other" not in page.read_text().split("py-feat predicts")[1].split(".")[0]
 
 
@@ -101,8 +108,29 @@ def test_a_folder_like_openfaces_has_a_table_for_each_video(results: Path, tmp_p
     expected = np.mean([1.0 if (one[unit] == 1).any() else 0.0 for unit in known])
     value = float(shown.split("OpenFace ")[1].split(",")[0])
     assert value == pytest.approx(expected, abs=1e-3)
-    assert any("of videos with two annotated people" in line for line in lines)
+    assert any("annotated as left or right are left out" in line for line in lines)
     assert any("say that there is no face" in line for line in lines)
+
+
+@pytest.mark.parametrize("frames", [range(100), range(20, 60)])
+def test_frames_counted_from_0_are_known_by_a_frame_0(frames: range) -> None:
+    """Also where the last frame has no label, so that both ways fit as many frames."""
+    labels = np.arange(1, 101) % 8
+    rows = pd.DataFrame(
+        {
+            "group": "p",
+            "video": "v.mp4",
+            "person": "",
+            "frame": np.arange(1, 100),
+            "label": labels[:99],
+        }
+    )
+    rows = rows[rows["frame"].isin([k + 1 for k in frames])]
+    table = pd.DataFrame({"video": "v", "side": "", "frame": np.arange(100)})
+    found = PeerPredictions(table, labels[:, None], [])
+    matched = match(rows, found, PeerColumns(task="EXPR", label="x"), EXPR)
+    assert (matched.peer == matched.labels).all()
+    assert any("have the number 0" in note for note in matched.notes)
 
 
 @pytest.mark.parametrize(

@@ -12,34 +12,6 @@ SUBMISSIONS = [
 ]
 
 
-def submitted(task, entry=""):
-    """The inputs that depend on what predicts an entry: embeddings, steps, final heads."""
-    _, final, steps = CONFIG.submission_entry(entry)
-    encoders = [CONFIG.encoder, *(CONFIG.postprocess.encoders if steps else ())]
-    stepped = RESULTS.postprocessing(task).files("choices", "heads") if steps else {}
-    return {
-        "embeddings": [
-            RESULTS.embeddings(encoder, shard)
-            for encoder in encoders
-            for shard in SHARDS
-        ],
-        "steps": list(stepped.values()),
-        "final": [RESULTS.final_heads(task).weights] if final else [],
-    }
-
-
-def entry_options(task, entry=""):
-    """What predicts an entry of the submission, for the command."""
-    chosen, final, steps = CONFIG.submission_entry(entry)
-    found = {
-        "--variant": [chosen.variant] if chosen.variant else [],
-        "--alpha": [] if chosen.alpha is None else [chosen.alpha],
-        "--postprocessing": [RESULTS.postprocessing(task).folder] if steps else [],
-        "--final": [RESULTS.final_heads(task).folder] if final else [],
-    }
-    return " ".join(options(name, values) for name, values in found.items())
-
-
 rule fit_references:
     input:
         **RESULTS.table().files(),

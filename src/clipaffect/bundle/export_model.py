@@ -28,7 +28,7 @@ from clipaffect.config import parse_config
 from clipaffect.config.models import Config
 from clipaffect.core.errors import UserError
 from clipaffect.core.files import read_json, write_text
-from clipaffect.core.hashing import digest
+from clipaffect.core.hashing import digest, file_digest
 from clipaffect.core.layout import Heads, Layout, Model
 from clipaffect.core.split_names import EVERYBODY, TRAIN
 from clipaffect.core.tasks import Task
@@ -99,6 +99,7 @@ def export_model(
             "stages": record["stages"],
             "packages": record["versions"],
             "config": digest(record["config"]),
+            "made_from": source_digest(config, results),
             "files": {},
         }
         features_of = Layout(results).table(config.encoder, next(iter(tasks)))
@@ -125,6 +126,14 @@ def export_model(
             shutil.rmtree(out)
         folder.rename(out)
     return Model(out).bundle
+
+
+def source_digest(config: Config, results: Path) -> str:
+    """Digest of the run's record, and of its final heads: what a model is made from."""
+    paths = [results / RECORD]
+    if config.trains_final_heads:
+        paths += [Layout(results).final_heads(task).weights for task in config.tasks()]
+    return digest([file_digest(path) if path.is_file() else "" for path in paths])
 
 
 def _check_exportable(config: Config) -> None:
@@ -176,6 +185,16 @@ def _export_task(
     choices: dict[str, Any] = {"seeds": [], "final": []}
     if config.postprocess.steps:
         choices |= read_json(Layout(results).postprocessing(task.name).choices)
+    if "final" not in choices:  # of an earlier version
+        if config.trains_final_heads:
+            raise UserError(
+                "the results are of an earlier version, which chose no steps for final heads",
+                where=results,
+                fix="run the workflow again; finished heads come from the store",
+            )
+        choices["final"] = [
+            {"step": row["step"], "choice": row["choice"]} for row in choices["steps"]
+        ]
     steps = choices["final"]
     others = [name for row in steps for name in row["choice"].get("with", [])]
     if config.trains_final_heads:
@@ -304,9 +323,11 @@ def _protocol(config: Config, numbers: dict[str, Any], steps: bool, unit: str) -
     )
     if steps:
         text += (
-            f" Steps after the head were chosen on {config.postprocess.folds} cross-fitted parts "
-            f"of the training {unit}."
+            f" The scored steps after the head were chosen on {config.postprocess.folds} "
+            f"cross-fitted parts of the training {unit}."
         )
+        if folds:
+            text += f" The exported steps were chosen on the out-of-fold scores of all {unit}."
     if config.trains_final_heads:
         text += f" {NOT_SCORED}"
     return text

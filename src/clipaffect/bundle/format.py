@@ -238,6 +238,7 @@ class Bundle(Section):
         stages: versions of the stages that made the scores.
         packages: versions of the packages.
         config: sha256 of the run's configuration.
+        made_from: sha256 of the run's record and final heads; '' if not recorded.
         files: every other file of the bundle, by path.
         statistics: file with the statistics of the training features, or None.
     """
@@ -254,6 +255,7 @@ class Bundle(Section):
     stages: dict[str, int]
     packages: dict[str, str]
     config: str = Field(pattern="^[0-9a-f]{64}$")
+    made_from: str = Field("", pattern="^([0-9a-f]{64})?$")
     files: dict[Annotated[str, AfterValidator(plain_path)], File] = Field(max_length=1000)
     feature_statistics: str | None = None
 

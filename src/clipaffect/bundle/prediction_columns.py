@@ -200,6 +200,11 @@ def person_columns(bundle: Bundle) -> list[Column]:
     return found
 
 
+def taken_columns(bundle: Bundle, heads: bool) -> list[str]:
+    """The names of all columns of predictions, which a user's own columns must not have."""
+    return [column.name for column in (*columns(bundle, heads), *person_columns(bundle))]
+
+
 def table_schema(listed: list[Column]) -> pa.Schema:
     """The columns as a schema."""
     return pa.schema([(column.name, column.kind) for column in listed])

@@ -339,10 +339,16 @@ class Config(Section):
         return self
 
     @property
+    def is_exportable(self) -> bool:
+        """Whether others can predict with the heads: they need no imported features and no code."""
+        parts = self.features.join.get(self.encoder, (self.encoder,))
+        return set(parts) <= set(self.encoders) and self.training.head == "mlp"
+
+    @property
     def trains_final_heads(self) -> bool:
         """Whether heads are trained on everybody, after scoring, to be handed on."""
         if self.final_heads is None:
-            return self.data.split.by == "folds"
+            return self.data.split.by == "folds" and (self.is_exportable or bool(self.data.test))
         return self.final_heads == "everybody"
 
     def settings(self) -> dict[str, Any]:

@@ -361,6 +361,15 @@ def _of_task(listing: Listing, rows: pd.DataFrame, task: Task) -> tuple[pd.DataF
     """A task's rows, one for each frame and person; and how many labels raters disagree on."""
     found, ties = _by_rater(listing, rows, task), 0
     if (found["rater"] != "").any():
+        splits = found.groupby(KEYS, observed=True)["split"].nunique()
+        if len(wrong := splits[splits > 1]):
+            video, person, frame = wrong.index[0]
+            raise UserError(
+                f"raters put frame {frame} of '{folder_name(str(video), str(person))}' into "
+                "different splits",
+                where=listing.path,
+                fix="give a frame the same split in all tables",
+            )
         found, ties = consensus(found, task)
     found = found.drop(columns="rater")
     return found.drop_duplicates(KEYS).reset_index(drop=True), ties

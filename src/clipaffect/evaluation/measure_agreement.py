@@ -1,4 +1,4 @@
-"""Stage ``agreement``: how well raters agree with each other, on the frames that are scored.
+"""Stage ``agreement``: how well raters agree with each other, on all rated frames of scored people.
 
 Krippendorff's alpha for nominal data (Krippendorff 2011, "Computing Krippendorff's
 Alpha-Reliability") is 1 - D_o / D_e, from coincidences that add up over people. The macro F1 of a
@@ -20,6 +20,7 @@ from clipaffect.core.frame_status import KEYS
 from clipaffect.core.parquet import read_table
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
 from clipaffect.dataset.raters import count_votes, majority
+from clipaffect.evaluation.fill_missing import PERSON
 from clipaffect.evaluation.intervals import Interval, interval_of, intervals
 from clipaffect.evaluation.person_counts import cluster_counts, count_array
 
@@ -29,12 +30,13 @@ def measure_agreement(ratings: Path, scored: Path, task: Task, out: Path) -> Non
 
     Args:
         ratings: ``dataset/ratings/<task>.parquet``: a row for each frame, person and rater.
-        scored: ``rows.parquet`` of the evaluation: the frames that are scored.
+        scored: ``rows.parquet`` of the evaluation, which names the people.
         task: the task.
         out: the file.
     """
-    rows = read_table(scored)[["group", *KEYS]].astype({"group": str})
-    rated = read_table(ratings).merge(rows, on=KEYS, validate="many_to_one")
+    # All rated frames of the scored people: where raters disagree, no label is scored.
+    owners = read_table(scored)[["group", *PERSON]].astype({"group": str}).drop_duplicates()
+    rated = read_table(ratings).merge(owners, on=PERSON, validate="many_to_one")
     write_text(out, json.dumps(agreement(rated, task), indent=2) + "\n")
 
 
@@ -46,9 +48,9 @@ def agreement(rated: pd.DataFrame, task: Task) -> dict[str, Any]:
         task: the task.
 
     Returns:
-        raters, frames (with two ratings or more), people; ``alpha`` and ``macro_f1``, each with
-        estimate, low and high; ``alphas`` and ``raters_f1`` by target and by rater. None where
-        it is not defined.
+        raters; frames (with two ratings or more); tied (of these, without a majority); people;
+        ``alpha`` and ``macro_f1``, each with estimate, low and high; ``alphas`` by target and
+        ``raters_f1`` by rater. None where it is not defined.
     """
     unit = rated.groupby(KEYS, sort=False, observed=True).ngroup().to_numpy()
     units = int(unit.max()) + 1 if len(unit) else 0
@@ -63,6 +65,8 @@ def agreement(rated: pd.DataFrame, task: Task) -> dict[str, Any]:
         votes = count_votes(labels[:, place], unit, units, values)
         several |= votes.sum(axis=1) > 1
         columns.append(coincidences(votes, person, len(people)))
+    found_majority, _ = majority(labels, unit, task)
+    decided = (found_majority != NOT_ANNOTATED).any(axis=1)
     alphas = {}
     if task.multilabel:
         alphas = {
@@ -72,6 +76,7 @@ def agreement(rated: pd.DataFrame, task: Task) -> dict[str, Any]:
     found = {
         "raters": sorted(map(str, rated["rater"].unique())),
         "frames": int(several.sum()),
+        "tied": int((several & ~decided).sum()),
         "people": len(people),
         "alpha": _said(_alpha_interval(columns)),
         "alphas": {target: _known(value) for target, value in alphas.items()},

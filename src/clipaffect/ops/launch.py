@@ -67,7 +67,8 @@ SHORT = re.compile(r"-(?![cj])[a-zA-Z]{2,}")  # several short options in one wor
 ELSEWHERE = {"--config", "-C", "--directory", "-d"}  # the results are not those of the file alone
 ON_A_CLUSTER = {"--profile", "--executor", "-e"}
 SNAKEFILES = ("Snakefile", "snakefile", "workflow/Snakefile", "workflow/snakefile")
-HOW_MANY = {"--cores", "-c", "--jobs", "-j"}
+HOW_MANY = {"--cores", "-c", "--jobs", "-j", "--workflow-profile"}
+COUNTED = re.compile(r"-[cj]\d")
 
 
 @contextmanager
@@ -255,7 +256,7 @@ def launch(arguments: list[str]) -> int:
     _check_cluster(arguments)
     options = _options(arguments)
     _check_folder(options)
-    if not options & (HOW_MANY | ON_A_CLUSTER):
+    if not options & (HOW_MANY | ON_A_CLUSTER) and not any(map(COUNTED.match, arguments)):
         arguments = ["--cores", "all", *arguments]
     is_shown = not OWN_OUTPUT & options
     arguments = [word for word in arguments if word != VERBOSE]
@@ -338,7 +339,7 @@ def _show_results(config: Config) -> None:
     for line in scores_in_words(json.loads(layout.report.metrics.read_text(encoding="utf-8"))):
         print(line)
     print(f"tables for a paper:  {layout.report.main_table.parent}/*.tex")
-    if set(config.features.join.get(config.encoder, (config.encoder,))) <= set(config.encoders):
+    if config.is_exportable and (config.trains_final_heads or config.data.split.by != "folds"):
         command = f"clipaffect predict VIDEO --model {layout.folder} --out answers"
         print(f"your own videos:     {command}")
     print(f"another run:         clipaffect compare {layout.folder} results/OTHER")

@@ -68,7 +68,8 @@ def write_people(tables: list[Path], bundle: Bundle, groups: Groups | None, out:
     rows = [row for path in tables for row in _people_of(path, bundle)]
     found = pd.DataFrame(rows, columns=[column.name for column in person_columns(bundle)])
     if groups is not None:
-        found = found.assign(**groups.of(found["video"].tolist()))
+        for name, values in groups.of(found["video"].tolist()).items():
+            found[name] = values
     with whole_file(out) as beside:
         found.round(6).to_csv(beside, index=False)
 

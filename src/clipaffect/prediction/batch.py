@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 
 from clipaffect.bundle.load import OpenBundle
+from clipaffect.bundle.prediction_columns import taken_columns
 from clipaffect.config.encoders import weights_folder
 from clipaffect.core.assets import MANIFEST, known_assets
 from clipaffect.core.container import stated_frames
@@ -77,7 +78,8 @@ def predict_files(
             fix="give a video, an image, or a folder that contains some",
         )
     if wanted.groups is not None:  # its mistakes are told before any work
-        read_groups(wanted.groups, [source.name for source in sources], [])
+        taken = taken_columns(wanted.opened.bundle, wanted.heads)
+        read_groups(wanted.groups, [source.name for source in sources], taken)
     check_writable(out, inputs)
     with named_errors(out), alone(out):
         ensure_weights(wanted.opened, wanted.assets)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from clipaffect.core.errors import UserError
+from clipaffect.core.names import composed
 from clipaffect.dataset.csv_cells import column_names, read_cells
+from clipaffect.dataset.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 FEW = 5
 
@@ -31,7 +34,7 @@ class Groups:
     def of(self, files: list[str]) -> dict[str, list[str | None]]:
         """The values of some files, by column; None where the table has no row."""
         empty: list[str | None] = [None] * len(self.columns)
-        found = [self.rows.get(_plain(file), empty) for file in files]
+        found = [self.rows.get(file, empty) for file in files]
         return {name: [row[k] for row in found] for k, name in enumerate(self.columns)}
 
 
@@ -49,7 +52,7 @@ def read_groups(path: Path, files: list[str], taken: list[str]) -> Groups:
     """
     if not path.is_file():
         raise UserError("the table does not exist", where=path, fix="correct the path of --groups")
-    names = [name.strip() for name in column_names(path)]
+    names = [name.strip() for name in column_names(path) if name.strip()]
     if "file" not in names:
         raise UserError(
             f"there is no column 'file'; the columns are {', '.join(names)[:300]}",
@@ -65,30 +68,43 @@ def read_groups(path: Path, files: list[str], taken: list[str]) -> Groups:
         )
     cells, where = read_cells(path, column_names(path), set(names))
     cells = cells.apply(lambda column: column.str.strip())
-    known = {_plain(file) for file in files}
+    exact = {composed(file): file for file in files}
+    without: dict[str, list[str]] = defaultdict(list)
+    for file in files:
+        without[_without_suffix(composed(file))].append(file)
     rows: dict[str, list[str]] = {}
     missing = []
     for at, row in enumerate(cells.to_dict("records")):
-        name = _plain(row["file"])
-        if name in rows:
+        name = composed(row["file"])
+        found = [exact[name]] if name in exact else without.get(name, [])
+        if len(found) > 1:
+            raise UserError(
+                f"'{row['file']}' may be {' or '.join(found[:FEW])}",
+                where=where(at),
+                fix="write the name with its suffix",
+            )
+        if not found:
+            missing.append(row["file"])
+            continue
+        if found[0] in rows:
             raise UserError(
                 f"the file '{row['file']}' has two rows",
                 where=where(at),
                 fix="keep one row for each file",
             )
-        rows[name] = [row[column] for column in columns]
-        if name not in known:
-            missing.append(row["file"])
+        rows[found[0]] = [row[column] for column in columns]
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(rows)} files in the table are not among the files to predict, "
-            f"such as {', '.join(missing[:FEW])}",
+            f"{len(missing)} of {len(cells)} files in the table are not among the files to "
+            f"predict, such as {', '.join(missing[:FEW])}",
             where=path,
             fix="correct the names (as in the column 'file' of summary.csv), or remove the rows",
         )
     return Groups(path, columns, rows)
 
 
-def _plain(file: str) -> str:
-    """A file's name without the suffix."""
-    return str(PurePosixPath(file).with_suffix("")) if file else file
+def _without_suffix(file: str) -> str:
+    """A file's name without the suffix of a video or an image."""
+    stem, dot, suffix = file.rpartition(".")
+    known = f".{suffix.lower()}" in (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES)
+    return stem if dot and known else file

@@ -9,10 +9,10 @@ import difflib
 import os
 from pathlib import Path
 
-from clipaffect.bundle.export_model import export_model
+from clipaffect.bundle.format import read_bundle
 from clipaffect.bundle.load import OpenBundle, open_bundle
 from clipaffect.bundle.zero_shot import ZERO_SHOT, default_config, zero_shot_model
-from clipaffect.config.load import load_config
+from clipaffect.config.load import load_config, parse_config
 from clipaffect.core.errors import UserError
 from clipaffect.core.layout import Layout
 
@@ -66,10 +66,15 @@ def _model_of_run(results: Path, assets: Path) -> Path | None:
     record, bundle = layout.report.record, layout.model.bundle
     if not record.is_file():
         return layout.model.folder if bundle.is_file() else None
-    if not bundle.is_file() or bundle.stat().st_mtime_ns < record.stat().st_mtime_ns:
+    # Not at the top: to export needs packages that prediction does not.
+    from clipaffect.bundle.export_model import export_model, source_digest  # noqa: PLC0415
+    from clipaffect.report.run_record import read_record  # noqa: PLC0415
+
+    config = parse_config(read_record(results)["config"], str(record))
+    if not bundle.is_file() or read_bundle(bundle).made_from != source_digest(config, results):
         if not os.access(results, os.W_OK):
             raise UserError(
-                "the run's model has not been exported, and the folder cannot be written to",
+                "the run's model is not up to date, and the folder cannot be written to",
                 where=results,
                 fix=f"run 'clipaffect export-model {results} --out FOLDER' and use that folder",
             )

@@ -19,6 +19,7 @@ from clipaffect.bundle.prediction_columns import (
     columns,
     person_columns,
     table_schema,
+    taken_columns,
 )
 from clipaffect.bundle.trained_on import trained_on
 from clipaffect.core.files import whole_file, write_text
@@ -85,6 +86,9 @@ def write_outputs(
         The files' rows of ``summary.csv``.
     """
     out.mkdir(parents=True, exist_ok=True)
+    for name in WRITTEN:  # what an earlier call wrote may not be wanted now
+        if name != RECORD:
+            (out / name).unlink(missing_ok=True)
     schema = table_schema(columns(predicted.bundle, wanted.heads))
     with (
         whole_file(out / "frames.parquet") as parquet,
@@ -171,7 +175,7 @@ def write_summary(
     listed = columns(opened.bundle, wanted.heads)
     groups = None
     if wanted.groups is not None:
-        taken = [column.name for column in (*listed, *person_columns(opened.bundle))]
+        taken = taken_columns(opened.bundle, wanted.heads)
         groups = read_groups(wanted.groups, [row["file"] for row in rows], taken)
     _write_dictionary(listed, opened.bundle, groups, out)
     in_order = dict.fromkeys(folders[row["file"]] for row in rows if row["file"] in folders)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ def write_overlay(rows: pd.DataFrame, video: Path, bundle: Bundle, out: Path) ->
         out: the file to write.
     """
     of_frame = {int(str(frame)): own for frame, own in rows.groupby("frame", sort=True)}
+    stream: Any = None
     with whole_file(out) as beside, av.open(str(beside), "w", format="mp4") as container:
-        stream: Any = None
         last = -1
         for number, frame in enumerate(read_frames(video)):
             if frame.pixels is None:
@@ -56,6 +57,8 @@ def write_overlay(rows: pd.DataFrame, video: Path, bundle: Bundle, out: Path) ->
             container.mux(stream.encode(drawn))
         if stream is not None:
             container.mux(stream.encode(None))
+    if stream is None:  # no frame could be decoded
+        out.unlink()
 
 
 def _even(pixels: np.ndarray) -> np.ndarray:
@@ -88,7 +91,12 @@ def draw_predictions(picture: Image.Image, rows: pd.DataFrame, bundle: Bundle) -
             if share is not None:
                 fill = (*ImageColor.getrgb(colour)[:3], 150)
                 pen.rectangle((x, at, x + share * width, at + 1.3 * size), fill=fill)
-            pen.text((x + size / 4, at), text, fill="white", font=font)
+            pen.text((x + size / 4, at), in_ascii(text), fill="white", font=font)
+
+
+def in_ascii(text: str) -> str:
+    """Text without accents: the font that Pillow brings has only the letters of ASCII."""
+    return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode() or "?"
 
 
 def _lines(

@@ -85,7 +85,12 @@ def compare_peer(results: Path, table: Path, mapping: Path, out: Path | None = N
     except ValueError as error:
         raise UserError(str(error), where=mapping, fix="correct the file") from None
     scored = Layout(results).evaluation(task.name)
-    matched = match(read_table(scored.rows), read_peer(table, columns, task), columns, task)
+    found = read_peer(table, columns, task)
+    if columns.label:  # the classes that it names at least once
+        said = set(np.unique(found.decisions).tolist())
+        named = set(columns.names.values())
+        targets = [t for k, t in enumerate(task.targets) if k in said or t in named]
+    matched = match(read_table(scored.rows), found, columns, task)
     ours = dict(_own_decisions(config, results, matched.rows, task))
     rows = list(_rows(ours, matched, targets, task, config.evaluation.resamples))
     tested = [row for row in rows if row["p"] is not None]
@@ -122,18 +127,18 @@ def match(rows: pd.DataFrame, found: PeerPredictions, columns: PeerColumns, task
     videos = rows["video"].astype(str).map(plain_name)
     theirs = found.rows
     if not set(videos) & set(theirs["video"]):  # the folders are others
-        videos, theirs = _without_folders(videos), theirs.assign(video=theirs["video"].map(_last))
+        videos = _without_folders(videos, "the run")
+        theirs = theirs.assign(video=_without_folders(theirs["video"], "the table"))
     keys = pd.DataFrame(
         {"video": videos, "side": rows["person"].astype(str), "frame": rows["frame"]}
     )
-    if not columns.sides:  # which of two people a face is would be a guess
-        pairs = keys.groupby("video")["side"].transform("nunique") > 1
-        keys["side"] = np.where(pairs, keys["side"], "")
-        if pairs.any():
-            notes.append(
-                f"{int(pairs.sum()):,} frames are of videos with two annotated people. They count "
-                "as lost, because the file does not name the 'sides'."
-            )
+    if not columns.sides and (sided := (keys["side"] != "").to_numpy()).any():
+        # Which of two people a face is would be a guess.
+        notes.append(
+            f"{int(sided.sum()):,} frames of people who are annotated as left or right are left "
+            "out, because the file of the columns does not name the 'sides'."
+        )
+        keys, rows = (own[~sided].reset_index(drop=True) for own in (keys, rows))
     theirs = theirs[~theirs.duplicated(["video", "side", "frame"])]
     decisions = found.decisions[theirs.index]
     known = set(keys["video"])
@@ -158,12 +163,14 @@ def match(rows: pd.DataFrame, found: PeerPredictions, columns: PeerColumns, task
         )
         for shift in (0, 1)
     }
-    shift = 0
+    fit = [int((places[shift] >= 0).sum()) for shift in (0, 1)]
+    shift = int(fit[1] > fit[0] or bool((theirs["frame"] == 0).any()))
     if columns.first_frame is not None:
         shift = 1 - columns.first_frame
-    elif (places[1] >= 0).sum() > (places[0] >= 0).sum():
-        shift = 1
-        notes.append("The table counts frames from 0: more of them fit in this way.")
+    notes.append(
+        f"The first frame of a video is taken to have the number {1 - shift} in the table"
+        + (", as stated." if columns.first_frame is not None else "; 'first_frame' states it.")
+    )
     at = places[shift]
     peer = np.full((len(rows), decisions.shape[1]), NOTHING)
     peer[at >= 0] = decisions[at[at >= 0]]
@@ -181,8 +188,8 @@ def _last(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def _without_folders(videos: pd.Series) -> pd.Series:
-    """The run's videos by name alone.
+def _without_folders(videos: pd.Series, whose: str) -> pd.Series:
+    """Videos by name alone.
 
     Raises:
         UserError: two have one name.
@@ -190,7 +197,7 @@ def _without_folders(videos: pd.Series) -> pd.Series:
     alone = pd.Series({name: _last(name) for name in videos.unique()})
     if alone.duplicated().any():
         raise UserError(
-            f"two videos of the run are called '{alone[alone.duplicated()].iloc[0]}'",
+            f"two videos of {whose} are called '{alone[alone.duplicated()].iloc[0]}'",
             where="the table",
             fix="give the paths of the videos as in the run",
         )

@@ -258,7 +258,9 @@ def alpha_curve(results: TaskResults, headline_alpha: float) -> Spec:
     """
     table = results.over_alpha()
     values = table[["estimate", "low", "high"]].to_numpy(float)
-    ceiling = ((results.agreement or {}).get("macro_f1") or {}).get("estimate")
+    raters = results.agreement or {"raters": []}
+    # Two raters are scored on frames on which the model is not: those where they disagree.
+    ceiling = raters["macro_f1"]["estimate"] if len(raters["raters"]) > 2 else None
     if ceiling is not None:
         values = np.append(values, ceiling)
     low, high = np.nanmin(values), np.nanmax(values)

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from clipaffect.config.section import Section, explain
 from clipaffect.core.errors import UserError, first_line
 from clipaffect.core.tasks import Task
-from clipaffect.dataset.csv_cells import PARQUET, column_names, read_cells
+from clipaffect.dataset.csv_cells import PARQUET, column_names, csv_rows, read_cells
 from clipaffect.dataset.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 SUM = 0.01  # by which probabilities of classes may differ from one
@@ -59,6 +60,14 @@ class PeerColumns(Section):
     )
     threshold: float = Field(0.5, description="From which a label's probability is present.")
 
+    @field_validator("sides", "names", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        """Numbers, such as those of faces, are compared as text."""
+        if not isinstance(value, dict):
+            return value
+        return {str(key): str(own) for key, own in value.items()}
+
     @model_validator(mode="after")
     def _one_kind(self) -> PeerColumns:
         kinds = ("label", "probabilities", "scores", "present")
@@ -73,7 +82,7 @@ class PeerColumns(Section):
             ValueError: a name that is no class or label of the task, or the wrong kind of columns.
         """
         named = self.probabilities or self.scores or self.present
-        known = set(named) if named else set(self.names.values()) or set(task.targets)
+        known = set(named) if named else set(self.names.values())
         if unknown := sorted(known - set(task.targets)):
             raise ValueError(
                 f"'{unknown[0]}' is no class or label of {task.name}: {', '.join(task.targets)}"
@@ -129,11 +138,14 @@ def read_peer(path: Path, columns: PeerColumns, task: Task) -> PeerPredictions:
         raise UserError(
             "there is no table", where=path, fix="give a CSV or Parquet file, or a folder of them"
         )
-    parts = [_read_file(file, columns, task) for file in files]
+    empty = [file for file in files if len(files) > 1 and _is_empty(file)]
+    parts = [_read_file(file, columns, task) for file in files if file not in empty]
+    if not parts:
+        raise UserError("all tables are empty", where=path, fix="complete them")
     rows = pd.concat([part.rows for part in parts], ignore_index=True)
     decisions = np.concatenate([part.decisions for part in parts])
     found = decisions[:, 0] != NOTHING
-    notes = []
+    notes = [f"{len(empty):,} tables have no row."] if empty else []
     if lost := int((~found).sum()):
         notes.append(f"{lost:,} rows of the table say that there is no face.")
     order = pd.Series(rows.pop("prefer")).to_numpy()
@@ -145,6 +157,11 @@ def read_peer(path: Path, columns: PeerColumns, task: Task) -> PeerPredictions:
         how = f"largest {columns.prefer}" if columns.prefer else "first one"
         notes.append(f"{int(twice.sum()):,} rows are further faces of a frame: the {how} is taken.")
     return PeerPredictions(rows[~twice].reset_index(drop=True), decisions[~twice], notes)
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a CSV file has nothing but a header."""
+    return path.suffix.lower() not in PARQUET and sum(1 for _ in csv_rows(path)) < 2
 
 
 def _read_file(path: Path, columns: PeerColumns, task: Task) -> PeerPredictions:

@@ -78,9 +78,10 @@ def train_final_heads(
                     state = read_tensors(entry / "head.safetensors")
                     prefix = f"{name}/seed={head.seed}"
                     weights |= {f"{prefix}/{key}": value for key, value in state.items()}
-    if not any(key.startswith(f"{own}/") for key in weights):
+    finished = {key.partition("/")[0] for key in weights}
+    if lacking := [name for name in names if name not in finished]:
         raise UserError(
-            f"no final head of {task.name} finished training",
+            f"no final head of {task.name} on {lacking[0]} finished training",
             where="final_heads",
             fix="check why heads fail (training.learning_rate, training.rho)",
         )
