@@ -47,7 +47,7 @@ VERSIONS = {
     "submission": 2,
     "model": 3,
     "prediction": 1,
-    "report": 11,
+    "report": 12,
 }
 
 

@@ -28,7 +28,7 @@ from clipaffect.features.embed_faces import embed_faces
 from clipaffect.features.join_features import join_features
 from clipaffect.prediction.prediction_table import People, Predicted, predict_rows
 
-OUTPUTS = 2  # raised when tables or pages get other contents, while scores stay
+OUTPUTS = 3  # raised when tables or pages get other contents, while scores stay
 # A job has many videos and one network.
 loaded_encoder = lru_cache(maxsize=4)(load_encoder)
 
