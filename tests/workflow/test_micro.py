@@ -14,6 +14,7 @@ from conftest import (
     CLIPS,
     MICRO,
     ROOT,
+    clipaffect,
     copy_of,
     snakemake,
     write_annotation,
@@ -178,6 +179,24 @@ def test_a_setting_reruns_what_the_table_says(planned: Path, setting: str) -> No
     change, expected = RERUNS[setting]
     overrides = [f"{key}={json.dumps(value)}" for key, value in change.items()]
     assert rules_to_run(planned, "--config", *overrides) == expected
+
+
+def test_a_dry_run_names_the_stages_and_the_changed_settings(planned: Path, tmp_path: Path) -> None:
+    values = yaml.safe_load((ROOT / "tests/config/micro.yaml").read_text())
+    (tmp_path / "same.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    values["training"]["epochs"] = 4
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    same, other = (
+        clipaffect("run", "-n", "--configfile", tmp_path / name, folder=planned)
+        for name in ("same.yaml", "other.yaml")
+    )
+    assert (same.returncode, other.returncode) == (0, 0)
+    assert same.stdout == "Nothing would run: all results are up to date.\n"
+    shown = other.stdout.splitlines()
+    assert "  training.epochs: 3 → 4" in shown
+    stages = {line.strip().rpartition("  ")[0].strip() for line in shown if line.startswith("  ")}
+    assert {"train heads", "evaluate heads", "build report"} <= stages
+    assert "align faces" not in stages
 
 
 def test_the_documented_table_is_the_tested_one() -> None:
