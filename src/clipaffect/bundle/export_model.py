@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from clipaffect.bundle.feature_statistics import fit_statistics
 from clipaffect.bundle.files import bundle_files, cautions, exported_encoder
@@ -32,16 +31,16 @@ from clipaffect.core.hashing import digest, file_digest
 from clipaffect.core.layout import Heads, Layout, Model
 from clipaffect.core.split_names import EVERYBODY, TRAIN
 from clipaffect.core.tasks import Task
-from clipaffect.core.tensors import read_tensors, tensor_names, write_tensors
+from clipaffect.core.tensors import read_tensors, write_tensors
 from clipaffect.report.pages import page_environment
 from clipaffect.report.results import read_summary, unit_of
 from clipaffect.report.run_record import RECORD, read_record
 from clipaffect.training.data import read_split
+from clipaffect.training.seed_heads import Weights, read_seed_heads, write_seed_heads
 from clipaffect.training.train_heads import finished_heads
 
 logger = logging.getLogger(__name__)
 
-Weights = dict[str, torch.Tensor]
 NOT_SCORED = (
     "The exported heads were then trained on all people, with the same recipe. They have not been "
     "scored themselves."
@@ -199,21 +198,16 @@ def _export_task(
     others = [name for row in steps for name in row["choice"].get("with", [])]
     if config.trains_final_heads:
         final = _final_weights(config, task, results)
-        weights = _read_heads(final, [config.encoder, *others])
+        weights = {name: read_seed_heads(final, name) for name in (config.encoder, *others)}
     else:
         own = _own_heads(config, task, results, alpha)
         # The steps were chosen on, and for, the seeds that had finished everywhere.
         seeds = choices["seeds"] or sorted(own)
         weights = {config.encoder: {seed: own[seed] for seed in seeds}}
-        weights |= _read_heads(Layout(results).postprocessing(task.name).heads, others)
+        stepped = Layout(results).postprocessing(task.name).heads
+        weights |= {name: read_seed_heads(stepped, name) for name in others}
     file = Model(folder).heads(task.name).relative_to(folder).as_posix()
-    flat = {
-        f"{features}/seed={seed}/{name}": value.contiguous()
-        for features, by_seed in weights.items()
-        for seed, state in by_seed.items()
-        for name, value in state.items()
-    }
-    write_tensors(folder / file, flat)
+    write_seed_heads(folder / file, weights)
     after = numbers["postprocessed"] if steps else None
     return {
         "targets": task.targets,
@@ -284,16 +278,6 @@ def _final_weights(config: Config, task: Task, results: Path) -> Path:
             "and exports them",
         )
     return path
-
-
-def _read_heads(path: Path, names: list[str]) -> dict[str, dict[int, Weights]]:
-    """The weights of the heads of some encoders, by seed."""
-    found: dict[str, dict[int, Weights]] = {}
-    keys = [name.split("/")[:2] for name in tensor_names(path)] if names else []
-    for name in names:
-        seeds = sorted({int(seed.removeprefix("seed=")) for own, seed in keys if own == name})
-        found[name] = {seed: read_tensors(path, f"{name}/seed={seed}/") for seed in seeds}
-    return found
 
 
 def _shape(state: Weights) -> dict[str, int]:

@@ -24,7 +24,6 @@ from clipaffect.core.parquet import read_table, write_batches, write_table
 from clipaffect.core.setting import Setting
 from clipaffect.core.store import Store
 from clipaffect.core.tasks import Task
-from clipaffect.core.tensors import write_tensors
 from clipaffect.evaluation.fold_data import Scored, read_scores, score_schema, score_table
 from clipaffect.evaluation.intervals import FEWEST, intervals
 from clipaffect.evaluation.paired_test import holm, swap_test
@@ -34,6 +33,7 @@ from clipaffect.postprocess.cross_fitting import CannotChoose, CrossFitted, cros
 from clipaffect.postprocess.encoder_ensemble import Other, other_scores
 from clipaffect.postprocess.smoothing import sequences
 from clipaffect.postprocess.steps import COLUMNS, STEPS, Choice, Rows
+from clipaffect.training.seed_heads import write_seed_heads
 
 RAW = "heads alone"
 
@@ -195,14 +195,12 @@ def _final(
 
 
 def _write_heads(others: dict[str, Other], out: Path) -> None:
-    """``heads.safetensors``: weights by ``<encoder>/seed=<seed>/<name>``; perhaps none."""
+    """``heads.safetensors``: the heads of the other encoders; perhaps none."""
     weights = {
-        f"{encoder}/seed={seed}/{name}": value.contiguous()
+        encoder: {seed: head.state_dict() for seed, head in other.heads.items()}
         for encoder, other in others.items()
-        for seed, head in other.heads.items()
-        for name, value in head.state_dict().items()
     }
-    write_tensors(Postprocessing(out).heads, weights)
+    write_seed_heads(Postprocessing(out).heads, weights)
 
 
 def _write_note(error: CannotChoose, task: Task, out: Path) -> None:

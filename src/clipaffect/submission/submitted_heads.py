@@ -15,9 +15,9 @@ from clipaffect.core.files import read_json
 from clipaffect.core.layout import FinalHeads, Postprocessing
 from clipaffect.core.split_names import EVERYBODY
 from clipaffect.core.tasks import Task
-from clipaffect.core.tensors import read_tensors, tensor_names
 from clipaffect.postprocess.steps import Choice
 from clipaffect.training.build_head import build_head
+from clipaffect.training.seed_heads import read_seed_heads
 from clipaffect.training.train_heads import finished_heads, load_head
 
 ByName = dict[str, nn.Module]
@@ -111,12 +111,10 @@ def submitted_heads(
 
 
 def _read_heads(path: Path, features: str, inputs: int, task: Task, settings: Training) -> ByName:
-    """The headline heads ``<features>/seed=<seed>/<tensor>`` of a file, in evaluation mode."""
-    names = [name.split("/")[:2] for name in tensor_names(path)]
-    seeds = {int(seed.removeprefix("seed=")) for own, seed in names if own == features}
+    """The headline heads on one encoder's features of a file, in evaluation mode."""
     found = {}
-    for seed in sorted(seeds):
+    for seed, weights in read_seed_heads(path, features).items():
         head = build_head(settings.recipes()[""], inputs, len(task.targets), seed)
-        head.load_state_dict(read_tensors(path, f"{features}/seed={seed}/"))
+        head.load_state_dict(weights)
         found[f"seed={seed}"] = head.eval()
     return found

@@ -21,9 +21,10 @@ from clipaffect.core.progress import Progress
 from clipaffect.core.split_names import EVERYBODY
 from clipaffect.core.store import Store
 from clipaffect.core.tasks import Task
-from clipaffect.core.tensors import read_tensors, write_tensors
+from clipaffect.core.tensors import read_tensors
 from clipaffect.training.cost import Timings
 from clipaffect.training.data import Split, read_split
+from clipaffect.training.seed_heads import Weights, write_seed_heads
 from clipaffect.training.train_heads import headline_heads, train_entries
 
 
@@ -53,7 +54,7 @@ def train_final_heads(
     own, *_ = tables
     names = [own, *(name for step in steps for name in step["choice"].get("with", []))]
     epochs = len(names) * len(settings.seeds) * settings.recipes()[""].epochs
-    weights: dict[str, torch.Tensor] = {}
+    weights: dict[str, dict[int, Weights]] = {name: {} for name in names}
     with (
         one_device(settings.device == "cuda", "training.device: cuda") as device,
         Progress("epochs", epochs) as progress,
@@ -75,14 +76,11 @@ def train_final_heads(
             )
             for head, entry in entries.items():
                 if read_json(entry / "record.json")["status"] == "ok":
-                    state = read_tensors(entry / "head.safetensors")
-                    prefix = f"{name}/seed={head.seed}"
-                    weights |= {f"{prefix}/{key}": value for key, value in state.items()}
-    finished = {key.partition("/")[0] for key in weights}
-    if lacking := [name for name in names if name not in finished]:
+                    weights[name][head.seed] = read_tensors(entry / "head.safetensors")
+    if lacking := [name for name in names if not weights[name]]:
         raise UserError(
             f"no final head of {task.name} on {lacking[0]} finished training",
             where="final_heads",
             fix="check why heads fail (training.learning_rate, training.rho)",
         )
-    write_tensors(FinalHeads(out).weights, weights)
+    write_seed_heads(FinalHeads(out).weights, weights)
