@@ -250,7 +250,7 @@ def compare_heads(settings: Settings, encoder: str, counts: Path, out: Out) -> N
 
 @rule_app.command()
 def measure_agreement(settings: Settings, ratings: Path, scored: Path, out: Out) -> None:
-    """Measure how well raters agree with each other on the scored frames."""
+    """Measure how well raters agree with each other about the scored people."""
     from clipaffect.evaluation.measure_agreement import measure_agreement
 
     measure_agreement(ratings, scored, stage_settings(settings).task, out)

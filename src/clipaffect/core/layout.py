@@ -265,7 +265,7 @@ class Layout(_Folder):
         return Evaluation(self.folder / f"evaluation/{task}")
 
     def agreement(self, task: str = "{task}") -> Path:
-        """How well several raters agree on the scored frames."""
+        """How well several raters agree about the scored people."""
         return self.folder / f"evaluation/{task}/agreement.json"
 
     def postprocessing(self, task: str = "{task}") -> Postprocessing:

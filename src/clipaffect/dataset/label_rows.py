@@ -84,8 +84,8 @@ class Listing:
         rows: (n,) ``source`` (path of an image or video, '/' between folders), ``is_image``;
             ``frame`` (0: every frame), ``time`` (seconds, NaN: by frame), ``side`` (which of two
             people in the picture), ``person`` ('' unknown), ``split``, ``fold``, ``rater`` ('' for
-            one alone); and the label
-            columns of every task, its name in front: ``mood/label``, ``units/AU1``.
+            one alone); and the label columns of every task, its name in front: ``mood/label``,
+            ``units/AU1``.
         where: from a row's number to the words of an error message.
         notes: facts for the reader of the report.
     """

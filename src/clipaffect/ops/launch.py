@@ -269,7 +269,7 @@ def launch(arguments: list[str]) -> int:
     with _alone() as lock:
         if _locked():
             _clear_up()
-        if config is not None and not ON_A_CLUSTER & _options(arguments):
+        if config is not None and not ON_A_CLUSTER & options:
             os.environ[TIMINGS] = f"{_layout(config).timings}:{_cores(arguments)}"
         if is_shown:  # in one word: Snakemake takes every word after it for a logger
             arguments = ["--logger=clipaffect", *arguments]

@@ -12,7 +12,7 @@ from clipaffect.config.models import Config
 from clipaffect.core.errors import UserError
 from clipaffect.core.layout import Layout
 from clipaffect.ops.run_display import in_words, is_target, job_count
-from clipaffect.report.compare_runs import flatten, shown
+from clipaffect.report.compare_runs import change_in_words, changed_values, flatten
 from clipaffect.report.run_record import read_record
 
 JOBS = re.compile(r"^(\w+)\s+(\d+)$", re.MULTILINE)  # lines of Snakemake's table of jobs
@@ -87,6 +87,6 @@ def _changed(config: Config) -> Iterator[str]:
     except UserError:
         return
     before, now = flatten(record["config"]), flatten(config.settings())
-    for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key):
-            yield f"{key}: {shown(before.get(key))} → {shown(now.get(key))}"
+    # A key of another version is as good as one that is not set.
+    before, now = dict.fromkeys(now) | before, dict.fromkeys(before) | now
+    yield from map(change_in_words, changed_values(before, now))

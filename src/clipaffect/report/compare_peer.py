@@ -12,7 +12,6 @@ import pandas as pd
 
 from clipaffect.config import parse_config
 from clipaffect.config.models import Config
-from clipaffect.core import layout
 from clipaffect.core.errors import UserError
 from clipaffect.core.files import write_text
 from clipaffect.core.frame_status import KEYS
@@ -21,11 +20,10 @@ from clipaffect.core.metrics import decide
 from clipaffect.core.parquet import read_table
 from clipaffect.core.tasks import NOT_ANNOTATED, Task
 from clipaffect.evaluation.fold_data import read_scores
-from clipaffect.evaluation.intervals import FEWEST, intervals
-from clipaffect.evaluation.paired_test import holm, swap_test
+from clipaffect.evaluation.intervals import FEWEST
 from clipaffect.evaluation.person_counts import cluster_counts, count_array
-from clipaffect.report.headline import verdict
 from clipaffect.report.pages import page_environment
+from clipaffect.report.paired import adjust, paired
 from clipaffect.report.peer_table import (
     FEW,
     NOTHING,
@@ -35,7 +33,7 @@ from clipaffect.report.peer_table import (
     read_peer,
     read_peer_columns,
 )
-from clipaffect.report.results import read_summary, unit_of, without_nan
+from clipaffect.report.results import read_summary, unit_of
 from clipaffect.report.run_record import RECORD, read_record
 
 
@@ -93,9 +91,7 @@ def compare_peer(results: Path, table: Path, mapping: Path, out: Path | None = N
     matched = match(read_table(scored.rows), found, columns, task)
     ours = dict(_own_decisions(config, results, matched.rows, task))
     rows = list(_rows(ours, matched, targets, task, config.evaluation.resamples))
-    tested = [row for row in rows if row["p"] is not None]
-    for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
-        row |= {"p_adjusted": p, "verdict": verdict(row["difference"], p)}
+    adjust(rows)
     unit = unit_of(read_summary(results))
     page = out or results / f"compared-with-{_plain(columns.name)}.html"
     text = (
@@ -209,17 +205,11 @@ def _own_decisions(
 ) -> Iterator[tuple[str, list[np.ndarray]]]:
     """The run's decisions of the scored frames: of each seed, and after post-processing."""
     alpha = config.training.headline_alpha
-    files = {
-        f"heads, alpha = {alpha:g}": (
-            layout.Evaluation(Layout(results).evaluation(task.name).folder).scores,
-            "head",
-        )
-    }
+    evaluated = Layout(results).evaluation(task.name).scores
+    files = {f"heads, alpha = {alpha:g}": (evaluated, "head")}
     if config.postprocess.steps:
-        files["after post-processing"] = (
-            Layout(results).postprocessing(task.name).scores,
-            "postprocessed",
-        )
+        stepped = Layout(results).postprocessing(task.name).scores
+        files["after post-processing"] = (stepped, "postprocessed")
     wanted = pd.MultiIndex.from_frame(rows[KEYS].astype({"video": str, "person": str}))
     for name, (path, method) in files.items():
         frame, scores = read_scores(path, method=method, variant="", alpha=alpha)
@@ -268,9 +258,13 @@ def _rows(
         for name, decisions in ours.items():
             own = [_counts(matched, d, at, people, of, task) for d in decisions]
             theirs = _counts(matched, peer, at, people, of, task)
-            yield {"setting": name, "frames": frames, "count": int(at.sum())} | _compared(
-                own, theirs, len(people), resamples
-            )
+            yield {
+                "setting": name,
+                "frames": frames,
+                "count": int(at.sum()),
+                "people": len(people),
+                **paired([theirs], own, resamples),
+            }
 
 
 def _counts(
@@ -289,32 +283,11 @@ def _counts(
     return count_array(table, people, tuple(targets))
 
 
-def _compared(
-    own: list[np.ndarray], theirs: np.ndarray, people: int, resamples: int
-) -> dict[str, Any]:
-    members = {f"own/{k}": counts for k, counts in enumerate(own)} | {"peer": theirs}
-    mean = {f"own/{k}": 1 / len(own) for k in range(len(own))}
-    a, b, difference = intervals(members, [mean, {"peer": 1.0}, mean | {"peer": -1.0}])
-    enough = people >= FEWEST
-    p = swap_test(own, [theirs] * len(own), resamples) if enough else None
-    found = without_nan({"low": difference.low, "high": difference.high})
-    return {
-        "people": people,
-        "own": a.estimate,
-        "peer": b.estimate,
-        "difference": difference.estimate,
-        **found,
-        "p": p,
-        "p_adjusted": None,
-        "verdict": verdict(difference.estimate, p),
-    }
-
-
 def _line(row: dict[str, Any], peer: str) -> str:
     """One comparison, for the terminal."""
     text = (
-        f"{row['frames']} ({row['count']:,}): {row['setting']} {row['own']:.3f}, "
-        f"{peer} {row['peer']:.3f}, difference {row['difference']:+.3f}"
+        f"{row['frames']} ({row['count']:,}): {row['setting']} {row['second']:.3f}, "
+        f"{peer} {row['first']:.3f}, difference {row['difference']:+.3f}"
     )
     if row["low"] is not None:
         text += f" (95 % interval {row['low']:+.3f} to {row['high']:+.3f})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,11 @@ import numpy as np
 from clipaffect.core.files import write_text
 from clipaffect.core.layout import Layout
 from clipaffect.core.setting import Setting
-from clipaffect.evaluation.intervals import FEWEST, intervals
-from clipaffect.evaluation.paired_test import holm, swap_test
+from clipaffect.evaluation.intervals import FEWEST
 from clipaffect.evaluation.person_counts import Counted, macro_f1, read_counts
-from clipaffect.report.headline import verdict
 from clipaffect.report.pages import page_environment
-from clipaffect.report.results import setting_name, without_nan
+from clipaffect.report.paired import adjust, paired
+from clipaffect.report.results import setting_name
 from clipaffect.report.run_record import read_record
 
 RESAMPLES = 10_000
@@ -72,15 +72,24 @@ def differences(first: Run, second: Run) -> list[dict[str, str]]:
     rows = []
     for kind, name in KINDS.items():
         one, other = (flatten(run.record.get(kind, {})) for run in (first, second))
-        for key in sorted(one.keys() | other.keys()):
-            values = [shown(own[key]) if key in own else "not there" for own in (one, other)]
-            if values[0] != values[1]:
-                rows.append({"kind": name, "key": key, "first": values[0], "second": values[1]})
+        rows += [{"kind": name} | row for row in changed_values(one, other)]
     return rows
 
 
-def shown(value: Any) -> str:
-    """A setting's value as JSON, or the beginning of a sha256."""
+def changed_values(one: dict[str, Any], other: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """The keys whose values differ, with both values as text."""
+    for key in sorted(one.keys() | other.keys()):
+        values = [_shown(own[key]) if key in own else "not there" for own in (one, other)]
+        if values[0] != values[1]:
+            yield {"key": key, "first": values[0], "second": values[1]}
+
+
+def change_in_words(row: dict[str, str]) -> str:
+    """A changed value, for the terminal."""
+    return f"{row['key']}: {row['first']} → {row['second']}"
+
+
+def _shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text[1:17] + "…" if isinstance(value, str) and len(value) == 64 else text  # a sha256
 
@@ -99,10 +108,7 @@ def moved(first: Run, second: Run) -> list[dict[str, Any]]:
             match = theirs.get(_alike(setting, first))
             if match is not None:
                 rows.append(_moved(task, (setting, match), one, other))
-    tested = [row for row in rows if row["p"] is not None]
-    for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
-        row["p_adjusted"] = p
-        row["verdict"] = verdict(row["difference"], p)
+    adjust(rows)
     return sorted(rows, key=lambda row: (row["task"], row["order"]))
 
 
@@ -148,25 +154,7 @@ def _moved(
             "high": None,
             "verdict": "other frames or seeds: not tested",
         }
-    members = {f"{k}/{s}": c for k, side in enumerate(sides) for s, c in enumerate(side)}
-    share = 1 / len(seeds)
-    means = [{f"{k}/{s}": share for s in range(len(seeds))} for k in (0, 1)]
-    contrast = {name: -c for name, c in means[0].items()} | means[1]
-    a, b, difference = intervals(members, [*means, contrast])
-    found = without_nan({"low": difference.low, "high": difference.high})
-    enough = len(one.people) >= FEWEST
-    p = swap_test(sides[1], sides[0], RESAMPLES) if enough else None
-    return (
-        row
-        | found
-        | {
-            "first": a.estimate,
-            "second": b.estimate,
-            "difference": difference.estimate,
-            "p": p,
-            "verdict": verdict(difference.estimate, p),
-        }
-    )
+    return row | paired(sides[0], sides[1], RESAMPLES)
 
 
 def alone(first: Run, second: Run) -> list[str]:
@@ -230,4 +218,4 @@ def write_comparison(first: Run, second: Run, out: Path) -> list[str]:
     )
     write_text(out, page)
     settings = [row for row in changed if row["kind"] == KINDS["config"]]
-    return [said, *(f"{row['key']}: {row['first']} → {row['second']}" for row in settings)]
+    return [said, *map(change_in_words, settings)]

@@ -193,6 +193,12 @@ def from_erm(results: TaskResults) -> pd.DataFrame:
     return table[is_erm].sort_values(["variant", "alpha"], ignore_index=True)
 
 
+def zero_line() -> alt.Chart:
+    """A vertical line at zero, for charts of differences."""
+    chart = chart_of(pd.DataFrame({"zero": [0.0]})).mark_rule(strokeWidth=1.5)
+    return chart.encode(x=alt.X("zero:Q", title=""))
+
+
 def differences(results: TaskResults, headline_alpha: float) -> Spec:
     """The paired difference of every setting from ERM, by alpha and variant; zero is marked.
 
@@ -232,11 +238,6 @@ def differences(results: TaskResults, headline_alpha: float) -> Spec:
             ("p_adjusted:Q", "p, adjusted"),
         ),
     )
-    zero = (
-        chart_of(pd.DataFrame({"zero": [0.0]}))
-        .mark_rule(strokeWidth=1.5)
-        .encode(x=alt.X("zero:Q", title=""))
-    )
     bars = [
         known.mark_rule(strokeWidth=2).encode(
             x=alt.X("low:Q", title=""), x2="high:Q", y=where, color=colour
@@ -244,7 +245,7 @@ def differences(results: TaskResults, headline_alpha: float) -> Spec:
         for known in with_interval(table[["name", "kind", "low", "high"]])
     ]
     return finish(
-        alt.layer(zero, *bars, points),
+        alt.layer(zero_line(), *bars, points),
         "Dot plot of each setting's paired difference from ERM with its 95 % interval; the same "
         "numbers are in the table of comparisons.",
         max(90, 28 * len(table) + 40),

@@ -104,11 +104,6 @@ def _chart(table: pd.DataFrame) -> figures.Spec:
     ]
     named = table.assign(name=names)
     y = alt.Y("name:N", sort=names, title=None)
-    zero = (
-        figures.chart_of(pd.DataFrame({"zero": [0.0]}))
-        .mark_rule(strokeWidth=1.5)
-        .encode(x=alt.X("zero:Q", title=""))
-    )
     bars = [
         known.mark_rule(color=figures.SOFT, strokeWidth=2).encode(
             x=alt.X("low:Q", title=""), x2="high:Q", y=y
@@ -133,7 +128,7 @@ def _chart(table: pd.DataFrame) -> figures.Spec:
         )
     )
     return figures.finish(
-        alt.layer(zero, *bars, points),
+        alt.layer(figures.zero_line(), *bars, points),
         "Dot plot of each class or label, the rarest first: its F1 minus that of plain ERM, with "
         "95 % intervals; the same numbers are in the table below.",
         26 * len(names) + 30,
