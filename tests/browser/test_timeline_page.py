@@ -54,8 +54,8 @@ def pages(
     predict_files(files, wanted_of(opened, ASSETS), folder / "out", None, 1)
     without = wanted_of(opened, ASSETS, pictures=False)
     predict_files(files[:1], without, folder / "without", None, 1)
-    found = {name: folder / "out" / name / "timeline.html" for name in (TWO, HALF)}
-    return found | {"without": folder / "without" / TWO / "timeline.html"}
+    found = {name: folder / "out" / Path(name).stem / "timeline.html" for name in (TWO, HALF)}
+    return found | {"without": folder / "without" / Path(TWO).stem / "timeline.html"}
 
 
 def playable(browser: Browser) -> None:

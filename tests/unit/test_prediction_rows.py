@@ -171,12 +171,12 @@ def test_a_video_of_which_nothing_is_decoded_is_no_success(
     assert summary["outcome"].tolist() == ["video_unreadable"]
     assert summary["frames"].tolist() == [30]
     assert is_failure(summary)
-    assert "nan" not in (tmp_path / "out/dead.mp4/frames.csv").read_text()
+    assert "nan" not in (tmp_path / "out/dead/frames.csv").read_text()
 
 
 def test_a_moved_video_gets_a_page_that_plays_it(tmp_path: Path, face_networks: Path) -> None:
     wanted = wanted_of(open_bundle(FIRST), ASSETS)
-    page = tmp_path / "out/a.mp4/timeline.html"
+    page = tmp_path / "out/a/timeline.html"
     for folder in ("one", "two"):
         path = write_video(tmp_path / folder / "a.mp4")
         if folder == "two":
@@ -201,10 +201,10 @@ def test_names_that_are_the_outputs_own_and_places_that_are_taken(
     video = write_video(tmp_path / "v/a.mp4")
     wanted = wanted_of(open_bundle(FIRST), ASSETS)
     (tmp_path / "out").mkdir()
-    (tmp_path / "out/a.mp4").write_text("mine")
+    (tmp_path / "out/a").write_text("mine")
     with pytest.raises(UserError, match="would overwrite a file"):
         predict_files([video], wanted, tmp_path / "out", None, 1)
-    assert (tmp_path / "out/a.mp4").read_text() == "mine"
+    assert (tmp_path / "out/a").read_text() == "mine"
     mine = tmp_path / "other/notes.txt"
     mine.mkdir(parents=True)
     (mine / "frames.csv").write_text("mine")

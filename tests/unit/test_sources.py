@@ -14,15 +14,27 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ASSETS, ROOT, write_video
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from clipaffect.bundle.load import open_bundle
 from clipaffect.core.names import composed, path_of, path_text, shown_name
 from clipaffect.core.parquet import read_table
 from clipaffect.core.video import read_frames
 from clipaffect.dataset.files import scan_videos
+from clipaffect.dataset.manifest import PICTURE
 from clipaffect.faces import images as images_module
 from clipaffect.prediction.batch import predict_files, wanted_of
-from clipaffect.prediction.sources import Source, find_sources, manifest, remember_names
+from clipaffect.prediction.sources import (
+    IMAGES,
+    Note,
+    Source,
+    find_sources,
+    known_files,
+    manifest,
+    output_folders,
+    remember_files,
+)
 
 NOBODY = 65534  # the user and group without any rights
 
@@ -169,11 +181,11 @@ def test_a_name_does_not_depend_on_what_else_is_given(tmp_path: Path, video: Pat
     first, second = tmp_path / "P1", tmp_path / "P2"
     alone = find_sources([first], out)
     assert [source.name for source in alone] == ["own.mp4", "session.mp4"]
-    remember_names(alone, out)
+    remember_files(alone, folders(alone), out)
     # One more folder: what has been predicted keeps its name, and the new one gets another.
     both = find_sources([first, second], out)
     assert [source.name for source in both] == ["P2/session.mp4", "own.mp4", "session.mp4"]
-    remember_names(both, out)
+    remember_files(both, folders(both), out)
     assert [s.name for s in find_sources([second, first], out)] == [s.name for s in both]
     assert [s.name for s in find_sources([second / "session.mp4"], out)] == ["P2/session.mp4"]
     # In an output of their own, both begin with their folder.
@@ -185,6 +197,50 @@ def test_a_name_does_not_depend_on_what_else_is_given(tmp_path: Path, video: Pat
     names = [s.name for s in find_sources([first, tmp_path / "again/P1"], tmp_path / "other")]
     assert len(set(names)) == 3
     assert sorted(name.partition("~")[0] for name in names) == ["P1", "P1", "own.mp4"]
+
+
+def folders(sources: list[Source]) -> dict[str, str]:
+    return output_folders([source.name for source in sources])
+
+
+def test_a_folder_has_no_suffix_unless_two_files_would_share_it(tmp_path: Path) -> None:
+    names = {
+        "interview.mp4": "interview",
+        "day 2/Interview.MOV": "day 2/Interview",
+        "v1.0": "v1.0",
+        "twice.mp4": "twice.mp4",
+        "twice.avi": "twice.avi",
+        "summary.csv.mp4": "summary.csv.mp4",
+        "_images.mp4": "_images.mp4",
+        "of/many.mp4": "of/many",
+        "of.mp4": "of.mp4",
+        "copy.mp4.avi": "copy.mp4.avi",
+        "bare": "bare",
+        "bare.mp4": "bare.mp4",
+        ".mp4": ".mp4",
+        "..mp4": "..mp4",
+        "...mp4": "...mp4",
+        "up/..mp4": "up/..mp4",
+    }
+    assert output_folders(list(names)) == names
+    # A file keeps its folder, and a later one of the same stem does not take it.
+    known = [Note("twice.mp4", "twice")]
+    assert output_folders(["twice.avi"], known) == {"twice.avi": "twice.avi"}
+    assert output_folders(["twice.avi", "twice.mp4"], known)["twice.mp4"] == "twice"
+    image = Source("face.png", tmp_path / "face.png", PICTURE)
+    image.path.touch()
+    remember_files([image], {}, tmp_path)
+    assert list(known_files(tmp_path).values()) == [Note("face.png", IMAGES)]
+
+
+@given(st.lists(st.from_regex(r"(a|b\.mp4|a\.avi)(/(a|\.)(\.mp4|\.mov)?){0,2}", fullmatch=True)))
+def test_no_two_files_share_a_folder(names: list[str]) -> None:
+    names = list(dict.fromkeys(names))
+    assume(not set(names) & {str(p) for name in names for p in Path(name).parents})
+    found = output_folders(names)
+    assert len(set(found.values())) == len(names)
+    assert all(name.startswith(folder) for name, folder in found.items())
+    assert not set(found.values()) & {str(p) for own in found.values() for p in Path(own).parents}
 
 
 def test_a_name_of_the_outputs_own_stops_nothing(tmp_path: Path, video: Path) -> None:
@@ -214,7 +270,7 @@ def test_a_renamed_video_leaves_one_folder(
     moved = video.rename(video.with_name("renamed.mp4"))
     other.unlink()  # its answers stay: nothing has taken their place
     predict_files([moved], wanted, out, None, 1)
-    assert sorted(path.name for path in out.glob("*.mp4")) == ["other.mp4", "renamed.mp4"]
+    assert sorted(path.parent.name for path in out.glob("*/frames.csv")) == ["other", "renamed"]
 
 
 def test_one_more_image_leaves_the_answers_of_the_others(

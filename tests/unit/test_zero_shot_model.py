@@ -90,9 +90,9 @@ def test_the_command_predicts_without_a_model(tmp_path: Path, face_networks: Pat
     assert f"model: {NOT_TRAINED}" in done.output
     summary = pd.read_csv(out / "summary.csv")
     assert summary["trained_on"].tolist() == [NOT_TRAINED]
-    page = (out / video.name / "timeline.html").read_text()
+    page = (out / video.stem / "timeline.html").read_text()
     assert NOT_TRAINED in page
-    frames = pd.read_parquet(out / video.name / "frames.parquet")
+    frames = pd.read_parquet(out / video.stem / "frames.parquet")
     assert {"EXPR_Fear", "AU_AU12"} <= set(frames.columns)
     assert "far" not in frames.columns  # nothing was trained: there is nothing to be far from
     assert summary["faces_far_from_training"].isna().all()

@@ -32,6 +32,13 @@ def suffix_kind(path: Path) -> str | None:
     return VIDEO if suffix in VIDEO_SUFFIXES else None
 
 
+def without_suffix(name: str) -> str:
+    """A name without the suffix of a video or an image; other names stay as they are."""
+    stem, dot, _ = name.rpartition(".")
+    known = suffix_kind(Path(name)) is not None
+    return stem if dot and stem and known else name
+
+
 def media_kind(path: Path) -> str | None:
     """``video`` or ``picture``, by the suffix if it is known, else by the content.
 

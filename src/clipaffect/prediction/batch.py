@@ -45,8 +45,10 @@ from clipaffect.prediction.sources import (
     IMAGES,
     Source,
     find_sources,
-    names_of_gone_files,
-    remember_names,
+    folders_of_gone_files,
+    known_files,
+    output_folders,
+    remember_files,
 )
 from clipaffect.prediction.video_job import Place, Row, Unit, finished, work_on
 
@@ -60,7 +62,8 @@ def predict_files(
         inputs: videos, images and folders.
         wanted: what is requested.
         out: a folder. Its ``summary.csv`` has the outcome of each file, and its ``index.html``
-            links to the pages of the videos, each in a folder named after its file.
+            links to the pages of the videos, each in a folder named after its file, without
+            the suffix where that is unambiguous.
         store: a store for cached work; None: a temporary one next to the outputs.
         jobs: number of parallel processes.
 
@@ -84,17 +87,19 @@ def predict_files(
     with named_errors(out), alone(out):
         ensure_weights(wanted.opened, wanted.assets)
         place, mark = Place(out, store), wanted.fingerprint()
-        units = _units([source for source in sources if source.outcome == FrameStatus.OK])
+        videos = [source.name for source in sources if source.kind == VIDEO]
+        named = output_folders(videos, known_files(out).values())
+        units = _units([s for s in sources if s.outcome == FrameStatus.OK], named)
         rows = [
             summary_row(source.name, source.outcome)
             for source in sources
             if source.outcome != FrameStatus.OK
         ]
-        gone = names_of_gone_files(out)
-        remember_names(sources, out)
+        gone = folders_of_gone_files(out)
+        remember_files(sources, named, out)
         for source in sources:
-            if source.outcome != FrameStatus.OK:
-                remove_outputs(out / source.name)
+            if source.outcome != FrameStatus.OK and source.kind == VIDEO:
+                remove_outputs(out / named[source.name])
         todo = []
         folders = {source.name: unit.folder for unit in units for source in unit.sources}
         check_apart((out / unit.folder for unit in units), (source.path for source in sources))
@@ -116,13 +121,14 @@ def predict_files(
 
 def _forget_renamed(gone: list[str], units: list[Unit], out: Path) -> None:
     """Remove the outputs of files that are gone and have now been predicted by another name."""
-    left = {name: _contents(out / name) for name in set(gone) - {unit.folder for unit in units}}
+    used = {unit.folder for unit in units}
+    left = {folder: _contents(out / folder) for folder in set(gone) - used}
     if not any(left.values()):
         return
-    present = {sha256 for unit in units for sha256 in _contents(out / unit.folder)}
-    for name, contents in left.items():
+    present = {sha256 for folder in used for sha256 in _contents(out / folder)}
+    for folder, contents in left.items():
         if contents and contents <= present:
-            remove_outputs(out / name)
+            remove_outputs(out / folder)
 
 
 def _contents(folder: Path) -> set[str]:
@@ -145,9 +151,9 @@ def ensure_weights(opened: OpenBundle, assets: Path) -> None:
             fetch_weights(own.model, own.tag, assets)
 
 
-def _units(sources: list[Source]) -> list[Unit]:
+def _units(sources: list[Source], folders: dict[str, str]) -> list[Unit]:
     units = [
-        Unit([source], source.name, max(stated_frames(source.path), 1))
+        Unit([source], folders[source.name], max(stated_frames(source.path), 1))
         for source in sources
         if source.kind == VIDEO
     ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from clipaffect.core.errors import UserError
 from clipaffect.core.names import composed
 from clipaffect.dataset.csv_cells import column_names, read_cells
-from clipaffect.dataset.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from clipaffect.dataset.media import without_suffix
 
 FEW = 5
 
@@ -71,7 +71,7 @@ def read_groups(path: Path, files: list[str], taken: list[str]) -> Groups:
     exact = {composed(file): file for file in files}
     without: dict[str, list[str]] = defaultdict(list)
     for file in files:
-        without[_without_suffix(composed(file))].append(file)
+        without[without_suffix(composed(file))].append(file)
     rows: dict[str, list[str]] = {}
     missing = []
     for at, row in enumerate(cells.to_dict("records")):
@@ -102,9 +102,3 @@ def read_groups(path: Path, files: list[str], taken: list[str]) -> Groups:
         )
     return Groups(path, columns, rows)
 
-
-def _without_suffix(file: str) -> str:
-    """A file's name without the suffix of a video or an image."""
-    stem, dot, suffix = file.rpartition(".")
-    known = f".{suffix.lower()}" in (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES)
-    return stem if dot and known else file

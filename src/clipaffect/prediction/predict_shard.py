@@ -13,11 +13,11 @@ import pandas as pd
 from clipaffect.core.files import write_text
 from clipaffect.core.names import path_of
 from clipaffect.core.parquet import read_table
-from clipaffect.dataset.manifest import PICTURE
+from clipaffect.dataset.manifest import PICTURE, VIDEO
 from clipaffect.prediction.outputs import write_outputs
 from clipaffect.prediction.pipeline import Wanted, features_of
 from clipaffect.prediction.prediction_table import predict_rows
-from clipaffect.prediction.sources import IMAGES
+from clipaffect.prediction.sources import IMAGES, output_folders
 
 SHARD = "shard.json"
 
@@ -38,6 +38,7 @@ def predict_shard(
     listed = read_table(manifest_file)
     rows: list[dict[str, Any]] = []
     folders: dict[str, str] = {}
+    named = output_folders(listed["video"][listed["kind"] == VIDEO].tolist())
     if len(listed):
         with tempfile.TemporaryDirectory(dir=out) as folder:
             features = features_of(wanted.opened.bundle, embeddings, Path(folder))
@@ -45,7 +46,7 @@ def predict_shard(
         for start, stop, names in _stretches(found.rows["video"], listed):
             one = listed[listed["video"] == names[0]].iloc[0]
             images = one["kind"] == PICTURE
-            folder = IMAGES if images else str(one["video"])
+            folder = IMAGES if images else named[one["video"]]
             video = None if images else path_of(one["path"])
             rows += write_outputs(found, start, stop, out / folder, wanted, video)
             folders |= dict.fromkeys(names, folder)

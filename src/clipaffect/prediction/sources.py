@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -20,18 +20,18 @@ from clipaffect.core.layout import Predictions
 from clipaffect.core.names import LONGEST, path_text, shown_name
 from clipaffect.dataset.files import natural_order, walk_once
 from clipaffect.dataset.manifest import MANIFEST, VIDEO
-from clipaffect.dataset.media import is_pointer, media_kind, suffix_kind
+from clipaffect.dataset.media import is_pointer, media_kind, suffix_kind, without_suffix
 from clipaffect.faces.person_tracks import EVERYBODY
 from clipaffect.prediction.prediction_table import People
 
 IMAGES = "_images"  # folder of single images, which share one table
-NAMES = ".names.json"  # which name each file has had in this output
+NOTES = ".files.json"  # which name and folder each file has had in this output
 RESERVED = {
     *(path.name for path in Predictions(Path()).files().values()),
     ".work",
     IMAGES,
     "_logs",
-    NAMES,
+    NOTES,
 }
 
 
@@ -40,8 +40,8 @@ class Source:
     """A file.
 
     Attributes:
-        name: its name in tables and its folder in the output: the path relative to the given
-            folder, with control characters escaped.
+        name: its name in tables: the path relative to the given folder, with control characters
+            escaped.
         path: of the file.
         kind: ``video`` or ``picture``.
         outcome: ``ok``, or why it is skipped.
@@ -87,7 +87,7 @@ def find_sources(inputs: list[Path], out: Path | None = None) -> list[Source]:
             where=", ".join(map(str, inputs)) or "prediction.videos",
             fix="give a video, an image or a folder of them",
         )
-    named = _told_apart(_once(list(found.values())), known_names(out) if out else {})
+    named = _told_apart(_once(list(found.values())), known_files(out) if out else {})
     return sorted(named, key=lambda source: natural_order(source.name))
 
 
@@ -99,39 +99,75 @@ def _once(sources: list[Source]) -> list[Source]:
     return list(found.values())
 
 
-def known_names(out: Path) -> dict[str, str]:
-    """By path, the names of the files that have been predicted in an output."""
+class Note(NamedTuple):
+    """What a file is called in an output: its name, and the folder of its outputs."""
+
+    name: str
+    folder: str
+
+
+def known_files(out: Path) -> dict[str, Note]:
+    """By path, the files that have been predicted in an output."""
     return {
-        os.path.realpath(out / path): name
-        for path, name in _noted(out).items()
+        os.path.realpath(out / path): note
+        for path, note in _noted(out).items()
         if os.path.lexists(out / path)
     }
 
 
-def names_of_gone_files(out: Path) -> list[str]:
-    """The names that files had in an output before they were moved or removed."""
-    return [name for path, name in _noted(out).items() if not os.path.lexists(out / path)]
+def folders_of_gone_files(out: Path) -> list[str]:
+    """The folders that files had in an output before they were moved or removed."""
+    return [note.folder for path, note in _noted(out).items() if not os.path.lexists(out / path)]
 
 
-def _noted(out: Path) -> dict[str, str]:
-    """What ``remember_names`` wrote; nothing if it cannot be read."""
+def _noted(out: Path) -> dict[str, Note]:
+    """What ``remember_files`` wrote; nothing if it cannot be read."""
     try:
-        found: dict[str, str] = json.loads((out / NAMES).read_text(encoding="utf-8"))
+        found = json.loads((out / NOTES).read_text(encoding="utf-8"))
+        return {path: Note(**note) for path, note in found.items()}
     except (OSError, ValueError):
         return {}
-    return found
 
 
-def remember_names(sources: list[Source], out: Path) -> None:
-    """Note the names of these files, in addition to those of earlier calls."""
-    names = known_names(out) | {os.path.realpath(one.path): one.name for one in sources}
+def remember_files(sources: list[Source], folders: dict[str, str], out: Path) -> None:
+    """Note the names and folders of these files, in addition to those of earlier calls."""
+    notes = known_files(out) | {
+        os.path.realpath(one.path): Note(one.name, folders.get(one.name, IMAGES)) for one in sources
+    }
     top = os.path.realpath(out)  # relative, so that both may be moved together
-    relative = {os.path.relpath(path, top): name for path, name in names.items()}
-    write_text(out / NAMES, json.dumps(relative, indent=1) + "\n")
+    relative = {os.path.relpath(path, top): note._asdict() for path, note in notes.items()}
+    write_text(out / NOTES, json.dumps(relative, indent=1) + "\n")
 
 
-def _told_apart(sources: list[Source], by_path: dict[str, str]) -> list[Source]:
+def output_folders(names: list[str], known: Iterable[Note] = ()) -> dict[str, str]:
+    """The folder of each video's outputs: its name without the suffix, if that is unambiguous.
+
+    Args:
+        names: the names of all videos.
+        known: files that have been predicted in the output; they keep their folders.
+    """
+    kept = {note.name: note.folder for note in known}
+    taken = {*kept.values(), *(str(p) for name in [*names, *kept] for p in _parents(name))}
+    stems = {name: without_suffix(name) for name in names}
+    counts = Counter(stems.values())
+
+    def is_free(stem: str) -> bool:
+        hidden = stem.rpartition("/")[2].startswith(".")  # among them "." and ".."
+        twice = counts[stem] > 1 or without_suffix(stem) != stem  # v.mp4.avi is not v.mp4
+        return not (twice or hidden or stem in taken or _is_reserved(stem))
+
+    return {
+        name: kept.get(name) or (stem if is_free(stem) else name) for name, stem in stems.items()
+    }
+
+
+def _parents(name: str) -> Iterable[PurePosixPath]:
+    return PurePosixPath(name).parents
+
+
+def _told_apart(sources: list[Source], known: dict[str, Note]) -> list[Source]:
     """The sources with names of their own."""
+    by_path = {path: note.name for path, note in known.items()}
     kept = [replace(s, name=by_path.get(os.path.realpath(s.path), s.name)) for s in sources]
     owners: dict[str, set[str]] = defaultdict(set)
     for path, name in by_path.items():
