@@ -15,7 +15,12 @@ from clipaffect.core.errors import UserError
 from clipaffect.core.parquet import read_table
 from clipaffect.core.tasks import AU, EXPR
 from clipaffect.report.compare_peer import compare_peer, match
-from clipaffect.report.peer_table import PeerColumns, PeerPredictions
+from clipaffect.report.peer_table import (
+    PeerColumns,
+    PeerPredictions,
+    read_peer,
+    read_peer_columns,
+)
 
 PEERS = ROOT / "config/peers"
 
@@ -25,9 +30,21 @@ def results(micro_run: Path) -> Path:
     return micro_run / "results/micro"
 
 
+# The names of its emotions in py-feat 2.1.5, by those of the first detector.
+SECOND = {
+    "neutral": "Neutral",
+    "happiness": "Happy",
+    "sadness": "Sad",
+    "surprise": "Surprise",
+    "fear": "Fear",
+    "disgust": "Disgust",
+    "anger": "Anger",
+}
+
+
 @pytest.fixture(scope="module")
 def fex(results: Path) -> pd.DataFrame:
-    """Like py-feat's: frames from 0, seven emotions, a bystander, a frame without a face."""
+    """Like py-feat's first: frames from 0, seven emotions, a bystander, a frame without a face."""
     rows = read_table(results / "evaluation/EXPR/rows.parquet")
     rows = rows[rows["person"] == ""]
     rng = np.random.default_rng(0)
@@ -62,7 +79,7 @@ def scored_by_hand(results: Path, fex: pd.DataFrame, missed: bool) -> float:
 def test_a_table_like_py_feats_is_scored_on_the_same_frames(
     results: Path, fex: pd.DataFrame, tmp_path: Path
 ) -> None:
-    fex.to_csv(tmp_path / "fex.csv", index=False)
+    fex.rename(columns=SECOND).to_csv(tmp_path / "fex.csv", index=False)
     page = tmp_path / "page.html"
     words = ["compare", results, tmp_path / "fex.csv", "--columns", PEERS / "py-feat.yaml"]
     done = clipaffect(*words, "--out", page)
@@ -88,6 +105,37 @@ def test_a_table_like_py_feats_is_scored_on_the_same_frames(
         each.append(f1_score(both["label"], said, **labels))
     assert f"heads, alpha = 0.5 {np.mean(each):.3f}, py-feat {lost:.3f}" in done.stdout
     assert "Other" not in page.read_text().split("py-feat predicts")[1].split(".")[0]
+
+
+def test_both_generations_of_py_feat_and_the_labels_of_emotiefflib_give_the_same_decisions(
+    results: Path, fex: pd.DataFrame, tmp_path: Path
+) -> None:
+    one = fex[fex["FaceScore"] > 0.5]
+    one.to_csv(tmp_path / "v1.csv", index=False)
+    one.rename(columns=SECOND).to_csv(tmp_path / "v2.csv", index=False)
+    emotion = one[list(SECOND)].idxmax(axis=1).str.capitalize()
+    emotion.iloc[0] = "Contempt"
+    named = one[["frame"]].assign(video=one["input"], emotion=emotion)
+    named.to_csv(tmp_path / "labels.csv", index=False)
+    units = {f"AU{n:02}": np.linspace(0, 1, len(one)) for n in (1, 2, 4, 6, 7, 10, 12, 15)}
+    units |= {f"AU{n}": np.linspace(1, 0, len(one)) for n in (23, 24, 25, 26)}
+    one.assign(**units).to_csv(tmp_path / "au.csv", index=False)
+
+    def decided(table: str, peer: str) -> np.ndarray:
+        columns = read_peer_columns(PEERS / f"{peer}.yaml")
+        found = read_peer(tmp_path / f"{table}.csv", columns, tasks[columns.task])
+        order = found.rows.sort_values(["video", "frame"]).index
+        return found.decisions[order]
+
+    tasks = {"EXPR": EXPR, "AU": AU}
+    first = decided("v1", "py-feat-v1")
+    np.testing.assert_array_equal(first, decided("v2", "py-feat"))
+    labels = decided("labels", "emotiefflib")
+    assert (labels == EXPR.targets.index("Other")).sum() == 1
+    assert (labels != first).sum() == 1
+    bits = decided("au", "py-feat-au")
+    assert set(bits.sum(axis=1).tolist()) <= {4, 8, 12}
+    assert bits.shape == (len(one), 12)
 
 
 def test_a_folder_like_openfaces_has_a_table_for_each_video(results: Path, tmp_path: Path) -> None:
@@ -151,7 +199,7 @@ def test_a_wrong_table_is_said(
 ) -> None:
     change(fex).to_csv(tmp_path / "fex.csv", index=False)
     with pytest.raises(UserError, match=said):
-        compare_peer(results, tmp_path / "fex.csv", PEERS / "py-feat.yaml", tmp_path / "p.html")
+        compare_peer(results, tmp_path / "fex.csv", PEERS / "py-feat-v1.yaml", tmp_path / "p.html")
 
 
 @pytest.mark.parametrize(

@@ -101,4 +101,3 @@ def read_groups(path: Path, files: list[str], taken: list[str]) -> Groups:
             fix="correct the names (as in the column 'file' of summary.csv), or remove the rows",
         )
     return Groups(path, columns, rows)
-
