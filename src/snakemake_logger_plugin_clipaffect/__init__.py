@@ -7,10 +7,8 @@ this one imports nothing but Snakemake's interface until it is used. It hands th
 
 from __future__ import annotations
 
-import os
 import sys
 from logging import LogRecord
-from pathlib import Path
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
@@ -29,9 +27,12 @@ class LogHandler(LogHandlerBase):
         """Create the display."""
         from rich.console import Console
 
+        from clipaffect.ops.expected_time import told
         from clipaffect.ops.run_display import RunDisplay
 
         self.display = RunDisplay(Console(file=sys.stderr, highlight=False))
+        expected = told()
+        self.how_long = expected.in_words if expected else lambda _: ""
 
     def emit(self, record: LogRecord) -> None:
         """Show an event; a fault in this does not end the display."""
@@ -45,7 +46,7 @@ class LogHandler(LogHandlerBase):
         told = vars(record)
         match told.get("event"):
             case LogEvent.RUN_INFO:
-                self.display.planned(told["stats"], _expected(told["stats"]))
+                self.display.planned(told["stats"], self.how_long(told["stats"]))
             case LogEvent.JOB_INFO:
                 self.display.started(told["jobid"], told["rule_name"], told["log"])
             case LogEvent.JOB_FINISHED:
@@ -61,14 +62,3 @@ class LogHandler(LogHandlerBase):
         """End the display."""
         self.display.close()
         super().close()
-
-
-def _expected(counts: dict[str, int]) -> float | None:
-    """How long the run may take, if its launcher has said where its times are."""
-    from clipaffect.ops.run_display import TIMINGS, expected_seconds
-
-    timings, _, cores = os.environ.get(TIMINGS, "").rpartition(":")
-    try:
-        return expected_seconds(counts, Path(timings), int(cores)) if timings else None
-    except (OSError, ValueError, KeyError):  # a file of times that was not finished
-        return None

@@ -12,7 +12,8 @@ from conftest import ROOT
 from rich.console import Console
 
 from clipaffect.core.progress import duration
-from clipaffect.ops.run_display import UNTIMED, RunDisplay, expected_seconds, scores_in_words
+from clipaffect.ops.expected_time import START, UNTIMED, Expected, last_seconds
+from clipaffect.ops.run_display import RunDisplay, scores_in_words
 
 COUNTS = {"embed_faces": 4, "train_heads": 1, "model": 1, "total": 6}
 
@@ -148,12 +149,17 @@ def test_a_run_is_expected_to_take_what_its_jobs_took(shown: Shown, tmp_path: Pa
         path = tmp_path / f"{rule}.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"s\tmax_rss\tcpu_time\n{seconds}\t100\t{seconds}\n")
-    assert expected_seconds(COUNTS, tmp_path, 2) == pytest.approx((4 * 30 + 60) / 2)
-    assert expected_seconds(COUNTS, tmp_path, 64) == pytest.approx(60)  # one job is not divided
-    assert expected_seconds(COUNTS | {"build_report": 1}, tmp_path, 2) is None
-    assert expected_seconds(COUNTS, tmp_path / "none", 2) is None
-    shown.display.planned(COUNTS, 90)
-    assert shown.lines[-1].endswith("train heads; about 1 min 30 s, based on the last run")
+    assert last_seconds(COUNTS, tmp_path, 2) == pytest.approx((4 * 30 + 60) / 2)
+    assert last_seconds(COUNTS, tmp_path, 64) == pytest.approx(60)  # one job is not divided
+    assert last_seconds(COUNTS | {"build_report": 1}, tmp_path, 2) is None
+    assert last_seconds(COUNTS, tmp_path / "none", 2) is None
+    shown.display.planned(COUNTS, Expected(str(tmp_path), 2).in_words(COUNTS))
+    assert shown.lines[-1] == "about 1 min 30 s, based on the last run"
+    # Before the first run: the measured work, and the start of each job.
+    none = str(tmp_path / "none")
+    assert Expected(none, 2).in_words(COUNTS) == ""
+    seconds = 60 + 5 * START / 2
+    assert Expected(none, 2, 60.0).in_words(COUNTS).startswith(f"about 1 min {seconds - 60:.0f} s,")
 
 
 @pytest.mark.parametrize(

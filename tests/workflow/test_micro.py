@@ -193,7 +193,8 @@ def test_a_dry_run_names_the_stages_and_the_changed_settings(planned: Path, tmp_
     assert (same.returncode, other.returncode) == (0, 0)
     assert same.stdout == "Nothing would run: all results are up to date.\n"
     shown = other.stdout.splitlines()
-    assert "  training.epochs: 3 → 4" in shown
+    assert [line for line in shown if "→" in line] == ["  training.epochs: 3 → 4"]
+    assert any(re.fullmatch(r"about .+, based on the last run", line) for line in shown)
     stages = {line.strip().rpartition("  ")[0].strip() for line in shown if line.startswith("  ")}
     assert {"train heads", "evaluate heads", "build report"} <= stages
     assert "align faces" not in stages

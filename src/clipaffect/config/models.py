@@ -352,8 +352,13 @@ class Config(Section):
         return self.final_heads == "everybody"
 
     def settings(self) -> dict[str, Any]:
-        """The settings that the run's results depend on, as JSON values: all but ``prediction``."""
-        return self.model_dump(mode="json", exclude={"prediction"})
+        """The settings that the run's results depend on, as JSON values: all but ``prediction``.
+
+        The tasks are named, also where the file leaves them out.
+        """
+        values = self.model_dump(mode="json", exclude={"prediction"})
+        values["training"]["tasks"] = list(self.tasks())
+        return values
 
     def feature_names(self) -> list[str]:
         """Encoders, imported and joined features, by name."""

@@ -15,8 +15,8 @@ from rich.text import Text
 from clipaffect.config.models import Config
 from clipaffect.dataset.summary_text import class_cells, data_notes
 from clipaffect.ops.estimate import Cost
+from clipaffect.ops.expected_time import START
 
-START = 4.0  # seconds of a core until a job's work begins
 COLUMNS = 5  # of splits or folds in a terminal
 
 

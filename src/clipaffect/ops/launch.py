@@ -35,8 +35,9 @@ from clipaffect.core.errors import UserError
 from clipaffect.core.files import write_text
 from clipaffect.core.layout import Layout
 from clipaffect.core.progress import duration
+from clipaffect.ops.expected_time import Expected, measured_seconds, tell
 from clipaffect.ops.preview import preview, snakemake_command
-from clipaffect.ops.run_display import TIMINGS, scores_in_words
+from clipaffect.ops.run_display import scores_in_words
 from clipaffect.report.first_page import run_token
 
 logger = logging.getLogger(__name__)
@@ -263,14 +264,14 @@ def launch(arguments: list[str]) -> int:
     config = None if ELSEWHERE & options else _config_of(files)
     if options & DRY:
         if not (OWN_OUTPUT - DRY) & options:
-            return preview(arguments, config)
+            return preview(arguments, config, _cores(arguments))
         return subprocess.run(snakemake_command(arguments), check=False).returncode
     began = time.monotonic()
     with _alone() as lock:
         if _locked():
             _clear_up()
-        if config is not None and not ON_A_CLUSTER & options:
-            os.environ[TIMINGS] = f"{_layout(config).timings}:{_cores(arguments)}"
+        if config is not None and is_shown and not ON_A_CLUSTER & options:
+            tell(_expected(config, files, arguments))
         if is_shown:  # in one word: Snakemake takes every word after it for a logger
             arguments = ["--logger=clipaffect", *arguments]
         code, stopped = _run(arguments, lock)
@@ -321,6 +322,16 @@ def _cores(arguments: list[str]) -> int:
     """The number of cores that Snakemake is given: of this machine unless it is stated."""
     match = CORES.search(" ".join(arguments))
     return int(match[1]) if match else os.cpu_count() or 1
+
+
+def _expected(config: Config, files: list[Path], arguments: list[str]) -> Expected:
+    """What tells how long the run will take: its last times, or a measurement before the first."""
+    timings, cores = _layout(config).timings, _cores(arguments)
+    in_part = any(word.endswith("_all") or word in ("studies", "predict") for word in arguments)
+    if timings.is_dir() or in_part:
+        return Expected(str(timings), cores)
+    first = measured_seconds(files[0] if files else DEFAULT_CONFIG, cores)
+    return Expected(str(timings), cores, first)
 
 
 def _show_results(config: Config) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from clipaffect.config.models import Config
 from clipaffect.core.errors import UserError
 from clipaffect.core.layout import Layout
+from clipaffect.ops.expected_time import Expected
 from clipaffect.ops.run_display import in_words, is_target, job_count
 from clipaffect.report.compare_runs import change_in_words, changed_values, flatten
 from clipaffect.report.run_record import read_record
@@ -34,12 +35,13 @@ def planned_jobs(configfile: Path) -> dict[str, int] | None:
     return _jobs_in(done.stdout)
 
 
-def preview(arguments: list[str], config: Config | None) -> int:
+def preview(arguments: list[str], config: Config | None, cores: int) -> int:
     """Print the jobs that a run would start, by stage, and the settings that have changed.
 
     Args:
         arguments: Snakemake's, with those of a dry run.
         config: of the run; None if its results are not known.
+        cores: that the run would use.
 
     Returns:
         Snakemake's exit code.
@@ -56,10 +58,13 @@ def preview(arguments: list[str], config: Config | None) -> int:
         width = max(map(len, stages), default=0)
         for rule, count in stages.items():
             print(f"  {in_words(rule):<{width}}  {count}")
-        changed = list(_changed(config)) if config is not None else []
-        if config is not None and changed:
-            print(f"changed since {Layout(Path('results') / config.run).folder} was made:")
-            print("\n".join(f"  {line}" for line in changed))
+        if config is not None:
+            layout = Layout(Path("results") / config.run)
+            if how_long := Expected(str(layout.timings), cores).in_words(jobs):
+                print(how_long)
+            if changed := list(_changed(config)):
+                print(f"changed since {layout.folder} was made:")
+                print("\n".join(f"  {line}" for line in changed))
         print(
             "Work that is in the store is used again: a job computes only what is missing.\n"
             "Snakemake's reason for each job: add --verbose"

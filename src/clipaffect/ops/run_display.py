@@ -21,9 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clipaffect.core.progress import duration
-from clipaffect.report.show_timings import rule_times
 
-TIMINGS = "CLIPAFFECT_TIMINGS"  # in a run's environment: the folder of its times, and its cores
 LINE_EVERY = 60.0  # seconds, without a terminal
 TAIL = 4096  # bytes of a log's end that are read
 LAST_LINES = 12  # of a failed job's log
@@ -46,8 +44,6 @@ METRICS = {"macro_f1": "macro F1"}
 EXIT = re.compile(r"returned non-zero exit status (\d+)")
 SIGNALS, KILLED = 128, 9
 STOPPED = (2, 15)  # the user, or the machine, ended the run: SIGINT and SIGTERM
-# Rules without a benchmark file: they take seconds.
-UNTIMED = ("show_timings", "export_model", "find_videos", "list_predictions")
 LEVEL = 30  # logging.WARNING
 
 
@@ -118,23 +114,6 @@ def scores_in_words(metrics: dict[str, Any]) -> Iterator[str]:
         yield f"{task}:  {line}"
 
 
-def expected_seconds(counts: dict[str, int], timings: Path, cores: int) -> float | None:
-    """How long jobs will take by the times of a run's last jobs; None unless all rules have some.
-
-    Args:
-        counts: the number of jobs by rule.
-        timings: the run's folder of Snakemake's benchmark files.
-        cores: that work at the same time.
-    """
-    known = {row["rule"]: row["seconds"] / row["jobs"] for row in rule_times(timings)}
-    left_out = {"total", *UNTIMED}
-    jobs = {rule: n for rule, n in counts.items() if rule not in left_out and not is_target(rule)}
-    if not jobs or not jobs.keys() <= known.keys():
-        return None
-    longest = max(known[rule] for rule in jobs)
-    return max(longest, sum(known[rule] * n for rule, n in jobs.items()) / max(cores, 1))
-
-
 def in_words(rule: str) -> str:
     """A rule's name as words."""
     return rule.replace("_", " ")
@@ -154,20 +133,21 @@ class RunDisplay:
         self.live: Live | None = None
         self._closed = threading.Event()
 
-    def planned(self, counts: dict[str, int], seconds: float | None = None) -> None:
+    def planned(self, counts: dict[str, int], how_long: str = "") -> None:
         """Say what will run.
 
         Args:
             counts: the number of jobs by rule.
-            seconds: how long it may take; None if it is not known.
+            how_long: it will take, in words; empty if that is unknown.
         """
         jobs = {r: n for r, n in counts.items() if r != "total" and not is_target(r)}
         for rule, count in jobs.items():
             self.stages.setdefault(rule, Stage()).total = count
         stages = f"{len(jobs)} stage{'s' if len(jobs) != 1 else ''}"
         names = ", ".join(map(in_words, jobs))
-        how_long = f"; about {duration(seconds)}, based on the last run" if seconds else ""
-        self._print(f"{job_count(sum(jobs.values()))} in {stages}: {names}{how_long}")
+        self._print(f"{job_count(sum(jobs.values()))} in {stages}: {names}")
+        if how_long:
+            self._print(how_long)
         if self.live is None and self.console.is_terminal:
             self.live = Live(
                 get_renderable=self._running, console=self.console, refresh_per_second=2

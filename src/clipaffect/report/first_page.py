@@ -48,9 +48,7 @@ def first_page(config: Config, folder: Path, out: Path) -> None:
 
 def run_token(config: Config, folder: Path) -> str:
     """What tells the report of this configuration and data from an earlier one."""
-    values = config.settings()
-    values["training"]["tasks"] = list(config.tasks())  # a file may leave them out
-    return digest({"config": values, "data": read_summary(folder)})[:16]
+    return digest({"config": config.settings(), "data": read_summary(folder)})[:16]
 
 
 def _folds(folder: Path) -> int:
