@@ -294,7 +294,7 @@ def test_the_tuning_answer_follows_its_table() -> None:
     arms |= {"last block tuned": 0.6}
     assert "it is not shown" in tuning_answer("X", arms_table(counted(arms), 1000), 0.2)
     few = arms_table(counted(arms, people=6), 1000)
-    assert "too few to test" in tuning_answer("X", few, 0.2)
+    assert "too small for a test" in tuning_answer("X", few, 0.2)
 
 
 def test_published_costs_name_their_sources() -> None:

@@ -68,7 +68,7 @@ def test_the_answer_follows_the_table() -> None:
     assert said == (
         "EXPR: deep (+0.031, p = 0.01) is better than the run's own head and wide (-0.020, "
         "p = 0.03) is worse than the run's own head; no difference to the run's own head is shown "
-        "for the 2 other variants (largest difference thin (-0.006, p = 0.4))."
+        "for the 2 other variants (the largest difference is that of thin (-0.006, p = 0.4))."
     )
     turned = study_answer("EXPR", flipped(task), "variants", 0.5)
     assert "wide (+0.020, p = 0.03) is better" in turned
@@ -87,7 +87,10 @@ def test_a_large_difference_without_evidence_is_not_an_answer() -> None:
 def test_too_few_people_are_said_so() -> None:
     task = results([("deep", 0.5, 0.2, NAN), ("wide", 0.5, -0.1, NAN)])
     said = study_answer("EXPR", task, "variants", 0.5)
-    assert said == "EXPR: too few to test 2 variants; largest difference deep (+0.200)."
+    assert said == (
+        "EXPR: the sample is too small to test 2 variants; "
+        "the largest difference is that of deep (+0.200)."
+    )
 
 
 def test_variants_are_read_at_the_headlines_alpha() -> None:
@@ -124,7 +127,7 @@ def test_one_comparison_with_the_published_recipe() -> None:
     unsure = results([("own", NAN, 0.03, 0.2)])
     assert "it is not shown that your head differs" in study_answer("EXPR", unsure, "beat", 0.5)
     few = results([("own", 0.5, 0.03, NAN)])
-    assert "too few to test" in study_answer("EXPR", few, "beat", 0.5)
+    assert "too small for a test" in study_answer("EXPR", few, "beat", 0.5)
 
 
 @pytest.mark.parametrize("name", ["config", "aff-wild2", "dinov2"])

@@ -46,7 +46,7 @@ VERSIONS = {
     "fine_tuning": 3,
     "submission": 2,
     "model": 3,
-    "prediction": 1,
+    "prediction": 2,
     "report": 12,
 }
 

@@ -353,6 +353,8 @@ def _show_results(config: Config) -> None:
     if config.is_exportable and (config.trains_final_heads or config.data.split.by != "folds"):
         command = f"clipaffect predict VIDEO --model {layout.folder} --out answers"
         print(f"your own videos:     {command}")
+    if layout.studies_page.is_file():
+        print(f"studies:             {layout.studies_page}")
     print(f"another run:         clipaffect compare {layout.folder} results/OTHER")
 
 

@@ -39,7 +39,7 @@ def beside_answer(rows: pd.DataFrame, own: str = "the run's own head") -> str:
     if rows.empty:
         return "no variant was finished."
     if rows["p_adjusted"].isna().all():
-        return f"too few to test {_count(rows, 'variant')}; {_largest(rows)}."
+        return f"the sample is too small to test {_count(rows, 'variant')}; {_largest(rows)}."
     better, worse, rest = _sorted(rows)
     parts = [
         f"{_listed(found)} {'is' if len(found) == 1 else 'are'} {said} than {own}"
@@ -65,7 +65,8 @@ def _beaten(rows: pd.DataFrame) -> str:
     row = rows.iloc[0]
     by = f"{row['difference']:+.3f}"
     if pd.isna(row["p"]):
-        return f"your head differs from the published recipe by {by}; too few to test."
+        said = f"your head differs from the published recipe by {by}"
+        return f"{said}; the sample is too small for a test."
     by += f", p = {row['p']:.2g}"
     if row["p"] >= LEVEL:
         return f"it is not shown that your head differs from the published recipe ({by})."
@@ -95,7 +96,7 @@ def _over_alpha(task: TaskResults, table: pd.DataFrame) -> str:
     )
     rows = table[(table["variant"] == "") & (table["second_method"] == "head")]
     if rows["p_adjusted"].isna().all():
-        text += "too few to compare any alpha with ERM"
+        text += "the sample is too small to compare any alpha with ERM"
     else:
         better, worse, _ = _sorted(rows)
         parts = [
@@ -133,4 +134,4 @@ def _named(row: Any) -> str:
 
 def _largest(rows: pd.DataFrame) -> str:
     row = rows.loc[rows["difference"].abs().idxmax()]
-    return f"largest difference {_named(row)}"
+    return f"the largest difference is that of {_named(row)}"

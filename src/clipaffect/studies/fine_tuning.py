@@ -54,7 +54,7 @@ def tuning_answer(name: str, table: pd.DataFrame, share: float) -> str:
         f"{own.loc[GOES_ON, 'macro_f1']:.3f} ({row['difference']:+.3f}"
     )
     if np.isnan(row["p"]):
-        return text + "; too few to test)."
+        return text + "; the sample is too small for a test)."
     said = "it is not shown that tuning the block changes anything"
     if row["p"] < LEVEL:
         said = f"tuning the block {'helps' if row['difference'] > 0 else 'harms'}"

@@ -204,7 +204,8 @@ def points_answer(name: str, points: Points) -> str:
     )
     if table["p_adjusted"].isna().all():
         row = table.loc[table["difference"].abs().idxmax()]
-        text += f"Most of it is {row['factor']} ({row['difference']:+.3f}); too few to test. "
+        text += f"Most of it is {row['factor']} ({row['difference']:+.3f}); "
+        text += "the sample is too small for a test. "
     else:
         shown = table[table["p_adjusted"] < LEVEL]
         parts = [

@@ -168,7 +168,7 @@ def transfer_answer(name: str, table: pd.DataFrame, here: str) -> str:
         f"{own['macro_f1']:.3f} ({moved['difference']:+.3f}"
     )
     if np.isnan(moved["p"]):
-        text += "; too few to test)"
+        text += "; the sample is too small for a test)"
     else:
         said = "no difference is shown"
         if moved["p"] < LEVEL:
