@@ -46,7 +46,7 @@ VERSIONS = {
     "fine_tuning": 3,
     "submission": 2,
     "model": 3,
-    "prediction": 2,
+    "prediction": 1,
     "report": 12,
 }
 
