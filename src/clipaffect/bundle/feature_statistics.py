@@ -1,8 +1,10 @@
 """How far a face's features lie from those that heads were trained on.
 
-It is the Mahalanobis distance, scaled by dimension: sqrt((x - m)' S^-1 (x - m) / d), with the mean
-m and covariance S of the training features. S is shrunk towards a multiple of the identity (Ledoit
-and Wolf 2004). Lee et al. 2018 use such a distance to find inputs unlike the training data.
+It is the Mahalanobis distance in the subspace of the leading principal components (Hotelling's T):
+sqrt(sum_k (v_k' (x - m))^2 / l_k / d), with the mean m of the training features, and the largest
+eigenvalues l_k of their covariance with eigenvectors v_k, which hold ``SHARE`` of the variance. Lee
+et al. 2018 use the Mahalanobis distance to find inputs unlike the training data. In all directions,
+it hides what is unusual in the few directions that vary: see docs/demo.md for measurements.
 
 The limit is the 99th percentile of held-out distances: the training people are split into ten
 parts, and the faces of each part are measured with the statistics of the others. Every person has
@@ -18,6 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+SHARE = 0.99  # of the variance that the directions hold which are looked at
 EXCEED = 0.01  # share of unseen training people's faces beyond the limit
 MOST_ROWS = 20_000  # of the training data that the distribution is fitted to
 PARTS, FEWEST = 10, 4  # of people
@@ -29,7 +32,8 @@ class FeatureStatistics:
 
     Attributes:
         mean: (d,) float32.
-        whiten: (d, d) float32; the rows of (x - mean) @ whiten have unit covariance.
+        whiten: (d, d) float32; the rows of (x - mean) @ whiten have unit variance in the leading
+            directions, and are zero in the others.
         limit: distance beyond which a face is far from the training data.
     """
 
@@ -97,10 +101,10 @@ def _quantile(values: np.ndarray, weights: np.ndarray, share: float) -> float:
 
 
 def _fit(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    # Only exporting fits: a prediction needs no scikit-learn.
-    from sklearn.covariance import ledoit_wolf  # noqa: PLC0415
-
     mean = values.mean(axis=0)
-    covariance, _ = ledoit_wolf(values - mean, assume_centered=True)
-    variances, directions = np.linalg.eigh(covariance)
-    return mean, directions / np.sqrt(np.maximum(variances, 1e-12))
+    variances, directions = np.linalg.eigh(np.cov(values, rowvar=False, ddof=0))
+    variances = np.maximum(variances, 1e-12)
+    held = np.cumsum(variances[::-1])[::-1]  # by a direction and those of larger variance
+    larger = np.append(held[1:], 0.0)
+    scale = np.where(larger < SHARE * held[0], 1 / np.sqrt(variances), 0.0)
+    return mean, directions * scale

@@ -45,7 +45,7 @@ VERSIONS = {
     "agreement": 1,
     "fine_tuning": 3,
     "submission": 2,
-    "model": 3,
+    "model": 4,
     "prediction": 1,
     "report": 12,
 }
