@@ -197,6 +197,7 @@ def test_an_exported_model_flags_faces_that_it_does_not_know(micro_bundle: Path)
     assert facts["source"] == "unknown"
     assert facts["people"] is None  # the micro configuration has no table of people
     assert facts["videos"] == 8
+    assert facts["frame_rate"] == pytest.approx(25)
     model = clipaffect.load_model(micro_bundle, assets=ASSETS)
     found = model.predict(CLIPS / "videos/2-25-426x240.mp4", rate=4).dropna(subset=["distance"])
     assert len(found) > 10

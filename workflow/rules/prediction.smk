@@ -37,6 +37,7 @@ rule export_model:
         others=expand(RESULTS.postprocessing().heads, task=STEPPED),
         final=FINAL_HEADS,
         data=RESULTS.dataset.summary,
+        frames=expand(RESULTS.frames(), shard=SHARDS),
         table=RESULTS.table(CONFIG.encoder, TASKS[0]).files().values(),
         code=USER_FILES,
     output:

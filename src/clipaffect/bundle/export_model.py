@@ -25,13 +25,16 @@ from clipaffect.bundle.preprocessing import describe
 from clipaffect.bundle.trained_on import trained_on
 from clipaffect.config import parse_config
 from clipaffect.config.models import Config
+from clipaffect.config.stage_keys import shard_names
 from clipaffect.core.errors import UserError
 from clipaffect.core.files import read_json, write_text
 from clipaffect.core.hashing import digest, file_digest
 from clipaffect.core.layout import Heads, Layout, Model
+from clipaffect.core.parquet import read_table
 from clipaffect.core.split_names import EVERYBODY, TRAIN
 from clipaffect.core.tasks import Task
 from clipaffect.core.tensors import read_tensors, write_tensors
+from clipaffect.dataset.frame_rate import frame_rate
 from clipaffect.report.pages import page_environment
 from clipaffect.report.results import read_summary, unit_of
 from clipaffect.report.run_record import RECORD, read_record
@@ -239,7 +242,15 @@ def _trained_on(config: Config, task: Task, results: Path) -> dict[str, Any]:
         "people": sum(own["people"] for own in used) if summary["names_people"] else None,
         "videos": sum(own["videos"] for own in used),
         "frames": sum(own["annotated"] for own in used),
+        "frame_rate": _frame_rate(config, results),
     }
+
+
+def _frame_rate(config: Config, results: Path) -> float | None:
+    """Of the run's videos; None without their frame index."""
+    files = [Layout(results).frames(shard) for shard in shard_names(config.data.shards)]
+    rows = [read_table(path, ["video", "frame", "time"]) for path in files if path.is_file()]
+    return frame_rate(pd.concat(rows)) if rows else None
 
 
 def _export_statistics(config: Config, table: Path, path: Path) -> None:

@@ -23,9 +23,10 @@ from clipaffect.core.errors import UserError, first_line
 from clipaffect.core.layout import Model
 from clipaffect.core.tasks import Task
 
-FORMAT, VERSION = "clipaffect-bundle", 3
-# 2 adds what heads were trained on, the feature statistics and zero-shot heads; 3 final heads.
-READABLE = (1, 2, 3)
+FORMAT, VERSION = "clipaffect-bundle", 4
+# 2 adds what heads were trained on, the feature statistics and zero-shot heads; 3 final heads; 4
+# the frame rate of the training videos.
+READABLE = (1, 2, 3, 4)
 AGAIN = "fetch the complete bundle again from its source"
 NAME = Model(Path()).bundle.name
 # Far beyond any trained model; a file that exceeds them is not read any further.
@@ -145,12 +146,14 @@ class TrainedOn(Section):
     Attributes:
         source: as ``data.source``; ``nothing`` for zero-shot models.
         people, videos, frames: counts; ``people`` is None if nobody recorded who is in the videos.
+        frame_rate: frames per second of the videos; None for images, or if it is not known.
     """
 
     source: Source | Literal["nothing"]
     people: int | None = Field(ge=0)
     videos: int = Field(ge=0)
     frames: int = Field(ge=0)
+    frame_rate: float | None = Field(None, gt=0)
 
 
 class TaskModel(Section):
@@ -244,7 +247,7 @@ class Bundle(Section):
     """
 
     format: Literal["clipaffect-bundle"]
-    version: Literal[1, 2, 3]
+    version: Literal[1, 2, 3, 4]
     run: FolderName
     licensed: bool
     faces: Faces

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -13,8 +13,7 @@ from clipaffect.cli.options import Out, OwnAssets
 from clipaffect.core.errors import UserError
 from clipaffect.core.layout import DEFAULT_ASSETS
 
-if TYPE_CHECKING:
-    pass
+FEW = 5  # files that are named for each outcome
 
 
 class People(StrEnum):
@@ -131,9 +130,12 @@ def predict(
     for outcome, own in summary.groupby("outcome", sort=False):
         files = "file" if len(own) == 1 else "files"
         console.print(f"{outcome}: {len(own)} {files}", highlight=False)
-        if outcome != "ok":
-            for row in own.head(5).itertuples():
-                console.print(f"  {row.file}: {row.message}", highlight=False, markup=False)
+        told = own if outcome != "ok" else own[own["message"].astype(bool)]
+        for row in told.head(FEW).itertuples():
+            line = f"  {row.file}: {row.message}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        if len(told) > FEW:
+            console.print(f"  ... and {len(told) - FEW} more: see summary.csv", highlight=False)
     print(f"model: {trained_on(opened.bundle)}")
     print(out / "index.html")
     if is_failure(summary):

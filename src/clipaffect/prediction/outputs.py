@@ -21,12 +21,13 @@ from clipaffect.bundle.prediction_columns import (
     table_schema,
     taken_columns,
 )
-from clipaffect.bundle.trained_on import trained_on
+from clipaffect.bundle.trained_on import rate_remark, trained_on
 from clipaffect.core.files import whole_file, write_text
 from clipaffect.core.frame_status import MEANING, VIDEO_STATUSES, FrameStatus
 from clipaffect.core.layout import Predictions
 from clipaffect.core.parquet import read_arrow, read_table
 from clipaffect.core.video import remarks
+from clipaffect.dataset.frame_rate import frame_rate
 from clipaffect.prediction.analysis_tables import (
     ROWS,
     group_columns,
@@ -114,8 +115,14 @@ def write_outputs(
         face = face_of(predicted, start, stop) if wanted.pictures else None
         if face is not None:
             (out / FACE).write_bytes(face)
-    said = "; ".join(remarks(video)) if video is not None else ""
+    said = "; ".join(_remarks(predicted, start, stop, video)) if video is not None else ""
     return _summary_rows(predicted, start, stop, said)
+
+
+def _remarks(predicted: Predicted, start: int, stop: int, video: Path) -> list[str]:
+    """What a user should know about a video that was predicted."""
+    smoothing = rate_remark(predicted.bundle, frame_rate(predicted.rows.iloc[start:stop]))
+    return [*remarks(video), *([smoothing] if smoothing else [])]
 
 
 def _summary_rows(predicted: Predicted, start: int, stop: int, said: str) -> list[dict[str, Any]]:
