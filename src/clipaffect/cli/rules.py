@@ -435,18 +435,7 @@ def disturb_crops(
     """Score the headline heads on corrupted crops."""
     from clipaffect.studies.disturb_crops import disturb_crops
 
-    config = stage_settings(settings).config
-    name = config.encoder
-    disturb_crops(
-        config.training,
-        config.encoders[name],
-        name,
-        list(config.tasks().values()),
-        results,
-        faces,
-        assets,
-        out,
-    )
+    disturb_crops(stage_settings(settings).config, results, faces, assets, out)
 
 
 @rule_app.command()
@@ -466,17 +455,7 @@ def fine_tune(
     from clipaffect.studies.fine_tune import fine_tune
 
     config = stage_settings(settings).config
-    name = config.encoder
-    fine_tune(
-        config.training,
-        config.encoders[name],
-        name,
-        config.tasks()[task],
-        results,
-        faces,
-        assets,
-        out,
-    )
+    fine_tune(config, config.tasks()[task], results, faces, assets, out)
 
 
 @rule_app.command()

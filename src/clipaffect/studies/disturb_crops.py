@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clipaffect.config.encoders import Encoder
+from clipaffect.config.models import Config
 from clipaffect.config.training import Training
 from clipaffect.core.frame_status import KEYS
 from clipaffect.core.gpu import one_device
@@ -77,30 +77,21 @@ def _disturbed(crops: list[bytes], name: str) -> Iterator[bytes]:
         yield cv2.imencode(".bmp", changed[..., ::-1])[1].tobytes()
 
 
-def disturb_crops(
-    settings: Training,
-    encoder: Encoder,
-    name: str,
-    tasks: list[Task],
-    folder: Path,
-    faces: list[Path],
-    assets: Path,
-    out: Path,
-) -> None:
+def disturb_crops(config: Config, folder: Path, faces: list[Path], assets: Path, out: Path) -> None:
     """Write ``<task>.parquet`` to ``out``: each person's counts, as ``clusters.parquet`` has them.
 
     ``variant`` is the disturbance, "" the crops as they are.
 
     Args:
-        settings: the ``training`` section.
-        encoder: the one that the heads were trained on; ``name`` in the configuration.
-        tasks: those that were trained.
+        config: of the run.
         folder: ``results/<run>``, with tables and heads.
         faces: every shard.
         assets: folder of fetched assets.
         out: a folder.
     """
     torch.set_num_threads(1)
+    name, tasks = config.encoder, list(config.tasks().values())
+    encoder = config.encoders[name]
     samples = [
         sample_frames(read_split(table, task, VALIDATION, fold), task, fold)
         for task in tasks
@@ -125,7 +116,7 @@ def disturb_crops(
                 asked = pd.MultiIndex.from_frame(own.rows[KEYS].astype(str))
                 at = place.reindex(asked).to_numpy(copy=True)  # torch wants to write
                 counts[own.task.name] += _counts(
-                    own, features[torch.from_numpy(at)], settings, name, disturbance, folder
+                    own, features[torch.from_numpy(at)], config.training, name, disturbance, folder
                 )
     for task in tasks:
         if not counts[task.name]:  # no head of the headline was finished

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from clipaffect.config.encoders import Encoder
-from clipaffect.config.training import Recipe, Training
+from clipaffect.config.models import Config
+from clipaffect.config.training import Recipe
 from clipaffect.core.frame_status import KEYS
 from clipaffect.core.gpu import one_device
 from clipaffect.core.layout import Layout
@@ -106,29 +107,23 @@ def tune(
 
 
 def fine_tune(
-    settings: Training,
-    encoder: Encoder,
-    name: str,
-    task: Task,
-    folder: Path,
-    faces: list[Path],
-    assets: Path,
-    out: Path,
+    config: Config, task: Task, folder: Path, faces: list[Path], assets: Path, out: Path
 ) -> None:
     """Write to ``out`` each person's counts of both arms, as ``clusters.parquet`` has them.
 
     ``variant`` is ``AS_TRAINED``, ``GOES_ON`` or ``TUNED``. The tower computes in float32.
 
     Args:
-        settings: the ``training`` section.
-        encoder: the one that the heads were trained on; ``name`` in the configuration.
-        task: the task.
+        config: of the run.
+        task: one of its tasks.
         folder: ``results/<run>``, with tables and heads.
         faces: every shard.
         assets: folder of fetched assets.
         out: Parquet file.
     """
     torch.set_num_threads(1)
+    name, settings = config.encoder, config.training
+    encoder = config.encoders[name]
     table = Layout(folder).table(name, task.name).folder
     fold = folds_of(table)[0]
     train, validation = (read_split(table, task, s, fold) for s in (TRAIN, VALIDATION))
