@@ -201,10 +201,21 @@ def test_names_that_are_the_outputs_own_and_places_that_are_taken(
     video = write_video(tmp_path / "v/a.mp4")
     wanted = wanted_of(open_bundle(FIRST), ASSETS)
     (tmp_path / "out").mkdir()
+    # Somebody's file and folder are in the places of the outputs.
     (tmp_path / "out/a").write_text("mine")
+    (tmp_path / "out/a.mp4").mkdir()
+    (tmp_path / "out/a.mp4/frames.csv").write_text("mine")
+    predict_files([video], wanted, tmp_path / "out", None, 1)
+    assert (tmp_path / "out/a").read_text() == "mine"
+    assert (tmp_path / "out/a.mp4/frames.csv").read_text() == "mine"
+    (folder,) = {path.parent for path in (tmp_path / "out").glob("*/frames.parquet")}
+    assert folder.name.startswith("a.mp4~")
+    # A file that is put into the place later is not overwritten either.
+    shutil.rmtree(folder)
+    folder.write_text("mine")
     with pytest.raises(UserError, match="would overwrite a file"):
         predict_files([video], wanted, tmp_path / "out", None, 1)
-    assert (tmp_path / "out/a").read_text() == "mine"
+    assert folder.read_text() == "mine"
     mine = tmp_path / "other/notes.txt"
     mine.mkdir(parents=True)
     (mine / "frames.csv").write_text("mine")

@@ -32,6 +32,7 @@ from clipaffect.prediction.sources import (
     find_sources,
     known_files,
     manifest,
+    noted_files,
     output_folders,
     remember_files,
 )
@@ -223,14 +224,55 @@ def test_a_folder_has_no_suffix_unless_two_files_would_share_it(tmp_path: Path) 
         "up/..mp4": "up/..mp4",
     }
     assert output_folders(list(names)) == names
-    # A file keeps its folder, and a later one of the same stem does not take it.
+    # A file keeps its folder, and a later one of the same stem or name does not take it.
     known = [Note("twice.mp4", "twice")]
     assert output_folders(["twice.avi"], known) == {"twice.avi": "twice.avi"}
     assert output_folders(["twice.avi", "twice.mp4"], known)["twice.mp4"] == "twice"
+    assert output_folders(["twice"], known)["twice"].startswith("twice~")
+    # Some disks ignore case, and how an accent is written.
+    assert output_folders(["Clip.MOV", "clip.mp4"]) == {n: n for n in ("Clip.MOV", "clip.mp4")}
+    assert output_folders(["e\u0301.mp4"], [Note("\xe9.mov", "\xe9")]) == {
+        "e\u0301.mp4": "e\u0301.mp4"
+    }
+    assert output_folders(["_Images.mp4"]) == {"_Images.mp4": "_Images.mp4"}
+    assert output_folders(["a.mp4"], occupied=lambda folder: folder == "a") == {"a.mp4": "a.mp4"}
     image = Source("face.png", tmp_path / "face.png", PICTURE)
     image.path.touch()
     remember_files([image], {}, tmp_path)
     assert list(known_files(tmp_path).values()) == [Note("face.png", IMAGES)]
+    assert output_folders(["face.png"], known_files(tmp_path).values()) == {"face.png": "face"}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "found"),
+    [
+        (".names.json", '{"../v.mp4": "v.mp4"}', {"../v.mp4": Note("v.mp4", "v.mp4")}),
+        (".files.json", '{"v.mp4": {"name": "v.mp4", "folder": "../v"}}', {}),
+        (".files.json", '{"v.mp4": {"name": "v.mp4", "folder": "/v"}}', {}),
+        (".files.json", "[]", {}),
+        (".files.json", '{"a": "b"}', {}),
+        (".files.json", '{"a": {"name": "b"}}', {}),
+        (".files.json", "{", {}),
+    ],
+)
+def test_earlier_notes_are_read_and_damaged_ones_are_not(
+    tmp_path: Path, file: str, text: str, found: dict[str, Note]
+) -> None:
+    (tmp_path / file).write_text(text)
+    assert noted_files(tmp_path) == found
+
+
+def test_what_is_no_video_takes_nothing_from_one(
+    tmp_path: Path, video: Path, face_networks: Path
+) -> None:
+    wanted = wanted_of(open_bundle(ROOT / "tests/data/bundle-v1"), ASSETS)
+    out, folder = tmp_path / "out", tmp_path / "set"
+    folder.mkdir()
+    shutil.copy(video, folder / "clip.mp4")
+    (folder / "clip").write_text("notes")
+    for _ in range(2):
+        predict_files([folder], wanted, out, None, 1)
+        assert (out / "clip/frames.csv").is_file()
 
 
 @given(st.lists(st.from_regex(r"(a|b\.mp4|a\.avi)(/(a|\.)(\.mp4|\.mov)?){0,2}", fullmatch=True)))

@@ -2,7 +2,8 @@
 
 It is the Mahalanobis distance in the subspace of the leading principal components (Hotelling's T):
 sqrt(sum_k (v_k' (x - m))^2 / l_k / d), with the mean m of the training features, and the largest
-eigenvalues l_k of their covariance with eigenvectors v_k, which hold ``SHARE`` of the variance. Lee
+eigenvalues l_k of their covariance with eigenvectors v_k: those that hold ``SHARE`` of the
+variance, and at least ``FEWEST_DIRECTIONS``. Lee
 et al. 2018 use the Mahalanobis distance to find inputs unlike the training data. In all directions,
 it hides what is unusual in the few directions that vary: see docs/demo.md for measurements.
 
@@ -20,7 +21,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-SHARE = 0.99  # of the variance that the directions hold which are looked at
+SHARE, FEWEST_DIRECTIONS = 0.99, 10  # of the variance that is looked at
 EXCEED = 0.01  # share of unseen training people's faces beyond the limit
 MOST_ROWS = 20_000  # of the training data that the distribution is fitted to
 PARTS, FEWEST = 10, 4  # of people
@@ -75,7 +76,7 @@ def fit_statistics(features: np.ndarray, groups: pd.Series) -> FeatureStatistics
         own = part[code] == number
         mean, whiten = _fit(values[~own])
         distance[own] = np.sqrt(np.square((values[own] - mean) @ whiten).mean(axis=1))
-    limit = _quantile(distance, 1 / np.bincount(code)[code], 1 - EXCEED)
+    limit = max(_quantile(distance, 1 / np.bincount(code)[code], 1 - EXCEED), 1e-12)
     mean, whiten = _fit(values)
     return FeatureStatistics(
         torch.from_numpy(mean.astype(np.float32)),
@@ -102,9 +103,10 @@ def _quantile(values: np.ndarray, weights: np.ndarray, share: float) -> float:
 
 def _fit(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean = values.mean(axis=0)
-    variances, directions = np.linalg.eigh(np.cov(values, rowvar=False, ddof=0))
+    variances, directions = np.linalg.eigh(np.atleast_2d(np.cov(values, rowvar=False, ddof=0)))
     variances = np.maximum(variances, 1e-12)
     held = np.cumsum(variances[::-1])[::-1]  # by a direction and those of larger variance
     larger = np.append(held[1:], 0.0)
-    scale = np.where(larger < SHARE * held[0], 1 / np.sqrt(variances), 0.0)
-    return mean, directions * scale
+    kept = larger < SHARE * held[0]
+    kept[-FEWEST_DIRECTIONS:] = True
+    return mean, directions * np.where(kept, 1 / np.sqrt(variances), 0.0)

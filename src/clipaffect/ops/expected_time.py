@@ -62,12 +62,16 @@ def told() -> Expected | None:
 def measured_seconds(configfile: Path, cores: int) -> float | None:
     """Seconds of the work of a first run, measured by ``ops.first_run``.
 
-    None if the data or the configuration is wrong, which the run itself will report.
+    None if a stage cannot be measured or takes too long, or if the data or the configuration is
+    wrong, which the run itself will report.
     """
     command = [sys.executable, "-m", "clipaffect.ops.first_run", str(configfile), str(cores)]
     with step("estimating the time of a first run"):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return float(done.stdout) if done.returncode == 0 else None
+        try:
+            done = subprocess.run(command, capture_output=True, check=True)
+            return float(done.stdout.split()[-1])
+        except (subprocess.SubprocessError, ValueError, IndexError):
+            return None
 
 
 def is_work(rule: str) -> bool:

@@ -51,7 +51,7 @@ OWNER = Path(".snakemake/clipaffect-owner.json")
 LOCK = OWNER.with_suffix(".lock")
 LOCKS = Path(".snakemake/locks")
 PARTITION = re.compile(r"slurm_partition[=:]\s*['\"]?([\w-]+)")
-CORES = re.compile(r"(?:^|\s)(?:--cores|-c)[ =]?(\d+)")
+CORES = re.compile(r"(?:^|\s)(?:--cores|-c|--jobs|-j)[ =]?(\d+)")
 VERBOSE = "--verbose"
 DRY = {"-n", "--dry-run", "--dryrun"}
 # With one of these, the user wants what Snakemake itself prints.
@@ -67,6 +67,7 @@ OWN_OUTPUT = {
 SHORT = re.compile(r"-(?![cj])[a-zA-Z]{2,}")  # several short options in one word
 ELSEWHERE = {"--config", "-C", "--directory", "-d"}  # the results are not those of the file alone
 ON_A_CLUSTER = {"--profile", "--executor", "-e"}
+IN_PART = {"studies", "predict", "--until", "-U", "--omit-from", "-O", "--forcerun", "-R"}
 SNAKEFILES = ("Snakefile", "snakefile", "workflow/Snakefile", "workflow/snakefile")
 HOW_MANY = {"--cores", "-c", "--jobs", "-j", "--workflow-profile"}
 COUNTED = re.compile(r"-[cj]\d")
@@ -327,7 +328,8 @@ def _cores(arguments: list[str]) -> int:
 def _expected(config: Config, files: list[Path], arguments: list[str]) -> Expected:
     """What tells how long the run will take: its last times, or a measurement before the first."""
     timings, cores = _layout(config).timings, _cores(arguments)
-    in_part = any(word.endswith("_all") or word in ("studies", "predict") for word in arguments)
+    words = [word for word in arguments if not word.endswith(SUFFIXES)]
+    in_part = any(word.endswith("_all") or word in IN_PART or "/" in word for word in words)
     if timings.is_dir() or in_part:
         return Expected(str(timings), cores)
     first = measured_seconds(files[0] if files else DEFAULT_CONFIG, cores)

@@ -34,6 +34,7 @@ from clipaffect.faces.finder import ASSET
 from clipaffect.prediction.groups import read_groups
 from clipaffect.prediction.output_lock import alone, check_apart, check_writable, named_errors
 from clipaffect.prediction.outputs import (
+    is_strange,
     read_output_record,
     remove_outputs,
     summary_row,
@@ -46,7 +47,7 @@ from clipaffect.prediction.sources import (
     Source,
     find_sources,
     folders_of_gone_files,
-    known_files,
+    noted_files,
     output_folders,
     remember_files,
 )
@@ -87,8 +88,12 @@ def predict_files(
     with named_errors(out), alone(out):
         ensure_weights(wanted.opened, wanted.assets)
         place, mark = Place(out, store), wanted.fingerprint()
-        videos = [source.name for source in sources if source.kind == VIDEO]
-        named = output_folders(videos, known_files(out).values())
+        media = [source for source in sources if source.outcome != FrameStatus.NOT_MEDIA]
+        named = output_folders(
+            [source.name for source in media if source.kind == VIDEO],
+            noted_files(out).values(),
+            lambda folder: is_strange(out / folder),
+        )
         units = _units([s for s in sources if s.outcome == FrameStatus.OK], named)
         rows = [
             summary_row(source.name, source.outcome)
@@ -96,8 +101,8 @@ def predict_files(
             if source.outcome != FrameStatus.OK
         ]
         gone = folders_of_gone_files(out)
-        remember_files(sources, named, out)
-        for source in sources:
+        remember_files(media, named, out)
+        for source in media:
             if source.outcome != FrameStatus.OK and source.kind == VIDEO:
                 remove_outputs(out / named[source.name])
         todo = []

@@ -294,6 +294,13 @@ def remove_outputs(out: Path) -> None:
         out.rmdir()
 
 
+def is_strange(out: Path) -> bool:
+    """Whether something is there that is not the outputs of a file."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    return "made_by" not in (read_output_record(out) or {})
+
+
 def write_output_record(out: Path, record: dict[str, Any]) -> None:
     """Mark a folder as that of a video and, once complete, record what its outputs depend on."""
     write_text(out / RECORD, json.dumps(record, indent=1) + "\n")

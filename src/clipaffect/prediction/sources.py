@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from clipaffect.core.files import write_text
 from clipaffect.core.frame_status import FrameStatus
 from clipaffect.core.hashing import digest, file_digest
 from clipaffect.core.layout import Predictions
-from clipaffect.core.names import LONGEST, path_text, shown_name
+from clipaffect.core.names import LONGEST, composed, path_text, shown_name
 from clipaffect.dataset.files import natural_order, walk_once
 from clipaffect.dataset.manifest import MANIFEST, VIDEO
 from clipaffect.dataset.media import is_pointer, media_kind, suffix_kind, without_suffix
@@ -26,12 +26,14 @@ from clipaffect.prediction.prediction_table import People
 
 IMAGES = "_images"  # folder of single images, which share one table
 NOTES = ".files.json"  # which name and folder each file has had in this output
+EARLIER_NOTES = ".names.json"
 RESERVED = {
     *(path.name for path in Predictions(Path()).files().values()),
     ".work",
     IMAGES,
     "_logs",
     NOTES,
+    EARLIER_NOTES,
 }
 
 
@@ -107,26 +109,38 @@ class Note(NamedTuple):
 
 
 def known_files(out: Path) -> dict[str, Note]:
-    """By path, the files that have been predicted in an output."""
+    """By path, the files that have been predicted in an output and still exist."""
     return {
         os.path.realpath(out / path): note
-        for path, note in _noted(out).items()
+        for path, note in noted_files(out).items()
         if os.path.lexists(out / path)
     }
 
 
 def folders_of_gone_files(out: Path) -> list[str]:
     """The folders that files had in an output before they were moved or removed."""
-    return [note.folder for path, note in _noted(out).items() if not os.path.lexists(out / path)]
+    noted = noted_files(out).items()
+    return [note.folder for path, note in noted if not os.path.lexists(out / path)]
 
 
-def _noted(out: Path) -> dict[str, Note]:
-    """What ``remember_files`` wrote; nothing if it cannot be read."""
+def noted_files(out: Path) -> dict[str, Note]:
+    """What ``remember_files`` wrote, by path relative to ``out``; nothing if it cannot be read."""
     try:
-        found = json.loads((out / NOTES).read_text(encoding="utf-8"))
-        return {path: Note(**note) for path, note in found.items()}
-    except (OSError, ValueError):
+        if (out / NOTES).exists():
+            found = json.loads((out / NOTES).read_text(encoding="utf-8"))
+            notes = {path: Note(**note) for path, note in found.items()}
+        else:  # an earlier version: a file's folder had its name
+            found = json.loads((out / EARLIER_NOTES).read_text(encoding="utf-8"))
+            notes = {path: Note(name, name) for path, name in found.items()}
+        return {path: note for path, note in notes.items() if _is_below(note.folder)}
+    except (OSError, ValueError, TypeError, AttributeError):
         return {}
+
+
+def _is_below(folder: str) -> bool:
+    """Whether a relative path leads below where it starts."""
+    path = PurePosixPath(folder)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
 def remember_files(sources: list[Source], folders: dict[str, str], out: Path) -> None:
@@ -139,30 +153,43 @@ def remember_files(sources: list[Source], folders: dict[str, str], out: Path) ->
     write_text(out / NOTES, json.dumps(relative, indent=1) + "\n")
 
 
-def output_folders(names: list[str], known: Iterable[Note] = ()) -> dict[str, str]:
+def output_folders(
+    names: list[str],
+    known: Iterable[Note] = (),
+    occupied: Callable[[str], bool] = lambda _: False,
+) -> dict[str, str]:
     """The folder of each video's outputs: its name without the suffix, if that is unambiguous.
+
+    No two folders are the same on a disk that ignores case, and none is inside another.
 
     Args:
         names: the names of all videos.
         known: files that have been predicted in the output; they keep their folders.
+        occupied: whether something else has the place of a folder.
     """
-    kept = {note.name: note.folder for note in known}
-    taken = {*kept.values(), *(str(p) for name in [*names, *kept] for p in _parents(name))}
+    kept = {note.name: note.folder for note in known if note.folder != IMAGES}
     stems = {name: without_suffix(name) for name in names}
-    counts = Counter(stems.values())
+    counts = Counter(map(_folded, stems.values()))
+    taken = {_folded(str(p)) for name in [*names, *kept] for p in PurePosixPath(name).parents}
+    taken |= set(map(_folded, kept.values()))
 
-    def is_free(stem: str) -> bool:
+    def is_free(folder: str) -> bool:
+        return not (_folded(folder) in taken or _is_reserved(folder) or occupied(folder))
+
+    found = {}
+    for name, stem in stems.items():
         hidden = stem.rpartition("/")[2].startswith(".")  # among them "." and ".."
-        twice = counts[stem] > 1 or without_suffix(stem) != stem  # v.mp4.avi is not v.mp4
-        return not (twice or hidden or stem in taken or _is_reserved(stem))
+        ambiguous = counts[_folded(stem)] > 1 or without_suffix(stem) != stem  # v.mp4.avi
+        choices = [name] if hidden or ambiguous else [stem, name]
+        marked = f"{name}~{digest(name)[:8]}"
+        found[name] = kept.get(name) or next(filter(is_free, choices), marked)
+        taken.add(_folded(found[name]))
+    return found
 
-    return {
-        name: kept.get(name) or (stem if is_free(stem) else name) for name, stem in stems.items()
-    }
 
-
-def _parents(name: str) -> Iterable[PurePosixPath]:
-    return PurePosixPath(name).parents
+def _folded(name: str) -> str:
+    """A name as disks compare it that ignore case and how accents are written."""
+    return composed(name).casefold()
 
 
 def _told_apart(sources: list[Source], known: dict[str, Note]) -> list[Source]:
@@ -192,7 +219,7 @@ def _told_apart(sources: list[Source], known: dict[str, Note]) -> list[Source]:
 
 def _is_reserved(name: str) -> bool:
     """Whether the output has a file or folder of its own of this name."""
-    return name.partition("/")[0] in RESERVED
+    return _folded(name.partition("/")[0]) in RESERVED
 
 
 def _marked(source: Source) -> str:
