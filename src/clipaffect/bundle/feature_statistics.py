@@ -1,11 +1,11 @@
 """How far a face's features lie from those that heads were trained on.
 
 It is the Mahalanobis distance in the subspace of the leading principal components (Hotelling's T):
-sqrt(sum_k (v_k' (x - m))^2 / l_k / d), with the mean m of the training features, and the largest
+sqrt(sum_k (v_k' (x - m))^2 / l_k / d), with the mean m of the d training features, and the largest
 eigenvalues l_k of their covariance with eigenvectors v_k: those that hold ``SHARE`` of the
-variance, and at least ``FEWEST_DIRECTIONS``. Lee
-et al. 2018 use the Mahalanobis distance to find inputs unlike the training data. In all directions,
-it hides what is unusual in the few directions that vary: see docs/demo.md for measurements.
+variance, and at least ``FEWEST_DIRECTIONS``. Lee et al. 2018 use the Mahalanobis distance to find
+inputs unlike the training data. In all directions, it hides what is unusual in the few directions
+that vary: docs/demo.md has measurements.
 
 The limit is the 99th percentile of held-out distances: the training people are split into ten
 parts, and the faces of each part are measured with the statistics of the others. Every person has
