@@ -235,7 +235,7 @@ def test_a_folder_has_no_suffix_unless_two_files_would_share_it(tmp_path: Path) 
         "e\u0301.mp4": "e\u0301.mp4"
     }
     assert output_folders(["_Images.mp4"]) == {"_Images.mp4": "_Images.mp4"}
-    assert output_folders(["a.mp4"], occupied=lambda folder: folder == "a") == {"a.mp4": "a.mp4"}
+    assert output_folders(["a.mp4"], occupied=lambda folder, _: folder == "a") == {"a.mp4": "a.mp4"}
     image = Source("face.png", tmp_path / "face.png", PICTURE)
     image.path.touch()
     remember_files([image], {}, tmp_path)
@@ -260,6 +260,21 @@ def test_earlier_notes_are_read_and_damaged_ones_are_not(
 ) -> None:
     (tmp_path / file).write_text(text)
     assert noted_files(tmp_path) == found
+
+
+def test_the_outputs_of_a_file_that_is_gone_are_not_overwritten(
+    tmp_path: Path, video: Path, face_networks: Path
+) -> None:
+    wanted = wanted_of(open_bundle(ROOT / "tests/data/bundle-v1"), ASSETS)
+    out, other = tmp_path / "out", write_video(tmp_path / "w.mp4", frames=3)
+    predict_files([video], wanted, out, None, 1)
+    first = (out / video.stem / "frames.csv").read_bytes()
+    video.unlink()
+    predict_files([other], wanted, out, None, 1)  # its note is forgotten
+    again = other.rename(video.with_suffix(".mov"))
+    predict_files([again], wanted, out, None, 1)
+    assert (out / video.stem / "frames.csv").read_bytes() == first
+    assert (out / again.name / "frames.csv").is_file()
 
 
 def test_what_is_no_video_takes_nothing_from_one(

@@ -172,6 +172,9 @@ def test_one_large_direction_does_not_hide_the_others() -> None:
     odd = fitted.mean.clone()
     odd[3] += 50
     assert fitted.distance(odd[None]) > 1
+    few, names = drawn(8, 1, length=64)  # more directions than rows
+    noise = np.random.default_rng(2).normal(scale=40, size=(200, 64)).astype(np.float32)
+    assert (fit_statistics(few, names).distance(torch.from_numpy(noise)) > 1).mean() > 0.5
     alike = np.ones((40, 6), np.float16)
     same = fit_statistics(alike, people[:800:20])
     assert np.isfinite(same.distance(torch.ones(2, 6))).all()

@@ -109,4 +109,5 @@ def _fit(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     larger = np.append(held[1:], 0.0)
     kept = larger < SHARE * held[0]
     kept[-FEWEST_DIRECTIONS:] = True
+    kept &= variances > 1e-9 * variances[-1]  # few rows leave directions without any variance
     return mean, directions * np.where(kept, 1 / np.sqrt(variances), 0.0)

@@ -76,9 +76,8 @@ DISTANCE_COLUMNS = [
         "distance",
         pa.float32(),
         "1 = limit",
-        "Mahalanobis distance of the face's features from the training features, in the principal "
-        "components with 99 % of the variance, divided by the limit: the 99th percentile for "
-        "held-out training people",
+        "Mahalanobis distance of the face's features from the training features, divided by the "
+        "limit: the 99th percentile for held-out training people",
     ),
     Column(
         "far",

@@ -38,7 +38,7 @@ class Expected:
         seconds = last_seconds(counts, Path(self.timings), self.cores)
         if seconds is not None:
             return f"about {duration(seconds)}, based on the last run"
-        if self.first is None:
+        if self.first is None or "build_report" not in counts:  # it was measured for a whole run
             return ""
         jobs = sum(count for rule, count in counts.items() if is_work(rule))
         seconds = self.first + START * jobs / self.cores

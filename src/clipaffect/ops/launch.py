@@ -265,7 +265,8 @@ def launch(arguments: list[str]) -> int:
     config = None if ELSEWHERE & options else _config_of(files)
     if options & DRY:
         if not (OWN_OUTPUT - DRY) & options:
-            return preview(arguments, config, _cores(arguments))
+            cores = None if ON_A_CLUSTER & options else _cores(arguments)
+            return preview(arguments, config, cores)
         return subprocess.run(snakemake_command(arguments), check=False).returncode
     began = time.monotonic()
     with _alone() as lock:
@@ -328,8 +329,10 @@ def _cores(arguments: list[str]) -> int:
 def _expected(config: Config, files: list[Path], arguments: list[str]) -> Expected:
     """What tells how long the run will take: its last times, or a measurement before the first."""
     timings, cores = _layout(config).timings, _cores(arguments)
-    words = [word for word in arguments if not word.endswith(SUFFIXES)]
-    in_part = any(word.endswith("_all") or word in IN_PART or "/" in word for word in words)
+    in_part = any(
+        word.endswith("_all") or word.partition("=")[0] in IN_PART or word[:2] in IN_PART
+        for word in arguments
+    )
     if timings.is_dir() or in_part:
         return Expected(str(timings), cores)
     first = measured_seconds(files[0] if files else DEFAULT_CONFIG, cores)

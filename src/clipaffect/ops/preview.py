@@ -35,13 +35,13 @@ def planned_jobs(configfile: Path) -> dict[str, int] | None:
     return _jobs_in(done.stdout)
 
 
-def preview(arguments: list[str], config: Config | None, cores: int) -> int:
+def preview(arguments: list[str], config: Config | None, cores: int | None) -> int:
     """Print the jobs that a run would start, by stage, and the settings that have changed.
 
     Args:
         arguments: Snakemake's, with those of a dry run.
         config: of the run; None if its results are not known.
-        cores: that the run would use.
+        cores: that the run would use; None on a cluster, whose queue cannot be foreseen.
 
     Returns:
         Snakemake's exit code.
@@ -60,7 +60,7 @@ def preview(arguments: list[str], config: Config | None, cores: int) -> int:
             print(f"  {in_words(rule):<{width}}  {count}")
         if config is not None:
             layout = Layout(Path("results") / config.run)
-            if how_long := Expected(str(layout.timings), cores).in_words(jobs):
+            if cores and (how_long := Expected(str(layout.timings), cores).in_words(jobs)):
                 print(how_long)
             if changed := list(_changed(config)):
                 print(f"changed since {layout.folder} was made:")

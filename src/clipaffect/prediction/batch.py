@@ -92,7 +92,7 @@ def predict_files(
         named = output_folders(
             [source.name for source in media if source.kind == VIDEO],
             noted_files(out).values(),
-            lambda folder: is_strange(out / folder),
+            lambda folder, name: is_strange(out / folder, name),
         )
         units = _units([s for s in sources if s.outcome == FrameStatus.OK], named)
         rows = [

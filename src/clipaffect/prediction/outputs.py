@@ -294,11 +294,12 @@ def remove_outputs(out: Path) -> None:
         out.rmdir()
 
 
-def is_strange(out: Path) -> bool:
-    """Whether something is there that is not the outputs of a file."""
+def is_strange(out: Path, name: str) -> bool:
+    """Whether something is there that is not the outputs of the file of a name."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
-    return "made_by" not in (read_output_record(out) or {})
+    record = read_output_record(out) or {}
+    return "made_by" not in record or name not in record.get("files", [name])
 
 
 def write_output_record(out: Path, record: dict[str, Any]) -> None:

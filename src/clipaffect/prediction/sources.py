@@ -156,16 +156,17 @@ def remember_files(sources: list[Source], folders: dict[str, str], out: Path) ->
 def output_folders(
     names: list[str],
     known: Iterable[Note] = (),
-    occupied: Callable[[str], bool] = lambda _: False,
+    occupied: Callable[[str, str], bool] = lambda folder, name: False,
 ) -> dict[str, str]:
     """The folder of each video's outputs: its name without the suffix, if that is unambiguous.
 
-    No two folders are the same on a disk that ignores case, and none is inside another.
+    No two folders are the same on a disk that ignores case. None is inside another, unless a later
+    call adds ``a/b.mp4`` to ``a.mp4``.
 
     Args:
         names: the names of all videos.
         known: files that have been predicted in the output; they keep their folders.
-        occupied: whether something else has the place of a folder.
+        occupied: whether something else than the outputs of a name has the place of a folder.
     """
     kept = {note.name: note.folder for note in known if note.folder != IMAGES}
     stems = {name: without_suffix(name) for name in names}
@@ -173,8 +174,8 @@ def output_folders(
     taken = {_folded(str(p)) for name in [*names, *kept] for p in PurePosixPath(name).parents}
     taken |= set(map(_folded, kept.values()))
 
-    def is_free(folder: str) -> bool:
-        return not (_folded(folder) in taken or _is_reserved(folder) or occupied(folder))
+    def is_free(folder: str, name: str) -> bool:
+        return not (_folded(folder) in taken or _is_reserved(folder) or occupied(folder, name))
 
     found = {}
     for name, stem in stems.items():
@@ -182,7 +183,8 @@ def output_folders(
         ambiguous = counts[_folded(stem)] > 1 or without_suffix(stem) != stem  # v.mp4.avi
         choices = [name] if hidden or ambiguous else [stem, name]
         marked = f"{name}~{digest(name)[:8]}"
-        found[name] = kept.get(name) or next(filter(is_free, choices), marked)
+        free = (folder for folder in choices if is_free(folder, name))
+        found[name] = kept.get(name) or next(free, marked)
         taken.add(_folded(found[name]))
     return found
 
