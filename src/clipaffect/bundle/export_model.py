@@ -75,8 +75,9 @@ def export_model(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as beside:
         folder = Path(beside) / out.name
         folder.mkdir()
+        rate = _frame_rate(config, results)
         tasks = {
-            name: _export_task(config, task, numbers[name], results, folder)
+            name: _export_task(config, task, numbers[name], results, folder, rate)
             for name, task in config.tasks().items()
         }
         names = sorted({own["features"] for task in tasks.values() for own in task["heads"]})
@@ -180,9 +181,14 @@ def _check_place(out: Path) -> None:
 
 
 def _export_task(
-    config: Config, task: Task, numbers: dict[str, Any], results: Path, folder: Path
+    config: Config,
+    task: Task,
+    numbers: dict[str, Any],
+    results: Path,
+    folder: Path,
+    rate: float | None,
 ) -> dict[str, Any]:
-    """Write a task's heads; returns its entry of ``bundle.json``."""
+    """Write a task's heads; returns its entry of ``bundle.json``, with the videos' frame rate."""
     alpha = config.training.headline_alpha
     choices: dict[str, Any] = {"seeds": [], "final": []}
     if config.postprocess.steps:
@@ -227,7 +233,7 @@ def _export_task(
         "high": numbers["interval"][1],
         "after_steps": after["macro_f1"] if after else None,
         "protocol": _protocol(config, numbers, bool(steps), unit_of(read_summary(results))),
-        "trained_on": _trained_on(config, task, results),
+        "trained_on": _trained_on(config, task, results) | {"frame_rate": rate},
         "final_heads": config.trains_final_heads,
     }
 
@@ -242,7 +248,6 @@ def _trained_on(config: Config, task: Task, results: Path) -> dict[str, Any]:
         "people": sum(own["people"] for own in used) if summary["names_people"] else None,
         "videos": sum(own["videos"] for own in used),
         "frames": sum(own["annotated"] for own in used),
-        "frame_rate": _frame_rate(config, results),
     }
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from clipaffect.core.progress import duration, step
-from clipaffect.ops.run_display import is_target
+from clipaffect.ops.run_display import is_work
 from clipaffect.report.show_timings import rule_times
 
 EXPECTED = "CLIPAFFECT_EXPECTED"  # in a run's environment: an ``Expected``
@@ -72,11 +72,6 @@ def measured_seconds(configfile: Path, cores: int) -> float | None:
             return float(done.stdout.split()[-1])
         except (subprocess.SubprocessError, ValueError, IndexError):
             return None
-
-
-def is_work(rule: str) -> bool:
-    """Whether a rule takes time."""
-    return rule != "total" and not is_target(rule)
 
 
 def last_seconds(counts: dict[str, int], timings: Path, cores: int) -> float | None:

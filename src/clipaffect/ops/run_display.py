@@ -140,7 +140,7 @@ class RunDisplay:
             counts: the number of jobs by rule.
             how_long: it will take, in words; empty if that is unknown.
         """
-        jobs = {r: n for r, n in counts.items() if r != "total" and not is_target(r)}
+        jobs = {rule: count for rule, count in counts.items() if is_work(rule)}
         for rule, count in jobs.items():
             self.stages.setdefault(rule, Stage()).total = count
         stages = f"{len(jobs)} stage{'s' if len(jobs) != 1 else ''}"
@@ -278,6 +278,11 @@ class RunDisplay:
 def is_target(rule: str) -> bool:
     """Whether a rule only names what is to be made."""
     return rule in TARGETS or rule.endswith("_all")
+
+
+def is_work(rule: str) -> bool:
+    """Whether a line of Snakemake's table of jobs is a rule that does something."""
+    return rule != "total" and not is_target(rule)
 
 
 def job_count(count: int) -> str:
